@@ -1,0 +1,68 @@
+"""Batches as users have them: anything iterable that yields `(inputs, labels)` or inputs alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from secateur.errors import DataError
+
+Batches = Iterable[Any]
+
+
+def unpack(batch: Any) -> tuple[Tensor, Tensor | None]:
+    """Return `(inputs, labels)`; labels are None where the batch holds inputs alone.
+
+    Raises:
+        DataError: the batch is neither a tensor nor a pair that starts with one, its inputs hold NaN or infinity, or
+            inputs and labels differ in number.
+    """
+    if isinstance(batch, Tensor):
+        inputs, labels = batch, None
+    elif isinstance(batch, (tuple, list)) and batch and isinstance(batch[0], Tensor):
+        inputs = batch[0]
+        labels = torch.as_tensor(batch[1]) if len(batch) > 1 else None
+    else:
+        raise DataError(f"a batch must be a tensor of inputs or a pair (inputs, labels); found {type(batch).__name__}")
+    if inputs.is_floating_point() and not bool(torch.isfinite(inputs).all()):
+        raise DataError("a batch of inputs holds NaN or infinite values")
+    if labels is not None and len(labels) != len(inputs):
+        raise DataError(f"a batch holds {len(inputs)} inputs but {len(labels)} labels")
+    return inputs, labels
+
+
+def rebatch(batches: Batches, size: int | None, *, samples: int | None = None) -> Iterator[Any]:
+    """Yield `(inputs, labels)` in batches of exactly `size`, until `samples` inputs have been given.
+
+    With `size=None` batches keep their size, and the last is cut to end at `samples`. A rest that does not fill a
+    batch is left out, unless it is all there is.
+    """
+    held_inputs: list[Tensor] = []
+    held_labels: list[Tensor] = []
+    given = held = 0
+    for batch in batches:
+        inputs, labels = unpack(batch)
+        if samples is not None:
+            room = samples - given - held
+            inputs, labels = inputs[:room], None if labels is None else labels[:room]
+        if size is None:
+            yield inputs, labels
+            given += len(inputs)
+        else:
+            held_inputs.append(inputs)
+            if labels is not None:
+                held_labels.append(labels)
+            held += len(inputs)
+            while held >= size:
+                pool, marks = torch.cat(held_inputs), torch.cat(held_labels) if held_labels else None
+                yield pool[:size], None if marks is None else marks[:size]
+                held_inputs, held_labels = [pool[size:]], [] if marks is None else [marks[size:]]
+                held -= size
+                given += size
+        if samples is not None and given + held >= samples:
+            break
+    if size is not None and held and not given:
+        yield torch.cat(held_inputs), torch.cat(held_labels) if held_labels else None

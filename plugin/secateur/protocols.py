@@ -1,0 +1,59 @@
+"""The three shapes that a stranger can plug in: a criterion, a cost model, an evaluation."""
+
+from collections.abc import Mapping
+from typing import Protocol, TypeVar, runtime_checkable
+
+from torch import Tensor
+
+S = TypeVar("S")
+
+
+@runtime_checkable
+class Criterion(Protocol[S]):
+    """A streaming statistic over feature maps that gives each channel of a layer one score; larger = keep.
+
+    Attributes:
+        name: the key in `secateur.criteria.CRITERIA`.
+        needs_labels: whether `update` reads `labels`.
+        batch_size: the size of the batches the statistic is defined on (None: any split gives the same scores).
+        samples: how many images to read by default.
+
+    The state is returned, never hidden: `update` may add to the tensors of `state` in place, but callers use only
+    what it returns.
+    """
+
+    name: str
+    needs_labels: bool
+    batch_size: int | None
+    samples: int
+
+    def init(self, channels: int) -> S:
+        """Return the empty state for a layer of `channels` channels."""
+        ...
+
+    def update(self, state: S, feature_maps: Tensor, labels: Tensor | None) -> S:
+        """Add one batch: `feature_maps` (N, C, H, W) floating, `labels` (N,) int64 or None."""
+        ...
+
+    def compute(self, state: S) -> Tensor:
+        """Return the scores (C,), float64, larger = keep."""
+        ...
+
+
+class CostModel(Protocol):
+    """What a network costs, as a function of the widths of its channel groups; non-decreasing in each of them."""
+
+    name: str
+    unit: str
+
+    def __call__(self, widths: Mapping[str, int]) -> float:
+        """Return the cost when group g keeps `widths[g]` channels; groups that are absent keep all of theirs."""
+        ...
+
+
+class Evaluate(Protocol):
+    """What a candidate of the search is worth; larger is better."""
+
+    def __call__(self, kept: Mapping[str, tuple[int, ...]]) -> float:
+        """Return the worth of the network that keeps the channels `kept[g]` of group g, and all of absent groups."""
+        ...
