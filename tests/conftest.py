@@ -1,0 +1,25 @@
+"""Settings that every test shares: few threads, no randomness from outside, and where the large files may lie."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with the trained networks and images, beside the checkout; tests that need it skip without it."""
+    folder = Path(os.environ.get("SECATEUR_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+    if not (folder / "models").is_dir() or not (folder / "data").is_dir():
+        pytest.skip(f"no trained networks and images in {folder} (set SECATEUR_SHARED to their folder)")
+    return folder
