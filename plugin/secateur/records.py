@@ -131,8 +131,8 @@ class ChannelGroup:
     def combine(self, scores: Mapping[str, Tensor], *, reduction: Reduction = "sum") -> Tensor:
         """Return the score of each channel of the group, (width,), from the scores of its producers.
 
-        Formula: `reduction` over producers of the mean over the positions that the channel owns in the producer. The sum
-        is the DI paper's rule for channels that meet in a shortcut. Producers without scores are left out.
+        Formula: `reduction` over producers of the mean over the positions that the channel owns in the producer.
+        The sum is the DI paper's rule for channels that meet in a shortcut. Producers without scores are left out.
 
         Raises:
             ScoreError: no producer has scores, or their number does not fit the layer.
@@ -310,7 +310,8 @@ def _pack_indices(indices: tuple[tuple[int, ...], ...]) -> Any:
 
 def _unpack_indices(packed: Any, width: int) -> tuple[tuple[int, ...], ...]:
     if isinstance(packed, Mapping):
-        indices = _affine(*(int(packed[k]) for k in ("start", "stride", "count", "step")), width)
+        start, stride, count, step = (int(packed[k]) for k in ("start", "stride", "count", "step"))
+        indices = _affine(start, stride, count, step, width)
     else:
         indices = tuple(tuple(int(p) for p in owned) for owned in packed)
     flat = [p for owned in indices for p in owned]
