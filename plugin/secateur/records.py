@@ -84,7 +84,8 @@ class Member:
         role: "producer" (its outputs are the channels: convolution, linear), "carrier" (the channels pass through:
             batch norm, PReLU, a lone parameter) or "consumer" (its inputs are the channels).
         indices: for each channel of the group, the positions it owns in this dimension. One position as a rule;
-            several behind a flatten (H*W of them) or in a grouped convolution.
+            several behind a flatten (H*W of them) or in a grouped convolution; none where only the other channels
+            pass through this layer.
         axis: which axis of the tensor, for a parameter that stands alone; None for a module.
     """
 
@@ -148,7 +149,7 @@ class ChannelGroup:
                     f"layer {member.layer!r} has {len(values)} scores but its channel {last} belongs to the "
                     f"group {self.name!r}: the scores are those of another structure"
                 )
-            rows.append(torch.stack([values[list(owned)].mean() for owned in member.indices]))
+            rows.append(torch.stack([values[list(owned)].mean() for owned in member.indices]))  # NaN: owns none
         if not rows:
             raise ScoreError(
                 f"no scores for the group {self.name!r}; it needs those of one of: "
@@ -156,11 +157,11 @@ class ChannelGroup:
             )
         stacked = torch.stack(rows)
         if reduction == "sum":
-            return stacked.sum(0)
+            return stacked.nansum(0)
         if reduction == "mean":
-            return stacked.mean(0)
+            return stacked.nanmean(0)
         if reduction == "max":
-            return stacked.amax(0)
+            return stacked.nan_to_num(nan=-torch.inf).amax(0)
         raise ScoreError(f"unknown reduction {reduction!r}; allowed: sum, mean, max")
 
     def to_json(self) -> dict[str, Any]:
@@ -300,9 +301,11 @@ def _affine(start: int, stride: int, count: int, step: int, width: int) -> tuple
 
 def _pack_indices(indices: tuple[tuple[int, ...], ...]) -> Any:
     """Write index maps of the form start + stride * channel + step * k as four numbers, others as lists."""
+    if not indices[0]:
+        return [list(owned) for owned in indices]
     start, count = indices[0][0], len(indices[0])
     step = indices[0][1] - start if count > 1 else 1
-    stride = indices[1][0] - start if len(indices) > 1 else 1
+    stride = indices[1][0] - start if len(indices) > 1 and indices[1] else 1
     if _affine(start, stride, count, step, len(indices)) != indices:
         return [list(owned) for owned in indices]
     return {"start": start, "stride": stride, "count": count, "step": step}
@@ -315,6 +318,6 @@ def _unpack_indices(packed: Any, width: int) -> tuple[tuple[int, ...], ...]:
     else:
         indices = tuple(tuple(int(p) for p in owned) for owned in packed)
     flat = [p for owned in indices for p in owned]
-    if len(indices) != width or not all(indices) or min(flat) < 0 or len(set(flat)) != len(flat):
-        raise PlanError(f"an index map must give each of {width} channels its own positions, none shared or negative")
+    if len(indices) != width or not flat or min(flat) < 0 or len(set(flat)) != len(flat):
+        raise PlanError(f"an index map must give {width} channels their own positions, none shared or negative")
     return indices

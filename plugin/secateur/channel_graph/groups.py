@@ -1,0 +1,206 @@
+"""Which channels fall together: Torch-Pruning's dependency graph, traced once and kept as records."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch_pruning as tp
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from secateur.channel_graph.surgery import layer_size
+from secateur.channel_graph.verify import TOLERANCE, difference, mixes_channels
+from secateur.errors import NetworkError
+from secateur.records import ChannelGroup, ChannelGroups, Member, Role
+
+PRODUCERS = (_ConvNd, nn.Linear)
+
+
+def channel_groups(
+    model: nn.Module, example_inputs: Any, *, ignore: Iterable[str] = (), check: bool = True
+) -> ChannelGroups:
+    """Return the groups of channels that can be pruned, and why the other layers cannot.
+
+    Torch-Pruning traces a copy of the network once. Each of its groups becomes a record: which positions of which
+    layers belong to channel 0, 1, 2, ... Channels that a grouped convolution ties to an offset count as one. Left out,
+    with the reason in `.skipped`: the network's outputs, the layers named in `ignore`, groups of one channel, and
+    groups that Torch-Pruning maps wrongly (channel shuffles, permuted flattens, zero-padded shortcuts): each group is
+    tried on the example inputs, removed against masked, before it is believed.
+
+    Args:
+        model: the network; neither weights nor modes are changed.
+        example_inputs: a tensor or a tuple of the network's arguments; real images make the check sharper.
+        ignore: names of layers, or of modules that contain them, whose outputs must stay as they are.
+        check: whether to try the groups. Groups that pass through a normalisation over channels cannot be tried.
+
+    Raises:
+        NetworkError: the network cannot be traced, a name in `ignore` does not exist, or nothing can be pruned.
+
+    Cost: a trace, and two forward passes on the example; two more for each group only where something is wrong.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> groups = channel_groups(net, torch.randn(2, 3, 8, 8))
+        >>> [(g.name, g.width, [m.layer for m in g.members]) for g in groups.values()]
+        [('0', 8, ['0', '1', '3'])]
+        >>> groups.skipped
+        {'3': "its channels are the network's outputs"}
+    """
+    inputs = tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
+    ignored = _named_layers(model, ignore)
+    traced = copy.deepcopy(model).requires_grad_(True)
+    graph = trace(traced, inputs)
+
+    found: list[ChannelGroup] = []
+    skipped: dict[str, str] = {}
+    order = {name: rank for rank, (name, _) in enumerate(model.named_modules())}
+    for group in graph.get_all_groups(root_module_types=list(PRODUCERS)):
+        record = _in_network_order(record_group(group), order)
+        reason = _reason_to_skip(traced, group, record, ignored)
+        if reason:
+            skipped[record.name] = reason
+        else:
+            found.append(record)
+    found.sort(key=lambda group: order[group.name])
+    if check:
+        found, wrong = _keep_what_verifies(model, found, inputs)
+        skipped.update(wrong)
+    if not found:
+        reasons = (
+            "; ".join(f"{layer}: {reason}" for layer, reason in skipped.items())
+            or "it has no convolution or linear layer"
+        )
+        raise NetworkError(f"nothing in this network can be pruned ({reasons})")
+    return ChannelGroups(found, skipped=skipped)
+
+
+def trace(model: nn.Module, inputs: tuple[Any, ...]) -> tp.DependencyGraph:
+    """Return Torch-Pruning's dependency graph of `model`, which is left in eval mode."""
+    try:
+        with torch.enable_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return tp.DependencyGraph().build_dependency(model, example_inputs=inputs, verbose=False)
+    except Exception as error:
+        raise NetworkError(
+            f"Torch-Pruning cannot trace this network ({type(error).__name__}: {error}); "
+            "check that it runs on the example inputs in eval mode"
+        ) from error
+
+
+def record_group(group: tp.dependency.Group, *, blocks: int | None = None) -> ChannelGroup:
+    """Return a Torch-Pruning group, whole or partial, as a record.
+
+    Channel k of the record is the k-th index of the group's root, `group[0].idxs[k]`; where a grouped convolution or a
+    group norm of G blocks is involved, it is the k-th offset within every block. `blocks` sets G by hand.
+    """
+    graph: Any = group._DG
+    count = _blocks(group) if blocks is None else blocks
+    width = len(group[0].idxs) // count
+    channel_of = {root: k % width for k, root in enumerate(group[0].idxs)}
+    members = []
+    for item in group.items:
+        name, axis = _locate(graph, item.dep.target)
+        if name is None:
+            continue
+        owned: list[list[int]] = [[] for _ in range(width)]
+        for position, root in zip(item.idxs, item.root_idxs, strict=True):
+            owned[channel_of[root]].append(int(position))
+        members.append(Member(name, _role(graph, item.dep), tuple(tuple(sorted(p)) for p in owned), axis))
+    root_name, _ = _locate(graph, group[0].dep.target)
+    return ChannelGroup(str(root_name), width, tuple(members))
+
+
+def _blocks(group: tp.dependency.Group) -> int:
+    """Return into how many blocks grouped convolutions and group norms divide the channels of a group."""
+    blocks = 1
+    for item in group.items:
+        module = item.dep.target.module
+        if isinstance(module, _ConvNd) and 1 < module.groups < module.out_channels:
+            blocks = max(blocks, module.groups)
+        elif isinstance(module, nn.GroupNorm):
+            blocks = max(blocks, module.num_groups)
+    return blocks
+
+
+def _locate(graph: Any, node: Any) -> tuple[str | None, int | None]:
+    """Return the name of the layer or lone parameter at a node, and the parameter's axis; None for mere operations."""
+    if isinstance(node.module, nn.Parameter):
+        return graph._param_to_name.get(node.module), node.pruning_dim
+    return graph._module2name.get(node.module), None
+
+
+def _role(graph: Any, dep: Any) -> Role:
+    if not graph.is_out_channel_pruning_fn(dep.handler):
+        return "consumer"
+    return "producer" if isinstance(dep.target.module, PRODUCERS) else "carrier"
+
+
+def _reason_to_skip(model: nn.Module, group: Any, record: ChannelGroup, ignored: frozenset[str]) -> str:
+    for item in group.items:
+        node = item.dep.target
+        leaves = group._DG.is_out_channel_pruning_fn(item.dep.handler)
+        if leaves and (not node.outputs or node.type == tp.ops.OPTYPE.OUTPUT):
+            return "its channels are the network's outputs"
+    for member in record.producers:
+        if member.layer in ignored:
+            return (
+                "asked to be left as it is"
+                if member.layer == record.name
+                else f"tied to {member.layer}, which is ignored"
+            )
+    if record.width < 2:
+        return "it has only one channel"
+    for member in record.members:
+        size = layer_size(model, member)
+        positions = [p for owned in member.indices for p in owned]
+        if size is None or not positions or max(positions) >= size or len(set(positions)) < len(positions):
+            return f"Torch-Pruning maps its channels wrongly onto {member.layer}"
+    return ""
+
+
+def _keep_what_verifies(
+    model: nn.Module, groups: Sequence[ChannelGroup], inputs: tuple[Any, ...]
+) -> tuple[list[ChannelGroup], dict[str, str]]:
+    """Return the groups whose removal equals masking, and for the others the reason to leave them alone."""
+    by_name = {group.name: group for group in groups}
+    trial = {g.name: _lopsided(g.width) for g in groups if not mixes_channels(model, g)}
+    if difference(model, by_name, trial, inputs) <= TOLERANCE:
+        return list(groups), {}
+    wrong: dict[str, str] = {}
+    for name, channels in trial.items():
+        found = difference(model, by_name, {name: channels}, inputs)
+        if found == float("inf"):
+            wrong[name] = "the network does not run any more once its channels are removed"
+        elif not found <= TOLERANCE:
+            wrong[name] = f"Torch-Pruning removes the wrong channels: masked and removed differ by {found:.0e}"
+    return [group for group in groups if group.name not in wrong], wrong
+
+
+def _lopsided(width: int) -> tuple[int, ...]:
+    """Return channels to keep that no shuffle, swap of halves or reversal maps onto themselves."""
+    return tuple(c for c in range(max(1, width // 3), width) if c == width - 1 or c % 4 != 3)
+
+
+def _in_network_order(group: ChannelGroup, order: Mapping[str, int]) -> ChannelGroup:
+    """Return the group with its members in the network's order, named after the first that makes all its channels."""
+    members = sorted(group.members, key=lambda member: order.get(member.layer, len(order)))
+    whole = [member.layer for member in members if member.role == "producer" and all(member.indices)]
+    return ChannelGroup(whole[0], group.width, tuple(members))
+
+
+def _named_layers(model: nn.Module, names: Iterable[str]) -> frozenset[str]:
+    """Return the names and all names below them. Raises NetworkError for a name that does not exist."""
+    known = dict(model.named_modules())
+    layers: set[str] = set()
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3)
+            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            raise NetworkError(f"the network has no layer {name!r} to ignore{hint}")
+        layers.update(f"{name}.{below}" if below else name for below, _ in known[name].named_modules())
+    return frozenset(layers)

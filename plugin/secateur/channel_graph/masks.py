@@ -1,0 +1,88 @@
+"""What removal means, without removing: the consumers of dropped channels stop listening to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from secateur.errors import PlanError
+from secateur.records import ChannelGroup, Member
+
+
+@contextmanager
+def masked(
+    model: nn.Module, groups: Mapping[str, ChannelGroup], kept: Mapping[str, Sequence[int]]
+) -> Iterator[nn.Module]:
+    """Within the block, `model` computes what it will compute once only the channels `kept` are left.
+
+    The weights with which consumers read a dropped channel are zero inside the block and restored when it ends. This
+    equals removal whatever lies between producer and consumer (batch norm, an activation that does not map zero to
+    zero, a shortcut, a gate), as long as the channels stay apart on the way; a normalisation over channels mixes them.
+
+    Args:
+        model: the dense network; its weights are changed in place for the duration of the block.
+        groups: channel groups by name.
+        kept: group name -> channels that stay; groups that are absent keep all.
+
+    Raises:
+        PlanError: an unknown group, a channel out of range, or a consumer whose inputs cannot be masked.
+
+    Cost: a copy of the masked weights; no forward pass.
+
+    Example:
+        >>> from secateur.channel_graph import channel_groups
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> groups = channel_groups(net, torch.randn(2, 3, 8, 8))
+        >>> with masked(net, groups, {"0": (1, 2)}):
+        ...     print(int(net[2].weight.detach().abs().sum((0, 2, 3)).count_nonzero()))
+        2
+    """
+    silenced: list[tuple[Tensor, int, Tensor, Tensor]] = []
+    try:
+        for name, channels in kept.items():
+            for member, dropped in _dropped(groups, name, channels):
+                weight, axis, columns = _input_columns(model, member, dropped)
+                silenced.append((weight, axis, columns, weight.index_select(axis, columns)))
+                weight.index_fill_(axis, columns, 0.0)
+        yield model
+    finally:
+        for weight, axis, columns, values in reversed(silenced):
+            weight.index_copy_(axis, columns, values)
+
+
+def _dropped(
+    groups: Mapping[str, ChannelGroup], name: str, channels: Sequence[int]
+) -> Iterator[tuple[Member, list[int]]]:
+    """Yield each consumer of a group with the positions of the channels that do not stay."""
+    if name not in groups:
+        raise PlanError(f"no channel group {name!r}; known: {', '.join(groups)}")
+    group, stay = groups[name], set(channels)
+    if not stay <= set(range(group.width)):
+        raise PlanError(f"the group {name!r} has the channels 0..{group.width - 1}; asked to keep {sorted(stay)}")
+    gone = [c for c in range(group.width) if c not in stay]
+    for member in group.members:
+        if member.role == "consumer" and (positions := member.positions(gone)):
+            yield member, positions
+
+
+def _input_columns(model: nn.Module, member: Member, positions: list[int]) -> tuple[Tensor, int, Tensor]:
+    """Return the weight of a consumer, the axis of its inputs, and where on that axis the positions lie."""
+    module = model.get_submodule(member.layer)
+    if isinstance(module, nn.Linear):
+        axis, per_group = 1, module.in_features
+    elif isinstance(module, _ConvTransposeNd):
+        axis, per_group = 0, module.in_channels
+    elif isinstance(module, _ConvNd):
+        axis, per_group = 1, module.in_channels // module.groups
+    else:
+        raise PlanError(
+            f"the inputs of {member.layer!r} ({type(module).__name__}) cannot be masked; "
+            "allowed: convolutions and linear layers"
+        )
+    weight = module.weight.detach()
+    columns = sorted({p % per_group for p in positions})
+    return weight, axis, torch.tensor(columns, device=weight.device)

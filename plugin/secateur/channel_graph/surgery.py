@@ -1,0 +1,102 @@
+"""Remove channels for good: the pruning plan applied to a copy of the network, layer by layer, by Torch-Pruning."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+
+import torch
+import torch_pruning as tp
+from torch import nn
+
+from secateur.errors import PlanError
+from secateur.records import Member, PruningPlan
+
+
+def apply_plan(model: nn.Module, plan: PruningPlan) -> nn.Module:
+    """Return a copy of `model` without the channels that `plan` removes; `model` itself is left as it is.
+
+    The plan knows every layer dimension that its channels pass through, so nothing is traced again. Each of them is cut
+    by Torch-Pruning's own pruning function for the layer's type. Kept weights, biases and batch statistics are copied
+    exactly. Parameters of the copy are new objects: an optimizer must be made after this call. The copy keeps the
+    training mode and `requires_grad` of the original, not the channels_last memory layout.
+
+    Args:
+        model: the dense network that the plan was made for.
+        plan: what to keep; groups without an entry keep everything.
+
+    Raises:
+        PlanError: the plan names a layer that the network does not have, or channels beyond the layer's size.
+
+    Cost: one copy of the network, and one copy of each tensor that shrinks.
+
+    Example:
+        >>> from secateur.channel_graph import channel_groups
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> groups = channel_groups(net, torch.randn(2, 3, 8, 8))
+        >>> plan = PruningPlan(tuple(groups.values()), {"0": (1, 2)}, "macs", 1.0, 0.5, 0.5)
+        >>> pruned = apply_plan(net, plan)
+        >>> [tuple(p.shape) for p in pruned.parameters() if p.ndim == 4]
+        [(2, 3, 3, 3), (4, 2, 3, 3)]
+    """
+    removals: dict[tuple[str, bool, int | None], set[int]] = defaultdict(set)
+    check_fits(model, plan)
+    for group in plan.groups:
+        channels = plan.removed(group.name)
+        for member in group.members if channels else ():
+            removals[member.layer, member.role == "consumer", member.axis].update(member.positions(channels))
+
+    pruned = copy.deepcopy(model)
+    for (layer, inputs, axis), positions in removals.items():
+        if axis is None:
+            _cut_module(pruned.get_submodule(layer), positions, inputs=inputs)
+        else:
+            _cut_parameter(pruned, layer, positions, axis=axis)
+    trainable = {name: p.requires_grad for name, p in model.named_parameters()}
+    for name, parameter in pruned.named_parameters():
+        parameter.requires_grad_(trainable[name])
+    return pruned
+
+
+def check_fits(model: nn.Module, plan: PruningPlan) -> None:
+    """Raise PlanError unless `model` has every layer that the plan speaks of, with as many channels."""
+    sizes = [(member, layer_size(model, member)) for group in plan.groups for member in group.members]
+    for member, size in sizes:
+        if size is None:
+            raise PlanError(f"the plan prunes {member.layer!r}, which this network does not have: it is another's plan")
+    for member, size in sizes:
+        needed = 1 + max(p for owned in member.indices for p in owned)
+        if size is not None and needed > size:
+            raise PlanError(
+                f"the plan was made for a {member.layer!r} with at least {needed} channels on its {member.role} side; "
+                f"this network's has {size}: it is another network's plan, or was applied already"
+            )
+
+
+def layer_size(model: nn.Module, member: Member) -> int | None:
+    """Return how many positions the member's dimension has in `model`, None where the layer does not exist."""
+    try:
+        if member.axis is not None:
+            return model.get_parameter(member.layer).shape[member.axis]
+        module = model.get_submodule(member.layer)
+    except AttributeError:
+        return None
+    pruner = tp.pruner.function.PrunerBox.get(tp.ops.module2type(module))
+    if pruner is None:
+        return None
+    size = pruner.get_in_channels(module) if member.role == "consumer" else pruner.get_out_channels(module)
+    return None if size is None else int(size)
+
+
+def _cut_module(module: nn.Module, positions: set[int], *, inputs: bool) -> None:
+    pruner = tp.pruner.function.PrunerBox[tp.ops.module2type(module)]
+    cut = pruner.prune_in_channels if inputs else pruner.prune_out_channels
+    cut(module, sorted(positions))
+
+
+def _cut_parameter(model: nn.Module, name: str, positions: set[int], *, axis: int) -> None:
+    parent, _, attribute = name.rpartition(".")
+    old = model.get_parameter(name)
+    keep = [p for p in range(old.shape[axis]) if p not in positions]
+    index = torch.tensor(keep, device=old.device)
+    setattr(model.get_submodule(parent), attribute, nn.Parameter(old.detach().index_select(axis, index)))

@@ -1,0 +1,124 @@
+"""Proof that removal did what the masks say: both networks, the same inputs, the same outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.channel_graph.masks import masked
+from secateur.channel_graph.surgery import apply_plan
+from secateur.errors import VerificationError
+from secateur.modes import evaluating
+from secateur.records import ChannelGroup, PruningPlan
+
+TOLERANCE = 1e-4
+MIXES_CHANNELS = (nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.MultiheadAttention)
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What the comparison found.
+
+    Attributes:
+        largest_difference: of the outputs, relative to the largest output.
+        tolerance: what is allowed.
+        unchecked: groups that cannot be checked, with the reason; they took no part.
+    """
+
+    largest_difference: float
+    tolerance: float
+    unchecked: Mapping[str, str]
+
+
+def verify_pruning(
+    model: nn.Module, pruned: nn.Module, plan: PruningPlan, inputs: Any, *, tolerance: float = TOLERANCE
+) -> Verification:
+    """Check that `pruned` computes what `model` computes with the removed channels masked.
+
+    Formula: max |f_pruned(x) - f_masked(x)| / max |f_masked(x)| <= tolerance, in eval mode, without gradients.
+
+    The weights that both share must be the same: verify right after `apply_plan`, before batch norm is recalibrated or
+    anything is trained. Groups that pass through a normalisation over channels (layer norm, group norm, attention)
+    change its statistics when they shrink; they cannot be checked and are left dense on both sides of the comparison,
+    so `pruned` is then compared through a second surgery without them.
+
+    Args:
+        inputs: one batch, preferably of real data: a tensor or a tuple of the network's arguments.
+
+    Raises:
+        VerificationError: the outputs differ; the message names the groups that differ when pruned alone.
+
+    Cost: two forward passes, and where they differ two more for each group.
+    """
+    unchecked = {g.name: reason for g in plan.groups if plan.removed(g.name) and (reason := mixes_channels(model, g))}
+    checked = {name: channels for name, channels in plan.kept.items() if name not in unchecked}
+    groups = {group.name: group for group in plan.groups}
+    found = difference(model, groups, checked, inputs, pruned=None if unchecked else pruned)
+    if not found <= tolerance:
+        alone = {
+            name: difference(model, groups, {name: channels}, inputs)
+            for name, channels in checked.items()
+            if plan.removed(name)
+        }
+        blame = ", ".join(f"{name} ({off:.1e})" for name, off in alone.items() if not off <= tolerance)
+        raise VerificationError(
+            f"the pruned network differs from the masked one by {found:.1e} of the largest output "
+            f"(allowed: {tolerance:.0e}); groups that differ when pruned alone: {blame or 'none'}"
+        )
+    return Verification(found, tolerance, unchecked)
+
+
+def mixes_channels(model: nn.Module, group: ChannelGroup) -> str:
+    """Return why a group cannot be checked by masking, or the empty string."""
+    for member in group.members:
+        if member.axis is None and isinstance(module := model.get_submodule(member.layer), MIXES_CHANNELS):
+            return f"cannot be checked: {member.layer} ({type(module).__name__}) normalises over channels"
+    return ""
+
+
+def difference(
+    model: nn.Module,
+    groups: Mapping[str, ChannelGroup],
+    kept: Mapping[str, Sequence[int]],
+    inputs: Any,
+    *,
+    pruned: nn.Module | None = None,
+) -> float:
+    """Return the largest difference of the outputs, masked against removed, relative to the largest output.
+
+    Infinite where the pruned network cannot run at all. `pruned` is made here unless it is given.
+    """
+    if pruned is None:
+        decision = {name: tuple(channels) for name, channels in kept.items()}
+        pruned = apply_plan(model, PruningPlan(tuple(groups.values()), decision, "none", 0.0, 0.0, 0.0))
+    with masked(model, groups, kept):
+        expected = _outputs(model, inputs)
+    try:
+        found = _outputs(pruned, inputs)
+    except (RuntimeError, IndexError, ValueError):
+        return float("inf")
+    if [t.shape for t in found] != [t.shape for t in expected]:
+        return float("inf")
+    largest = max(float(t.abs().max()) for t in expected)
+    distance = max(float((a - b).abs().max()) for a, b in zip(found, expected, strict=True))
+    return distance / max(largest, torch.finfo(torch.float32).tiny)
+
+
+def _outputs(model: nn.Module, inputs: Any) -> list[Tensor]:
+    with evaluating(model), torch.no_grad():
+        outputs = model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
+    return _tensors(outputs)
+
+
+def _tensors(outputs: Any) -> list[Tensor]:
+    if isinstance(outputs, Tensor):
+        return [outputs]
+    if isinstance(outputs, Mapping):
+        outputs = list(outputs.values())
+    if isinstance(outputs, (tuple, list)):
+        return [t for part in outputs for t in _tensors(part)]
+    return []

@@ -1,0 +1,148 @@
+"""Channel groups: what falls together, what is left out and why."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from networks_for_tests import (
+    ChannelShuffle,
+    Chunked,
+    ConcatTwice,
+    Depthwise,
+    Grouped,
+    PermutedFlatten,
+    Residual,
+    ZeroPaddedShortcut,
+    randomise_batch_norm,
+)
+from secateur.channel_graph import channel_groups
+from secateur.errors import NetworkError
+from secateur.records import ChannelGroup, PruningPlan
+
+IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def test_residual_stream_is_one_group_and_inner_channels_are_others() -> None:
+    groups = channel_groups(Residual(), IMAGES)
+    assert set(groups) == {"stem", "first"}
+    assert {m.layer for m in groups["stem"].producers} == {"stem", "second"}
+    assert [(m.layer, m.role) for m in groups["first"].members if m.role == "consumer"] == [("second", "consumer")]
+    assert groups.skipped == {"head": "its channels are the network's outputs"}
+
+
+def test_flatten_gives_every_channel_its_columns() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 256, 5))
+    (group,) = channel_groups(net, IMAGES).values()
+    consumer = next(m for m in group.members if m.role == "consumer")
+    assert consumer.indices[1] == tuple(range(256, 512))
+
+
+def test_depthwise_convolution_falls_with_its_producer() -> None:
+    groups = channel_groups(Depthwise(), IMAGES)
+    assert [m.layer for m in groups["expand"].producers] == ["expand", "depthwise"]
+
+
+def test_grouped_convolution_ties_the_same_offset_of_every_block() -> None:
+    groups = channel_groups(Grouped(), IMAGES)
+    assert groups["grouped"].width == 4
+    assert groups["grouped"].producers[0].indices[1] == (1, 5)
+
+
+def test_chunked_channels_are_left_out_because_halves_would_differ() -> None:
+    groups = channel_groups(Chunked(), IMAGES)
+    assert set(groups) == {"left"}
+    assert "does not run" in groups.skipped["both"]
+
+
+def test_concatenation_of_a_map_with_itself_gives_two_positions() -> None:
+    group = channel_groups(ConcatTwice(), IMAGES)["first"]
+    consumer = next(m for m in group.members if m.role == "consumer")
+    assert consumer.indices[2] == (2, 10)
+
+
+@pytest.mark.parametrize("network", [ChannelShuffle, PermutedFlatten])
+def test_groups_that_torch_pruning_maps_wrongly_are_left_out_with_the_reason(network: type[nn.Module]) -> None:
+    groups = channel_groups(network(), IMAGES)
+    assert "fine" in groups
+    assert re.search("wrong channels|does not run", groups.skipped["moved"])
+
+
+def test_zero_padded_shortcut_leaves_the_inner_channels() -> None:
+    groups = channel_groups(ZeroPaddedShortcut(), IMAGES)
+    assert set(groups) == {"inner"}
+    assert "wrongly" in groups.skipped["stem"]
+
+
+def test_without_the_check_the_host_is_believed() -> None:
+    assert "moved" in channel_groups(ChannelShuffle(), IMAGES, check=False)
+
+
+def test_layers_to_ignore_are_left_out_and_so_is_what_is_tied_to_them() -> None:
+    groups = channel_groups(Residual(), IMAGES, ignore=["second"])
+    assert set(groups) == {"first"}
+    assert groups.skipped["stem"] == "tied to second, which is ignored"
+
+
+def test_an_unknown_layer_to_ignore_is_named_with_the_nearest() -> None:
+    with pytest.raises(NetworkError, match=r"no layer 'secnd'.*second"):
+        channel_groups(Residual(), IMAGES, ignore=["secnd"])
+
+
+def test_a_network_with_nothing_to_prune_says_why() -> None:
+    with pytest.raises(NetworkError, match=r"nothing .* can be pruned \(1: its channels are the network's outputs\)"):
+        channel_groups(nn.Sequential(nn.Flatten(), nn.Linear(768, 3)), IMAGES)
+    with pytest.raises(NetworkError, match="no convolution or linear layer"):
+        channel_groups(nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3)), IMAGES)
+
+
+def test_a_network_that_does_not_run_on_the_example_is_refused() -> None:
+    with pytest.raises(NetworkError, match="cannot trace"):
+        channel_groups(Residual(), torch.randn(2, 5, 16, 16))
+
+
+def test_frozen_parameters_and_modes_survive() -> None:
+    net = Residual().train()
+    net.requires_grad_(False)
+    net.body_norm.eval()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    assert set(channel_groups(net, IMAGES)) == {"stem", "first"}
+    assert net.training
+    assert not net.body_norm.training
+    assert not any(p.requires_grad for p in net.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_groups_survive_json() -> None:
+    for network in (Residual, Grouped, ConcatTwice, Depthwise):
+        for group in channel_groups(network(), IMAGES).values():
+            assert ChannelGroup.from_json(json.loads(json.dumps(group.to_json()))) == group
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("resnet18", 12), ("mobilenet_v2", 25), ("squeezenet1_0", 25), ("regnet_y_400mf", 53)],
+)
+def test_every_convolution_of_torchvision_networks_is_found(name: str, count: int) -> None:
+    net = randomise_batch_norm(getattr(torchvision.models, name)(weights=None))
+    groups = channel_groups(net, torch.randn(2, 3, 64, 64))
+    assert len(groups) == count
+    assert list(groups.skipped.values()) == ["its channels are the network's outputs"]
+    convolutions = {layer for layer, module in net.named_modules() if isinstance(module, nn.Conv2d)}
+    assert convolutions - set(groups.skipped) <= {m.layer for g in groups.values() for m in g.producers}
+
+
+def test_plans_of_groups_survive_json() -> None:
+    groups = channel_groups(Residual(), IMAGES)
+    plan = PruningPlan(
+        tuple(groups.values()), {"stem": (0, 3)}, "macs", 2.0, 1.0, 1.5, {"stem": 2}, {"search": "uniform"}
+    )
+    again = PruningPlan.from_json(json.loads(json.dumps(plan.to_json())))
+    assert again == plan
+    assert again.fingerprint == plan.fingerprint
+    assert again.removed("stem") == tuple(c for c in range(8) if c not in (0, 3))

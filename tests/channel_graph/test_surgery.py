@@ -1,0 +1,163 @@
+"""Masks, surgery and verification: masked equals removed, and what is wrong is noticed."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch_pruning as tp
+import torchvision
+from torch import nn
+
+from networks_for_tests import ChannelShuffle, ConcatTwice, Depthwise, Grouped, Residual, randomise_batch_norm
+from secateur.channel_graph import apply_plan, channel_groups, masked, verify_pruning
+from secateur.errors import PlanError, VerificationError
+from secateur.records import ChannelGroups, PruningPlan
+
+IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def random_plan(groups: ChannelGroups, seed: int = 0) -> PruningPlan:
+    """Keep a random half of every group."""
+    generator = torch.Generator().manual_seed(seed)
+    kept = {
+        name: tuple(sorted(torch.randperm(g.width, generator=generator)[: max(1, g.width // 2)].tolist()))
+        for name, g in groups.items()
+    }
+    return PruningPlan(tuple(groups.values()), kept, "macs", 1.0, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("network", [Residual, Depthwise, Grouped, ConcatTwice])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_removed_equals_masked(network: type[nn.Module], seed: int) -> None:
+    net = network().eval()
+    groups = channel_groups(net, IMAGES)
+    plan = random_plan(groups, seed)
+    pruned = apply_plan(net, plan)
+    assert sum(p.numel() for p in pruned.parameters()) < sum(p.numel() for p in net.parameters())
+    with masked(net, groups, plan.kept), torch.no_grad():
+        expected = net(IMAGES)
+    with torch.no_grad():
+        torch.testing.assert_close(pruned(IMAGES), expected, rtol=1e-5, atol=1e-5)
+        assert not torch.allclose(net(IMAGES), expected, atol=1e-3)
+    assert verify_pruning(net, pruned, plan, IMAGES).largest_difference < 1e-5
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "densenet121", "squeezenet1_0"])
+def test_removed_equals_masked_on_torchvision_networks(name: str) -> None:
+    net = randomise_batch_norm(getattr(torchvision.models, name)(weights=None)).eval()
+    images = torch.randn(2, 3, 64, 64)
+    groups = channel_groups(net, images)
+    plan = random_plan(groups)
+    result = verify_pruning(net, apply_plan(net, plan), plan, images)
+    assert result.largest_difference < 1e-4
+    assert result.unchecked == {}
+
+
+def test_surgery_equals_torch_prunings_own() -> None:
+    """The same channels removed by Torch-Pruning's groups on a traced copy give the same tensors."""
+    net = randomise_batch_norm(torchvision.models.resnet18(weights=None)).eval()
+    images = torch.randn(2, 3, 64, 64)
+    plan = random_plan(channel_groups(net, images))
+    theirs = copy.deepcopy(net)
+    graph = tp.DependencyGraph().build_dependency(theirs, example_inputs=(images,))
+    for group in plan.groups:
+        root = theirs.get_submodule(group.name)
+        graph.get_pruning_group(root, tp.prune_conv_out_channels, list(plan.removed(group.name))).prune()
+    ours = apply_plan(net, plan).state_dict()
+    assert ours.keys() == theirs.state_dict().keys()
+    assert all(torch.equal(ours[key], value) for key, value in theirs.state_dict().items())
+
+
+def test_batch_norm_is_copied_and_not_restarted() -> None:
+    net = Residual()
+    plan = PruningPlan(tuple(channel_groups(net, IMAGES).values()), {"first": (1, 4)}, "macs", 1.0, 0.5, 0.5)
+    pruned = apply_plan(net, plan)
+    assert torch.equal(pruned.body_norm.running_var, net.body_norm.running_var[[1, 4]])
+    assert torch.equal(pruned.body_norm.weight, net.body_norm.weight[[1, 4]])
+
+
+def test_surgery_leaves_the_network_alone_and_keeps_flags() -> None:
+    net = Residual().train()
+    net.stem.requires_grad_(False)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    pruned = apply_plan(net, random_plan(channel_groups(net, IMAGES)))
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert pruned.training
+    assert not pruned.stem.weight.requires_grad
+    assert pruned.first.weight.requires_grad
+
+
+def test_masks_are_lifted_even_when_the_block_fails() -> None:
+    net = Residual()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    groups = channel_groups(net, IMAGES)
+    with pytest.raises(RuntimeError, match="size"), masked(net, groups, {"stem": (0,), "first": (2,)}):
+        net(torch.zeros(1, 5, 8, 8))
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("kept", "message"), [({"none": (0,)}, "no channel group 'none'; known: stem, first"), ({"stem": (9,)}, "0..7")]
+)
+def test_masks_refuse_what_does_not_exist(kept: dict[str, tuple[int, ...]], message: str) -> None:
+    net = Residual()
+    with pytest.raises(PlanError, match=message), masked(net, channel_groups(net, IMAGES), kept):
+        pass
+
+
+def test_a_plan_for_another_network_is_refused() -> None:
+    plan = random_plan(channel_groups(Residual(), IMAGES))
+    with pytest.raises(PlanError, match="does not have"):
+        apply_plan(Depthwise(), plan)
+    with pytest.raises(PlanError, match="applied already"):
+        apply_plan(apply_plan(Residual(), plan), plan)
+
+
+def test_verification_notices_wrong_channels_and_names_the_group() -> None:
+    net = ChannelShuffle()
+    groups = channel_groups(net, IMAGES, check=False)
+    plan = PruningPlan(tuple(groups.values()), {"moved": (2, 3, 4), "fine": (1, 2)}, "macs", 1.0, 0.5, 0.5)
+    with pytest.raises(VerificationError, match=r"pruned alone: moved"):
+        verify_pruning(net, apply_plan(net, plan), plan, IMAGES)
+
+
+def test_verification_notices_changed_weights() -> None:
+    net = Residual()
+    plan = random_plan(channel_groups(net, IMAGES))
+    pruned = apply_plan(net, plan)
+    with torch.no_grad():
+        pruned.second.weight[0, 0] += 1.0
+    with pytest.raises(VerificationError, match="alone: none"):
+        verify_pruning(net, pruned, plan, IMAGES)
+
+
+def test_normalisation_over_channels_is_said_to_be_unchecked() -> None:
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 1)
+    )
+    groups = channel_groups(net, IMAGES)
+    assert groups["0"].width == 4
+    plan = random_plan(groups)
+    result = verify_pruning(net, apply_plan(net, plan), plan, IMAGES)
+    assert "1 (GroupNorm)" in result.unchecked["0"]
+    assert result.largest_difference < 1e-5
+
+
+def test_lone_parameters_are_cut_along_their_axis() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(3, 8, 3)
+            self.gain = nn.Parameter(torch.rand(8, 1, 1))
+            self.second = nn.Conv2d(8, 4, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.second(torch.relu(self.first(x)) * self.gain)
+
+    net = Scaled()
+    plan = PruningPlan(tuple(channel_groups(net, IMAGES).values()), {"first": (0, 5)}, "macs", 1.0, 0.5, 0.5)
+    pruned = apply_plan(net, plan)
+    assert torch.equal(pruned.gain, net.gain[[0, 5]])
+    assert verify_pruning(net, pruned, plan, IMAGES).largest_difference < 1e-5

@@ -1,0 +1,146 @@
+"""Small networks, one graph shape each, that several rooms are tested on."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def randomise_batch_norm(model: nn.Module) -> nn.Module:
+    """Give every batch norm statistics and gains unlike its initial ones, so that forgetting one is noticed."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            nn.init.normal_(module.running_mean, 0, 0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.2)
+    return model
+
+
+class _Headed(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(channels, 5)
+
+    def classify(self, x: Tensor) -> Tensor:
+        return self.head(x.mean((2, 3)))
+
+
+class Residual(_Headed):
+    """One block with a shortcut: the stem and the block's second convolution share their channels."""
+
+    def __init__(self) -> None:
+        super().__init__(8)
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.first = nn.Conv2d(8, 6, 3, padding=1, bias=False)
+        self.body_norm = nn.BatchNorm2d(6)
+        self.second = nn.Conv2d(6, 8, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        randomise_batch_norm(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))
+        y = torch.relu(self.body_norm(self.first(x)))
+        return self.classify(torch.relu(x + self.norm(self.second(y))))
+
+
+class Depthwise(_Headed):
+    """An inverted residual without its shortcut: expand, depthwise, project; h-swish maps no zero to zero after BN."""
+
+    def __init__(self) -> None:
+        super().__init__(6)
+        self.expand = nn.Conv2d(3, 8, 1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.project = nn.Conv2d(8, 6, 1)
+        randomise_batch_norm(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.hardswish(self.norm(self.expand(x)))
+        return self.classify(torch.sigmoid(self.project(functional.silu(self.depthwise(x)))))
+
+
+class Grouped(_Headed):
+    """A grouped convolution of two blocks between two plain ones."""
+
+    def __init__(self) -> None:
+        super().__init__(6)
+        self.before = nn.Conv2d(3, 8, 3)
+        self.grouped = nn.Conv2d(8, 8, 3, groups=2)
+        self.after = nn.Conv2d(8, 6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classify(torch.relu(self.after(torch.relu(self.grouped(torch.relu(self.before(x)))))))
+
+
+class Chunked(_Headed):
+    """One convolution whose halves go to different consumers."""
+
+    def __init__(self) -> None:
+        super().__init__(6)
+        self.both = nn.Conv2d(3, 8, 3)
+        self.left = nn.Conv2d(4, 6, 1)
+        self.right = nn.Conv2d(4, 6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = torch.relu(self.both(x)).chunk(2, dim=1)
+        return self.classify(torch.relu(self.left(left)) + torch.relu(self.right(right)))
+
+
+class ConcatTwice(_Headed):
+    """A feature map concatenated with itself."""
+
+    def __init__(self) -> None:
+        super().__init__(6)
+        self.first = nn.Conv2d(3, 8, 3)
+        self.second = nn.Conv2d(16, 6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(x))
+        return self.classify(torch.relu(self.second(torch.cat([x, x], 1))))
+
+
+class ChannelShuffle(_Headed):
+    """A shuffle between two convolutions, which Torch-Pruning takes for an identity."""
+
+    def __init__(self) -> None:
+        super().__init__(6)
+        self.moved = nn.Conv2d(3, 8, 3)
+        self.fine = nn.Conv2d(8, 8, 3)
+        self.last = nn.Conv2d(8, 6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.moved(x))
+        n, c, h, w = x.shape
+        x = x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+        return self.classify(torch.relu(self.last(torch.relu(self.fine(x)))))
+
+
+class PermutedFlatten(nn.Module):
+    """Channels last before the flatten, so that a channel's columns are not contiguous."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine = nn.Conv2d(3, 6, 3, stride=4)
+        self.moved = nn.Conv2d(6, 8, 3)
+        self.head = nn.Linear(8 * 4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.moved(torch.relu(self.fine(x))))
+        return self.head(x.permute(0, 2, 3, 1).flatten(1))
+
+
+class ZeroPaddedShortcut(_Headed):
+    """The parameter-free shortcut of the CIFAR ResNets: every second pixel, new channels filled with zeros."""
+
+    def __init__(self) -> None:
+        super().__init__(16)
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.inner = nn.Conv2d(8, 12, 3, stride=2, padding=1)
+        self.outer = nn.Conv2d(12, 16, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))
+        shortcut = functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 4, 4))
+        return self.classify(torch.relu(shortcut + self.outer(torch.relu(self.inner(x)))))
