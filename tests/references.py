@@ -1,3 +1,275 @@
 """Naive twins of every formula: loops that anyone can check against the paper. They import nothing of secateur."""
 
 from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# --- criteria -------------------------------------------------------------------------------------------------------
+
+
+def average_ranks(feature_maps: Tensor) -> list[float]:
+    """HRank: count the singular values above sigma_max * max(H, W) * eps, map by map, and average over the images."""
+    averages = []
+    for c in range(feature_maps.shape[1]):
+        ranks = []
+        for n in range(feature_maps.shape[0]):
+            matrix = feature_maps[n, c].to(torch.float32).numpy()
+            singular = np.linalg.svd(matrix, compute_uv=False)
+            tolerance = singular[0] * np.float32(max(matrix.shape)) * np.finfo(np.float32).eps
+            ranks.append(sum(1 for value in singular if value > tolerance))
+        averages.append(sum(ranks) / len(ranks))
+    return averages
+
+
+def scatter_matrices(features: Tensor, labels: Tensor, scaled: bool = False) -> tuple[Tensor, Tensor]:
+    """DI: the total scatter K and the between-class matrix K_B, sample by sample and class by class, both (D, D)."""
+    X = features.double()
+    mean = X.mean(0)
+    K, K_B = torch.zeros(X.shape[1], X.shape[1]).double(), torch.zeros(X.shape[1], X.shape[1]).double()
+    for x in X:
+        K = K + torch.outer(x - mean, x - mean)
+    for k in sorted(set(labels.tolist())):
+        members = X[labels == k]
+        weight = len(members) if scaled else len(members) ** 2
+        K_B = K_B + weight * torch.outer(members.mean(0) - mean, members.mean(0) - mean)
+    return K, K_B
+
+
+def di_by_definition(features: Tensor, labels: Tensor, rho: float, scaled: bool = False) -> Tensor:
+    """DI = tr((K + rho I)^-1 K_B)."""
+    K, K_B = scatter_matrices(features, labels, scaled)
+    return torch.trace(torch.linalg.inv(K + rho * torch.eye(len(K)).double()) @ K_B)
+
+
+def di_by_ridge(features: Tensor, labels: Tensor, rho: float) -> float:
+    """DI = |Y|^2 - min over (F, b) of |X F + 1 b' - Y|^2 + rho |F|^2, as one least-squares problem with extra rows."""
+    N, D = features.shape
+    marks = np.array([[float(y == k) for k in sorted(set(labels.tolist()))] for y in labels.tolist()])
+    design = np.block([[features.double().numpy(), np.ones((N, 1))], [np.sqrt(rho) * np.eye(D), np.zeros((D, 1))]])
+    targets = np.vstack([marks, np.zeros((D, marks.shape[1]))])
+    solution = np.linalg.lstsq(design, targets, rcond=None)[0]
+    return float(((marks - marks.mean(0)) ** 2).sum() - ((design @ solution - targets) ** 2).sum())
+
+
+def di_mask_gradient(feature_maps: Tensor, labels: Tensor, rho: float) -> Tensor:
+    """DI eq. (6): differentiate DI with respect to one factor per channel, at one."""
+    masks = torch.ones(feature_maps.shape[1], dtype=torch.float64, requires_grad=True)
+    masked = feature_maps.double() * masks[None, :, None, None]
+    return torch.autograd.grad(di_by_definition(masked.flatten(1), labels, rho), masks)[0]
+
+
+def di_batch_gradient(feature_maps: Tensor, labels: Tensor, rho: float) -> Tensor:
+    """DI as later code has it: |d/dm tr(Y Y' (X X' + rho I)^-1)|, X and Y centred, by an N x N kernel."""
+    N, C = feature_maps.shape[:2]
+    masks = torch.ones(C, dtype=torch.float64, requires_grad=True)
+    X = (feature_maps.double() * masks[None, :, None, None]).flatten(1)
+    Y = torch.stack([(labels == k).double() for k in sorted(set(labels.tolist()))], dim=1)
+    X, Y = X - X.mean(0), Y - Y.mean(0)
+    trace = torch.trace(Y @ Y.T @ torch.linalg.inv(X @ X.T + rho * torch.eye(N).double()))
+    return torch.autograd.grad(trace, masks)[0].abs()
+
+
+def di_removal(feature_maps: Tensor, labels: Tensor, rho: float) -> Tensor:
+    """DI eq. (5): take one channel away and compute DI again."""
+    C = feature_maps.shape[1]
+    whole = di_by_definition(feature_maps.flatten(1), labels, rho)
+    losses = []
+    for c in range(C):
+        rest = feature_maps[:, [k for k in range(C) if k != c]]
+        losses.append(whole - di_by_definition(rest.flatten(1), labels, rho) if C > 1 else whole)
+    return torch.stack(losses)
+
+
+# --- cost -------------------------------------------------------------------------------------------------------------
+
+
+def macs_by_counting(
+    outputs: list[int], inputs: list[int], *, dense_outputs: int, dense_inputs: int, groups: int, work: int
+) -> int:
+    """MACs of a convolution whose kept outputs and inputs (their dense indices) are listed: pair by pair.
+
+    An output reads an input if both lie in the same of `groups` blocks; `work` is kernel elements times positions.
+    """
+    total = 0
+    for o in outputs:
+        for i in inputs:
+            if o * groups // dense_outputs == i * groups // dense_inputs:
+                total += work
+    return total
+
+
+# --- search -----------------------------------------------------------------------------------------------------------
+
+
+def widths_by_trying(width: int, *, min_keep: int, round_to: int) -> list[int]:
+    """Every width from 1 up that is the full one, or at least `min_keep` and a multiple of `round_to`."""
+    return [w for w in range(1, width + 1) if w == width or (w >= min_keep and w % round_to == 0)]
+
+
+def keep_by_fractions(width: int, removed: int, of: int) -> int:
+    """Channels that stay when the exact share removed / of goes: that share of the width, rounded down, goes."""
+    gone = 0
+    while (gone + 1) * of <= removed * width:
+        gone += 1
+    return width - gone
+
+
+def select_by_removing(scores: list[float], keep: int) -> list[int]:
+    """Remove the smallest score again and again, the first of equals."""
+    left = list(range(len(scores)))
+    while len(left) > keep:
+        worst = left[0]
+        for channel in left:
+            if scores[channel] < scores[worst]:
+                worst = channel
+        left.remove(worst)
+    return left
+
+
+def uniform_by_trying(dense: dict[str, int], allowed: dict[str, list[int]], cost, largest: float) -> dict[str, int]:
+    """Try every share removed / width of every group from small to large; return the first widths within the budget."""
+    shares = sorted({(r, w) for w in dense.values() for r in range(w + 1)}, key=lambda s: s[0] / s[1])
+    for removed, of in shares:
+        widths = {}
+        for name, width in dense.items():
+            exact = keep_by_fractions(width, removed, of)
+            widths[name] = min(w for w in allowed[name] if w >= exact)
+        if cost(widths) <= largest:
+            return widths
+    raise ValueError("out of reach")
+
+
+def algorithm_1(  # the greedy search of the DI paper, literally, with the last cuts when nothing frees delta
+    dense: dict[str, int],
+    allowed: dict[str, list[int]],
+    scores: dict[str, list[float]],
+    cost,
+    evaluate,
+    *,
+    largest: float,
+    delta: float,
+) -> tuple[dict[str, int], list[tuple[str, int]]]:
+    """Return the final widths and the accepted cuts in order."""
+    widths = dict(dense)
+    steps = []
+    while cost(widths) > largest:
+        candidates = []
+        for rule in ("delta", "last"):
+            for name in dense:
+                narrower = [w for w in reversed(allowed[name]) if w < widths[name]]
+                if rule == "last":
+                    narrower = narrower[-1:]
+                for w in narrower:
+                    tried = dict(widths)
+                    tried[name] = w
+                    freed = cost(widths) - cost(tried)
+                    if (rule == "delta" and freed >= delta * cost(dense) * (1 - 1e-9)) or (
+                        rule == "last" and freed > 0
+                    ):
+                        kept = {}
+                        for n in dense:
+                            if tried[n] < dense[n]:
+                                kept[n] = tuple(select_by_removing(scores[n], tried[n]))
+                        candidates.append((evaluate(kept), freed / (widths[name] - w), name, w))
+                        break
+            if candidates:
+                break
+        best = candidates[0]
+        for candidate in candidates:
+            if candidate[0] > best[0] or (candidate[0] == best[0] and candidate[1] > best[1]):
+                best = candidate
+        widths[best[2]] = best[3]
+        steps.append((best[2], best[3]))
+    return widths, steps
+
+
+def top1_accuracy(outputs, labels):
+    """Share of rows whose first largest entry stands at the label."""
+    hits = 0
+    for row, label in zip(outputs, labels, strict=True):
+        largest = 0
+        for k in range(len(row)):
+            if row[k] > row[largest]:
+                largest = k
+        hits += largest == label
+    return hits / len(labels)
+
+
+def mean_batch_statistics(batches):
+    """Mean over batches of each channel's mean and of its unbiased variance; batches as [image][channel][pixel]."""
+    means, variances = [], []
+    for channel in range(len(batches[0][0])):
+        mean_sum = variance_sum = 0.0
+        for batch in batches:
+            values = [pixel for image in batch for pixel in image[channel]]
+            mean = sum(values) / len(values)
+            mean_sum += mean
+            variance_sum += sum((v - mean) ** 2 for v in values) / (len(values) - 1)
+        means.append(mean_sum / len(batches))
+        variances.append(variance_sum / len(batches))
+    return means, variances
+
+
+def cosine_rates(largest, steps, warmup):
+    """Learning rate of every step: up a line of `warmup` steps, then down half a cosine."""
+    rates = []
+    for step in range(steps):
+        if step < warmup:
+            rates.append(largest * (step + 1) / warmup)
+        else:
+            share = (step - warmup) / (steps - warmup)
+            rates.append(largest * 0.5 * (1 + math.cos(math.pi * share)))
+    return rates
+
+
+def nesterov_descent(weight, gradient, rates, momentum, decay):
+    """The weight after one step per rate, for a single number and its gradient as a function of it."""
+    velocity = 0.0
+    for rate in rates:
+        g = gradient(weight) + decay * weight
+        velocity = momentum * velocity + g
+        weight = weight - rate * (g + momentum * velocity)
+    return weight
+
+
+def parity_by_loops(expected: list[list[float]], found: list[list[float]]) -> dict[str, float]:
+    """Differences of two tables of outputs, row = sample, as check_parity defines them."""
+    differences, magnitudes, agreeing = [], [], 0
+    for row, other in zip(expected, found, strict=True):
+        for a, b in zip(row, other, strict=True):
+            differences.append(abs(b - a))
+            magnitudes.append(abs(a))
+        agreeing += row.index(max(row)) == other.index(max(other))
+    return {
+        "max_abs": max(differences),
+        "mean_abs": sum(differences) / len(differences),
+        "max_relative": max(differences) / max(magnitudes),
+        "top1_agreement": agreeing / len(expected),
+    }
+
+
+def ratio_interval_by_loops(
+    dense: list[float], pruned: list[float], *, resamples: int, confidence: float, seed: int
+) -> tuple[float, float, float]:
+    """Ratio of medians and the ends of its percentile bootstrap interval over paired rounds [Efron1993, ch. 13]."""
+
+    def median(values: list[float]) -> float:
+        ordered = sorted(values)
+        middle = len(ordered) // 2
+        return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+
+    def quantile(values: list[float], share: float) -> float:
+        ordered = sorted(values)
+        place = share * (len(ordered) - 1)
+        below = int(place)
+        above = min(below + 1, len(ordered) - 1)
+        return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+
+    rows = np.random.default_rng(seed).integers(len(dense), size=(resamples, len(dense)))
+    ratios = [median([dense[r] for r in row]) / median([pruned[r] for r in row]) for row in rows]
+    ends = quantile(ratios, (1 - confidence) / 2), quantile(ratios, (1 + confidence) / 2)
+    return median(dense) / median(pruned), *ends

@@ -1,0 +1,152 @@
+"""What one forward pass says about each convolution and linear layer: kernel, positions, channels.
+
+The pass changes nothing: evaluation mode and gradients are restored, hooks removed, also when it fails.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from secateur.errors import NetworkError, SecateurWarning
+from secateur.modes import evaluating
+
+Kind = Literal["convolution", "transposed", "linear"]
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """The geometry of one layer and how often its kernel is applied.
+
+    Attributes:
+        name: the module's name.
+        kind: "convolution", "transposed" or "linear".
+        kernel: elements of the kernel for one pair of channels; 1 for a linear layer.
+        positions: how often the kernel is applied for one input, over all calls: places of the output (of the input,
+            where transposed).
+        inputs, outputs, groups: channels of the dense layer.
+    """
+
+    name: str
+    kind: Kind
+    kernel: int
+    inputs: int
+    outputs: int
+    groups: int = 1
+    positions: float = 0.0
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether each input channel has a group of its own, so that groups fall with the channels."""
+        return self.groups == self.inputs and self.groups > 1
+
+    @property
+    def macs(self) -> float:
+        """MACs of the dense layer for one input: positions * kernel * inputs * outputs / groups."""
+        return self.positions * self.kernel * self.inputs * self.outputs / self.groups
+
+
+def describe_layer(name: str, module: nn.Module) -> LayerRecord | None:
+    """Return the geometry of a convolution or linear layer, not yet run; None for other modules.
+
+    Example:
+        >>> describe_layer("stem", nn.Conv2d(3, 8, kernel_size=3)).kernel
+        9
+    """
+    if isinstance(module, nn.Linear):
+        return LayerRecord(name, "linear", 1, module.in_features, module.out_features)
+    if isinstance(module, CONVOLUTIONS + TRANSPOSED):
+        kind: Kind = "transposed" if isinstance(module, TRANSPOSED) else "convolution"
+        kernel = math.prod(module.kernel_size)
+        return LayerRecord(name, kind, kernel, module.in_channels, module.out_channels, module.groups)
+    return None
+
+
+def record_layers(model: nn.Module, example_inputs: Any) -> dict[str, LayerRecord]:
+    """Return a record for each convolution and linear module that runs, by name, from one forward pass.
+
+    Args:
+        model: the network; unchanged afterwards.
+        example_inputs: a tensor (N, ...), a tuple of positional or a mapping of keyword arguments, on the device of
+            the network. Positions are counted for one input: divided by the N of the first tensor.
+
+    Raises:
+        NetworkError: the network does not run on the example inputs.
+
+    Warns:
+        SecateurWarning: part of the network's MACs lies outside its convolution and linear modules (attention,
+            functional convolutions), so that no record holds it.
+
+    Cost: one forward pass.
+
+    Example:
+        >>> records = record_layers(nn.Sequential(nn.Conv2d(3, 8, 3)), torch.zeros(2, 3, 10, 10))
+        >>> records["0"].positions, records["0"].macs
+        (64.0, 13824.0)
+    """
+    args, kwargs = _arguments(example_inputs)
+    tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and x.ndim > 0]
+    if not tensors or len(tensors[0]) == 0:
+        raise NetworkError(
+            "the example inputs must hold a tensor whose first dimension counts the inputs, at least one"
+        )
+    described = {name: describe_layer(name, module) for name, module in model.named_modules()}
+    places = dict.fromkeys((name for name, record in described.items() if record is not None), 0)
+
+    def count(record: LayerRecord) -> Any:
+        def hook(_module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Tensor) -> None:
+            if record.kind == "transposed":
+                places[record.name] += (inputs[0] if inputs else named["input"]).numel() // record.inputs
+            else:
+                places[record.name] += output.numel() // record.outputs
+
+        return hook
+
+    handles = []
+    try:
+        for name, module in model.named_modules():
+            if (record := described[name]) is not None:
+                handles.append(module.register_forward_hook(count(record), with_kwargs=True))
+        with torch.no_grad(), evaluating(model), FlopCounterMode(display=False) as counter:
+            model(*args, **kwargs)
+    except Exception as error:
+        shapes = ", ".join(str(tuple(x.shape)) for x in tensors)
+        raise NetworkError(f"the network does not run on example inputs of shape {shapes}: {error}") from error
+    finally:
+        for handle in handles:
+            handle.remove()
+
+    records = {
+        name: replace(record, positions=places[name] / len(tensors[0]))
+        for name, record in described.items()
+        if record is not None and places[name]
+    }
+    _warn_of_the_rest(counter.get_total_flops() / 2 / len(tensors[0]), sum(r.macs for r in records.values()))
+    return records
+
+
+def _warn_of_the_rest(total: float, recorded: float) -> None:
+    if not math.isclose(total, recorded, rel_tol=1e-9):
+        warnings.warn(
+            f"{recorded:,.0f} MACs lie in convolution and linear modules, but torch counts {total:,.0f} in the whole "
+            "network; the rest (attention, functional convolutions) is not part of the cost",
+            SecateurWarning,
+            stacklevel=3,
+        )
+
+
+def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    if isinstance(example_inputs, (tuple, list)):
+        return tuple(example_inputs), {}
+    return (example_inputs,), {}

@@ -1,0 +1,133 @@
+"""Costs as closed forms in the widths: sums of products of counts.
+
+A count says how many positions of one dimension stay. Where every channel of group g owns s_g of `total` positions,
+
+    count(widths) = total - sum_g s_g * (W_g - widths_g),      W_g the dense width of g,
+
+and a cost is sum over terms of scale * product of counts. Groups that meet in one dimension (a concatenation) add up.
+
+Where channels of one group own different numbers of positions (a chunk sends them to different layers), the cost
+depends on which of them go. Then the fewest positions that so many channels can own are subtracted: an upper bound,
+exact for the dense network and non-decreasing in the widths, so that a budget met by it is met.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from secateur.cost.layers import LayerRecord
+from secateur.errors import NetworkError, PlanError
+from secateur.records import ChannelGroup, Role
+
+Groups = Mapping[str, ChannelGroup]
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many positions of a dimension stay.
+
+    Attributes:
+        total: positions in the dense network.
+        lost: group -> positions that go with 0, 1, 2, ... of its channels.
+    """
+
+    total: int
+    lost: Mapping[str, tuple[int, ...]]
+
+    @classmethod
+    def of(cls, total: int, owned: Mapping[str, Iterable[int]]) -> Count:
+        """Return the count for `owned`: group -> how many positions each of its channels owns."""
+        return cls(total, {g: (0, *itertools.accumulate(sorted(sizes))) for g, sizes in owned.items()})
+
+    def kept(self, removed: Mapping[str, int]) -> int:
+        return self.total - sum(lost[removed[group]] for group, lost in self.lost.items() if group in removed)
+
+
+@dataclass(frozen=True)
+class Term:
+    """A part of a cost: scale * product of counts."""
+
+    scale: float
+    counts: tuple[Count, ...] = ()
+
+    def value(self, removed: Mapping[str, int]) -> float:
+        return self.scale * math.prod(count.kept(removed) for count in self.counts)
+
+
+def total_cost(terms: Iterable[Term], groups: Groups, widths: Mapping[str, int]) -> float:
+    """Return the sum of the terms when group g keeps `widths[g]` channels; absent groups keep all.
+
+    Raises:
+        PlanError: a width of an unknown group, or outside 0..width of its group.
+
+    Cost: proportional to the number of terms.
+    """
+    for name, width in widths.items():
+        if name not in groups:
+            raise PlanError(f"no channel group is called {name!r}; the groups are: {', '.join(groups)}")
+        if not 0 <= width <= groups[name].width:
+            raise PlanError(f"the group {name!r} cannot keep {width} channels; allowed: 0..{groups[name].width}")
+    removed = {name: groups[name].width - width for name, width in widths.items()}
+    return float(sum(term.value(removed) for term in terms))
+
+
+PRODUCED: tuple[Role, ...] = ("producer", "carrier")
+CARRIED: tuple[Role, ...] = ("carrier",)
+CONSUMED: tuple[Role, ...] = ("consumer",)
+
+
+def layer_counts(record: LayerRecord, groups: Groups) -> tuple[Count, ...]:
+    """Return the counts whose product, over the number of groups that stays, gives the pairs of connected channels.
+
+    Inputs and outputs as a rule. For a depthwise layer the outputs alone: inputs over groups stays 1, and what
+    removes an input removes its outputs, whichever side names it.
+    """
+    outputs = owned_positions(record.name, groups, roles=PRODUCED, total=record.outputs)
+    inputs = owned_positions(record.name, groups, roles=CONSUMED, total=record.inputs)
+    if not record.depthwise:
+        return Count.of(record.inputs, inputs), Count.of(record.outputs, outputs)
+    each = record.outputs // record.inputs
+    for group, sizes in inputs.items():
+        named = outputs.get(group, [0] * len(sizes))
+        outputs[group] = [max(size, each * count) for size, count in zip(named, sizes, strict=True)]
+    return (Count.of(record.outputs, outputs),)
+
+
+def owned_positions(
+    layer: str, groups: Groups, *, roles: Collection[Role], total: int, axis: int | None = None
+) -> dict[str, list[int]]:
+    """Return, for each group with one of `roles` in `layer`, how many of its `total` positions each channel owns.
+
+    A position that a group names twice (a layer traced twice) counts once.
+
+    Raises:
+        NetworkError: a position beyond `total`.
+    """
+    owned = {}
+    for name, group in groups.items():
+        members = [m for m in group.members if m.layer == layer and m.role in roles and m.axis == axis]
+        if not members:
+            continue
+        positions = [{p for member in members for p in member.indices[c]} for c in range(group.width)]
+        last = max((p for channel in positions for p in channel), default=0)
+        if last >= total:
+            raise NetworkError(
+                f"the group {name!r} names position {last} of layer {layer!r}, which has {total} of them: "
+                "the groups are those of another network"
+            )
+        owned[name] = [len(channel) for channel in positions]
+    return owned
+
+
+def check_layers(groups: Groups, known: Collection[str]) -> None:
+    """Raise NetworkError if a group names a layer or a parameter that the network does not have."""
+    for name, group in groups.items():
+        for member in group.members:
+            if member.layer not in known:
+                raise NetworkError(
+                    f"the group {name!r} names the layer {member.layer!r}, which the network does not have: "
+                    "the groups are those of another network"
+                )
