@@ -37,6 +37,10 @@ class PlanError(SecateurError, ValueError):
     """A pruning plan is malformed or belongs to another network."""
 
 
+class EvaluationError(SecateurError, RuntimeError):
+    """A candidate of a search could not be valued: the evaluation failed or gave no finite number."""
+
+
 class VerificationError(SecateurError):
     """A pruned network does not compute what the masked network computes."""
 

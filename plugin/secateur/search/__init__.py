@@ -1,0 +1,18 @@
+"""From scores and costs to a pruning plan."""
+
+from secateur.search.budget import format_cost, parse_budget
+from secateur.search.greedy import GreedyStep, greedy_plan
+from secateur.search.selection import allowed_widths, keep_count, select, ties_at_cut
+from secateur.search.uniform import uniform_plan
+
+__all__ = [
+    "GreedyStep",
+    "allowed_widths",
+    "format_cost",
+    "greedy_plan",
+    "keep_count",
+    "parse_budget",
+    "select",
+    "ties_at_cut",
+    "uniform_plan",
+]

@@ -1,0 +1,86 @@
+"""Budgets as people write them, and costs as people read them."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from secateur.errors import BudgetError
+
+SUFFIXES = {"K": 1e3, "M": 1e6, "G": 1e9}
+ALLOWED = 'a share of the dense cost such as "50%", or the largest cost allowed such as "60.5M" (K, M or G)'
+
+
+def parse_budget(budget: str | float, dense_cost: float) -> float:
+    """Return the largest cost that `budget` allows, in the unit of `dense_cost`.
+
+    Args:
+        budget: text: "50%" of the dense cost, or "60.5M", "2.0G", "800K". A number is the largest cost itself; one
+            of at most 100 that is also below 1% of the dense cost is refused, because it reads like a percentage
+            (50) or a share (0.5).
+        dense_cost: what the unpruned network costs.
+
+    Raises:
+        BudgetError: the budget is malformed, not positive, ambiguous, or already met by the dense network.
+
+    Example:
+        >>> parse_budget("50%", 125.49e6), parse_budget("60.5M", 125.49e6)
+        (62745000.0, 60500000.0)
+    """
+    allowed = _from_text(budget, dense_cost) if isinstance(budget, str) else _from_number(budget, dense_cost)
+    if allowed >= dense_cost:
+        raise BudgetError(
+            f"the budget {budget!r} is already met: the dense network costs {format_cost(dense_cost)}; "
+            "a budget must be below that"
+        )
+    return allowed
+
+
+def format_cost(cost: float, unit: str = "") -> str:
+    """Return a cost with the suffix K, M or G and at most two decimals, and the unit behind it.
+
+    Example:
+        >>> format_cost(125_485_706, "MACs"), format_cost(4.09e9), format_cost(640)
+        ('125.49M MACs', '4.09G', '640')
+    """
+    suffix = ""
+    for larger in SUFFIXES:
+        if round(abs(cost), 2) >= 1000:
+            cost, suffix = cost / 1000, larger
+    number = f"{cost:.0f}" if cost == round(cost) and not suffix else f"{cost:.2f}"
+    return f"{number}{suffix} {unit}".rstrip()
+
+
+def _from_text(budget: str, dense_cost: float) -> float:
+    match = re.fullmatch(r"\s*(-?\d+(?:\.\d*)?|-?\.\d+)\s*([%KMGkmg]?)\s*", budget)
+    if match is None:
+        raise BudgetError(f"the budget {budget!r} is malformed; allowed: {ALLOWED}")
+    number, suffix = float(match[1]), match[2].upper()
+    if not suffix:
+        raise BudgetError(_ambiguous(budget.strip()))
+    if suffix != "%":
+        return _positive(number * SUFFIXES[suffix], budget)
+    if not 0 < number <= 100:
+        raise BudgetError(f"the budget {budget!r} is out of range; a share must lie above 0% and below 100%")
+    return number * dense_cost / 100
+
+
+def _from_number(budget: float, dense_cost: float) -> float:
+    if isinstance(budget, bool) or not isinstance(budget, (int, float)) or not math.isfinite(budget):
+        raise BudgetError(f"the budget {budget!r} is malformed; allowed: {ALLOWED}, or a finite number")
+    if 0 < budget <= 100 and budget < 0.01 * dense_cost:
+        raise BudgetError(_ambiguous(f"{budget:g}"))
+    return _positive(float(budget), budget)
+
+
+def _positive(cost: float, budget: str | float) -> float:
+    if cost <= 0:
+        raise BudgetError(f"the budget {budget!r} must be positive; allowed: {ALLOWED}")
+    return cost
+
+
+def _ambiguous(number: str) -> str:
+    percent = f"{float(number) * 100:g}" if 0 < float(number) < 1 else number
+    return (
+        f'the budget {number} is ambiguous; write "{percent}%" for a share of the dense cost or "{number}M" for a cost'
+    )

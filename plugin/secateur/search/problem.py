@@ -1,0 +1,93 @@
+"""What every search starts from and ends with: scored groups, a cost, a budget; then a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from secateur.errors import BudgetError, NetworkError
+from secateur.protocols import CostModel
+from secateur.records import ChannelGroup, PruningPlan, Reduction, ScoreTable
+from secateur.search.budget import format_cost, parse_budget
+from secateur.search.selection import allowed_widths, select, ties_at_cut
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Widths to choose: `cost` must come down from `dense_cost` to `largest_cost`.
+
+    Attributes:
+        groups: the channel groups by name.
+        scores: group -> score of each channel, (width,), float64.
+        widths: group -> the widths it may be cut to, ascending, its full width last.
+        settings: what the plan records whatever the search.
+    """
+
+    groups: Mapping[str, ChannelGroup]
+    scores: Mapping[str, Tensor]
+    cost: CostModel
+    dense_cost: float
+    largest_cost: float
+    widths: Mapping[str, tuple[int, ...]]
+    settings: Mapping[str, Any]
+
+    def kept(self, widths: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+        """Return the best `widths[g]` channels of each group g, ascending."""
+        return {name: select(self.scores[name], width) for name, width in widths.items()}
+
+    def plan(self, widths: Mapping[str, int], settings: Mapping[str, Any]) -> PruningPlan:
+        """Return the plan that keeps the best channels at these widths."""
+        ties = {name: ties_at_cut(self.scores[name], width) for name, width in widths.items()}
+        return PruningPlan(
+            groups=tuple(self.groups.values()),
+            kept=self.kept(widths),
+            cost=self.cost.name,
+            cost_before=self.dense_cost,
+            cost_after=self.cost(widths),
+            budget=self.largest_cost,
+            ties={name: count for name, count in ties.items() if count},
+            settings={**self.settings, **settings},
+        )
+
+
+def state_problem(
+    groups: Mapping[str, ChannelGroup],
+    scores: ScoreTable,
+    cost: CostModel,
+    budget: str | float,
+    *,
+    round_to: int,
+    min_keep: int,
+    reduction: Reduction,
+) -> Problem:
+    """Check everything that can be checked before a search, and return the problem.
+
+    Raises:
+        NetworkError: there is no group to prune.
+        ScoreError: a group without scores, or scores that do not fit it.
+        ConfigError: `round_to` or `min_keep` below 1.
+        BudgetError: the budget is malformed, already met, or below what the narrowest widths cost.
+    """
+    if not groups:
+        raise NetworkError("the network has no channel group to prune")
+    combined = {name: group.combine(scores, reduction=reduction) for name, group in groups.items()}
+    widths = {name: allowed_widths(g.width, min_keep=min_keep, round_to=round_to) for name, g in groups.items()}
+    dense = cost({name: group.width for name, group in groups.items()})
+    largest = parse_budget(budget, dense)
+    lowest = cost({name: allowed[0] for name, allowed in widths.items()})
+    if lowest > largest:
+        raise BudgetError(
+            f"the budget {budget!r} allows {format_cost(largest, cost.unit)}, but the lowest cost that can be reached "
+            f"is {format_cost(lowest, cost.unit)} ({100 * lowest / dense:.1f}% of the dense network) with "
+            f"min_keep={min_keep} and round_to={round_to}"
+        )
+    settings = {
+        "round_to": round_to,
+        "min_keep": min_keep,
+        "reduction": reduction,
+        "scores": dict(scores.settings),
+    }
+    return Problem(groups, combined, cost, dense, largest, widths, settings)

@@ -1,0 +1,75 @@
+"""Uniform widths: one removed share for all groups.
+
+References:
+    [Hou2020] Z. Hou and S.-Y. Kung, A Feature-map Discriminant Perspective for Pruning Deep Neural Networks,
+        arXiv 2005.13796, 2020.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Mapping
+
+from secateur.protocols import CostModel
+from secateur.records import ChannelGroup, PruningPlan, Reduction, ScoreTable
+from secateur.search.problem import state_problem
+from secateur.search.selection import keep_count
+
+
+def uniform_plan(
+    groups: Mapping[str, ChannelGroup],
+    scores: ScoreTable,
+    cost: CostModel,
+    budget: str | float,
+    *,
+    round_to: int = 1,
+    min_keep: int = 1,
+    reduction: Reduction = "sum",
+) -> PruningPlan:
+    """Return the plan that removes the same share of every group, as small a share as the budget allows.
+
+    Group g keeps `keep_count(W_g, rate)` channels. Only the rates j / W_g change any width, so the smallest rate whose
+    cost is at most the budget is found exactly, by bisection over them. The budget is met from below: what the common
+    rate leaves over is left, no group gets a channel back.
+
+    Args:
+        groups: the channel groups by name.
+        scores: (C,) for at least one producer of each group, larger = keep.
+        cost: non-decreasing in every width.
+        budget: "50%", "60.5M" or the largest cost as a number; see `parse_budget`.
+        round_to, min_keep: see `allowed_widths`.
+        reduction: how the scores of a group's producers combine.
+
+    Raises:
+        NetworkError: there is no group to prune.
+        ScoreError: a group without scores, or scores that do not fit it.
+        ConfigError: `round_to` or `min_keep` below 1.
+        BudgetError: the budget is malformed, already met, or out of reach; the lowest reachable cost is named.
+
+    Cost: O(log(sum of widths)) evaluations of `cost`.
+
+    Deviations: [Hou2020] states a share and reports the cost; here the cost is stated and the share found.
+
+    Example:
+        >>> import torch
+        >>> from secateur.records import Member
+        >>> class Quadratic:
+        ...     name, unit = "square", "squares"
+        ...     def __call__(self, widths):
+        ...         return float(widths.get("conv", 4) ** 2)
+        >>> group = ChannelGroup("conv", 4, (Member("conv", "producer", ((0,), (1,), (2,), (3,))),))
+        >>> scores = ScoreTable({"conv": torch.tensor([4.0, 1.0, 3.0, 2.0])})
+        >>> plan = uniform_plan({"conv": group}, scores, Quadratic(), "60%")
+        >>> plan["conv"], plan.cost_after, plan.settings["rate"]
+        ((0, 2, 3), 9.0, 0.25)
+    """
+    problem = state_problem(groups, scores, cost, budget, round_to=round_to, min_keep=min_keep, reduction=reduction)
+
+    def widths(rate: float) -> dict[str, int]:
+        return {
+            name: keep_count(group.width, rate, min_keep=min_keep, round_to=round_to) for name, group in groups.items()
+        }
+
+    rates = sorted({removed / width for width in {g.width for g in groups.values()} for removed in range(width + 1)})
+    rate = rates[bisect.bisect_left(rates, -problem.largest_cost, key=lambda r: -cost(widths(r)))]
+    return problem.plan(widths(rate), {"search": "uniform", "rate": rate})
