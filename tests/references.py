@@ -273,3 +273,8 @@ def ratio_interval_by_loops(
     ratios = [median([dense[r] for r in row]) / median([pruned[r] for r in row]) for row in rows]
     ends = quantile(ratios, (1 - confidence) / 2), quantile(ratios, (1 + confidence) / 2)
     return median(dense) / median(pruned), *ends
+
+
+def logistic_gradient(weight):
+    """Derivative of -log(e^w / (e^w + 1)), the cross entropy of the logits (w, 0) for the first class."""
+    return -1 / (1 + math.exp(weight))

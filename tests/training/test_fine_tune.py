@@ -1,0 +1,267 @@
+"""Training follows its recipe step by step, keeps the best epoch, and never leaves a broken network behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import references
+from secateur.errors import ConfigError, DataError, NetworkError
+from secateur.evaluation import accuracy
+from secateur.networks import digits_resnet
+from secateur.training import Epoch, Recipe, fine_tune
+
+
+def blobs(count: int = 60) -> list[tuple[Tensor, Tensor]]:
+    """Three clouds in the plane, far apart, in batches of 20."""
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.arange(count) % 3
+    inputs = torch.tensor([[0.0, 4.0], [4.0, 0.0], [-4.0, -4.0]])[labels] + torch.randn(count, 2, generator=generator)
+    return list(zip(inputs.split(20), labels.split(20), strict=True))
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.1), nn.Linear(8, 3))
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def same(model: nn.Module, before: dict[str, Tensor]) -> bool:
+    return all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@given(st.integers(1, 30), st.integers(1, 5), st.floats(0, 1))
+@settings(deadline=None)
+def test_the_learning_rate_rises_and_falls_by_the_formula(per_epoch: int, epochs: int, share: float) -> None:
+    recipe = Recipe(epochs=epochs, learning_rate=0.3, warmup_epochs=share * epochs)
+    steps = per_epoch * epochs
+    rates = [recipe.rate(step, steps) for step in range(steps)]
+    assert rates == pytest.approx(references.cosine_rates(0.3, steps, round(share * steps)))
+    assert max(rates) <= 0.3
+    assert min(rates) > 0
+
+
+class Slope(nn.Module):
+    """Logits (w x, 0) of one weight, so that the gradient fits on a line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor(0.5, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([self.w * x, torch.zeros_like(x)], 1)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_steps_are_those_of_nesterov(momentum: float) -> None:
+    model = Slope()
+    batches = [(torch.ones(4, dtype=torch.float64), torch.zeros(4, dtype=torch.int64))] * 3
+    fine_tune(model, batches, epochs=2, learning_rate=0.5, momentum=momentum, weight_decay=0.1, warmup_epochs=1)
+    rates = references.cosine_rates(0.5, 6, 3)
+    expected = references.nesterov_descent(0.5, references.logistic_gradient, rates, momentum, 0.1)
+    assert model.w.item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_it_learns_and_reports_what_it_did() -> None:
+    model, epochs, steps = net(), list[Epoch](), list[tuple[int, int]]()
+    history = fine_tune(
+        model, blobs(), blobs(), epochs=8, learning_rate=0.1, on_epoch=epochs.append, on_step=lambda *s: steps.append(s)
+    )
+    assert accuracy(model, blobs()) >= 0.95
+    assert history.epochs == tuple(epochs)
+    assert [e.number for e in epochs] == list(range(1, 9))
+    assert epochs[-1].loss < epochs[0].loss / 2
+    assert steps == [(i, 24) for i in range(1, 25)]
+    assert history.recipe == Recipe(epochs=8, learning_rate=0.1)
+
+
+def test_the_best_epoch_stays_and_the_later_of_equals() -> None:
+    generator = torch.Generator().manual_seed(2)
+    noise = [(inputs, torch.randint(0, 3, (20,), generator=generator)) for inputs, _ in blobs()]
+    first, second, states = net(), net(), list[dict[str, Tensor]]()
+    fine_tune(first, noise, epochs=6, learning_rate=0.5, on_epoch=lambda _: states.append(state(first)))
+    first.load_state_dict(states[1])
+    with torch.no_grad():
+        answers = [(inputs, first.eval()(inputs).argmax(1)) for inputs, _ in noise]
+    history = fine_tune(second, noise, answers, epochs=6, learning_rate=0.5)
+    assert history.chosen == 2  # whose answers are the labels
+    assert [e.accuracy for e in history.epochs].count(1.0) == 1
+    assert same(second, states[1])
+    halves = [(inputs, torch.zeros(20, dtype=torch.int64)) for inputs, _ in blobs()]
+    constant = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 3))
+    constant[1].requires_grad_(False).weight.zero_()
+    assert fine_tune(constant, halves, halves, epochs=3).chosen == 3  # the same accuracy every time
+
+
+def test_without_validation_the_last_epoch_stays() -> None:
+    model, seen = net(), list[dict[str, Tensor]]()
+    history = fine_tune(model, blobs(), epochs=3, on_epoch=lambda _: seen.append(state(model)))
+    assert (history.chosen, history.epochs[0].accuracy) == (3, None)
+    assert same(model, seen[-1])
+
+
+def test_the_seed_decides_and_the_world_outside_is_left_alone() -> None:
+    data = TensorDataset(*(torch.cat(part) for part in zip(*blobs(), strict=True)))
+    results = []
+    for seed, noise in ((3, 1), (3, 2), (4, 1)):
+        model = net()
+        torch.manual_seed(noise)
+        before = torch.get_rng_state()
+        fine_tune(model, DataLoader(data, batch_size=16, shuffle=True), epochs=2, seed=seed)
+        assert torch.equal(torch.get_rng_state(), before)
+        results.append(state(model))
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
+    assert not torch.equal(results[0]["0.weight"], results[2]["0.weight"])
+
+
+def test_modes_and_frozen_parameters_are_left_alone() -> None:
+    model = net().eval()
+    model[0].requires_grad_(False)
+    model[3].train()
+    first = model[0].weight.clone()
+    fine_tune(model, blobs(), epochs=1)
+    assert torch.equal(model[0].weight, first)
+    assert [m.training for m in model] == [False, False, False, True, False]
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_smoothing_and_clipping_change_the_step() -> None:
+    def weights(**changes: Any) -> Tensor:
+        model = net()
+        fine_tune(model, blobs(), momentum=0.0, weight_decay=0.0, learning_rate=1.0, **changes)
+        return model[4].weight.detach() - net()[4].weight.detach()
+
+    assert not torch.equal(weights(), weights(label_smoothing=0.2))
+    assert 0 < float(weights(clip_norm=1e-3).norm()) <= 3e-3 < float(weights().norm())
+
+
+def test_no_epochs_train_nothing() -> None:
+    model = net()
+    before = state(model)
+    history = fine_tune(model, blobs(), blobs(), epochs=0)
+    assert (history.epochs, history.chosen) == ((), 0)
+    assert same(model, before)
+
+
+def test_a_single_image_is_left_out_and_loaders_without_length_are_counted() -> None:
+    class Stream:
+        def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+            yield from [*blobs(), (torch.zeros(1, 2), torch.tensor([0]))]
+
+    steps: list[tuple[int, int]] = []
+    fine_tune(net(), Stream(), epochs=2, on_step=lambda *s: steps.append(s))
+    assert steps[-1] == (8, 8)
+
+
+@pytest.mark.parametrize("kind", ["loss", "weight"])
+def test_divergence_brings_back_the_last_good_state(kind: str) -> None:
+    model = nn.Sequential(nn.Linear(2, 3))
+    good: list[dict[str, Tensor]] = []
+
+    def poison(epoch: Epoch) -> None:
+        good.append(state(model))
+        if epoch.number == 2:
+            with torch.no_grad():
+                model[0].weight[0] = torch.inf
+
+    class Silent(nn.Sequential):
+        """Hides weights that are not finite from the loss, and so from all but the check after the epoch."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.nan_to_num(super().forward(x), nan=0.0, posinf=1.0, neginf=0.0)
+
+    if kind == "weight":
+        model = Silent(nn.Linear(2, 3))
+    words = r"the loss is (nan|inf) at step 7 of 12" if kind == "loss" else "a weight is not finite"
+    with pytest.raises(DataError, match=words):
+        fine_tune(model, blobs(), epochs=4, on_epoch=poison)
+    assert len(good) == 2
+    assert same(model, good[1])
+
+
+def test_ctrl_c_leaves_the_best_state_by_then() -> None:
+    model, good = net(), list[dict[str, Tensor]]()
+
+    def interrupt(done: int, total: int) -> None:
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune(model, blobs(), epochs=4, on_step=interrupt, on_epoch=lambda _: good.append(state(model)))
+    assert same(model, good[0])
+    assert model.training
+
+
+def test_bad_data_is_refused_before_the_first_step() -> None:
+    bad = [*blobs(), (torch.zeros(2, 2), torch.tensor([0, 3]))]
+    cases: list[tuple[Any, str]] = [
+        (bad, r"0\.\.2, the outputs of the network; found 0\.\.3"),
+        ([], "empty"),
+        ([torch.zeros(2, 2)], "without labels"),
+        ([(torch.full((2, 2), torch.nan), torch.tensor([0, 1]))], "NaN"),
+        ((batch for batch in blobs()), "not a generator"),
+        ([(torch.zeros(1, 2), torch.tensor([0]))], "at least two"),
+    ]
+    for train, words in cases:
+        model = net()
+        before = state(model)
+        with pytest.raises(DataError, match=words):
+            fine_tune(model, train)
+        assert same(model, before)
+        assert model.training
+
+
+def test_labels_that_turn_bad_later_in_a_stream_undo_the_epoch() -> None:
+    data = TensorDataset(torch.zeros(6, 2), torch.tensor([0, 1, 2, 0, 1, 3]))
+    model = net()
+    before = state(model)
+    with pytest.raises(DataError, match=r"found 1\.\.3"):
+        fine_tune(model, DataLoader(data, batch_size=2))
+    assert same(model, before)
+
+
+def test_a_network_without_gradients_is_refused() -> None:
+    with pytest.raises(NetworkError, match="nothing to train"):
+        fine_tune(net().requires_grad_(False), blobs())
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"epochs": -1}, "epochs must be a whole number >= 0; found -1"),
+        ({"epochs": 1.5}, "epochs"),
+        ({"learning_rate": 0.0}, "learning_rate must be a number > 0"),
+        ({"learning_rate": float("nan")}, "learning_rate"),
+        ({"momentum": 1.0}, r"momentum must be in \[0, 1\)"),
+        ({"weight_decay": -0.1}, "weight_decay"),
+        ({"label_smoothing": 1.0}, "label_smoothing"),
+        ({"warmup_epochs": 2}, r"warmup_epochs must be in 0\.\.1, the epochs"),
+        ({"clip_norm": 0.0}, "clip_norm"),
+        ({"learning_rat": 0.1}, "unknown number 'learning_rat' of a recipe; known: epochs, learning_rate"),
+    ],
+)
+def test_bad_numbers_are_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        fine_tune(net(), blobs(), **changes)
+
+
+@pytest.mark.slow
+def test_the_digits_network_learns_the_digits() -> None:
+    digits = pytest.importorskip("sklearn.datasets").load_digits()
+    inputs = torch.tensor(digits.data, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16
+    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))
+    inputs, labels = inputs[order], torch.tensor(digits.target)[order]
+    data = TensorDataset(inputs[:1200], labels[:1200])
+    model = digits_resnet()
+    fine_tune(model, DataLoader(data, batch_size=64, shuffle=True), epochs=5, learning_rate=0.05)
+    assert accuracy(model, [(inputs[1200:], labels[1200:])]) > 0.97
