@@ -1,0 +1,169 @@
+"""Reading a configuration file: YAML and `--set` in, one checked `RunConfig` out, errors in the author's words."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from secateur.errors import ConfigError
+from secateur_cli.schema import DataConfig, NetworkConfig, RunConfig, first_difference
+
+__all__ = ["DataConfig", "NetworkConfig", "RunConfig", "first_difference", "load_config", "nearest", "resolve"]
+
+WORDS = {
+    "missing": "missing; it must be given",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "string_type": "must be text",
+    "path_type": "must be a path",
+    "dict_type": "must be a mapping of keys and values",
+    "tuple_type": "must be a list",
+    "too_short": "must hold at least one entry",
+}
+BOUNDS = {"gt": "greater than", "ge": "at least", "lt": "less than", "le": "at most"}
+
+
+def load_config(path: str | Path, *, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a run's configuration from a YAML file.
+
+    Args:
+        path: the file. Without `output`, results go to runs/ and the file's name without its ending.
+        overrides: settings such as "plan.budget.macs=40%", each a key's full path and a value in YAML; they replace
+            what the file says.
+
+    Raises:
+        ConfigError: the file is missing or not YAML (with the line), a key is unknown (with the nearest known one),
+            missing or has a value that is not allowed (with what is), or keys contradict each other. One line for
+            each.
+    """
+    path = Path(path)
+    settings = _read_yaml(path)
+    for override in overrides:
+        _set(settings, override)
+    settings.setdefault("output", str(Path("runs") / path.stem))
+    try:
+        config = RunConfig.model_validate(settings)
+    except ValidationError as error:
+        lines = list(dict.fromkeys(_sentence(details) for details in error.errors(include_url=False)))
+        start = f"{path}: " if len(lines) == 1 else f"{path}:\n  "
+        raise ConfigError(start + "\n  ".join(lines)) from None
+    return config
+
+
+def resolve(path: Path, folder: Path) -> Path:
+    """Return a path of the configuration: `~` is the home folder, relative paths count from `folder`.
+
+    Example:
+        >>> resolve(Path("weights/net.safetensors"), Path("/configs")).as_posix()
+        '/configs/weights/net.safetensors'
+    """
+    return folder / path.expanduser()
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """Return what to say after an unknown name: the nearest known one, or all of them.
+
+    Example:
+        >>> nearest("bugdet", ["search", "budget"]), nearest("x", ["search", "budget"])
+        ("did you mean 'budget'?", 'allowed: search, budget')
+    """
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else "allowed: " + ", ".join(known)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"no configuration file {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the configuration file {path} cannot be read: {error}") from error
+    try:
+        settings = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = "" if mark is None else f", line {mark.line + 1}, column {mark.column + 1}"
+        raise ConfigError(f"{path}{where}: not YAML: {error.problem}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {error}") from error
+    if not isinstance(settings, dict):
+        found = "nothing" if settings is None else type(settings).__name__
+        keys = ", ".join(RunConfig.model_fields)
+        raise ConfigError(f"{path}: must be a mapping with the keys {keys}; found {found}")
+    return settings
+
+
+def _set(settings: dict[str, Any], override: str) -> None:
+    """Put one `a.b=value` into the settings, in place."""
+    key, equals, text = override.partition("=")
+    *parents, last = key.strip().split(".")
+    if not equals or not last or not all(parents):
+        raise ConfigError(f"--set {override!r}: must be a key and a value, such as plan.round_to=4")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: the value is not YAML: {error}") from error
+    section = settings
+    for depth, parent in enumerate(parents):
+        if section.get(parent) is None:
+            section[parent] = {}
+        if not isinstance(section[parent], dict):
+            raise ConfigError(f"--set {override!r}: {'.'.join(parents[: depth + 1])} is a value and has no keys")
+        section = section[parent]
+    section[last] = value
+
+
+def _sentence(details: ErrorDetails) -> str:
+    """Return what pydantic found wrong as 'full.path: value: what is allowed'."""
+    kind, value, context = details["type"], details["input"], details.get("ctx", {})
+    steps = [str(step) for step in details["loc"]]
+    section, steps = _section(steps)
+    where = ".".join(steps)
+    if kind == "extra_forbidden":
+        return f"{where}: unknown key; {nearest(steps[-1], list(section.model_fields))}"
+    if kind == "value_error":
+        return f"{where}: {context['error']}" if where else str(context["error"])
+    if kind == "missing":
+        return f"{where}: {WORDS[kind]}{_meaning(section, steps)}"
+    if kind in ("model_type", "model_attributes_type"):
+        return f"{where}: {value!r}: must be a mapping with the keys " + ", ".join(section.model_fields)
+    if kind == "literal_error":
+        return f"{where}: {value!r} is not allowed; allowed: {str(context['expected']).replace(' or ', ', ')}"
+    bound = next((name for name in BOUNDS if name in context), None)
+    said = f"must be {BOUNDS[bound]} {context[bound]}" if bound else WORDS.get(kind, details["msg"])
+    return f"{where}: {value!r}: {said}"
+
+
+def _section(steps: list[str]) -> tuple[type[BaseModel], list[str]]:
+    """Return the innermost model that `steps` lead to, and the steps without the names that unions add to them."""
+    model: type[BaseModel] = RunConfig
+    for depth, step in enumerate(steps):
+        field = model.model_fields.get(step)
+        if field is None:
+            break
+        inner = [t for t in (field.annotation, *get_args(field.annotation)) if _is_model(t)]
+        if not inner:
+            return model, steps[: depth + 1] + [s for s in steps[depth + 1 :] if s.isdigit()]
+        model = inner[0]
+    return model, steps
+
+
+def _is_model(candidate: Any) -> bool:
+    return isinstance(candidate, type) and issubclass(candidate, BaseModel)
+
+
+def _meaning(section: type[BaseModel], steps: list[str]) -> str:
+    field = section.model_fields.get(steps[-1])
+    return f": {field.description}" if field is not None and field.description else ""

@@ -1,0 +1,291 @@
+"""What a run can be told: every key of the configuration file, its default and what it means.
+
+The models refuse unknown keys and are immutable. Paths are kept as they are written; they count from the folder of the
+configuration file, except `output`, which counts from the working directory. `secateur_cli.config` reads the file and
+turns what is refused into errors in the words of its author.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from secateur.criteria import criterion
+from secateur.search.budget import parse_budget
+
+Count = Annotated[int, Field(strict=True, gt=0)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Search = Literal["uniform", "greedy"]
+SMOKE_IMAGES = 64
+
+SOURCE_KEYS = {
+    "digits": {"mean", "std", "batch_size", "augment"},
+    "cifar10": {"root", "mean", "std", "batch_size", "augment"},
+    "cifar100": {"root", "mean", "std", "batch_size", "augment"},
+    "image-folder": {"train", "test", "image_size", "mean", "std", "batch_size", "augment"},
+    "import path": {"arguments", "batch_size"},
+}
+
+
+def _as_tuple(value: Any) -> Any:
+    return (value,) if isinstance(value, (str, int, float)) else value
+
+
+def _budget(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise ValueError(f"{value!r}: must be a share such as 50% or an amount such as 60M")
+    if isinstance(value, str) and re.fullmatch(r"\s*100(\.0*)?\s*%\s*", value):
+        raise ValueError(f"the budget {value!r} is already met; it must be below the dense network")
+    parse_budget(value, 1e300)  # only its form: whether it can be met is known once there is a network
+    return value
+
+
+class Section(BaseModel):
+    """A part of the configuration: immutable, and with no keys but its own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NetworkConfig(Section):
+    """Which network is pruned."""
+
+    build: str = Field(description="import path of what builds the network, `package.module:callable`")
+    arguments: dict[str, Any] = Field(default={}, description="keyword arguments of that callable")
+    weights: Path | None = Field(
+        default=None,
+        description="trained weights: safetensors, or a state dict saved by torch; null keeps the builder's",
+    )
+
+
+class DataConfig(Section):
+    """Which images it is trained, scored and judged on."""
+
+    source: str = Field(
+        description="digits, cifar10, cifar100, image-folder, or an import path `package.module:callable`"
+    )
+    train: Path | None = Field(
+        default=None, description="image-folder: the training images, a folder or archive with one folder a class"
+    )
+    test: Path | None = Field(default=None, description="image-folder: the held-out images, laid out alike")
+    root: Path | None = Field(
+        default=None, description="cifar10, cifar100: the folder torchvision downloaded them into"
+    )
+    arguments: dict[str, Any] = Field(default={}, description="import path: keyword arguments of the callable")
+    image_size: Count = Field(
+        default=224, description="image-folder: side in pixels; images of that size are not resized"
+    )
+    mean: tuple[Number, ...] | None = Field(
+        default=None, description="subtracted from each channel after scaling to [0, 1]; null: ImageNet's (digits: 0)"
+    )
+    std: tuple[Annotated[Number, Field(gt=0)], ...] | None = Field(
+        default=None, description="each channel is divided by it; null: ImageNet's (digits: 1)"
+    )
+    batch_size: Count = Field(default=128, description="images in a batch")
+    validation_share: Annotated[Number, Field(gt=0, lt=1)] = Field(
+        default=0.1, description="share of the training images set aside to judge candidates, never trained on"
+    )
+    augment: bool = Field(default=True, description="whether training images are cropped and flipped at random")
+    limit: Count | None = Field(default=None, description="at most so many images of each split; null: all")
+
+    @model_validator(mode="after")
+    def _keys_fit_source(self) -> Self:
+        kind = "import path" if ":" in self.source else self.source
+        if kind not in SOURCE_KEYS:
+            allowed = ", ".join(k for k in SOURCE_KEYS if k != "import path")
+            raise ValueError(
+                f"source {self.source!r} is unknown; allowed: {allowed}, or an import path 'module:callable'"
+            )
+        foreign = sorted(set().union(*SOURCE_KEYS.values()) - SOURCE_KEYS[kind])
+        foreign = [key for key in foreign if getattr(self, key) != type(self).model_fields[key].default]
+        if foreign:
+            takes = ", ".join(sorted(SOURCE_KEYS[kind]))
+            raise ValueError(f"{', '.join(foreign)}: not a key of source {self.source!r}, which takes {takes}")
+        needed = {"image-folder": ("train", "test"), "cifar10": ("root",), "cifar100": ("root",)}.get(kind, ())
+        missing = [key for key in needed if getattr(self, key) is None]
+        if missing:
+            raise ValueError(f"source {self.source!r} needs the key {' and '.join(missing)}")
+        if (self.mean is None) != (self.std is None) or len(self.mean or ()) != len(self.std or ()):
+            raise ValueError("mean and std must be given together, with one number per channel each")
+        return self
+
+
+class TrainConfig(Section):
+    """How a network without weights is trained: SGD with Nesterov's momentum."""
+
+    epochs: Count = Field(default=20, description="passes over the training images")
+    learning_rate: Annotated[Number, Field(gt=0)] = Field(default=0.1, description="the largest step, at the start")
+    momentum: Annotated[Number, Field(ge=0, lt=1)] = Field(default=0.9, description="momentum of SGD")
+    weight_decay: Annotated[Number, Field(ge=0)] = Field(default=5e-4, description="weight decay of SGD")
+    label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = Field(
+        default=0.0, description="share of the target that is spread over all classes"
+    )
+    warmup_epochs: Annotated[Number, Field(ge=0)] = Field(
+        default=0.0, description="epochs over which the learning rate rises before it falls on a cosine"
+    )
+    clip_norm: Annotated[Number, Field(gt=0)] | None = Field(
+        default=None, description="largest norm of the gradient of all parameters; null: not clipped"
+    )
+
+    @model_validator(mode="after")
+    def _warmup_fits(self) -> Self:
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(f"warmup_epochs: {self.warmup_epochs:g}: must be at most the epochs, {self.epochs}")
+        return self
+
+
+class FineTuneConfig(TrainConfig):
+    """How the pruned network is trained on."""
+
+    epochs: Count = Field(default=1, description="passes over the training images")
+    learning_rate: Annotated[Number, Field(gt=0)] = Field(default=0.01, description="the largest step, at the start")
+
+
+class ScoreConfig(Section):
+    """What a channel is worth."""
+
+    criterion: str = Field(default="hrank", description="hrank or di: a name in secateur.criteria.CRITERIA")
+    tap: Literal["act", "bn", "conv"] = Field(
+        default="act", description="the feature map that is read: after the activation, the batch norm, the convolution"
+    )
+    samples: Count | None = Field(
+        default=None, description="training images to read; null: as many as the criterion asks"
+    )
+    options: dict[str, Any] = Field(default={}, description="keyword arguments of the criterion")
+
+    @model_validator(mode="after")
+    def _criterion_exists(self) -> Self:
+        try:
+            criterion(self.criterion, **self.options)
+        except TypeError as error:
+            raise ValueError(f"options do not fit the criterion {self.criterion!r}: {error}") from error
+        return self
+
+
+class BudgetConfig(Section):
+    """What the pruned network may cost."""
+
+    macs: Annotated[str | int | float, BeforeValidator(_budget)] = Field(
+        description="multiply-accumulates of one image: a share of the dense network's ('50%') or an amount ('60M')"
+    )
+
+
+class PlanConfig(Section):
+    """How many channels each layer keeps."""
+
+    search: Annotated[tuple[Search, ...], BeforeValidator(_as_tuple), Field(min_length=1)] = Field(
+        default=("uniform",), description="uniform, greedy, or a list of both to compare them"
+    )
+    budget: BudgetConfig = Field(description="what the pruned network may cost, e.g. {macs: 50%}")
+    round_to: Count = Field(default=8, description="widths are multiples of it: odd widths run slowly")
+    min_keep: Count = Field(default=1, description="channels that every layer keeps at least")
+    delta: Annotated[Number, Field(gt=0)] = Field(
+        default=0.01, description="greedy: how much accuracy one step may cost, as a share of one"
+    )
+    images: Count = Field(default=1000, description="greedy: validation images that a candidate is judged on")
+    ignore: tuple[str, ...] = Field(default=(), description="layers that keep all their channels, by name")
+
+    @model_validator(mode="after")
+    def _searches_differ(self) -> Self:
+        if len(set(self.search)) != len(self.search):
+            raise ValueError(f"search: {', '.join(self.search)}: the same search twice")
+        return self
+
+
+class OnnxConfig(Section):
+    """Where the exported network is timed."""
+
+    provider: Literal["cpu", "cuda", "tensorrt"] = Field(
+        default="cpu", description="execution provider of ONNX Runtime"
+    )
+    batch_sizes: Annotated[tuple[Count, ...], BeforeValidator(_as_tuple), Field(min_length=1)] = Field(
+        default=(1, 8, 32), description="batch sizes that are timed"
+    )
+    threads: Count | None = Field(default=None, description="threads of ONNX Runtime; null: its own choice")
+    seconds: Annotated[Number, Field(gt=0)] = Field(default=5.0, description="seconds of timing for each batch size")
+
+
+class RunConfig(Section):
+    """One run from a trained network to a smaller ONNX file."""
+
+    network: NetworkConfig = Field(description="which network is pruned")
+    data: DataConfig = Field(description="which images it is trained, scored and judged on")
+    train: TrainConfig | None = Field(
+        default=None, description="how to train it first; only for a network without weights"
+    )
+    score: ScoreConfig = Field(default=ScoreConfig(), description="what a channel is worth")
+    plan: PlanConfig = Field(description="how many channels each layer keeps")
+    recover: Literal["none", "recalibrate"] = Field(
+        default="recalibrate", description="accuracy back without training: batch norm measured afresh, or nothing"
+    )
+    fine_tune: FineTuneConfig | None = Field(
+        default=FineTuneConfig(), description="accuracy back by training; null: not at all"
+    )
+    onnx: OnnxConfig = Field(default=OnnxConfig(), description="where the exported network is timed")
+    output: Path = Field(
+        default=Path("runs/run"), description="folder of the results; default: runs/ and the file's name"
+    )
+    seed: Annotated[int, Field(strict=True, ge=0)] = Field(default=0, description="seed of everything random")
+    threads: Count | None = Field(default=None, description="threads of torch; null: its own choice")
+
+    @model_validator(mode="after")
+    def _trained_once(self) -> Self:
+        if self.train is not None and self.network.weights is not None:
+            raise ValueError("train: the network has weights already (network.weights); remove one of the two")
+        return self
+
+    def smoke(self) -> RunConfig:
+        """Return a copy of this run that takes seconds: few images, one epoch, short timing.
+
+        It walks through every step and proves nothing about accuracy or speed.
+        """
+        data, plan, onnx = self.data, self.plan, self.onnx
+        few = min(SMOKE_IMAGES, data.limit or SMOKE_IMAGES)
+        short = {"epochs": 1, "warmup_epochs": 0.0}
+        samples = None if self.score.samples is None else min(self.score.samples, few)
+        return self.model_copy(
+            update={
+                "data": data.model_copy(update={"limit": few, "batch_size": min(data.batch_size, 32)}),
+                "train": self.train and self.train.model_copy(update=short),
+                "score": self.score.model_copy(update={"samples": samples}),
+                "plan": plan.model_copy(update={"images": min(plan.images, few)}),
+                "fine_tune": self.fine_tune and self.fine_tune.model_copy(update=short),
+                "onnx": onnx.model_copy(
+                    update={"batch_sizes": onnx.batch_sizes[:1], "seconds": min(onnx.seconds, 0.2)}
+                ),
+            }
+        )
+
+    def canonical(self) -> dict[str, Any]:
+        """Return what decides the result as plain data, every default written out: all keys but `output`."""
+        return self.model_dump(mode="json", exclude={"output"})
+
+    @property
+    def fingerprint(self) -> str:
+        """A short hash of `canonical`: equal for runs that are the same run, wherever they write."""
+        return hashlib.sha256(json.dumps(self.canonical(), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """Name the first key, by its full path, in which two `RunConfig.canonical` differ, or return None.
+
+    Example:
+        >>> first_difference({"plan": {"round_to": 8}, "seed": 0}, {"plan": {"round_to": 4}, "seed": 0})
+        'plan.round_to: 8 before, 4 now'
+    """
+    for key in dict.fromkeys([*before, *now]):
+        if key not in before or key not in now:
+            return f"{key}: {'given before, absent now' if key in before else 'absent before, given now'}"
+        old, new = before[key], now[key]
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            inner = first_difference(old, new)
+            if inner is not None:
+                return f"{key}.{inner}"
+        elif old != new:
+            return f"{key}: {old!r} before, {new!r} now"
+    return None

@@ -1,0 +1,199 @@
+"""The configuration file: defaults, overrides, identity, and every way to get it wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from secateur.errors import ConfigError
+from secateur.training.recipe import Recipe
+from secateur_cli.config import RunConfig, first_difference, load_config
+
+MINIMAL: dict[str, Any] = {
+    "network": {"build": "torchvision.models:resnet18"},
+    "data": {"source": "digits"},
+    "plan": {"budget": {"macs": "50%"}},
+}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(MINIMAL))
+    return path
+
+
+def test_defaults(file: Path) -> None:
+    config = load_config(file)
+    assert config.output == Path("runs/small")
+    assert config.plan.search == ("uniform",)
+    assert (config.plan.round_to, config.plan.min_keep, config.plan.images) == (8, 1, 1000)
+    assert (config.score.criterion, config.score.tap, config.score.samples) == ("hrank", "act", None)
+    assert config.recover == "recalibrate"
+    assert config.train is None
+    assert config.fine_tune is not None
+    assert (config.fine_tune.epochs, config.fine_tune.learning_rate) == (1, 0.01)
+    assert config.onnx.batch_sizes == (1, 8, 32)
+
+
+def test_every_key_is_explained() -> None:
+    schema = RunConfig.model_json_schema()
+    for section in [schema, *schema["$defs"].values()]:
+        for key, field in section["properties"].items():
+            assert field.get("description"), f"{section['title']}.{key} has no description"
+
+
+def test_training_sections_are_recipes(file: Path) -> None:
+    config = load_config(file, overrides=["train.epochs=3"])
+    assert config.train is not None
+    recipe = Recipe(**config.train.model_dump(), seed=config.seed)
+    assert (recipe.epochs, recipe.learning_rate) == (3, 0.1)
+
+
+def test_overrides_replace_add_and_keep_the_rest(file: Path) -> None:
+    config = load_config(
+        file, overrides=["plan.budget.macs=40%", "plan.search=[uniform, greedy]", "seed=7", "fine_tune=null", "seed=8"]
+    )
+    assert config.plan.budget.macs == "40%"
+    assert config.plan.search == ("uniform", "greedy")
+    assert config.seed == 8
+    assert config.fine_tune is None
+    assert config.data == load_config(file).data
+
+
+def test_configurations_are_immutable(file: Path) -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load_config(file).seed = 3
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("plan.bugdet=1", "plan.bugdet: unknown key; did you mean 'budget'?"),
+        ("nework.build=a:b", "nework: unknown key; did you mean 'network'?"),
+        ("fine_tune.epoch=3", "fine_tune.epoch: unknown key; did you mean 'epochs'?"),
+        ("plan.budget={flops: 50%}", "plan.budget.flops: unknown key; allowed: macs"),
+        ("plan.budget={}", "plan.budget.macs: missing"),
+        ("plan.budget=50%", "plan.budget: '50%': must be a mapping with the keys macs"),
+        ("plan.budget.macs=50", "plan.budget.macs: the budget 50 is ambiguous"),
+        ("plan.budget.macs=150%", "plan.budget.macs: the budget '150%' is out of range"),
+        ("plan.budget.macs=100%", "plan.budget.macs: the budget '100%' is already met"),
+        ("plan.budget.macs=half", "plan.budget.macs: the budget 'half' is malformed"),
+        ("plan.budget.macs=[1]", "plan.budget.macs: [1]: must be a share"),
+        ("plan.budget.macs=true", "plan.budget.macs: True: must be a share"),
+        ("plan.search=greed", "plan.search.0: 'greed' is not allowed; allowed: 'uniform', 'greedy'"),
+        ("plan.search=[greedy, greedy]", "plan: search: greedy, greedy: the same search twice"),
+        ("plan.search=[]", "plan.search: []: must hold at least one entry"),
+        ("plan.round_to=0", "plan.round_to: 0: must be greater than 0"),
+        ("plan.round_to=2.5", "plan.round_to: 2.5: must be a whole number"),
+        ("plan.round_to=true", "plan.round_to: True: must be a whole number"),
+        ("plan.delta=.nan", "plan.delta: nan: must be a finite number"),
+        ("score.tap=relu", "score.tap: 'relu' is not allowed; allowed: 'act', 'bn', 'conv'"),
+        ("score.criterion=hrnak", "score: unknown criterion 'hrnak'; did you mean 'hrank'?"),
+        ("score.options={rows: 3}", "score: unknown option of the criterion 'hrank': 'rows'"),
+        ("recover=maybe", "recover: 'maybe' is not allowed; allowed: 'none', 'recalibrate'"),
+        ("onnx.provider=gpu", "onnx.provider: 'gpu' is not allowed; allowed: 'cpu', 'cuda', 'tensorrt'"),
+        ("train.epochs=many", "train.epochs: 'many': must be a whole number"),
+        ("train={epochs: 2, warmup_epochs: 3}", "train: warmup_epochs: 3: must be at most the epochs, 2"),
+        ("train.learning_rate=fast", "train.learning_rate: 'fast': must be a number"),
+        ("network=resnet18", "network: 'resnet18': must be a mapping with the keys build, arguments, weights"),
+        ("data.source=mnist", "data: source 'mnist' is unknown; allowed: digits, cifar10, cifar100, image-folder"),
+        ("data.source=image-folder", "data: source 'image-folder' needs the key train and test"),
+        ("data.source=cifar10", "data: source 'cifar10' needs the key root"),
+        ("data.root=/there", "data: root: not a key of source 'digits'"),
+        ("data.mean=[0.5]", "data: mean and std must be given together"),
+        ("data.validation_share=1", "data.validation_share: 1: must be less than 1"),
+        ("seed=-1", "seed: -1: must be at least 0"),
+        ("seed.first=1", None),
+        ("plan.budget.macs.share=1", "--set 'plan.budget.macs.share=1': plan.budget.macs is a value and has no keys"),
+        ("plan.round_to", "--set 'plan.round_to': must be a key and a value"),
+        ("=3", "--set '=3': must be a key and a value"),
+        ("plan..round_to=3", "--set 'plan..round_to=3': must be a key and a value"),
+        ("seed=[1", "--set 'seed=[1': the value is not YAML"),
+    ],
+)
+def test_wrong_settings_are_named(file: Path, override: str, message: str | None) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message or "seed: {'first': 1}: must be a whole number")):
+        load_config(file, overrides=[override])
+
+
+def test_all_mistakes_are_told_at_once(file: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, overrides=["plan.rond_to=3", "seed=x"])
+    first, *mistakes = str(caught.value).splitlines()
+    assert first == f"{file}:"
+    assert [line.split(":")[0].strip() for line in mistakes] == ["plan.rond_to", "seed"]
+
+
+def test_training_a_network_with_weights_is_refused(file: Path) -> None:
+    with pytest.raises(ConfigError, match="the network has weights already"):
+        load_config(file, overrides=["network.weights=w.safetensors", "train.epochs=1"])
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no configuration file .*absent\.yaml"):
+        load_config(tmp_path / "absent.yaml")
+
+
+def test_folder_instead_of_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("network: {build: a\nplan: 3\n", "line 2.*not YAML"),
+        ("seed: 1\n\tplan: 3\n", "line 2.*not YAML"),
+        ("seed: !!python/object/apply:os.system [exit]\n", "line 1.*not YAML"),
+        ("", "must be a mapping with the keys network, data, .*found nothing"),
+        ("- network\n", "must be a mapping .* found list"),
+    ],
+)
+def test_malformed_files(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_config(path)
+
+
+def test_smoke_is_small_and_another_run(file: Path) -> None:
+    config = load_config(
+        file, overrides=["train={epochs: 30, warmup_epochs: 5}", "score.samples=500", "plan.search=[uniform, greedy]"]
+    )
+    smoke = config.smoke()
+    assert smoke.train is not None
+    assert (smoke.train.epochs, smoke.train.warmup_epochs) == (1, 0)
+    assert smoke.data.limit == smoke.plan.images == smoke.score.samples == 64
+    assert len(smoke.onnx.batch_sizes) == 1
+    assert smoke.onnx.seconds <= 0.2
+    assert smoke.plan.search == config.plan.search
+    assert smoke.fingerprint != config.fingerprint
+    assert RunConfig.model_validate(smoke.model_dump()) == smoke
+    assert smoke.smoke() == smoke
+
+
+def test_fingerprint_forgets_only_the_output(file: Path) -> None:
+    config = load_config(file)
+    assert load_config(file, overrides=["output=/elsewhere"]).fingerprint == config.fingerprint
+    for override in ["seed=1", "plan.round_to=4", "data.batch_size=64", "onnx.threads=1", "fine_tune=null"]:
+        assert load_config(file, overrides=[override]).fingerprint != config.fingerprint, override
+
+
+def test_fingerprint_does_not_tell_a_default_from_the_same_value_written_out(file: Path) -> None:
+    assert load_config(file, overrides=["plan.round_to=8"]).fingerprint == load_config(file).fingerprint
+
+
+def test_first_difference_names_the_key(file: Path) -> None:
+    saved = json.loads(json.dumps(load_config(file).canonical()))
+    assert first_difference(saved, load_config(file, overrides=["output=x"]).canonical()) is None
+    other = load_config(file, overrides=["plan.budget.macs=40%"]).canonical()
+    assert first_difference(saved, other) == "plan.budget.macs: '50%' before, '40%' now"
+    trained = load_config(file, overrides=["train.epochs=2"]).canonical()
+    assert (first_difference(saved, trained) or "").startswith("train: None before")
+    assert first_difference({"a": 1}, {"a": 1, "b": 2}) == "b: absent before, given now"
