@@ -1,0 +1,158 @@
+"""Labelled images and how they become tensors: decoded once where they are small, on access where they are large.
+
+Both kinds, `Pixels` and `Photographs`, are immutable and offer the same: `labels`, `subset` and `read`, which returns
+the images at some positions scaled to [0, 1], augmented under a generator if one is given.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import pad
+
+from secateur.errors import DataError, MissingDependencyError
+
+SMALL = 64
+"""Up to this side in pixels images are decoded once and kept; it is 12 KiB for an image."""
+PADDING = 4
+
+
+def require(module: str) -> Any:
+    """Import and return a module of the extra `vision`, or raise MissingDependencyError with what installs it."""
+    try:
+        return importlib.import_module(module)
+    except (ImportError, RuntimeError) as error:  # torchvision of another release than torch: RuntimeError
+        raise MissingDependencyError(
+            f'{module} cannot be imported ({error}): pip install "secateur[vision]"'
+        ) from error
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Images kept as one tensor.
+
+    Attributes:
+        pixels: (N, C, H, W), uint8 or floating.
+        labels: (N,), int64.
+        levels: the value that stands for 1.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    levels: float = 255.0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, idx: Tensor) -> Pixels:
+        """Return the images at positions `idx`, in that order."""
+        return Pixels(self.pixels[idx], self.labels[idx], self.levels)
+
+    def kept(self) -> Pixels:
+        """Return these: they are decoded already."""
+        return self
+
+    def read(self, idx: Tensor, *, augment: Generator | None = None) -> Tensor:
+        """Return images (n, C, H, W), float32 in [0, 1]; with a generator, shifted and mirrored at random."""
+        chosen = self.pixels[idx]
+        if augment is not None:
+            chosen = crop_and_flip(chosen, augment)
+        return chosen.to(torch.float32) / self.levels
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """Encoded images, decoded on each access.
+
+    Attributes:
+        sources: a file or its bytes, for each image.
+        names: what to call it in errors.
+        labels: (N,), int64.
+        size: the side, in pixels, of the square that is read from it.
+    """
+
+    sources: Sequence[Path | bytes]
+    names: Sequence[str]
+    labels: Tensor
+    size: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, idx: Tensor) -> Photographs:
+        """Return the images at positions `idx`, in that order."""
+        at = idx.tolist()
+        return Photographs([self.sources[i] for i in at], [self.names[i] for i in at], self.labels[idx], self.size)
+
+    def read(self, idx: Tensor, *, augment: Generator | None = None) -> Tensor:
+        """Return images (n, 3, size, size), float32 in [0, 1].
+
+        Without a generator: resized so that the shorter side has size * 256 / 224 pixels, the centre cut out; images
+        of exactly the size are taken as they are. With one: a random part, resized, and mirrored half of the time.
+
+        Raises:
+            DataError: a file cannot be decoded.
+        """
+        if augment is None:
+            return self.decode(idx).to(torch.float32) / 255.0
+        transforms = require("torchvision.transforms")
+        change = transforms.Compose([transforms.RandomResizedCrop(self.size), transforms.RandomHorizontalFlip()])
+        with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's global generator
+            torch.manual_seed(int(torch.randint(2**62, (1,), generator=augment)))
+            return torch.stack([_to_tensor(change(self._open(i))) for i in idx.tolist()]).to(torch.float32) / 255.0
+
+    def decode(self, idx: Tensor) -> Tensor:
+        """Return images (n, 3, size, size) without augmentation, uint8."""
+        transforms = require("torchvision.transforms")
+        fit = transforms.Compose([transforms.Resize(self.size * 256 // 224), transforms.CenterCrop(self.size)])
+        opened = (self._open(i) for i in idx.tolist())
+        return torch.stack([_to_tensor(im if im.size == (self.size, self.size) else fit(im)) for im in opened])
+
+    def kept(self) -> Pixels | Photographs:
+        """Return the images decoded for good if they are small (32x32: 3 KiB each), else these."""
+        if self.size > SMALL:
+            return self
+        return Pixels(self.decode(torch.arange(len(self))), self.labels)
+
+    def _open(self, position: int) -> Any:
+        source, pillow = self.sources[position], require("PIL.Image")
+        try:
+            with pillow.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+                return image.convert("RGB")
+        except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
+            raise DataError(f"image {self.names[position]} cannot be decoded: {error}") from error
+
+
+Images = Pixels | Photographs
+
+
+def crop_and_flip(pixels: Tensor, generator: Generator, *, padding: int = PADDING) -> Tensor:
+    """Shift each image by up to `padding` pixels in both directions, black beyond the edge, and mirror half of them.
+
+    Shapes: (N, C, H, W) -> (N, C, H, W), any dtype. Cost: one gather of the batch, no loop over images.
+
+    Example:
+        >>> one = torch.ones(2, 1, 4, 4)
+        >>> crop_and_flip(one, Generator().manual_seed(0)).shape
+        torch.Size([2, 1, 4, 4])
+    """
+    N, _, H, W = pixels.shape
+    top, left = torch.randint(2 * padding + 1, (2, N, 1), generator=generator)
+    mirrored = torch.rand(N, 1, generator=generator) < 0.5
+    rows = top + torch.arange(H)
+    columns = left + torch.where(mirrored, torch.arange(W).flip(0), torch.arange(W))
+    padded = pad(pixels, (padding,) * 4).permute(0, 2, 3, 1)
+    picked = padded[torch.arange(N)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    return picked.permute(0, 3, 1, 2)
+
+
+def _to_tensor(image: Any) -> Tensor:
+    tensor: Tensor = require("torchvision.transforms.functional").pil_to_tensor(image)
+    return tensor

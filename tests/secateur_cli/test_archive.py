@@ -1,0 +1,121 @@
+"""Archives: what is read from them, and that hostile ones are refused without touching the disk."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import tarfile
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from secateur.errors import DataError
+from secateur_cli import archive
+from secateur_cli.archive import is_archive, read_archive
+
+Pack = Callable[[Path, Mapping[str, bytes]], Path]
+GOOD = {"set/cat/1.png": b"one", "set/dog/0.jpg": b"two", "set/cat/0.PNG": b"three"}
+
+
+def pack_tar(path: Path, members: Mapping[str, bytes]) -> Path:
+    with tarfile.open(path, "w:gz" if path.suffix in (".gz", ".tgz") else "w") as packed:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            packed.addfile(info, io.BytesIO(data))
+    return path
+
+
+def pack_zip(path: Path, members: Mapping[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as packed:
+        for name, data in members.items():
+            packed.writestr(name, data)
+    return path
+
+
+FORMATS = [(pack_tar, "a.tar"), (pack_tar, "a.tar.gz"), (pack_tar, "a.tgz"), (pack_zip, "a.zip")]
+
+
+@pytest.mark.parametrize(("pack", "name"), FORMATS)
+def test_reads_images_sorted_with_their_class(tmp_path: Path, pack: Pack, name: str) -> None:
+    others = {"README.txt": b"no", "set/cat/.hidden.png": b"no", "__MACOSX/cat/1.png": b"no"}
+    path = pack(tmp_path / name, GOOD | others)
+    assert is_archive(path)
+    assert read_archive(path) == [
+        ("cat", "set/cat/0.PNG", b"three"),
+        ("cat", "set/cat/1.png", b"one"),
+        ("dog", "set/dog/0.jpg", b"two"),
+    ]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("pack", "name"), [FORMATS[1], FORMATS[3]])
+@pytest.mark.parametrize(
+    ("member", "message"),
+    [
+        ("../cat/x.png", r"'\.\./cat/x\.png' leads out of the archive"),
+        ("set/../../cat/x.png", "leads out of the archive"),
+        ("/etc/cat/x.png", "leads out of the archive"),
+        ("C:/cat/x.png", "leads out of the archive"),
+        ("x.png", r"lies in no class folder; expected CLASS/x\.png"),
+        (
+            "other/cat/x.png",
+            "class folders must lie side by side in one folder; found 'set/cat/1.png' and 'other/cat/x",
+        ),
+    ],
+)
+def test_hostile_and_ambiguous_names(tmp_path: Path, pack: Pack, name: str, member: str, message: str) -> None:
+    path = pack(tmp_path / name, GOOD | {member: b"x"})
+    with pytest.raises(DataError, match=message):
+        read_archive(path)
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
+def test_links_in_tar_are_refused(tmp_path: Path, kind: bytes) -> None:
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as packed:
+        link = tarfile.TarInfo("set/cat/link.png")
+        link.type, link.linkname = kind, "/etc/passwd"
+        packed.addfile(link)
+    with pytest.raises(DataError, match=r"'set/cat/link\.png' is a link or a device"):
+        read_archive(path)
+
+
+def test_links_in_zip_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as packed:
+        link = zipfile.ZipInfo("set/cat/link.png")
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        packed.writestr(link, "/etc/passwd")
+    with pytest.raises(DataError, match=r"'set/cat/link\.png' is a link or a device"):
+        read_archive(path)
+
+
+@pytest.mark.parametrize("name", ["a.tar.gz", "a.tar", "a.zip"])
+def test_files_that_are_no_archives(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"nothing of the kind" * 99)
+    with pytest.raises(DataError, match="is not an archive that can be read"):
+        read_archive(path)
+
+
+@pytest.mark.parametrize(("pack", "name"), FORMATS)
+def test_truncated_archives(tmp_path: Path, pack: Pack, name: str) -> None:
+    path = pack(tmp_path / name, {f"set/cat/{i}.png": os.urandom(999) for i in range(9)})
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(DataError, match="is not an archive that can be read"):
+        read_archive(path)
+
+
+@pytest.mark.parametrize(("pack", "name"), [FORMATS[1], FORMATS[3]])
+def test_sizes_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pack: Pack, name: str) -> None:
+    path = pack(tmp_path / name, GOOD)
+    monkeypatch.setattr(archive, "MAX_ARCHIVE_BYTES", 10)
+    with pytest.raises(DataError, match="unpack it and give the folder instead"):
+        read_archive(path)
+    monkeypatch.setattr(archive, "MAX_IMAGE_BYTES", 4)
+    with pytest.raises(DataError, match=r"'set/cat/0\.PNG' has .* MiB; at most"):
+        read_archive(path)
