@@ -1,0 +1,31 @@
+"""ONNX for secateur: export, proof that the file computes the same, sessions on the hardware asked for, and timing.
+
+onnx, onnxscript and onnxruntime are imported when a function needs them, never by importing this package.
+"""
+
+from secateur_onnx.benchmarking import BenchmarkedFile, BenchmarkResult, benchmark
+from secateur_onnx.bootstrap import RatioInterval, ratio_interval
+from secateur_onnx.comparison import Comparison, Timing
+from secateur_onnx.exporting import ExportResult, export
+from secateur_onnx.machine import Machine, describe_machine
+from secateur_onnx.parity import ParityResult, check_parity
+from secateur_onnx.sessions import PROVIDERS, create_session, provider_assignment
+
+__all__ = [
+    "PROVIDERS",
+    "BenchmarkResult",
+    "BenchmarkedFile",
+    "Comparison",
+    "ExportResult",
+    "Machine",
+    "ParityResult",
+    "RatioInterval",
+    "Timing",
+    "benchmark",
+    "check_parity",
+    "create_session",
+    "describe_machine",
+    "export",
+    "provider_assignment",
+    "ratio_interval",
+]

@@ -1,0 +1,215 @@
+"""Is the pruned network faster? Two ONNX files, one process, the same inputs, in turn, with an interval.
+
+Multiply-accumulates fall without a change in time often enough that only a measurement counts, and a measurement
+without its spread counts for nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateur.errors import ConfigError, DataError
+from secateur_onnx.bootstrap import MIN_ROUNDS
+from secateur_onnx.comparison import Comparison, Measured, compare
+from secateur_onnx.machine import Machine, describe_machine
+from secateur_onnx.packages import require
+from secateur_onnx.sessions import InputSpec, create_session, infer, input_spec, provider_assignment
+from secateur_onnx.timing import time_alternating
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+
+@dataclass(frozen=True)
+class BenchmarkedFile:
+    """One of the two files: where it lies, its size, and provider -> operator -> nodes that ran there."""
+
+    path: Path
+    file_bytes: int
+    assignment: dict[str, dict[str, int]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {"path": str(self.path), "file_bytes": self.file_bytes, "assignment": self.assignment}
+
+
+@dataclass(frozen=True)
+class BenchmarkResult:
+    """Dense against pruned on one provider.
+
+    Attributes:
+        provider: "cpu", "cuda" or "tensorrt".
+        threads: threads within an operator.
+        input_shape: (C, H, W), or what else stands behind the batch dimension.
+        seed: of the inputs and of the bootstrap.
+        machine: where it was measured.
+        dense, pruned: the files.
+        comparisons: one for each batch size end to end; on a device one more for each, device bound.
+    """
+
+    provider: str
+    threads: int
+    input_shape: tuple[int, ...]
+    seed: int
+    machine: Machine
+    dense: BenchmarkedFile
+    pruned: BenchmarkedFile
+    comparisons: tuple[Comparison, ...]
+
+    @property
+    def faster(self) -> bool:
+        """Whether the pruned file is faster in every comparison."""
+        return all(comparison.faster for comparison in self.comparisons)
+
+    @property
+    def verdict(self) -> str:
+        """All comparisons in plain words."""
+        both = any(c.measured == "device bound" for c in self.comparisons)
+        return "; ".join(
+            f"batch {c.batch_size}{f', {c.measured}' if both else ''}: {c.verdict}" for c in self.comparisons
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {
+            "provider": self.provider,
+            "threads": self.threads,
+            "input_shape": list(self.input_shape),
+            "seed": self.seed,
+            "machine": self.machine.to_json(),
+            "dense": self.dense.to_json(),
+            "pruned": self.pruned.to_json(),
+            "comparisons": [comparison.to_json() for comparison in self.comparisons],
+            "faster": self.faster,
+            "verdict": self.verdict,
+        }
+
+
+def benchmark(
+    dense_path: str | Path,
+    pruned_path: str | Path,
+    *,
+    batch_sizes: Sequence[int] = (1, 8, 32),
+    provider: str = "cpu",
+    threads: int | None = None,
+    rounds: int = 100,
+    seconds: float = 5.0,
+    seed: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> BenchmarkResult:
+    """Time two ONNX files against each other and return medians, spread and an interval of the ratio.
+
+    Both sessions live in this process with the same options. For each batch size both get the same array of normal
+    random numbers, are warmed up, and run in alternation (see `time_alternating`). On a device a second figure is
+    taken with inputs and outputs bound to it, so that no copy is measured. CUDA may use TensorFloat-32, as it does by
+    default, equally for both.
+
+    Args:
+        dense_path, pruned_path: two files with the same input.
+        batch_sizes: images per run.
+        provider, threads: see `create_session`.
+        rounds: at most so many rounds for each figure; at least 6.
+        seconds: the time for the rounds of each figure; 6 rounds are taken however long they last.
+        seed: of the inputs and of the bootstrap.
+        on_progress: called after each round with the rounds done and the rounds in all.
+
+    Raises:
+        ConfigError: `batch_sizes`, `rounds` or `seconds` cannot be used; or as `create_session` does.
+        DataError: the files ask for different inputs, or not for the batch sizes wanted.
+        CheckpointError, MissingDependencyError: as `create_session` does.
+
+    Cost: about 1.2 * `seconds` for each batch size and figure, or 8 runs of both networks where that is longer.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from secateur_onnx import export
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> path = export(torch.nn.Linear(3, 2), torch.zeros(1, 3), Path(folder.name) / "linear.onnx").path
+        >>> result = benchmark(path, path, batch_sizes=(4,), rounds=6, seconds=0.01)
+        >>> result.comparisons[0].batch_size, len(result.comparisons[0].dense.times_ms)
+        (4, 6)
+        >>> folder.cleanup()
+    """
+    if not batch_sizes or min(batch_sizes) < 1 or rounds < MIN_ROUNDS or not seconds > 0:
+        raise ConfigError(
+            f"a benchmark needs batch sizes of at least 1, at least {MIN_ROUNDS} rounds and more than 0 seconds; "
+            f"found {tuple(batch_sizes)}, {rounds} and {seconds}"
+        )
+    machine = describe_machine(provider=provider)
+    sessions = tuple(create_session(path, provider=provider, threads=threads) for path in (dense_path, pruned_path))
+    spec, shape = _common_input(sessions[0], sessions[1])
+    for batch_size in batch_sizes:
+        spec.require((batch_size, *shape))
+
+    runners: list[tuple[Measured, Callable[..., Callable[[], object]]]] = [("end to end", _end_to_end)]
+    if provider != "cpu":
+        runners.append(("device bound", _device_bound))
+    random = np.random.default_rng(seed)
+    total = rounds * len(batch_sizes) * len(runners)
+    comparisons: list[Comparison] = []
+    for batch_size in batch_sizes:
+        inputs = random.standard_normal((batch_size, *shape)).astype(spec.dtype)
+        for measured, runner in runners:
+            done = rounds * len(comparisons)
+            times = time_alternating(
+                *(runner(session, inputs) for session in sessions),
+                rounds=rounds,
+                seconds=seconds,
+                on_round=None if on_progress is None else _shifted(on_progress, done, total),
+            )
+            comparisons.append(compare(*times, batch_size=batch_size, measured=measured, seed=seed))
+
+    dense, pruned = (
+        BenchmarkedFile(Path(path), Path(path).stat().st_size, provider_assignment(session))
+        for path, session in zip((dense_path, pruned_path), sessions, strict=True)
+    )
+    used = int(sessions[0].get_session_options().intra_op_num_threads)
+    return BenchmarkResult(provider, used, shape, seed, machine, dense, pruned, tuple(comparisons))
+
+
+def _common_input(dense: InferenceSession, pruned: InferenceSession) -> tuple[InputSpec, tuple[int, ...]]:
+    """Return what both files ask for, and its shape behind the batch dimension."""
+    spec, other = input_spec(dense), input_spec(pruned)
+    shape = tuple(size for size in spec.shape[1:] if size is not None)
+    if len(shape) != len(spec.shape) - 1:
+        raise DataError(f"only the batch dimension may be open in a benchmark; the input is {spec.shape}")
+    if (spec.shape, spec.dtype) != (other.shape, other.dtype):
+        raise DataError(
+            f"the dense file takes {spec.shape} {spec.dtype}, the pruned file {other.shape} {other.dtype}: "
+            "they are not two forms of one network"
+        )
+    return spec, shape
+
+
+def _end_to_end(session: InferenceSession, inputs: NDArray[Any]) -> Callable[[], object]:
+    """Return a call that takes an array and gives an array; the first run, here, refuses what cannot run at all."""
+    infer(session, inputs)
+    feed = {input_spec(session).name: inputs}
+    return lambda: session.run(None, feed)
+
+
+def _device_bound(session: InferenceSession, inputs: NDArray[Any], *, device: str = "cuda") -> Callable[[], object]:
+    """Return a call that runs the session with its input and output bound to the device, and waits for the result."""
+    onnxruntime = require("onnxruntime")
+    binding = session.io_binding()
+    spec = input_spec(session)
+    binding.bind_ortvalue_input(spec.name, onnxruntime.OrtValue.ortvalue_from_numpy(inputs, device, 0))
+    binding.bind_output(session.get_outputs()[0].name, device, 0)
+    binding.synchronize_inputs()
+
+    def run() -> object:
+        session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        return binding
+
+    return run
+
+
+def _shifted(on_progress: Callable[[int, int], None], done: int, total: int) -> Callable[[int], None]:
+    return lambda round_done: on_progress(done + round_done, total)

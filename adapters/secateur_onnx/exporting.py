@@ -1,0 +1,230 @@
+"""A torch network in, one ONNX file out: named input and output, any batch size, checked before it takes its name."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from secateur.errors import CheckpointError, ConfigError, NetworkError, SecateurWarning
+from secateur_onnx.networks import evaluating, placed
+from secateur_onnx.packages import require
+
+MIN_OPSET = 7
+LOGGERS = ("torch", "torch.onnx", "torch.export", "onnxscript", "onnx_ir")
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """Where the file lies, how it came about and how large it is.
+
+    Attributes:
+        path: the ONNX file.
+        opset: the version of the ONNX operators it uses.
+        exporter: "dynamo" (torch.export, the current one) or "torchscript" (tracing, the older one).
+        fallback_reason: why the older exporter was needed; None where it was not.
+        file_bytes: the size of the file.
+    """
+
+    path: Path
+    opset: int
+    exporter: Literal["dynamo", "torchscript"]
+    fallback_reason: str | None
+    file_bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {
+            "path": str(self.path),
+            "opset": self.opset,
+            "exporter": self.exporter,
+            "fallback_reason": self.fallback_reason,
+            "file_bytes": self.file_bytes,
+        }
+
+
+def export(
+    model: nn.Module,
+    example_inputs: Tensor | tuple[Tensor, ...],
+    path: str | Path,
+    *,
+    metadata: Mapping[str, object] | None = None,
+    opset: int | None = None,
+) -> ExportResult:
+    """Write `model` in evaluation mode as one ONNX file with the input "input" and the output "output".
+
+    The first dimension of both is left open, so the file takes any batch size. The current exporter of torch is tried
+    first; where it fails the older one takes over, a SecateurWarning says why, and the result keeps the reason. The
+    exporters' notes on source lines and folders of this machine are taken out. The file is checked, written under
+    another name in the same folder and renamed: whatever fails, a file that lay there before is untouched.
+
+    Args:
+        model: a network with one input and one output tensor, on any device; its modes are restored.
+        example_inputs: one batch (N, C, H, W) that it accepts, alone or as a tuple of one.
+        path: the file to write; its folder must exist.
+        metadata: written into the file as strings.
+        opset: the version of the ONNX operators; the exporter's default where None.
+
+    Raises:
+        NetworkError: the network does not run on the example, does not map N inputs to N rows of one tensor, or
+            neither exporter can translate it.
+        ConfigError: `opset` is unknown to the installed onnx, or the folder does not exist.
+        CheckpointError: the file cannot be written.
+        MissingDependencyError: onnx or onnxscript is missing.
+
+    Cost: two forward passes and a translation, seconds; the weights are held in memory twice.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> result = export(nn.Linear(3, 2), torch.zeros(1, 3), Path(folder.name) / "linear.onnx", opset=20)
+        >>> result.exporter, result.opset, result.fallback_reason
+        ('dynamo', 20, None)
+        >>> folder.cleanup()
+    """
+    onnx, _ = require("onnx"), require("onnxscript")
+    path = Path(path)
+    newest = int(onnx.defs.onnx_opset_version())
+    if opset is not None and not MIN_OPSET <= opset <= newest:
+        raise ConfigError(
+            f"opset must lie in {MIN_OPSET}..{newest} (the installed onnx knows no later one); got {opset}"
+        )
+    if not path.parent.is_dir():
+        raise ConfigError(f"there is no folder {path.parent} to write {path.name} into")
+    with evaluating(model), torch.no_grad():
+        example = _example_batch(model, example_inputs)
+        proto, exporter, reason = _translate(model, example, opset)
+    for node in proto.graph.node:
+        del node.metadata_props[:]
+    if metadata:
+        onnx.helper.set_model_props(proto, {str(key): str(value) for key, value in metadata.items()})
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except onnx.checker.ValidationError as error:
+        raise NetworkError(f"the exported file does not pass the checks of onnx: {error}") from error
+    size = _write(proto.SerializeToString(), path)
+    if reason is not None:
+        warnings.warn(f"{path.name} was written by torch's older exporter: {reason}", SecateurWarning, stacklevel=2)
+    version = next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
+    return ExportResult(path, version, exporter, reason, size)
+
+
+def _example_batch(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """Return an example of at least two inputs, after proof that the network maps N inputs to N rows, for two N."""
+    inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    if len(inputs) != 1 or not isinstance(inputs[0], Tensor) or inputs[0].ndim < 2 or len(inputs[0]) < 1:
+        raise NetworkError("a network is exported with one example batch (N, ...) of at least one input")
+    example = placed(inputs[0], model)
+    if len(example) == 1:  # exporters take a dimension of 1 for a constant
+        example = torch.cat([example, example])
+    for batch in (example, torch.cat([example, example[:1]])):
+        try:
+            outputs = model(batch)
+        except Exception as error:  # whatever the user's forward raises
+            raise NetworkError(f"the network fails on a batch of shape {tuple(batch.shape)}: {error}") from error
+        if not isinstance(outputs, Tensor) or outputs.ndim < 1 or len(outputs) != len(batch):
+            found = f"of shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
+            raise NetworkError(f"the network must give one tensor of {len(batch)} rows for {len(batch)} inputs; "
+                               f"it gives {found}")  # fmt: skip
+    return example
+
+
+def _translate(
+    model: nn.Module, example: Tensor, opset: int | None
+) -> tuple[Any, Literal["dynamo", "torchscript"], str | None]:
+    """Return the model in ONNX's own form, who made it, and why the current exporter did not."""
+    with _quiet():
+        try:
+            return _translate_with_dynamo(model, example, opset), "dynamo", None
+        except Exception as error:  # the exporter passes on whatever its many parts raise
+            reason = _first_line(error)
+        try:
+            return _translate_with_torchscript(model, example, opset), "torchscript", reason
+        except Exception as error:  # as above
+            raise NetworkError(
+                f"the network cannot be exported to ONNX; the current exporter: {reason}; "
+                f"the older one: {_first_line(error)}"
+            ) from error
+
+
+def _translate_with_dynamo(model: nn.Module, example: Tensor, opset: int | None) -> Any:
+    program = torch.onnx.export(
+        model,
+        (example,),
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+        input_names=["input"],
+        output_names=["output"],
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        opset_version=opset,
+    )
+    if program is None:
+        raise NetworkError("it returned nothing")
+    proto = program.model_proto
+    found = next(entry.version for entry in proto.opset_import if entry.domain == "")
+    if opset is not None and found != opset:
+        raise NetworkError(f"it offers opset {found} instead of {opset}")
+    return proto
+
+
+def _translate_with_torchscript(model: nn.Module, example: Tensor, opset: int | None) -> Any:
+    buffer: Any = io.BytesIO()  # accepted, though the annotation names paths alone
+    torch.onnx.export(
+        model,
+        (example,),
+        buffer,
+        dynamo=False,
+        verbose=False,
+        input_names=["input"],
+        output_names=["output"],
+        dynamic_axes={"input": {0: "batch"}, "output": {0: "batch"}},
+        opset_version=opset,
+    )
+    return require("onnx").load_from_string(buffer.getvalue())
+
+
+def _first_line(error: Exception) -> str:
+    cause = error.__cause__ or error
+    return f"{type(cause).__name__}: {(str(cause).strip().splitlines() or ['no reason given'])[0]}"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporters' progress, hints and warnings from the user; what they raise still comes through."""
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        talk = io.StringIO()
+        with contextlib.redirect_stdout(talk), contextlib.redirect_stderr(talk), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _write(data: bytes, path: Path) -> int:
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise CheckpointError(f"cannot write {path} ({error}); a file that lay there before is untouched") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return len(data)

@@ -1,0 +1,75 @@
+"""Where a measurement was taken: processor, device, load and versions, without which a time means nothing."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from secateur_onnx.packages import require
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The machine and its software.
+
+    Attributes:
+        cpu: the processor's name.
+        cores: how many logical cores the system reports.
+        load: processes that wanted to run, on average over the last minute, before the measurement; None if unknown.
+        device: the CUDA device's name; None where none was used.
+        system: operating system and architecture.
+        onnxruntime, torch, python: versions.
+    """
+
+    cpu: str
+    cores: int
+    load: float | None
+    device: str | None
+    system: str
+    onnxruntime: str
+    torch: str
+    python: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return asdict(self)
+
+
+def describe_machine(*, provider: str = "cpu") -> Machine:
+    """Return this machine as it is now; the device only where `provider` uses one.
+
+    Raises:
+        MissingDependencyError: onnxruntime is missing or installed twice.
+
+    Example:
+        >>> machine = describe_machine()
+        >>> machine.cores >= 1, machine.device
+        (True, None)
+    """
+    device = None
+    if provider != "cpu" and torch.cuda.is_available():
+        device = str(torch.cuda.get_device_name(0))
+    return Machine(
+        cpu=_cpu_name(),
+        cores=os.cpu_count() or 1,
+        load=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        device=device,
+        system=f"{platform.system()} {platform.machine()}",
+        onnxruntime=str(require("onnxruntime").__version__),
+        torch=str(torch.__version__),
+        python=platform.python_version(),
+    )
+
+
+def _cpu_name() -> str:
+    described = Path("/proc/cpuinfo")
+    if described.is_file():
+        for line in described.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,176 @@
+"""ONNX Runtime sessions on the hardware that was asked for, or an error: never a silent run on the CPU."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from secateur.errors import CheckpointError, ConfigError, DataError
+from secateur_onnx.packages import INSTALL, require
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
+RECORD_ASSIGNMENT = "session.record_ep_graph_assignment_info"
+FILE_FAULTS = ("InvalidProtobuf", "InvalidGraph", "NoModel", "NoSuchFile")  # onnxruntime's own names
+
+
+def create_session(
+    path: str | Path, *, provider: str = "cpu", threads: int | None = None, tf32: bool = True
+) -> InferenceSession:
+    """Return a session for the file that runs every node on the provider asked for.
+
+    For a device the CPU is left out of the provider list, falling back to it is disabled twice (in onnxruntime and in
+    its Python layer), and the first provider of the finished session is compared with the one asked for. Which node
+    runs where is recorded: see `provider_assignment`.
+
+    Args:
+        path: an ONNX file.
+        provider: "cpu", "cuda" or "tensorrt" (which hands what it cannot run to CUDA).
+        threads: threads within an operator; as many as torch uses by default. One operator at a time; waiting threads
+            sleep instead of spinning, so that two sessions in a process do not disturb each other.
+        tf32: whether CUDA may round float32 to TensorFloat-32, as it does by default: right for speed, wrong for a
+            comparison. TensorRT heeds only the environment variable NVIDIA_TF32_OVERRIDE=0.
+
+    Raises:
+        ConfigError: the provider is misspelt, not part of the installed onnxruntime, cannot be loaded or cannot run
+            every node; or `threads` is below 1.
+        CheckpointError: the file is missing, truncated, no ONNX file, or (on the CPU) holds an operator without an
+            implementation.
+        MissingDependencyError: onnxruntime is missing or installed twice.
+
+    Example:
+        >>> create_session("model.onnx", provider="cudo")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        secateur.errors.ConfigError: unknown provider 'cudo'; allowed: cpu, cuda, tensorrt; available here: cpu...
+    """
+    onnxruntime = require("onnxruntime")
+    wanted = _provider_name(provider, onnxruntime.get_available_providers())
+    threads = torch.get_num_threads() if threads is None else threads
+    if threads < 1:
+        raise ConfigError(f"threads must be at least 1; found {threads}")
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"there is no ONNX file {path}")
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors; onnxruntime says there, and only there, which library did not load
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    options.add_session_config_entry(RECORD_ASSIGNMENT, "1")
+    cuda = (PROVIDERS["cuda"], {"use_tf32": str(int(tf32))})
+    lists: dict[str, list[Any]] = {"cpu": [wanted], "cuda": [cuda], "tensorrt": [wanted, cuda]}
+    if provider != "cpu":
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        if hasattr(onnxruntime, "preload_dlls"):
+            onnxruntime.preload_dlls()
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=lists[provider], enable_fallback=0)
+    except Exception as error:  # onnxruntime's errors have no common class of their own
+        if provider == "cpu" or type(error).__name__ in FILE_FAULTS:
+            raise CheckpointError(
+                f"{path} is truncated, foreign, or holds what onnxruntime cannot run: {error}"
+            ) from error
+        raise ConfigError(f"the provider {provider!r} cannot run all of {path}: {error}") from error
+    session.disable_fallback()
+    if session.get_providers()[0] != wanted:
+        raise ConfigError(f"asked for {wanted}, but onnxruntime runs {path} on {session.get_providers()[0]}")
+    return session
+
+
+def provider_assignment(session: InferenceSession) -> dict[str, dict[str, int]]:
+    """Return provider -> operator -> how many nodes of it run there, as the session itself recorded it.
+
+    Empty where onnxruntime cannot say: versions before 1.24, and sessions that `create_session` did not make.
+
+    Example:
+        >>> import tempfile
+        >>> from secateur_onnx import export
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> path = export(torch.nn.Linear(3, 2), torch.zeros(1, 3), Path(folder.name) / "linear.onnx").path
+        >>> provider_assignment(create_session(path))
+        {'CPUExecutionProvider': {'Gemm': 1}}
+        >>> folder.cleanup()
+    """
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return {}
+    try:
+        recorded = session.get_session_options().get_session_config_entry(RECORD_ASSIGNMENT)
+    except RuntimeError:  # the session was created without the entry
+        recorded = "0"
+    if recorded != "1":
+        return {}
+    nodes: dict[str, Counter[str]] = {}
+    for part in session.get_provider_graph_assignment_info():
+        nodes.setdefault(part.ep_name, Counter()).update(node.op_type for node in part.get_nodes())
+    return {name: dict(sorted(operators.items())) for name, operators in sorted(nodes.items())}
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a file asks for: the name of its input, its shape (None: any size) and its number format."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: np.dtype[Any]
+
+    def require(self, shape: tuple[int, ...]) -> None:
+        """Raise DataError unless an array of `shape` can be put in."""
+        fits = len(shape) == len(self.shape) and all(
+            asked in (None, given) for asked, given in zip(self.shape, shape, strict=True)
+        )
+        if not fits:
+            allowed = ", ".join("any" if size is None else str(size) for size in self.shape)
+            raise DataError(f"the ONNX file was exported for inputs of shape ({allowed}); found {shape}")
+
+
+def input_spec(session: InferenceSession) -> InputSpec:
+    """Return what the only input of the session asks for. Raises DataError for several inputs or no floats."""
+    inputs = session.get_inputs()
+    if len(inputs) != 1 or inputs[0].type not in DTYPES:
+        found = ", ".join(f"{i.name}: {i.type}" for i in inputs)
+        raise DataError(f"the ONNX file must have one input of floating numbers; found {found}")
+    shape = tuple(size if isinstance(size, int) else None for size in inputs[0].shape)
+    return InputSpec(inputs[0].name, shape, np.dtype(DTYPES[inputs[0].type]))
+
+
+def infer(session: InferenceSession, inputs: NDArray[Any]) -> NDArray[Any]:
+    """Return the first output for one batch (N, C, H, W), which is cast to the number format of the file.
+
+    Raises:
+        DataError: the batch does not have the shape the file was exported for, or onnxruntime fails on it.
+    """
+    spec = input_spec(session)
+    spec.require(inputs.shape)
+    try:
+        outputs = session.run(None, {spec.name: np.ascontiguousarray(inputs, dtype=spec.dtype)})
+    except Exception as error:  # as above
+        raise DataError(f"onnxruntime fails on a batch of shape {inputs.shape}: {error}") from error
+    return np.asarray(outputs[0])
+
+
+def _provider_name(provider: str, available: list[str]) -> str:
+    here = ", ".join(short for short, name in PROVIDERS.items() if name in available)
+    if provider not in PROVIDERS:
+        raise ConfigError(f"unknown provider {provider!r}; allowed: {', '.join(PROVIDERS)}; available here: {here}")
+    if PROVIDERS[provider] not in available:
+        raise ConfigError(
+            f"the provider {provider!r} is not part of the installed onnxruntime; available here: {here}; {INSTALL}"
+        )
+    return PROVIDERS[provider]

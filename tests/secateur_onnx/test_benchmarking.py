@@ -1,0 +1,182 @@
+"""The benchmark: the order of the runs, the words of the verdict and the record. No test here depends on a clock."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from secateur.errors import ConfigError, DataError
+from secateur_onnx import benchmark, check_parity, create_session, export, provider_assignment
+from secateur_onnx.comparison import compare
+from secateur_onnx.sessions import infer
+from secateur_onnx.timing import time_alternating
+
+benchmarking = importlib.import_module("secateur_onnx.benchmarking")
+
+
+class FakeClock:
+    """Time passes only in the calls it makes."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.log = ""
+
+    def __call__(self) -> float:
+        return self.now
+
+    def run(self, name: str, seconds: float) -> None:
+        self.now += seconds
+        self.log += name
+
+
+def test_runs_alternate_in_order_and_are_warmed() -> None:
+    clock = FakeClock()
+    dense, pruned = time_alternating(
+        lambda: clock.run("D", 0.5), lambda: clock.run("P", 0.25), rounds=7, seconds=6.0, clock=clock
+    )
+    assert clock.log == "DPDP" + "DPPDDPPDDPPDDP"
+    assert (dense, pruned) == ([0.5] * 7, [0.25] * 7)
+
+
+@pytest.mark.parametrize(("cost", "rounds"), [(0.001, 100), (0.01, 50), (0.05, 10), (5.0, 6)])
+def test_rounds_stop_when_the_seconds_are_spent_but_not_before_six(cost: float, rounds: int) -> None:
+    clock = FakeClock()
+    seen: list[int] = []
+    dense, pruned = time_alternating(
+        lambda: clock.run("D", cost),
+        lambda: clock.run("P", cost),
+        rounds=100,
+        seconds=0.99,
+        clock=clock,
+        on_round=seen.append,
+    )
+    assert len(dense) == len(pruned) == rounds
+    assert seen[-1] == 100
+    assert seen == sorted(seen)
+
+
+def test_warm_up_is_bounded() -> None:
+    clock = FakeClock()
+    time_alternating(lambda: clock.run("D", 1e-6), lambda: clock.run("P", 1e-6), rounds=6, seconds=10, clock=clock)
+    assert clock.log.count("D") == 20 + 6
+
+
+NOISE = np.random.default_rng(0).lognormal(0, 0.02, 40)
+
+
+def test_verdict_faster() -> None:
+    found = compare(list(1.83 * NOISE), list(NOISE[::-1]), batch_size=8)
+    assert (found.faster, found.slower) == (True, False)
+    assert found.verdict.startswith("1.83x faster (95% interval 1.8")
+    assert found.dense.images_per_second == pytest.approx(8 / np.median(1.83 * NOISE))
+
+
+def test_verdict_of_equal_networks_is_not_faster() -> None:
+    for pruned in (NOISE, NOISE[::-1]):
+        found = compare(list(NOISE), list(pruned), batch_size=1)
+        assert (found.faster, found.slower) == (False, False)
+        assert found.verdict.startswith("not faster (1.00")
+
+
+def test_verdict_of_a_gain_below_the_noise_is_not_faster() -> None:
+    random = np.random.default_rng(1)
+    noisy = compare(list(1.05 * random.lognormal(0, 0.5, 20)), list(random.lognormal(0, 0.5, 20)), batch_size=1)
+    assert not noisy.faster
+    assert noisy.verdict.startswith("not faster")
+
+
+def test_verdict_slower() -> None:
+    found = compare(list(0.5 * NOISE), list(NOISE), batch_size=1)
+    assert (found.faster, found.slower) == (False, True)
+    assert found.verdict == "slower: 0.50x the speed of the dense network (95% interval 0.50 to 0.50)"
+
+
+def test_verdict_never_calls_one_faster_than_one() -> None:
+    found = compare(list(1.003 * NOISE), list(NOISE), batch_size=1)
+    assert found.verdict == "1.0030x faster (95% interval 1.0030 to 1.0030)"
+
+
+def test_scattered_times_come_with_a_caution() -> None:
+    assert compare(list(1.2 * NOISE), list(NOISE), batch_size=1).caution is None
+    halted = [6.7 if i % 2 else 2.7 for i in range(20)]
+    for dense, pruned, name in ((halted, [1.0] * 20, "dense"), ([1.0] * 20, halted, "pruned")):
+        caution = compare(dense, pruned, batch_size=1).caution
+        assert caution is not None
+        assert f"the {name} network scatter from 2700.00 to 6700.00 ms" in caution
+
+
+def test_record_of_a_run(dense_file: Path, pruned_file: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    result = benchmark(
+        dense_file,
+        pruned_file,
+        batch_sizes=(1, 3),
+        rounds=6,
+        seconds=0.2,
+        threads=1,
+        on_progress=lambda done, total: seen.append((done, total)),
+    )
+    assert [(c.batch_size, c.measured, len(c.dense.times_ms)) for c in result.comparisons] == [
+        (1, "end to end", 6),
+        (3, "end to end", 6),
+    ]
+    assert seen[-1] == (12, 12)
+    assert seen == sorted(seen)
+    assert result.dense.file_bytes == dense_file.stat().st_size > result.pruned.file_bytes
+    assert result.pruned.assignment == provider_assignment(create_session(pruned_file))
+    assert result.machine.onnxruntime == onnxruntime.__version__
+
+    data = json.loads(json.dumps(result.to_json()))
+    assert set(data) == {
+        *("provider", "threads", "input_shape", "seed", "machine", "dense", "pruned", "comparisons"),
+        *("faster", "verdict"),
+    }
+    assert (data["provider"], data["threads"], data["input_shape"]) == ("cpu", 1, [3, 16, 16])
+    assert set(data["comparisons"][0]) == {
+        *("batch_size", "measured", "dense", "pruned", "ratio", "lower", "upper", "confidence"),
+        *("faster", "slower", "verdict", "caution"),
+    }
+    assert data["comparisons"][0]["dense"]["p10_ms"] <= data["comparisons"][0]["dense"]["p90_ms"]
+    assert data["verdict"].startswith("batch 1: ")
+    assert "; batch 3: " in data["verdict"]
+
+
+def test_bound_inputs_and_outputs_give_the_same_result(dense_file: Path) -> None:
+    session = create_session(dense_file)
+    inputs = np.random.default_rng(0).standard_normal((2, 3, 16, 16)).astype(np.float32)
+    binding = benchmarking._device_bound(session, inputs, device="cpu")()
+    np.testing.assert_array_equal(binding.get_outputs()[0].numpy(), infer(session, inputs))
+
+
+@pytest.mark.parametrize(
+    "options", [{"batch_sizes": ()}, {"batch_sizes": (0,)}, {"rounds": 5}, {"seconds": 0.0}, {"seconds": float("nan")}]
+)
+def test_settings_that_measure_nothing(dense_file: Path, options: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="at least 6 rounds"):
+        benchmark(dense_file, dense_file, **options)  # type: ignore[arg-type]  # wrong on purpose
+
+
+def test_files_of_two_networks_are_refused(tmp_path: Path, dense_file: Path) -> None:
+    other = export(nn.Conv2d(3, 2, 3), torch.zeros(1, 3, 20, 20), tmp_path / "other.onnx").path
+    with pytest.raises(DataError, match="not two forms of one network"):
+        benchmark(dense_file, other)
+
+
+@pytest.mark.gpu
+def test_on_a_cuda_device(network: nn.Sequential, dense_file: Path, pruned_file: Path) -> None:
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("the installed onnxruntime has no CUDA: it takes onnxruntime-gpu and an NVIDIA device")
+    if not torch.cuda.is_available():
+        pytest.skip("torch finds no CUDA device")
+    check_parity(network, dense_file, [torch.randn(4, 3, 16, 16)], provider="cuda").require()
+    result = benchmark(dense_file, pruned_file, batch_sizes=(1,), rounds=6, seconds=0.5, provider="cuda")
+    assert [c.measured for c in result.comparisons] == ["end to end", "device bound"]
+    assert list(result.dense.assignment) == ["CUDAExecutionProvider"]
+    assert result.machine.device

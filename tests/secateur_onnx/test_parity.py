@@ -1,0 +1,137 @@
+"""Parity: equal networks pass, tampered ones do not, and the numbers are those of a plain loop."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from references import parity_by_loops
+from secateur.errors import ConfigError, DataError, VerificationError
+from secateur_onnx import check_parity, create_session, export
+from secateur_onnx.networks import without_tf32
+from secateur_onnx.sessions import infer
+
+
+def batches(count: int = 3, size: int = 4) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Noise around a colour of its own in each image, so that the network does not name one class for all."""
+    generator = torch.Generator().manual_seed(3)
+    colours = 3 * torch.randn(count, size, 3, 1, 1, generator=generator)
+    images = colours + torch.randn(count, size, 3, 16, 16, generator=generator)
+    return [(batch, torch.zeros(size)) for batch in images]
+
+
+def test_the_exported_network_passes(network: nn.Sequential, dense_file: Path) -> None:
+    result = check_parity(network, dense_file, batches()).require()
+    assert result.passed
+    assert (result.samples, result.provider, result.top1_agreement) == (12, "cpu", 1.0)
+    assert 0 < result.max_relative < 1e-5
+    assert json.loads(json.dumps(result.to_json())) == {
+        "provider": "cpu",
+        "samples": 12,
+        "max_abs": result.max_abs,
+        "mean_abs": result.mean_abs,
+        "max_relative": result.max_relative,
+        "top1_agreement": 1.0,
+        "tolerance": 1e-4,
+        "passed": True,
+    }
+
+
+def test_a_weight_changed_after_export_is_caught(network: nn.Sequential, dense_file: Path) -> None:
+    with torch.no_grad():
+        network[3].weight[0, 0] += 0.05
+    result = check_parity(network, dense_file, batches())
+    assert not result.passed
+    with pytest.raises(
+        VerificationError, match=r"over 12 inputs the largest difference is .* where 0\.0001 is allowed"
+    ):
+        result.require()
+
+
+def test_numbers_are_those_of_the_loop(network: nn.Sequential, dense_file: Path) -> None:
+    with torch.no_grad():
+        network[8].weight.add_(0.3 * torch.randn(10, 8))
+    data = batches()
+    session = create_session(dense_file)
+    expected = [row for x, _ in data for row in network(x).double().tolist()]
+    found = [row for x, _ in data for row in infer(session, x.numpy()).astype(float).tolist()]
+    naive = parity_by_loops(expected, found)
+    result = check_parity(network, dense_file, data)
+    assert 0 < naive["top1_agreement"] < 1
+    for name, value in naive.items():
+        assert math.isclose(getattr(result, name), value, rel_tol=1e-12), name
+
+
+def test_the_split_into_batches_does_not_matter(network: nn.Sequential, dense_file: Path) -> None:
+    network[8].weight.data.mul_(1.1)
+    whole = torch.cat([x for x, _ in batches()])
+    one, many = check_parity(network, dense_file, [whole]), check_parity(network, dense_file, whole.split(5))
+    assert one.samples == many.samples == 12
+    assert math.isclose(one.max_relative, many.max_relative, rel_tol=1e-5)
+    assert math.isclose(one.mean_abs, many.mean_abs, rel_tol=1e-5)
+
+
+def test_max_samples_and_progress(network: nn.Sequential, dense_file: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    result = check_parity(
+        network, dense_file, batches(), max_samples=6, on_progress=lambda done, total: seen.append((done, total))
+    )
+    assert result.samples == 6
+    assert seen == [(4, 6), (6, 6)]
+
+
+def test_outputs_of_another_shape_are_an_error(network: nn.Sequential, dense_file: Path) -> None:
+    network[8] = nn.Linear(8, 7)
+    with pytest.raises(VerificationError, match=r"outputs \(4, 7\), the ONNX file \(4, 10\)"):
+        check_parity(network, dense_file, batches())
+
+
+def test_outputs_that_are_not_finite_are_an_error(network: nn.Sequential, dense_file: Path) -> None:
+    network[8].bias.data[0] = math.nan
+    with pytest.raises(VerificationError, match="the network gives outputs that are NaN"):
+        check_parity(network, dense_file, batches())
+
+
+def test_no_batches_and_no_samples(network: nn.Sequential, dense_file: Path) -> None:
+    with pytest.raises(DataError, match="no batches"):
+        check_parity(network, dense_file, [])
+    with pytest.raises(ConfigError, match="max_samples must be at least 1"):
+        check_parity(network, dense_file, batches(), max_samples=0)
+
+
+def test_a_batch_the_file_was_not_exported_for(network: nn.Sequential, dense_file: Path) -> None:
+    with pytest.raises(DataError, match="was exported for inputs of shape"):
+        check_parity(network, dense_file, [torch.zeros(2, 3, 20, 20)])
+
+
+def test_modes_and_tf32_settings_are_restored(network: nn.Sequential, dense_file: Path) -> None:
+    network.train()
+    network[1].eval()
+    check_parity(network, dense_file, batches(1))
+    assert [m.training for m in network] == [True, False, *[True] * 7]
+
+    settings = (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
+    try:
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+        with without_tf32():
+            assert _matmul_precision() in ("ieee", False)
+        assert torch.backends.cudnn.allow_tf32
+        assert torch.backends.cuda.matmul.allow_tf32
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = settings
+
+
+def _matmul_precision() -> object:
+    matmul = torch.backends.cuda.matmul
+    return getattr(matmul, "fp32_precision", None) or matmul.allow_tf32
+
+
+def test_a_network_in_double_is_compared_in_its_own_format(tmp_path: Path) -> None:
+    network = nn.Linear(5, 3).double()
+    path = export(network, torch.zeros(1, 5), tmp_path / "double.onnx").path
+    assert check_parity(network, path, [torch.randn(4, 5)]).max_relative < 1e-14

@@ -1,0 +1,97 @@
+"""Sessions run where they were asked to, or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from secateur.errors import CheckpointError, ConfigError, DataError
+from secateur_onnx import create_session, provider_assignment
+from secateur_onnx.sessions import infer, input_spec
+
+
+def test_misspelt_provider_lists_the_names(dense_file: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'CPU'; allowed: cpu, cuda, tensorrt; available here: cpu"):
+        create_session(dense_file, provider="CPU")
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_a_provider_the_build_lacks_is_refused(
+    monkeypatch: pytest.MonkeyPatch, dense_file: Path, provider: str
+) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(ConfigError, match=rf"'{provider}' is not part.*available here: cpu; .*onnx-gpu"):
+        create_session(dense_file, provider=provider)
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_a_provider_that_does_not_load_is_an_error_and_no_cpu_run(
+    monkeypatch: pytest.MonkeyPatch, dense_file: Path
+) -> None:
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has CUDA")
+    names = ["CUDAExecutionProvider", "CPUExecutionProvider"]  # as a build with CUDA says on a machine without
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
+    with pytest.raises(ConfigError, match="'cuda' cannot run all of"):
+        create_session(dense_file, provider="cuda")
+
+
+def test_a_session_that_ended_up_elsewhere_is_refused(monkeypatch: pytest.MonkeyPatch, dense_file: Path) -> None:
+    class Elsewhere(onnxruntime.InferenceSession):  # type: ignore[misc]  # onnxruntime has no types
+        def get_providers(self) -> list[str]:
+            return ["AzureExecutionProvider"]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Elsewhere)
+    with pytest.raises(ConfigError, match=r"asked for CPUExecutionProvider, but .* AzureExecutionProvider"):
+        create_session(dense_file)
+
+
+def test_every_node_is_assigned_to_the_cpu(dense_file: Path) -> None:
+    assignment = provider_assignment(create_session(dense_file))
+    assert list(assignment) == ["CPUExecutionProvider"]
+    assert assignment["CPUExecutionProvider"]["Conv"] == 2
+
+
+def test_assignment_is_empty_where_it_is_not_recorded(dense_file: Path) -> None:
+    assert provider_assignment(onnxruntime.InferenceSession(str(dense_file), providers=["CPUExecutionProvider"])) == {}
+    assert provider_assignment(object()) == {}  # an older onnxruntime without the method
+
+
+@pytest.mark.parametrize("threads", [None, 2])
+def test_threads_are_fixed(dense_file: Path, threads: int | None) -> None:
+    options = create_session(dense_file, threads=threads).get_session_options()
+    assert options.intra_op_num_threads == (threads or torch.get_num_threads())
+    assert options.inter_op_num_threads == 1
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+
+
+def test_no_threads_are_refused(dense_file: Path) -> None:
+    with pytest.raises(ConfigError, match="threads must be at least 1; found 0"):
+        create_session(dense_file, threads=0)
+
+
+def test_truncated_foreign_and_missing_files_are_named(tmp_path: Path, dense_file: Path) -> None:
+    truncated, foreign, missing = tmp_path / "truncated.onnx", tmp_path / "foreign.onnx", tmp_path / "missing.onnx"
+    truncated.write_bytes(dense_file.read_bytes()[:700])
+    foreign.write_bytes(b"this is a letter, not a network")
+    for path in (truncated, foreign, missing, tmp_path):
+        with pytest.raises(CheckpointError, match=path.name):
+            create_session(path)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 8, 8), (2, 1, 16, 16), (3, 16, 16)])
+def test_a_batch_of_another_shape_is_refused(dense_file: Path, shape: tuple[int, ...]) -> None:
+    with pytest.raises(DataError, match=r"shape \(any, 3, 16, 16\); found \(\d"):
+        infer(create_session(dense_file), np.zeros(shape, np.float32))
+
+
+def test_input_is_described_and_other_floats_are_cast(dense_file: Path) -> None:
+    session = create_session(dense_file)
+    spec = input_spec(session)
+    assert (spec.name, spec.shape, spec.dtype) == ("input", (None, 3, 16, 16), np.dtype(np.float32))
+    inputs = np.random.default_rng(0).standard_normal((2, 3, 16, 16))
+    np.testing.assert_array_equal(infer(session, inputs), infer(session, inputs.astype(np.float32)))
