@@ -255,12 +255,12 @@ def test_a_delta_that_rounds_up_still_lets_exactly_delta_through() -> None:
 
     class Hundred(ChainCost):
         def __call__(self, widths: Mapping[str, int]) -> float:
-            return 86.0 + 7 * widths.get("a", 2)
+            return 79.0 + 7 * widths.get("a", 3)
 
-    case = Case({"a": 2}, {"a": [1, 2]}, Hundred({"a": 2}, {}))
+    case = Case({"a": 3}, {"a": [1, 2, 3]}, Hundred({"a": 3}, {}))
     steps: list[GreedyStep] = []
     greedy_plan(*case.arguments, "95%", lambda kept: 1.0, delta=0.07, on_step=steps.append)
-    assert [step.width for step in steps] == [1]
+    assert [step.width for step in steps] == [2]
     assert steps[0].cost == 93
 
 
