@@ -18,14 +18,19 @@ class Criterion(Protocol[S]):
         batch_size: the size of the batches the statistic is defined on (None: any split gives the same scores).
         samples: how many images to read by default.
 
+    The attributes are only read: a frozen dataclass or plain class attributes serve.
     The state is returned, never hidden: `update` may add to the tensors of `state` in place, but callers use only
     what it returns.
     """
 
-    name: str
-    needs_labels: bool
-    batch_size: int | None
-    samples: int
+    @property
+    def name(self) -> str: ...
+    @property
+    def needs_labels(self) -> bool: ...
+    @property
+    def batch_size(self) -> int | None: ...
+    @property
+    def samples(self) -> int: ...
 
     def init(self, channels: int) -> S:
         """Return the empty state for a layer of `channels` channels."""
