@@ -1,0 +1,220 @@
+"""Hand over each layer's feature map while the network runs: one forward pass, all layers, nothing kept.
+
+Forward hooks say which layer made a tensor; a dispatch mode sees every operation below modules and functions, and moves
+the layer's `Trail` along until an operation ends it. The feature map is handed over before that operation runs, because
+it may overwrite the map in place.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from secateur.errors import ConfigError, NetworkError
+from secateur.feature_maps.trail import Kind, Trail, address, kind_of
+
+Tap = Literal["act", "bn", "conv"]
+Receive = Callable[[str, Tensor], None]
+
+_FOLLOWED: dict[Tap, frozenset[Kind]] = {
+    "act": frozenset(Kind),
+    "bn": frozenset({Kind.NORM, Kind.COPY, Kind.VIEW, Kind.LOOK}),
+    "conv": frozenset({Kind.LOOK}),
+}
+
+
+@contextmanager
+def tapped(
+    model: nn.Module, receive: Receive, *, layers: Iterable[str] | None = None, tap: Tap = "act"
+) -> Iterator[nn.Module]:
+    """Call `receive(layer, feature_map)` for each call of each layer in every forward pass inside the block.
+
+    Taps, for a layer with the output x:
+
+    - "act": what the layer's readers see: after normalisation and activation and, for layers before a residual sum or a
+      concatenation, after these (`secateur.feature_maps.trail` states the rules).
+    - "bn": after the layer's own normalisation, before any sum or activation; x itself where none follows directly.
+    - "conv": x itself.
+
+    Args:
+        model: the network, which is left as it was; of `DataParallel` and `DistributedDataParallel` the network inside.
+        receive: gets the layer's name and its feature map: (N, C, H, W) from a 2d convolution, (N, C, L) and
+            (N, C, D, H, W) from 1d and 3d, (N, ..., C) from a linear layer. The tensor is valid during the call only,
+            since the network may overwrite it in place later: keep numbers or a clone, never the tensor. It may be a
+            view that is not contiguous. A layer that runs twice in one pass is handed over twice.
+        layers: names as in `model.named_modules()`; None for every convolution and linear layer.
+        tap: see above.
+
+    Yields:
+        The network to call: `model` without its wrapper.
+
+    Raises:
+        ConfigError: an unknown tap.
+        NetworkError: the network is compiled or scripted, so that its operations cannot be seen; a name in `layers`
+            does not exist or is neither a convolution nor a linear layer.
+
+    Cost: a few microseconds an operation. Memory: the maps on which the network itself is working.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(inplace=True), nn.Conv2d(2, 4, 3))
+        >>> seen = {}
+        >>> with tapped(network.eval(), lambda layer, maps: seen.update({layer: tuple(maps.shape)})):
+        ...     _ = network(torch.zeros(5, 1, 8, 8))
+        >>> seen
+        {'0': (5, 2, 6, 6), '3': (5, 4, 4, 4)}
+
+    Deviations from the published code of [Lin2020]_, which hooks modules chosen by hand for each network: the same
+    tensors are found on any network, all in one pass.
+
+    .. [Lin2020] M. Lin et al., "HRank: Filter Pruning using High-Rank Feature Map", CVPR 2020.
+    """
+    if tap not in get_args(Tap):
+        raise ConfigError(f"unknown tap {tap!r}; allowed: {', '.join(get_args(Tap))}")
+    network = unwrapped(model)
+    follower = _Follower(receive, followed=_FOLLOWED[tap], settles=Kind.NORM if tap == "bn" else Kind.ACTIVATION)
+    with ExitStack() as stack:
+        for name, module in producers(network, layers).items():
+            stack.callback(module.register_forward_hook(_hook(name, follower)).remove)
+        stack.callback(network.register_forward_pre_hook(lambda *_: follower.forget()).remove)
+        stack.callback(network.register_forward_hook(lambda *_: follower.finish()).remove)
+        stack.enter_context(follower)
+        yield network
+        follower.finish()
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the network inside `DataParallel` or `DistributedDataParallel`.
+
+    Raises:
+        NetworkError: it, or a part of it, is compiled or scripted.
+
+    Example:
+        >>> network = nn.Linear(2, 2)
+        >>> unwrapped(nn.DataParallel(network)) is network
+        True
+    """
+    while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        model = model.module
+    for name, module in model.named_modules():
+        part = f"the part {name!r} of the network" if name else "the network"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise NetworkError(
+                f"{part} is a ScriptModule: its feature maps cannot be seen; give the eager network it was made from"
+            )
+        if "_orig_mod" in module._modules or module._compiled_call_impl is not None:
+            raise NetworkError(
+                f"{part} is compiled by torch.compile, which fuses feature maps away; give the network it was made from"
+            )
+    return model
+
+
+def producers(model: nn.Module, layers: Iterable[str] | None = None) -> dict[str, nn.Module]:
+    """Return the convolutions and linear layers of a network by name, in its own order.
+
+    Raises:
+        NetworkError: a name in `layers` does not exist or belongs to another kind of module.
+
+    Example:
+        >>> list(producers(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(2, 2))))
+        ['0', '3']
+    """
+    kinds: tuple[type[nn.Module], ...] = (_ConvNd, nn.Linear)
+    found = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+    if layers is None:
+        return found
+    if isinstance(layers, str):
+        raise NetworkError(f"layers must be a list of names; found the single name {layers!r}")
+    asked = list(layers)
+    for name in asked:
+        if name not in found:
+            raise NetworkError(_unknown(name, model, found))
+    return {name: found[name] for name in found if name in asked}
+
+
+def _unknown(name: str, model: nn.Module, found: Mapping[str, nn.Module]) -> str:
+    modules = dict(model.named_modules())
+    if name in modules:
+        kind = type(modules[name]).__name__
+        return f"layer {name!r} is a {kind}; only convolutions and linear layers have feature maps"
+    near = difflib.get_close_matches(name, found, n=3)
+    return f"the network has no layer {name!r}" + (f"; did you mean {', '.join(map(repr, near))}?" if near else "")
+
+
+def _hook(name: str, follower: _Follower) -> Callable[[nn.Module, Any, Any], None]:
+    def hook(module: nn.Module, _inputs: Any, output: Any) -> None:
+        if not isinstance(output, Tensor):
+            raise NetworkError(f"layer {name!r} returns {type(output).__name__}, not a tensor")
+        spatial = len(module.kernel_size) if isinstance(module, _ConvNd) else 0
+        axis = output.ndim - spatial - 1
+        follower.start(Trail(name, output, output.shape, axis, start=0, width=output.shape[axis]))
+
+    return hook
+
+
+class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves the base untyped
+    """Moves the trails along; only operations that read a tensor on a trail are looked at."""
+
+    def __init__(self, receive: Receive, *, followed: frozenset[Kind], settles: Kind) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # as above
+        self._receive = receive
+        self._followed = followed
+        self._settles = settles
+        self._trails: dict[int, list[Trail]] = {}  # by address; a trail keeps its tensor, so no address is used twice
+
+    def start(self, trail: Trail) -> None:
+        place = address(trail.tensor)
+        if place:
+            self._trails.setdefault(place, []).append(trail)
+        else:
+            self._hand_over(trail)
+
+    def forget(self) -> None:
+        """Drop what a forward pass that failed has left."""
+        self._trails.clear()
+
+    def finish(self) -> None:
+        """Hand over what nothing has read: the network's outputs."""
+        trails, self._trails = self._trails, {}
+        for shared in trails.values():
+            for trail in shared:
+                self._hand_over(trail)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        met = self._take(args, kwargs) if self._trails else None
+        if not met:
+            return func(*args, **kwargs)
+        kind = kind_of(func)
+        onward: list[tuple[Kind, Trail]] = []
+        for trail in met:
+            if kind is not None and kind in self._followed and trail.passes(kind, args):
+                onward.append((kind, trail))
+            else:
+                self._hand_over(trail)
+        result = func(*args, **kwargs)
+        output = result[0] if isinstance(result, (tuple, list)) else result
+        for followed, trail in onward:
+            self.start(trail.moved(followed, args, output, settles=self._settles))
+        return result
+
+    def _take(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> list[Trail]:
+        """Remove and return the trails whose tensors are among the arguments, each once."""
+        met: list[Trail] = []
+        for argument in (*args, *kwargs.values()) if kwargs else args:
+            if isinstance(argument, Tensor):
+                met += self._trails.pop(address(argument), ())
+            elif isinstance(argument, (list, tuple)):
+                for item in argument:
+                    if isinstance(item, Tensor):
+                        met += self._trails.pop(address(item), ())
+        return met
+
+    def _hand_over(self, trail: Trail) -> None:
+        self._receive(trail.layer, trail.feature_map())

@@ -1,0 +1,286 @@
+"""Scores collected over a network against the criterion fed by hand, and everything a batch can be wrong about."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+import torchvision.models as zoo
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - its usual name
+
+from secateur.errors import ConfigError, DataError, NetworkError
+from secateur.feature_maps import collect_scores, tapped
+
+
+@dataclass
+class MeanMap:
+    """A criterion in small: the mean value of each channel, as a sum and a count."""
+
+    name: str = "mean"
+    needs_labels: bool = False
+    batch_size: int | None = None
+    samples: int = 100
+
+    def init(self, channels: int) -> tuple[Tensor, int]:
+        return torch.zeros(channels, dtype=torch.float64), 0
+
+    def update(self, state: tuple[Tensor, int], feature_maps: Tensor, labels: Tensor | None) -> tuple[Tensor, int]:
+        assert feature_maps.ndim == 4
+        assert feature_maps.dtype in (torch.float32, torch.float64)
+        if self.needs_labels:
+            assert labels is not None
+            assert labels.dtype == torch.int64
+        sums, count = state
+        return sums + feature_maps.double().mean((2, 3)).sum(0), count + len(feature_maps)
+
+    def compute(self, state: tuple[Tensor, int]) -> Tensor:
+        return state[0] / state[1]
+
+
+class Strict(MeanMap):
+    """Refuses maps with a side of one pixel."""
+
+    def update(self, state: tuple[Tensor, int], feature_maps: Tensor, labels: Tensor | None) -> tuple[Tensor, int]:
+        if min(feature_maps.shape[2:]) == 1:
+            raise DataError("too small")
+        return super().update(state, feature_maps, labels)
+
+
+def network() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Conv2d(4, 5, 3), nn.Flatten(), nn.Linear(80, 6)
+    )
+
+
+def images(count: int, seed: int = 1) -> Tensor:
+    return torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def test_scores_are_the_criterions_own_on_the_layers_feature_maps() -> None:
+    model = network().eval()
+    data = images(12)
+    table = collect_scores(model, data.split(5), MeanMap())
+    with torch.no_grad():
+        first = F.relu(model[1](model[0](data)))
+        second = model[3](first)
+    assert list(table) == ["0", "3"]
+    torch.testing.assert_close(table["0"], first.double().mean((0, 2, 3)), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(table["3"], second.double().mean((0, 2, 3)), rtol=1e-6, atol=1e-7)
+    assert dict(table.settings) == {
+        "criterion": "mean",
+        "options": {"name": "mean", "needs_labels": False, "batch_size": None, "samples": 100},
+        "tap": "act",
+        "samples": 12,
+        "batch_size": None,
+        "skipped": {},
+    }
+
+
+def test_the_two_named_criteria_agree_with_their_classes_fed_by_hand() -> None:
+    from secateur.criteria import CRITERIA
+
+    model, data, labels = network().eval(), images(32), torch.arange(32) % 4
+    with torch.no_grad():
+        maps = F.relu(model[1](model[0](data)))
+    for name in ("hrank", "di"):
+        rule = CRITERIA[name]()
+        state = rule.update(rule.init(4), maps, labels)
+        table = collect_scores(model, [(data, labels)], name)
+        torch.testing.assert_close(table["0"], rule.compute(state))
+        assert table.settings["criterion"] == name
+
+
+def test_batches_are_regrouped_and_samples_counted() -> None:
+    sizes: list[int] = []
+
+    class Sizes(MeanMap):
+        def update(self, state: Any, feature_maps: Tensor, labels: Tensor | None) -> Any:
+            sizes.append(len(feature_maps))
+            return super().update(state, feature_maps, labels)
+
+    table = collect_scores(network(), images(50).split(7), Sizes(batch_size=8), layers=["0"], samples=20)
+    assert sizes == [8, 8]
+    assert (table.settings["samples"], table.settings["batch_size"]) == (16, 8)
+    assert collect_scores(network(), images(50).split(7), MeanMap(), samples=20).settings["samples"] == 20
+    assert collect_scores(network(), images(50).split(7), MeanMap(samples=9)).settings["samples"] == 9
+
+
+def test_linear_layers_are_scored_when_named_or_wanted_by_the_criterion() -> None:
+    model, data = network().eval(), images(6)
+    with torch.no_grad():
+        expected = model(data).double().mean(0)
+    named = collect_scores(model, [data], MeanMap(), layers=["5"])
+    assert list(named) == ["5"]
+    torch.testing.assert_close(named["5"], expected, rtol=1e-6, atol=1e-7)
+    rule = MeanMap()
+    rule.accepts_vectors = True  # type: ignore[attr-defined] # an attribute that a criterion may have
+    assert list(collect_scores(model, [data], rule)) == ["0", "3", "5"]
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Conv1d(3, 4, 2), (5, 3, 8)),
+        (nn.Conv3d(3, 4, 2), (5, 3, 4, 5, 6)),
+        (nn.Linear(3, 4), (5, 7, 3)),
+        (nn.Linear(3, 4), (5, 2, 7, 3)),
+    ],
+)
+def test_every_kind_of_layer_reaches_the_criterion_as_N_C_H_W(layer: nn.Module, shape: tuple[int, ...]) -> None:  # noqa: N802 - the shape
+    data = torch.randn(shape)
+    with torch.no_grad():
+        output = layer(data)
+    channel_axis = output.ndim - 1 if isinstance(layer, nn.Linear) else 1
+    expected = output.double().mean([a for a in range(output.ndim) if a != channel_axis])
+    scores = collect_scores(nn.Sequential(layer), [data], MeanMap(), layers=["0"])
+    torch.testing.assert_close(scores["0"], expected, rtol=1e-6, atol=1e-7)
+
+
+def test_a_layer_called_twice_adds_both_calls() -> None:
+    conv = nn.Conv2d(3, 3, 1)
+    data = images(4)
+    with torch.no_grad():
+        first = conv(data)
+        expected = torch.cat([first, conv(first)]).double().mean((0, 2, 3))
+    torch.testing.assert_close(collect_scores(nn.Sequential(conv, conv), [data], MeanMap())["0"], expected)
+
+
+def test_squeeze_and_excitation_is_skipped_by_default_and_an_error_by_name() -> None:
+    model = zoo.mobilenet_v3_small(weights=None)
+    data = torch.randn(2, 3, 64, 64)
+    table = collect_scores(model, [data], Strict())
+    reason = table.settings["skipped"]["features.1.block.1.fc1"]
+    assert reason == "too small"
+    assert "features.1.block.0.0" in table
+    assert not set(table) & set(table.settings["skipped"])
+    with pytest.raises(DataError, match=r"'features.1.block.1.fc1': too small"):
+        collect_scores(model, [data], Strict(), layers=["features.1.block.1.fc1"])
+
+
+class Idle(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.idle = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.used(x)
+
+
+def test_a_layer_that_never_runs_is_named() -> None:
+    table = collect_scores(Idle(), [images(2)], MeanMap())
+    assert list(table) == ["used"]
+    assert table.settings["skipped"] == {"idle": "the network never calls it"}
+    with pytest.raises(NetworkError, match="'idle'"):
+        collect_scores(Idle(), [images(2)], MeanMap(), layers=["used", "idle"])
+
+
+def test_networks_without_layers_to_score_are_refused() -> None:
+    with pytest.raises(NetworkError, match="no convolution"):
+        collect_scores(nn.Sequential(nn.Linear(3, 4)), [torch.randn(2, 3)], MeanMap())
+    with pytest.raises(NetworkError, match="'0': too small"):
+        collect_scores(nn.Sequential(nn.Conv2d(3, 4, 8)), [images(2)], Strict())
+
+
+def with_nan() -> nn.Sequential:
+    model = network()
+    with torch.no_grad():
+        model[3].weight[2] = float("nan")
+    return model
+
+
+class Shifting(nn.Module):
+    """A layer whose number of channels depends on the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.conv.weight.data = torch.randn(len(x), 3, 3, 3)
+        self.conv.bias = None
+        return self.conv(x)
+
+
+def test_bad_feature_maps_name_the_layer() -> None:
+    with pytest.raises(DataError, match="layer '3' holds NaN"):
+        collect_scores(with_nan(), [images(2)], MeanMap())
+    with pytest.raises(DataError, match="layer 'conv' had 4 channels and now has 3"):
+        collect_scores(Shifting(), [images(4), images(3)], MeanMap())
+
+
+def test_large_values_whose_sum_overflows_are_not_taken_for_infinite() -> None:
+    conv = nn.Conv2d(1, 1, 1, bias=False)
+    nn.init.constant_(conv.weight, 1e38)
+    table = collect_scores(nn.Sequential(conv), [torch.ones(2, 1, 8, 8)], MeanMap())
+    assert table["0"].item() == pytest.approx(1e38)
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        ([], "no image"),
+        ([images(4)], "reads labels"),
+        ([(images(4), torch.tensor([0, 1, -1, 1]))], "found -1"),
+        ([(images(4), torch.rand(4))], "class numbers"),
+        ([(images(4), torch.zeros(4, 2, dtype=torch.int64))], "class numbers"),
+        ([(images(4), torch.zeros(3, dtype=torch.int64))], "4 inputs but 3 labels"),
+        ([images(4).fill_(float("nan"))], "NaN"),
+    ],
+)
+def test_bad_batches_are_refused(batches: list[Any], message: str) -> None:
+    model = network()
+    with pytest.raises(DataError, match=message):
+        collect_scores(model, batches, MeanMap(needs_labels=True))
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_bad_settings_are_refused() -> None:
+    with pytest.raises(ConfigError, match="hrnak"):
+        collect_scores(network(), [images(2)], "hrnak")
+    with pytest.raises(ConfigError, match="at least one"):
+        collect_scores(network(), [images(2)], MeanMap(), samples=0)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_network_is_left_as_it_was(fails: bool) -> None:
+    model = with_nan() if fails else network()
+    model.train()
+    model[1].eval()
+    flags = [m.training for m in model.modules()]
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    if fails:
+        with pytest.raises(DataError):
+            collect_scores(model, [images(4)], MeanMap())
+    else:
+        collect_scores(model, [images(4)], MeanMap())
+    assert [m.training for m in model.modules()] == flags
+    assert torch.is_grad_enabled()
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    for name, value in model.state_dict().items():
+        assert torch.equal(value.nan_to_num(), before[name].nan_to_num())
+
+
+def test_half_precision_maps_reach_the_criterion_in_float32() -> None:
+    model = network().eval()
+    seen: list[torch.dtype] = []
+    with warnings.catch_warnings(), torch.autocast("cpu", torch.bfloat16):
+        warnings.simplefilter("ignore")
+        with torch.no_grad(), tapped(model, lambda layer, maps: seen.append(maps.dtype)):
+            model(images(2))
+        table = collect_scores(model, [images(8)], MeanMap())
+    assert torch.bfloat16 in seen
+    assert torch.allclose(table["0"], collect_scores(model, [images(8)], MeanMap())["0"], atol=0.02)
+
+
+@pytest.mark.gpu
+def test_inputs_are_moved_to_the_networks_device() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    model, data = network(), images(8)
+    here = collect_scores(model, [data], MeanMap())
+    there = collect_scores(model.cuda(), [data], MeanMap())
+    torch.testing.assert_close(here["0"], there["0"], rtol=1e-4, atol=1e-5)

@@ -1,0 +1,591 @@
+"""The tap against hand-written tables of which tensor is the feature map, on tensors that torch.fx records."""
+
+from __future__ import annotations
+
+import re
+import weakref
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import pytest
+import torch
+import torchvision.models as zoo
+from torch import Tensor, fx, nn
+from torch.nn import functional as F  # noqa: N812 - its usual name
+
+from secateur.errors import ConfigError, NetworkError
+from secateur.feature_maps import Tap, tapped
+
+Maps = dict[str, list[Tensor]]
+
+
+def randomise(model: nn.Module) -> nn.Module:
+    """Give every batch norm statistics and weights of its own, so that no tensor passes for another."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, std=0.2)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.2)
+    return model.eval()
+
+
+def tap_all(model: nn.Module, *inputs: Tensor, tap: Tap = "act", grad: Any = torch.no_grad) -> Maps:
+    maps: Maps = {}
+    with grad(), tapped(model, lambda layer, m: maps.setdefault(layer, []).append(m.clone()), tap=tap) as network:
+        network(*inputs)
+    return maps
+
+
+def assert_same(found: Tensor, expected: Tensor) -> None:
+    assert found.shape == expected.shape
+    assert torch.equal(found, expected)
+
+
+class Recorder(fx.Interpreter):
+    """Runs a traced network and keeps a copy of what every node gave, before anything overwrites it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(fx.symbolic_trace(model))
+        self.values: dict[str, Tensor] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if isinstance(value, Tensor):
+            self.values[n.name] = value.clone()
+        return value
+
+    @classmethod
+    def record(cls, model: nn.Module, *inputs: Tensor) -> dict[str, Tensor]:
+        recorder = cls(model)
+        with torch.no_grad():
+            recorder.run(*inputs)
+        return recorder.values
+
+
+def basic_or_bottleneck(last: int) -> Callable[[str], str]:
+    """ResNets: the stem after its pool, inner convolutions after their ReLU, last and projection after the sum."""
+
+    def where(layer: str) -> str:
+        if layer == "conv1":
+            return "maxpool"
+        block, inner = re.fullmatch(r"(layer\d\.\d+)\.(.*)", layer).groups()  # type: ignore[union-attr] # a miss fails
+        block = block.replace(".", "_")
+        call = last - 1 if inner == "downsample.0" else int(inner[-1]) - 1
+        return f"{block}_relu" + (f"_{call}" if call else "")
+
+    return where
+
+
+def vgg(layer: str) -> str:
+    return f"features_{int(layer.split('.')[1]) + 2}"
+
+
+def mobilenet_v2(values: dict[str, Tensor]) -> Callable[[str], str]:
+    sums = iter(sorted((n for n in values if n.startswith("add")), key=lambda n: int(n[4:] or 0)))
+    sum_of = {i: next(sums) for i in (3, 5, 6, 8, 9, 10, 12, 13, 15, 16)}  # stride 1, same width: with a shortcut
+
+    def where(layer: str) -> str:
+        block = int(layer.split(".")[1])
+        if re.search(r"conv\.\d\.0$", layer) or block in (0, 18):  # convolution, batch norm, ReLU6 in a row
+            return layer.replace(".", "_")[:-1] + "2"
+        bottleneck_norm = layer.replace(".", "_")[:-1] + str(int(layer[-1]) + 1)
+        return sum_of.get(block, bottleneck_norm)
+
+    return where
+
+
+@pytest.mark.parametrize(
+    ("build", "where"),
+    [
+        (zoo.resnet18, lambda values: basic_or_bottleneck(last=2)),
+        (zoo.resnet50, lambda values: basic_or_bottleneck(last=3)),
+        (zoo.vgg16_bn, lambda values: vgg),
+        (zoo.mobilenet_v2, mobilenet_v2),
+    ],
+)
+def test_feature_maps_of_torchvision_networks(build: Any, where: Any) -> None:
+    model = randomise(build(weights=None))
+    images = torch.randn(2, 3, 64, 64)
+    values = Recorder.record(model, images)
+    found = tap_all(model, images)
+    convolutions = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+    for layer in convolutions:
+        assert len(found[layer]) == 1, layer
+        assert_same(found[layer][0], values[where(values)(layer)])
+
+
+def densenet(layer: str) -> tuple[str, int | None]:
+    """Return the node, and how many of its last channels are the layer's (None: all)."""
+    blocks = {1: 6, 2: 12, 3: 24, 4: 16}
+    if layer == "features.conv0":
+        return "features_pool0", None
+    if found := re.fullmatch(r"features\.transition(\d)\.conv", layer):
+        return f"features_denseblock{int(found[1]) + 1}_denselayer1_relu1", None
+    block, number, conv = map(int, re.findall(r"\d+", layer))
+    here = f"features_denseblock{block}_denselayer"
+    if conv == 1:
+        return f"{here}{number}_relu2", None
+    if number < blocks[block]:
+        return f"{here}{number + 1}_relu1", 32
+    return (f"features_transition{block}_relu", 32) if block < 4 else ("relu", 32)
+
+
+def test_feature_maps_of_a_pre_activation_network() -> None:
+    model = randomise(zoo.densenet121(weights=None))
+    images = torch.randn(2, 3, 64, 64)
+    values = Recorder.record(model, images)
+    found = tap_all(model, images)
+    for layer, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            node, last = densenet(layer)
+            expected = values[node] if last is None else values[node][:, -last:]
+            assert_same(found[layer][0], expected)
+
+
+def test_feature_maps_of_concatenated_branches() -> None:
+    model = randomise(zoo.googlenet(weights=None, aux_logits=False, init_weights=False))
+    images = torch.randn(2, 3, 64, 64)
+    values = Recorder.record(model, images)
+    found = tap_all(model, images)
+    pooled = {"inception3b": "maxpool3", "inception4e": "maxpool4"}
+    stem = {"conv1": "maxpool1", "conv2": "relu", "conv3": "maxpool2"}
+    modules = [n for n, m in model.named_children() if n.startswith("inception")]
+    joined = dict(
+        zip(modules, sorted((n for n in values if n.startswith("cat")), key=lambda n: int(n[4:] or 0)), strict=True)
+    )
+    for name in modules:
+        node = values[pooled.get(name, joined[name])]
+        start = 0
+        for branch in ("branch1", "branch2.1", "branch3.1", "branch4.1"):
+            layer = f"{name}.{branch}.conv"
+            width = model.get_submodule(layer).out_channels
+            assert_same(found[layer][0], node[:, start : start + width])
+            start += width
+        for reduce in ("branch2.0", "branch3.0"):
+            layer = f"{name}.{reduce}"
+            expected = F.relu(values[layer.replace(".", "_") + "_bn"])
+            assert_same(found[f"{layer}.conv"][0], expected)
+    for layer, node_name in stem.items():
+        expected = F.relu(values["conv2_bn"]) if node_name == "relu" else values[node_name]
+        assert_same(found[f"{layer}.conv"][0], expected)
+
+
+class Residual(nn.Module):
+    """A CIFAR residual network in small: functional ReLU, zero-padded shortcut, and its own list of feature maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1, bias=False)
+        self.stem_norm = nn.BatchNorm2d(4)
+        self.convs = nn.ModuleList(nn.Conv2d(i, o, 3, s, 1) for i, o, s in ((4, 4, 1), (4, 4, 1), (4, 8, 2), (8, 8, 1)))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(c) for c in (4, 4, 8, 8))
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor, keep: dict[str, Tensor] | None = None) -> Tensor:
+        keep = {} if keep is None else keep
+        x = keep["stem"] = F.relu(self.stem_norm(self.stem(x)))
+        for i in (0, 2):
+            y = keep[f"convs.{i}"] = F.relu(self.norms[i](self.convs[i](x)))
+            y = self.norms[i + 1](self.convs[i + 1](y))
+            x = keep[f"convs.{i + 1}"] = F.relu(y + (F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 2, 2)) if i else x))
+        keep["fc"] = self.fc(x.mean((2, 3)))
+        return keep["fc"]
+
+
+@pytest.mark.parametrize("grad", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_the_tap_works_in_every_gradient_mode_and_changes_no_output(
+    grad: Callable[[], AbstractContextManager[None]],
+) -> None:
+    model, images = randomise(Residual()), torch.randn(2, 3, 8, 8)
+    expected: dict[str, Tensor] = {}
+    with torch.no_grad():
+        model(images, expected)
+    order: list[str] = []
+    with grad(), tapped(model, lambda layer, maps: (order.append(layer), assert_same(maps, expected[layer]))[0]):
+        output = model(images)
+    assert_same(output, expected["fc"])
+    assert order == list(expected)
+
+
+def test_maps_of_torchvision_are_the_same_in_inference_mode() -> None:
+    model, images = randomise(zoo.mobilenet_v3_small(weights=None)), torch.randn(2, 3, 64, 64)
+    without, within = tap_all(model, images), tap_all(model, images, grad=torch.inference_mode)
+    assert without.keys() == within.keys()
+    for layer, maps in without.items():
+        assert_same(within[layer][0], maps[0])
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "relu module": nn.ReLU(),
+    "relu in place": nn.ReLU(inplace=True),
+    "relu method": lambda x: x.relu_(),
+    "relu6": F.relu6,
+    "clamp": lambda x: x.clamp(0, 6),
+    "clamp minimum": lambda x: x.clamp(min=0),
+    "leaky": nn.LeakyReLU(0.1, inplace=True),
+    "prelu": nn.PReLU(4),
+    "elu": F.elu,
+    "selu": F.selu,
+    "celu": F.celu,
+    "gelu": F.gelu,
+    "gelu tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "silu": nn.SiLU(inplace=True),
+    "silu by hand": lambda x: x * torch.sigmoid(x),
+    "silu by hand, turned": lambda x: torch.sigmoid(x) * x,
+    "silu by hand, in place": lambda x: x.mul_(x.sigmoid()),
+    "mish": F.mish,
+    "mish by hand": lambda x: x * torch.tanh(F.softplus(x)),
+    "hardswish": nn.Hardswish(inplace=True),
+    "hardswish by hand": lambda x: x * F.relu6(x + 3) / 6,
+    "hardswish by hand, turned": lambda x: x * (F.relu6(x + 3.0, inplace=True) / 6.0),
+    "hardsigmoid": F.hardsigmoid,
+    "sigmoid": torch.sigmoid,
+    "tanh": nn.Tanh(),
+    "softplus": F.softplus,
+    "softsign": F.softsign,
+    "tanhshrink": F.tanhshrink,
+    "hardshrink": F.hardshrink,
+    "softshrink": F.softshrink,
+    "logsigmoid": F.logsigmoid,
+    "threshold": lambda x: F.threshold(x, 0.1, 0.0),
+    "rrelu": nn.RReLU().eval(),
+}
+
+
+class Chain(nn.Module):
+    """convolution, some steps, a reader that overwrites in place."""
+
+    def __init__(self, *steps: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.modules_ = nn.ModuleList(s for s in steps if isinstance(s, nn.Module))
+        self.steps = steps
+        self.expected = torch.empty(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        for step in self.steps:
+            x = step(x)
+        self.expected = x.detach().clone()
+        return x.exp_() + 1
+
+
+@pytest.mark.parametrize("grad", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_activation_is_followed(activation: str, grad: Any) -> None:
+    model = randomise(Chain(nn.BatchNorm2d(4), ACTIVATIONS[activation]))
+    found = tap_all(model, torch.randn(2, 3, 6, 6), grad=grad)["conv"]
+    assert len(found) == 1
+    assert_same(found[0], model.expected)
+
+
+FOLLOWED: dict[str, tuple[Callable[[Tensor], Tensor], ...]] = {
+    "nothing": (),
+    "group norm": (nn.GroupNorm(2, 4), F.relu),
+    "instance norm": (nn.InstanceNorm2d(4, affine=True), F.relu),
+    "layer norm": (nn.LayerNorm([4, 6, 6]), F.gelu),
+    "frozen batch norm": (lambda x: x * torch.arange(1.0, 5)[None, :, None, None] + torch.ones(4, 1, 1), F.relu),
+    "dropout": (nn.Dropout(), F.relu, nn.Dropout2d()),
+    "average pool, then norm": (nn.AvgPool2d(2), nn.BatchNorm2d(4), nn.ReLU(inplace=True)),
+    "max pool, then activation": (nn.MaxPool2d(2), F.relu_),
+    "overlapping max pool": (nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)),
+    "a cast": (lambda x: x.double(), F.relu),
+}
+
+
+@pytest.mark.parametrize("grad", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+@pytest.mark.parametrize("case", FOLLOWED)
+def test_what_the_trail_passes_through(case: str, grad: Any) -> None:
+    model = randomise(Chain(*FOLLOWED[case]))
+    found = tap_all(model, torch.randn(2, 3, 8, 8), grad=grad)["conv"]
+    assert len(found) == 1
+    assert_same(found[0], model.expected)
+
+
+@pytest.mark.parametrize(
+    "reader",
+    [
+        nn.MaxPool2d(2),
+        nn.MaxPool2d(3, 1),
+        nn.AvgPool2d(2),
+        nn.BatchNorm2d(4, affine=False).eval(),
+        lambda x: x.add_(x),
+        lambda x: x * torch.ones_like(x),
+        lambda x: x * x.mean((2, 3), keepdim=True),
+        lambda x: x[:, :2].mul_(2),
+        lambda x: x.flatten(1),
+        lambda x: x.transpose(0, 1),
+    ],
+)
+def test_what_ends_the_trail_after_an_activation(reader: Callable[[Tensor], Tensor]) -> None:
+    model = Chain(nn.ReLU(inplace=True)).eval()
+    network = nn.Sequential(model.conv, nn.ReLU(inplace=True))
+    images = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        expected = network(images)
+    model.steps = (nn.ReLU(inplace=True), reader)
+    assert_same(tap_all(model, images)["conv"][0], expected)
+
+
+def test_a_shared_activation_module_serves_every_layer() -> None:
+    relu = nn.ReLU(inplace=True)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), relu, nn.Conv2d(4, 5, 3), relu)
+    images = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        first = F.relu(model[0](images))
+        second = F.relu(model[2](first))
+    found = tap_all(model, images)
+    assert_same(found["0"][0], first)
+    assert_same(found["2"][0], second)
+
+
+class PreActivation(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.first, self.second = (nn.Conv2d(i, 4, 3, padding=1) for i in (3, 4, 4))
+        self.norm1, self.norm2, self.norm3 = (nn.BatchNorm2d(4) for _ in range(3))
+        self.expected: dict[str, Tensor] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = F.relu(self.norm1(x))
+        self.expected["stem"] = y.clone()
+        y = F.relu(self.norm2(self.first(y)))
+        self.expected["first"] = y.clone()
+        x = x + self.second(y)
+        y = F.relu_(self.norm3(x))
+        self.expected["second"] = y.clone()
+        return y.sum((2, 3))
+
+
+def test_a_pre_activation_block_is_read_after_the_norm_and_activation_of_its_reader() -> None:
+    model = randomise(PreActivation())
+    found = tap_all(model, torch.randn(2, 3, 8, 8))
+    for layer, maps in model.expected.items():
+        assert_same(found[layer][0], maps)
+
+
+class Wiring(nn.Module):
+    """Two convolutions whose outputs a function joins; the joined, activated tensor is kept."""
+
+    def __init__(self, join: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.left, self.right = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1)
+        self.join = join
+        self.joined = torch.empty(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        joined = self.join(self.left(x), self.right(x))
+        self.joined = joined.clone()
+        return joined.mul_(torch.rand_like(joined))
+
+
+@pytest.mark.parametrize(
+    "join",
+    [
+        lambda a, b: F.relu(a + b),
+        lambda a, b: F.relu(b + a),
+        lambda a, b: (a + b).relu_(),
+        lambda a, b: a.add_(b).relu_(),
+        lambda a, b: F.relu(0.1 * a + b),
+        lambda a, b: F.relu(a - b),
+    ],
+)
+def test_layers_that_are_summed_share_the_activated_sum(join: Callable[[Tensor, Tensor], Tensor]) -> None:
+    model = Wiring(join)
+    found = tap_all(model, torch.randn(2, 3, 5, 5))
+    assert_same(found["left"][0], model.joined)
+    assert_same(found["right"][0], model.joined)
+
+
+def test_a_branch_that_is_already_activated_ends_at_the_sum() -> None:
+    model = Wiring(lambda a, b: F.relu(a.relu_().add_(b)))
+    images = torch.randn(2, 3, 5, 5)
+    found = tap_all(model, images)
+    with torch.no_grad():
+        assert_same(found["left"][0], F.relu(model.left(images)))
+    assert_same(found["right"][0], model.joined)
+
+
+@pytest.mark.parametrize(
+    ("join", "left", "right"),
+    [
+        (lambda a, b: F.relu(torch.cat([a, b], 1)), slice(0, 4), slice(4, 8)),
+        (lambda a, b: F.relu(torch.cat([b, a], -3)), slice(4, 8), slice(0, 4)),
+        (lambda a, b: F.relu(torch.cat([b, b, torch.zeros(0), a], 1)), slice(8, 12), slice(0, 4)),
+        (lambda a, b: F.max_pool2d(torch.cat([a.relu(), b.relu_()], 1), 2), slice(0, 4), slice(4, 8)),
+        (lambda a, b: F.relu(torch.cat([torch.cat([a, b], 1), a[:, :2]], 1))[:, :8], slice(0, 4), slice(4, 8)),
+    ],
+)
+def test_layers_that_are_concatenated_keep_their_slice(join: Any, left: slice, right: slice) -> None:
+    model = Wiring(join)
+    found = tap_all(model, torch.randn(2, 3, 6, 6))
+    assert_same(found["left"][0], model.joined[:, left])
+    assert_same(found["right"][0], model.joined[:, right])
+
+
+def test_a_gate_of_full_size_is_another_layers_business() -> None:
+    model = Wiring(lambda a, b: a * torch.sigmoid(b))
+    images = torch.randn(2, 3, 5, 5)
+    found = tap_all(model, images)
+    with torch.no_grad():
+        assert_same(found["left"][0], model.left(images))
+        assert_same(found["right"][0], torch.sigmoid(model.right(images)))
+
+
+@pytest.mark.parametrize("tap", ["conv", "bn"])
+def test_the_other_taps(tap: Tap) -> None:
+    model, images = randomise(zoo.resnet18(weights=None)), torch.randn(2, 3, 64, 64)
+    values = Recorder.record(model, images)
+    found = tap_all(model, images, tap=tap)
+    for layer, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            norm = layer[:-1] + "1" if "downsample" in layer else layer.replace("conv", "bn")
+            assert_same(found[layer][0], values[(layer if tap == "conv" else norm).replace(".", "_")])
+    assert_same(found["fc"][0], values["fc"])
+
+
+def test_without_batch_norm_the_tap_bn_is_the_layers_own_output() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True))
+    images = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        expected = model[0](images)
+    assert_same(tap_all(model, images, tap="bn")["0"][0], expected)
+
+
+def test_a_layer_called_twice_is_handed_over_twice() -> None:
+    conv = nn.Conv2d(3, 3, 3, padding=1)
+    model = nn.Sequential(conv, nn.ReLU(inplace=True), conv, nn.ReLU(inplace=True))
+    images = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        first = F.relu(conv(images))
+        second = F.relu(conv(first))
+    found = tap_all(model, images)
+    assert [*found] == ["0"]
+    for maps, expected in zip(found["0"], (first, second), strict=True):
+        assert_same(maps, expected)
+
+
+@pytest.mark.parametrize(("dimensions", "conv"), [(1, nn.Conv1d), (3, nn.Conv3d), (2, nn.ConvTranspose2d)])
+def test_other_convolutions(dimensions: int, conv: type[nn.Module]) -> None:
+    model = nn.Sequential(conv(2, 3, 2), nn.ReLU(inplace=True), nn.Flatten(), nn.LazyLinear(4), nn.ReLU())
+    images = torch.randn(2, 2, *(4,) * dimensions)
+    with torch.no_grad():
+        model(images)
+        expected = F.relu(model[0](images))
+    found = tap_all(model, images)
+    assert_same(found["0"][0], expected)
+    assert_same(found["3"][0], F.relu(model[3](expected.flatten(1))).detach())
+
+
+def hooks(model: nn.Module) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+def test_an_error_in_the_forward_pass_leaves_nothing_behind() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(5, 4, 3))
+    seen: list[str] = []
+    with pytest.raises(RuntimeError, match="channels"), tapped(model, lambda layer, maps: seen.append(layer)):
+        model(torch.randn(1, 3, 8, 8))
+    assert hooks(model) == 0
+    model[2] = nn.Conv2d(4, 4, 3)
+    seen.clear()
+    model(torch.randn(1, 3, 8, 8))
+    assert seen == []
+
+
+def test_a_failed_pass_does_not_reach_into_the_next() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    model.append(nn.Linear(2, 2))
+    seen: list[str] = []
+    with tapped(model, lambda layer, maps: seen.append(f"{layer} {len(maps)}")):
+        model[5] = nn.Linear(3, 2)
+        with pytest.raises(RuntimeError, match="shapes"):
+            model(torch.randn(1, 3, 8, 8))
+        model[5] = nn.Identity()
+        seen.clear()
+        model(torch.randn(7, 3, 8, 8))
+    assert seen == ["0 7", "4 7"]
+
+
+def test_an_error_of_the_receiver_comes_through() -> None:
+    def refuse(layer: str, maps: Tensor) -> None:
+        raise KeyError(layer)
+
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
+    with pytest.raises(KeyError, match="0"), tapped(model, refuse):
+        model(torch.randn(1, 3, 8, 8))
+    assert hooks(model) == 0
+
+
+@pytest.mark.parametrize(("build", "bound"), [(zoo.vgg11_bn, 1), (zoo.resnet18, 3)])
+def test_no_feature_map_outlives_its_layer(build: Any, bound: int) -> None:
+    """A chain holds one map; a ResNet itself holds the inputs of its stage and of its block beside the current one."""
+    model = build(weights=None).eval()
+    handed: list[weakref.ref[Tensor]] = []
+    alive: list[int] = []
+
+    def receive(layer: str, maps: Tensor) -> None:
+        handed.append(weakref.ref(maps))
+        alive.append(len({id(r()) for r in handed if r() is not None}))
+
+    layers = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+    with torch.no_grad(), tapped(model, receive, layers=layers):
+        model(torch.randn(1, 3, 64, 64))
+        assert max(alive) <= bound
+        assert all(r() is None for r in handed)
+
+
+def test_only_the_layers_asked_for_are_handed_over() -> None:
+    model = zoo.resnet18(weights=None).eval()
+    seen: list[str] = []
+    with torch.no_grad(), tapped(model, lambda layer, maps: seen.append(layer), layers=["fc", "layer1.0.conv1"]):
+        model(torch.randn(1, 3, 64, 64))
+    assert seen == ["layer1.0.conv1", "fc"]
+    seen.clear()
+    model(torch.randn(1, 3, 64, 64))
+    assert seen == []
+
+
+def test_wrappers_are_taken_off() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    assert [*tap_all(nn.DataParallel(network), torch.randn(1, 3, 5, 5))] == ["0"]
+
+
+class Part(nn.Module):
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.body = part
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+def test_networks_whose_operations_cannot_be_seen_are_refused() -> None:
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    scripted = torch.jit.trace(plain, torch.randn(1, 3, 5, 5))
+    in_place = nn.Sequential(nn.Conv2d(3, 4, 3))
+    in_place.compile()
+    for model, reason in (
+        (torch.compile(plain), "the network is compiled"),
+        (Part(torch.compile(plain)), "'body' of the network is compiled"),
+        (in_place, "compiled"),
+        (scripted, "the network is a ScriptModule"),
+        (Part(scripted), "'body' of the network is a ScriptModule"),
+    ):
+        with pytest.raises(NetworkError, match=reason), tapped(model, lambda layer, maps: None):
+            pass
+
+
+def test_bad_arguments_are_named() -> None:
+    model = zoo.resnet18(weights=None)
+    for layers, message in (
+        (["layer1.0.conv3"], "no layer 'layer1.0.conv3'; did you mean 'layer1.0.conv"),
+        (["bn1"], "'bn1' is a BatchNorm2d; only convolutions and linear"),
+        ("conv1", "a list of names"),
+    ):
+        with pytest.raises(NetworkError, match=message), tapped(model, lambda layer, maps: None, layers=layers):
+            pass
+    with pytest.raises(ConfigError, match="'relu'; allowed: act, bn, conv"):
+        tapped(model, lambda layer, maps: None, tap="relu").__enter__()  # type: ignore[arg-type] # the error is tested
