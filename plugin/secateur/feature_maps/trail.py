@@ -64,7 +64,8 @@ class Kind(enum.Enum):
     DROPOUT = "dropout feature_dropout alpha_dropout feature_alpha_dropout native_dropout"
     COPY = "_to_copy to clone contiguous"
     LOOK = """
-        detach alias empty_like zeros_like ones_like full_like rand_like randn_like new_empty new_zeros new_ones new_full
+        detach alias empty_like zeros_like ones_like full_like rand_like randn_like new_empty new_zeros new_ones
+        new_full
         """
     VIEW = "view reshape _unsafe_view flatten"
 
