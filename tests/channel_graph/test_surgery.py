@@ -161,3 +161,23 @@ def test_lone_parameters_are_cut_along_their_axis() -> None:
     pruned = apply_plan(net, plan)
     assert torch.equal(pruned.gain, net.gain[[0, 5]])
     assert verify_pruning(net, pruned, plan, IMAGES).largest_difference < 1e-5
+
+
+@pytest.mark.parametrize("slopes", [1, 8])
+def test_prelu_with_one_slope_or_one_a_channel(slopes: int) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.PReLU(slopes), nn.Conv2d(8, 4, 1))
+    groups = channel_groups(net, IMAGES)
+    plan = random_plan(groups)
+    pruned = apply_plan(net, plan)
+    assert pruned[1].weight.numel() == max(1, slopes // 2)
+    assert verify_pruning(net, pruned, plan, IMAGES).largest_difference < 1e-5
+
+
+def test_groups_read_through_a_shared_weight_are_left_out() -> None:
+    """Masking a weight that two layers share masks both, removal cuts one: the two are not the same."""
+    net = nn.Sequential(*(nn.Conv2d(8 if k else 3, 8, 1, bias=k == 0) for k in range(3)), nn.Conv2d(8, 2, 1))
+    net[2].weight = net[1].weight
+    groups = channel_groups(net, IMAGES)
+    assert set(groups) == {"2"}
+    assert "not the same as masking" in groups.skipped["0"]
+    assert apply_plan(net, random_plan(groups))[2].out_channels == 4

@@ -105,7 +105,7 @@ def record_group(group: tp.dependency.Group, *, blocks: int | None = None) -> Ch
     members = []
     for item in group.items:
         name, axis = _locate(graph, item.dep.target)
-        if name is None:
+        if name is None or getattr(item.dep.target.module, "num_parameters", 0) == 1:  # one slope for all channels
             continue
         owned: list[list[int]] = [[] for _ in range(width)]
         for position, root in zip(item.idxs, item.root_idxs, strict=True):
@@ -168,7 +168,7 @@ def _keep_what_verifies(
 ) -> tuple[list[ChannelGroup], dict[str, str]]:
     """Return the groups whose removal equals masking, and for the others the reason to leave them alone."""
     by_name = {group.name: group for group in groups}
-    trial = {g.name: _lopsided(g.width) for g in groups if not mixes_channels(model, g)}
+    trial = {g.name: _lopsided(g.width, idx) for idx, g in enumerate(groups) if not mixes_channels(model, g)}
     if difference(model, by_name, trial, inputs) <= TOLERANCE:
         return list(groups), {}
     wrong: dict[str, str] = {}
@@ -177,13 +177,13 @@ def _keep_what_verifies(
         if found == float("inf"):
             wrong[name] = "the network does not run any more once its channels are removed"
         elif not found <= TOLERANCE:
-            wrong[name] = f"Torch-Pruning removes the wrong channels: masked and removed differ by {found:.0e}"
+            wrong[name] = f"removing its channels is not the same as masking them: the outputs differ by {found:.0e}"
     return [group for group in groups if group.name not in wrong], wrong
 
 
-def _lopsided(width: int) -> tuple[int, ...]:
-    """Return channels to keep that no shuffle, swap of halves or reversal maps onto themselves."""
-    return tuple(c for c in range(max(1, width // 3), width) if c == width - 1 or c % 4 != 3)
+def _lopsided(width: int, idx: int) -> tuple[int, ...]:
+    """Return channels to keep that no shuffle or swap of halves maps onto themselves, nor onto the next group's."""
+    return tuple(range(max(1, width // 3) + idx % max(1, width // 2), width))
 
 
 def _in_network_order(group: ChannelGroup, order: Mapping[str, int]) -> ChannelGroup:

@@ -52,8 +52,8 @@ def apply_plan(model: nn.Module, plan: PruningPlan) -> nn.Module:
             _cut_module(pruned.get_submodule(layer), positions, inputs=inputs)
         else:
             _cut_parameter(pruned, layer, positions, axis=axis)
-    trainable = {name: p.requires_grad for name, p in model.named_parameters()}
-    for name, parameter in pruned.named_parameters():
+    trainable = {name: p.requires_grad for name, p in model.named_parameters(remove_duplicate=False)}
+    for name, parameter in pruned.named_parameters(remove_duplicate=False):
         parameter.requires_grad_(trainable[name])
     return pruned
 
