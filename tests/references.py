@@ -278,3 +278,25 @@ def ratio_interval_by_loops(
 def logistic_gradient(weight):
     """Derivative of -log(e^w / (e^w + 1)), the cross entropy of the logits (w, 0) for the first class."""
     return -1 / (1 + math.exp(weight))
+
+
+# --- report ---------------------------------------------------------------------------------------------------------
+
+
+def wilson_bounds(share: float, trials: int) -> tuple[float, float]:
+    """Wilson: the smallest and largest p whose normal test at 5% does not refuse the share, found by bisection."""
+
+    def refused(p: float) -> bool:
+        return (share - p) ** 2 > 1.959963984540054**2 * p * (1 - p) / trials
+
+    bounds = []
+    for outside in (0.0, 1.0):
+        inside, out = share, outside
+        if outside == share:
+            bounds.append(outside)
+            continue
+        for _ in range(200):
+            middle = (inside + out) / 2
+            inside, out = (inside, middle) if refused(middle) else (middle, out)
+        bounds.append(inside)
+    return bounds[0], bounds[1]

@@ -1,0 +1,239 @@
+"""Numbers and verdicts in words: what a report says, without how it looks.
+
+References:
+    [Wilson1927] E. B. Wilson. Probable inference, the law of succession, and statistical inference. JASA 22, 1927.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+NONE = "\N{EN DASH}"
+PROVIDERS = {"cpu": "CPU", "cuda": "CUDA", "tensorrt": "TensorRT"}
+COSTS = {"macs": "MACs", "parameters": "parameters"}
+NORMAL_95 = 1.959963984540054
+
+
+def amount(value: float | None, unit: str = "") -> str:
+    """Return a count with three digits and a decimal prefix.
+
+    Example:
+        >>> amount(5_930_000, "MACs"), amount(999_999, "B"), amount(640), amount(None)
+        ('5.93 M MACs', '1.00 MB', '640', '–')
+    """
+    if value is None:
+        return NONE
+    scaled, prefix = float(value), ""
+    for larger in ("k", "M", "G", "T"):
+        if abs(scaled) < 999.5:
+            break
+        scaled, prefix = scaled / 1000, larger
+    digits = 0 if not prefix and scaled == int(scaled) else max(0, 2 - math.floor(math.log10(abs(scaled) or 1)))
+    number = f"{scaled:.{min(digits, 2)}f}"
+    if unit == "B":
+        return f"{number} {prefix}B"
+    return " ".join(part for part in (number, prefix, unit) if part)
+
+
+def percent(share: float | None) -> str:
+    """Return a share with one decimal.
+
+    Example:
+        >>> percent(0.9754), percent(1), percent(None)
+        ('97.5%', '100.0%', '–')
+    """
+    return NONE if share is None else f"{100 * share:.1f}%"
+
+
+def points(difference: float | None) -> str:
+    """Return the difference of two shares in percentage points, with its sign.
+
+    Example:
+        >>> points(-0.0104), points(0.002), points(0.0)
+        ('−1.0 points', '+0.2 points', '0.0 points')
+    """
+    return NONE if difference is None else f"{_signed(100 * difference)} points"
+
+
+def change(before: float | None, after: float | None) -> str:
+    """Return how much smaller or larger `after` is, as a share of `before`.
+
+    Example:
+        >>> change(200, 101), change(0, 5)
+        ('−49.5%', '–')
+    """
+    return NONE if not before or after is None else f"{_signed(100 * (after / before - 1))}%"
+
+
+def tiny(value: float | None) -> str:
+    """Return a difference with two digits.
+
+    Example:
+        >>> tiny(2.13e-7), tiny(0.0), tiny(None)
+        ('2.1e-07', '0', '–')
+    """
+    return NONE if value is None else f"{value:.2g}"
+
+
+def milliseconds(value: float | None) -> str:
+    """Return a time with three digits.
+
+    Example:
+        >>> milliseconds(0.71234), milliseconds(26.61), milliseconds(1234.5)
+        ('0.712 ms', '26.6 ms', '1.23 s')
+    """
+    if value is None:
+        return NONE
+    if value >= 999.5:
+        return f"{value / 1000:.2f} s"
+    return f"{value:.{min(3, max(0, 2 - math.floor(math.log10(value or 1))))}f} ms"
+
+
+def duration(seconds: float | None) -> str:
+    """Return a time in minutes and seconds.
+
+    Example:
+        >>> duration(93.1), duration(8)
+        ('1 min 33 s', '8 s')
+    """
+    if seconds is None:
+        return NONE
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Return ascending whole numbers, runs of three and more written as their ends.
+
+    Example:
+        >>> ranges([0, 1, 2, 5, 6, 9])
+        '0–2, 5, 6, 9'
+    """
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{r[0]}{NONE}{r[-1]}" if len(r) > 2 else ", ".join(map(str, r)) for r in runs)
+
+
+def wilson_interval(share: float, trials: int) -> tuple[float, float]:
+    """Return the 95% interval of a probability that was met in a share of independent trials.
+
+    Formula: (p + z^2/2n ± z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n), z = 1.96 [Wilson1927]. It stays within [0, 1]
+    and keeps a width where all trials agree.
+
+    Example:
+        >>> [round(end, 3) for end in wilson_interval(0.975, 400)]
+        [0.955, 0.986]
+    """
+    if trials < 1:
+        return 0.0, 1.0
+    z2 = NORMAL_95**2 / trials
+    centre = share + z2 / 2
+    reach = math.sqrt(z2) * math.sqrt(share * (1 - share) + z2 / 4)
+    return max(0.0, (centre - reach) / (1 + z2)), min(1.0, (centre + reach) / (1 + z2))
+
+
+def speed(comparison: Mapping[str, Any]) -> str:
+    """Return a comparison of times in words: faster or slower only where the whole interval says so.
+
+    Example:
+        >>> speed({"ratio": 1.826, "lower": 1.78, "upper": 1.9}), speed({"ratio": 1.03, "lower": 0.98, "upper": 1.09})
+        ('1.83 times as fast', 'not faster')
+    """
+    if not _measured(comparison):
+        return NONE
+    if comparison["lower"] > 1:
+        return f"{comparison['ratio']:.{_digits(comparison)}f} times as fast"
+    return "slower" if comparison["upper"] < 1 else "not faster"
+
+
+def spread(comparison: Mapping[str, Any]) -> str:
+    """Return the interval of the ratio of the times, with the ratio itself where `speed` does not name it.
+
+    Example:
+        >>> spread({"ratio": 1.826, "lower": 1.78, "upper": 1.9, "confidence": 0.95})
+        '95% interval 1.78 to 1.90'
+    """
+    if not _measured(comparison):
+        return NONE
+    digits = _digits(comparison)
+    ratio, lower, upper = (f"{comparison[key]:.{digits}f}" for key in ("ratio", "lower", "upper"))
+    interval = f"{comparison.get('confidence') or 0.95:.0%} interval {lower} to {upper}"
+    return interval if comparison["lower"] > 1 else f"{ratio} times the speed, {interval}"
+
+
+def _measured(comparison: Mapping[str, Any]) -> bool:
+    return all(comparison.get(key) is not None for key in ("ratio", "lower", "upper"))
+
+
+def _digits(comparison: Mapping[str, Any]) -> int:
+    """Return how many decimals keep the interval from being rounded onto 1."""
+    return 2 if min(abs(comparison[key] - 1) for key in ("lower", "upper")) >= 0.01 else 4
+
+
+def batch(comparison: Mapping[str, Any], comparisons: Sequence[Mapping[str, Any]]) -> str:
+    """Return what was timed: the batch size, and how, where there is more than one way."""
+    ways = {c.get("measured") for c in comparisons}
+    way = f", {comparison.get('measured')}" if len(ways) > 1 else ""
+    return f"batch {comparison.get('batch_size')}{way}"
+
+
+def verdict(report: Mapping[str, Any]) -> list[str]:
+    """Return the result of a run in a few sentences; steps that were switched off are left out.
+
+    Example:
+        >>> verdict({"plan": {"cost": "macs", "before": 200.0, "after": 99.0}})
+        ['The pruned network needs 49.5% of the MACs.']
+    """
+    sentences = []
+    plan, stages = report.get("plan") or {}, report.get("accuracy") or []
+    if plan.get("before") and plan.get("after") is not None:
+        name = COSTS.get(str(plan.get("cost")), str(plan.get("cost")))
+        sentences.append(f"The pruned network needs {percent(plan['after'] / plan['before'])} of the {name}.")
+    if stages and stages[-1].get("accuracy") is not None:
+        last, first = stages[-1], stages[0]
+        dense = f" (dense: {percent(first.get('accuracy'))})" if len(stages) > 1 else ""
+        subject = "It" if sentences and len(stages) > 1 else f"The network ({last.get('stage')})"
+        sentences.append(f"{subject} reaches {percent(last['accuracy'])} top-1 on {last.get('images')} "
+                         f"held-out images{dense}.")  # fmt: skip
+    onnx = report.get("onnx") or {}
+    if onnx.get("parity"):
+        sentences.append(agreement(onnx["parity"]))
+    timed = onnx.get("benchmark") or {}
+    comparisons = sorted(timed.get("comparisons") or [], key=lambda c: -(c.get("batch_size") or 0))
+    if comparisons:
+        provider = PROVIDERS.get(str(timed.get("provider")), str(timed.get("provider")))
+        said = "; ".join(f"{speed(c)} at {batch(c, comparisons)} ({spread(c)})" for c in comparisons)
+        sentences.append(f"Against the dense network in ONNX Runtime on {provider} it is {said}.")
+    return sentences
+
+
+def agreement(parity: Mapping[str, Any]) -> str:
+    """Return whether the ONNX file computes what torch computes, in one sentence.
+
+    Example:
+        >>> agreement({"passed": True, "samples": 400, "top1_agreement": 1.0, "max_relative": 3.14e-7})
+        'The ONNX file agrees with torch on 400 of 400 images (largest difference 3.1e-07 of the largest output).'
+    """
+    samples = parity.get("samples") or 0
+    agreed = round((parity.get("top1_agreement") or 0) * samples)
+    share = tiny(parity.get("max_relative"))
+    if parity.get("passed"):
+        return (
+            f"The ONNX file agrees with torch on {agreed} of {samples} images "
+            f"(largest difference {share} of the largest output)."
+        )
+    return (
+        f"The ONNX file does not compute what torch computes: the largest difference is {share} of the largest output, "
+        f"{tiny(parity.get('tolerance'))} is allowed; top-1 agrees on {agreed} of {samples} images."
+    )
+
+
+def _signed(value: float) -> str:
+    text = f"{value:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "\N{MINUS SIGN}")

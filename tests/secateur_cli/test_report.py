@@ -1,0 +1,299 @@
+"""The report: complete, inert, the same each time, and legible in a real browser."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import html
+import json
+import math
+import re
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pytest
+from matplotlib.image import imread
+
+from references import wilson_bounds
+from reports_for_tests import full_report, hostile_report, minimal_report
+from secateur.errors import MissingDependencyError
+from secateur_cli.report import render_report, write_report
+from secateur_cli.wording import agreement, amount, speed, spread, verdict, wilson_interval
+
+BROWSER = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
+)
+
+
+MINUS = "\N{MINUS SIGN}"
+
+
+class Page(HTMLParser):
+    """What a page holds: elements with their attributes, text, and whether every element was closed in order."""
+
+    VOID = frozenset({"meta", "br", "hr", "img", "link", "input"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+    @property
+    def words(self) -> str:
+        return " ".join(" ".join(self.text).split())
+
+    @property
+    def section_names(self) -> list[str | None]:
+        return [attributes.get("id") for tag, attributes in self.elements if tag == "section"]
+
+
+@functools.cache
+def rendered(make: Callable[[], dict[str, Any]]) -> str:
+    return render_report(make())
+
+
+@pytest.fixture(scope="module")
+def page() -> Page:
+    return Page(rendered(full_report))
+
+
+def test_full_report_has_every_section_and_figure(page: Page) -> None:
+    assert page.section_names == [
+        "summary", "accuracy", "speed", "widths", "scores", "search", "cost", "onnx", "removal", "skipped", "training",
+        "fine-tuning", "settings", "repeat",
+    ]  # fmt: skip
+    figures = [attributes["aria-label"] for tag, attributes in page.elements if tag == "svg"]
+    assert len(figures) == 6 + 6  # accuracy, speed, times, widths, path, training, and a panel for each group
+    assert figures[0] == (
+        "Accuracy after each step: dense 98.5%; channels removed 81.2%; batch norm recalibrated 94.8%; fine-tuned 97.5%"
+    )
+
+
+def test_summary_says_the_result_in_plain_words(page: Page) -> None:
+    assert (
+        "The pruned network needs 49.4% of the MACs. It reaches 97.5% top-1 on 400 held-out images (dense: 98.5%). "
+        "The ONNX file agrees with torch on 400 of 400 images (largest difference 3.1e-07 of the largest output). "
+        "Against the dense network in ONNX Runtime on CPU it is 1.83 times as fast at batch 32 (95% interval 1.78 to "
+        "1.90); 1.62 times as fast at batch 8 (95% interval 1.55 to 1.70); not faster at batch 1 (1.02 times the "
+        "speed, 95% interval 0.97 to 1.06)."
+    ) in page.words
+    assert f"MACs of one image 12.0 M 5.93 M {MINUS}50.6%" in page.words
+    assert f"ONNX file 1.12 MB 581 kB {MINUS}48.1%" in page.words
+    assert "time, batch 1 0.310 ms 0.304 ms not faster" in page.words
+
+
+def test_evidence_names_what_ran(page: Page) -> None:
+    for text in (
+        "390 of 400 97.5% 95.5% to 98.6%",
+        "pruned CPUExecutionProvider 21 3 Add, 9 Conv, 1 Gemm",
+        "its channels are the network's outputs",
+        "33b17dfa592c94ff",
+        "secateur run examples/digits.yaml",
+        "norm mixes channels",
+        "version of torch 2.15.0",
+    ):
+        assert text in page.words, text
+
+
+@pytest.mark.parametrize("make", [full_report, minimal_report, hostile_report, dict])
+def test_page_is_inert_and_links_nowhere(make: Any) -> None:
+    parsed = Page(rendered(make))
+    tags = Counter(tag for tag, _ in parsed.elements)
+    assert not {"script", "img", "iframe", "object", "embed", "link", "form", "image"} & set(tags)
+    for tag, attributes in parsed.elements:
+        assert not [key for key in attributes if key.startswith("on")], tag
+        for key in ("src", "href", "xlink:href", "action", "style"):
+            value = attributes.get(key) or ""
+            assert key == "style" or not value or value.startswith("#"), (tag, value)
+            assert "http" not in value
+            assert not re.search(r"url\((?!#)", value)
+
+
+@pytest.mark.parametrize("make", [full_report, hostile_report])
+def test_identifiers_are_unique_and_every_reference_is_met(make: Any) -> None:
+    parsed = Page(rendered(make))
+    found = Counter(attributes["id"] for _, attributes in parsed.elements if "id" in attributes)
+    assert [name for name, count in found.items() if count > 1] == []
+    for _, attributes in parsed.elements:
+        for value in attributes.values():
+            for name in re.findall(r"url\(#([^)]*)\)", value or ""):
+                assert name in found
+        if (attributes.get("href") or "").startswith("#"):
+            assert str(attributes["href"])[1:] in found
+
+
+def test_hostile_names_are_shown_as_text() -> None:
+    words = Page(rendered(hostile_report)).words
+    assert "<script>alert('x')</script>" in words
+    assert "$\\frac{1}{2}$" in words
+    assert not set("\x00\u202e\ud800") & set(words)
+
+
+def test_same_data_same_page_and_matplotlib_left_as_it_was() -> None:
+    before = dict(matplotlib.rcParams)
+    with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "black"}):
+        first = render_report(full_report())
+    assert rendered(full_report) == first
+    assert dict(matplotlib.rcParams) == before
+
+
+@pytest.mark.parametrize("absent", sorted(full_report()))
+def test_any_part_may_be_absent(absent: str) -> None:
+    report = {key: value for key, value in full_report().items() if key != absent}
+    report["plan"] = dict(report.get("plan", {}), groups=report.get("plan", {}).get("groups", [])[:1])
+    assert "None" not in Page(render_report(report)).words
+
+
+def test_any_part_of_onnx_may_be_absent() -> None:
+    for absent in ("dense", "pruned", "parity", "benchmark"):
+        report = full_report()
+        del report["onnx"][absent], report["plan"]["groups"]
+        assert "onnx" in Page(render_report(report)).section_names
+
+
+def test_smoke_run_says_so(page: Page) -> None:
+    assert "A smoke run" not in page.words
+    assert "A smoke run" in Page(render_report(minimal_report() | {"smoke": True})).words
+
+
+def test_large_network_shows_a_limited_number_of_panels() -> None:
+    report = minimal_report()
+    report["plan"]["groups"] = [dict(report["plan"]["groups"][0], name=f"layer{i}") for i in range(70)]
+    parsed = Page(render_report(report))
+    assert sum(tag == "svg" for tag, _ in parsed.elements) == 1 + 12
+    assert "layer69: 16 of 32 kept" in parsed.words
+    assert "10 more groups are in the table" in parsed.words
+    assert "Shown are 12 of 70 groups" in parsed.words
+
+
+@pytest.mark.parametrize(
+    ("lower", "upper", "said"),
+    [
+        (1.2, 1.4, ("1.30 times as fast", "95% interval 1.20 to 1.40")),
+        (1.001, 1.4, ("1.3000 times as fast", "95% interval 1.0010 to 1.4000")),
+        (1.0, 1.4, ("not faster", "1.3000 times the speed, 95% interval 1.0000 to 1.4000")),
+        (0.7, 0.9, ("slower", "1.30 times the speed, 95% interval 0.70 to 0.90")),
+        (0.7, None, ("\N{EN DASH}", "\N{EN DASH}")),
+    ],
+)
+def test_faster_only_where_the_interval_excludes_one(lower: float, upper: float, said: tuple[str, str]) -> None:
+    comparison = {"ratio": 1.3, "lower": lower, "upper": upper, "confidence": 0.95}
+    assert (speed(comparison), spread(comparison)) == said
+
+
+def test_failed_parity_is_said_first_hand() -> None:
+    parity = full_report()["onnx"]["parity"] | {"passed": False, "max_relative": 0.02, "top1_agreement": 0.75}
+    assert agreement(parity) == (
+        "The ONNX file does not compute what torch computes: the largest difference is 0.02 of the largest output, "
+        "0.0001 is allowed; top-1 agrees on 300 of 400 images."
+    )
+
+
+def test_dense_network_alone_is_not_called_pruned() -> None:
+    stages = full_report()["accuracy"][:1]
+    assert verdict({"accuracy": stages}) == ["The network (dense) reaches 98.5% top-1 on 400 held-out images."]
+
+
+@pytest.mark.parametrize("trials", [1, 7, 400])
+def test_wilson_interval_is_its_twin(trials: int) -> None:
+    for right in range(trials + 1):
+        low, high = wilson_interval(right / trials, trials)
+        expected = wilson_bounds(right / trials, trials)
+        assert low == pytest.approx(expected[0], abs=1e-9)
+        assert high == pytest.approx(expected[1], abs=1e-9)
+
+
+def test_amounts_keep_three_digits() -> None:
+    given = (0, 7, 999, 1000, 5_930_000, 999_499, 999_500, 4.09e9, 2.5)
+    assert [amount(v) for v in given] == [
+        "0", "7", "999", "1.00 k", "5.93 M", "999 k", "1.00 M", "4.09 G", "2.50",
+    ]  # fmt: skip
+
+
+def test_write_report_gives_both_files_and_valid_json(tmp_path: Path) -> None:
+    report = full_report()
+    report["fine_tuning"]["epochs"].append({"epoch": 2, "loss": math.nan, "accuracy": 0.97})
+    given = copy.deepcopy(report)
+    write_report(report, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.json"]
+    read = json.loads((tmp_path / "report.json").read_text())
+    assert read["fine_tuning"]["epochs"][1]["loss"] is None
+    assert read["plan"] == given["plan"]
+    assert repr(report) == repr(given)
+    assert (tmp_path / "report.html").read_text("utf-8").startswith("<!doctype html>")
+
+
+def test_without_its_packages_the_data_is_still_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "jinja2", None)
+    with pytest.raises(MissingDependencyError, match=re.escape('pip install "secateur[report]"')):
+        write_report(minimal_report(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+
+
+@pytest.mark.skipif(not BROWSER, reason="no chromium on this machine to look at the page with")
+def test_browser_shows_it_without_scrolling_sideways(tmp_path: Path) -> None:
+    """Frames of the widths of phones and screens, since browsers refuse windows as narrow as a phone."""
+    pages = [rendered(make) for make in (full_report, hostile_report)]
+    frames = [
+        f'<iframe style="border:0;width:{width}px;height:1500px" srcdoc="{html.escape(page)}"></iframe>'
+        for page in pages
+        for width in (320, 390, 1200)
+    ]
+    look = """onload = () => {
+        for (const frame of document.querySelectorAll('iframe')) {
+            const page = frame.contentDocument.documentElement;
+            const svgs = [...frame.contentDocument.querySelectorAll('svg')];
+            const seen = document.createElement('p');
+            seen.textContent = ['seen', frame.clientWidth, page.scrollWidth - page.clientWidth, svgs.length,
+                svgs.every(svg => svg.getBoundingClientRect().height > 60)].join(' ');
+            document.body.append(seen);
+        }
+    }"""
+    outer = tmp_path / "frames.html"
+    outer.write_text(
+        f"<!doctype html><meta charset=utf-8><body>{''.join(frames)}<script>{look}</script></body>", "utf-8"
+    )
+    seen = re.findall(r"<p>seen ([^<]*)</p>", _browse(outer, "--dump-dom", tmp_path))
+    assert seen == [f"{width} 0 12 true" for _ in pages for width in (320, 390, 1200)]
+
+
+@pytest.mark.skipif(not BROWSER, reason="no chromium on this machine to look at the page with")
+def test_browser_takes_a_screenshot_with_something_on_it(tmp_path: Path) -> None:
+    page, screenshot = tmp_path / "report.html", tmp_path / "page.png"
+    page.write_text(rendered(full_report), "utf-8")
+    _browse(page, f"--screenshot={screenshot}", tmp_path)
+    darkness = 1 - imread(screenshot)[..., :3].mean(axis=2)
+    rows = darkness.max(axis=1) > 0.5
+    assert rows[:300].any()
+    assert rows[-300:].any()
+    assert darkness.mean() < 0.2  # dark on white
+
+
+def _browse(page: Path, action: str, folder: Path) -> str:
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}",
+               "--window-size=1280,2000", action, page.as_uri()]  # fmt: skip
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
