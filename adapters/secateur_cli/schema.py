@@ -185,7 +185,7 @@ class PlanConfig(Section):
     round_to: Count = Field(default=8, description="widths are multiples of it: odd widths run slowly")
     min_keep: Count = Field(default=1, description="channels that every layer keeps at least")
     delta: Annotated[Number, Field(gt=0)] = Field(
-        default=0.01, description="greedy: how much accuracy one step may cost, as a share of one"
+        default=0.01, description="greedy: the least share of the dense cost that one step frees"
     )
     images: Count = Field(default=1000, description="greedy: validation images that a candidate is judged on")
     ignore: tuple[str, ...] = Field(default=(), description="layers that keep all their channels, by name")

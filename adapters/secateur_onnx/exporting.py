@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import CheckpointError, ConfigError, NetworkError, SecateurWarning
-from secateur_onnx.networks import evaluating, placed
+from secateur.modes import evaluating
+from secateur_onnx.networks import placed
 from secateur_onnx.packages import require
 
 MIN_OPSET = 7

@@ -1,4 +1,4 @@
-"""How a torch network is run beside its ONNX file: in evaluation mode, where it lies, in float32 that is float32."""
+"""How a torch network is run beside its ONNX file: where it lies, in float32 that is float32."""
 
 from __future__ import annotations
 
@@ -8,28 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-
-@contextlib.contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Put every module of `network` into evaluation mode, and each back into its own mode at the end.
-
-    Example:
-        >>> network = nn.Sequential(nn.Dropout(), nn.BatchNorm2d(2).eval()).train()
-        >>> _ = network[1].eval()
-        >>> with evaluating(network):
-        ...     network.training
-        False
-        >>> network.training, network[0].training, network[1].training
-        (True, True, False)
-    """
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def placed(inputs: Tensor, network: nn.Module) -> Tensor:

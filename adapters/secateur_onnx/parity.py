@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from secateur.batches import Batches, rebatch
 from secateur.errors import ConfigError, DataError, NetworkError, VerificationError
-from secateur_onnx.networks import evaluating, placed, without_tf32
+from secateur.modes import evaluating
+from secateur_onnx.networks import placed, without_tf32
 from secateur_onnx.sessions import create_session, infer
 
 

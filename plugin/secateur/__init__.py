@@ -1,1 +1,47 @@
-"""Pruning by feature maps, as a plugin for Torch-Pruning, NNI and ONNX Runtime."""
+"""Pruning by feature maps, as a plugin for Torch-Pruning, NNI and ONNX Runtime.
+
+The steps, each a function that can be called by itself:
+
+    groups = channel_groups(model, images)                      which channels fall together
+    scores = collect_scores(model, batches, "hrank")            what each of them is worth
+    plan = uniform_plan(groups, scores, cost, "50%")            which of them stay, within a budget
+    pruned = apply_plan(model, plan)                            a smaller network
+
+or, inside Torch-Pruning, `importance=HRankImportance(loader)`.
+"""
+
+from secateur.channel_graph import apply_plan, channel_groups, verify_pruning
+from secateur.checkpoint import load_plan, load_pruned, save_pruned
+from secateur.cost import MacsCost, ParameterCost
+from secateur.evaluation import MaskedAccuracy, accuracy
+from secateur.feature_maps import collect_scores
+from secateur.importance import CriterionImportance, DIImportance, HRankImportance
+from secateur.records import ChannelGroup, ChannelGroups, PruningPlan, ScoreTable
+from secateur.recovery import recalibrate_batch_norm
+from secateur.search import greedy_plan, uniform_plan
+from secateur.training import fine_tune
+
+__all__ = [
+    "ChannelGroup",
+    "ChannelGroups",
+    "CriterionImportance",
+    "DIImportance",
+    "HRankImportance",
+    "MacsCost",
+    "MaskedAccuracy",
+    "ParameterCost",
+    "PruningPlan",
+    "ScoreTable",
+    "accuracy",
+    "apply_plan",
+    "channel_groups",
+    "collect_scores",
+    "fine_tune",
+    "greedy_plan",
+    "load_plan",
+    "load_pruned",
+    "recalibrate_batch_norm",
+    "save_pruned",
+    "uniform_plan",
+    "verify_pruning",
+]

@@ -24,7 +24,7 @@ def unpack(batch: Any) -> tuple[Tensor, Tensor | None]:
         inputs, labels = batch, None
     elif isinstance(batch, (tuple, list)) and batch and isinstance(batch[0], Tensor):
         inputs = batch[0]
-        labels = torch.as_tensor(batch[1]) if len(batch) > 1 else None
+        labels = torch.as_tensor(batch[1]) if len(batch) > 1 and batch[1] is not None else None
     else:
         raise DataError(f"a batch must be a tensor of inputs or a pair (inputs, labels); found {type(batch).__name__}")
     if inputs.is_floating_point() and not bool(torch.isfinite(inputs).all()):

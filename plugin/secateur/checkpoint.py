@@ -9,9 +9,7 @@ can run code or set anything but a number that is there already.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from secateur.errors import CheckpointError, PlanError
+from secateur.files import replacing
 from secateur.records import PruningPlan
 from secateur.weights import check_fit, few, load_weights, read_safetensors, tensors_of
 
@@ -77,7 +76,7 @@ def save_pruned(model: nn.Module, dense: nn.Module, plan: PruningPlan, folder: s
     copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with _replacing(folder / PLAN_FILE) as plan_file, _replacing(folder / MODEL_FILE) as model_file:
+    with replacing(folder / PLAN_FILE) as plan_file, replacing(folder / MODEL_FILE) as model_file:
         save_file(copies, model_file, metadata={"plan": plan.fingerprint})
         plan_file.write_text(text, encoding="utf-8")
 
@@ -212,14 +211,3 @@ def _read_record(folder: Path) -> dict[str, Any]:
     if not all(isinstance(shape, list) and all(type(n) is int for n in shape) for shape in record["shapes"].values()):
         raise CheckpointError(f"'shapes' in {path} must give each tensor a list of whole numbers")
     return record
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path`, which takes its place if the block succeeds and vanishes if it fails."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Mapping
 
 import torch
@@ -12,14 +11,8 @@ from torch import Tensor, nn
 from secateur.batches import Batches, unpack
 from secateur.channel_graph.masks import masked
 from secateur.errors import DataError
-from secateur.modes import evaluating
+from secateur.modes import device_of, evaluating
 from secateur.records import ChannelGroup
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Return where the first parameter or buffer of `model` lies; the CPU if it has none."""
-    tensors = itertools.chain(model.parameters(), model.buffers())
-    return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
 
 def check_labels(labels: Tensor | None, outputs: Tensor) -> Tensor:

@@ -1,10 +1,12 @@
-"""Leave the patient as you found it: modes are changed for a block and restored after it, module by module."""
+"""How a network is run and left as it was found: on which device, and in which mode, module by module."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 
@@ -27,3 +29,9 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     finally:
         for module, training in before:
             module.training = training
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return where the first parameter or buffer of `model` lies; the CPU if it has none."""
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))

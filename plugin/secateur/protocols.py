@@ -17,6 +17,7 @@ class Criterion(Protocol[S]):
         needs_labels: whether `update` reads `labels`.
         batch_size: the size of the batches the statistic is defined on (None: any split gives the same scores).
         samples: how many images to read by default.
+        accepts_vectors: whether the outputs of linear layers, (N, C, 1, 1), can be scored.
 
     The attributes are only read: a frozen dataclass or plain class attributes serve.
     The state is returned, never hidden: `update` may add to the tensors of `state` in place, but callers use only
@@ -31,6 +32,8 @@ class Criterion(Protocol[S]):
     def batch_size(self) -> int | None: ...
     @property
     def samples(self) -> int: ...
+    @property
+    def accepts_vectors(self) -> bool: ...
 
     def init(self, channels: int) -> S:
         """Return the empty state for a layer of `channels` channels."""

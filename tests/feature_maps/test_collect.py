@@ -23,6 +23,7 @@ class MeanMap:
     name: str = "mean"
     needs_labels: bool = False
     batch_size: int | None = None
+    accepts_vectors: bool = False
     samples: int = 100
 
     def init(self, channels: int) -> tuple[Tensor, int]:
@@ -72,7 +73,13 @@ def test_scores_are_the_criterions_own_on_the_layers_feature_maps() -> None:
     torch.testing.assert_close(table["3"], second.double().mean((0, 2, 3)), rtol=1e-6, atol=1e-7)
     assert dict(table.settings) == {
         "criterion": "mean",
-        "options": {"name": "mean", "needs_labels": False, "batch_size": None, "samples": 100},
+        "options": {
+            "name": "mean",
+            "needs_labels": False,
+            "batch_size": None,
+            "accepts_vectors": False,
+            "samples": 100,
+        },
         "tap": "act",
         "samples": 12,
         "batch_size": None,
@@ -116,9 +123,7 @@ def test_linear_layers_are_scored_when_named_or_wanted_by_the_criterion() -> Non
     named = collect_scores(model, [data], MeanMap(), layers=["5"])
     assert list(named) == ["5"]
     torch.testing.assert_close(named["5"], expected, rtol=1e-6, atol=1e-7)
-    rule = MeanMap()
-    rule.accepts_vectors = True  # type: ignore[attr-defined] # an attribute that a criterion may have
-    assert list(collect_scores(model, [data], rule)) == ["0", "3", "5"]
+    assert list(collect_scores(model, [data], MeanMap(accepts_vectors=True))) == ["0", "3", "5"]
 
 
 @pytest.mark.parametrize(

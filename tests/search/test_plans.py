@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from references import algorithm_1, select_by_removing, uniform_by_trying, widths_by_trying
-from secateur.errors import BudgetError, ConfigError, EvaluationError, NetworkError, ScoreError
+from secateur.errors import BudgetError, ConfigError, EvaluationError, NetworkError, ScoreError, SecateurWarning
 from secateur.records import ChannelGroup, Member, PruningPlan, ScoreTable
 from secateur.search import GreedyStep, greedy_plan, uniform_plan
 
@@ -323,15 +324,25 @@ def test_delta_must_be_a_share(delta: float) -> None:
         greedy_plan(*small_case().arguments, "50%", lambda kept: 1.0, delta=delta)
 
 
+@pytest.mark.parametrize("search", [uniform_plan, partial(greedy_plan, evaluate=lambda kept: 1.0)])
+def test_groups_without_scores_stay_and_are_named(search: Any) -> None:
+    groups, scores, cost = small_case().arguments
+    with pytest.warns(SecateurWarning, match="1 of 2 groups stay as they are.*: b"):
+        plan = search(groups, ScoreTable({"a": scores["a"]}), cost, "90%")
+    assert plan["b"] == tuple(range(groups["b"].width))
+    assert len(plan["a"]) < groups["a"].width
+    assert plan.cost_after <= plan.budget
+
+
 def test_bad_groups_scores_and_settings() -> None:
     case = small_case()
     groups, scores, cost = case.arguments
-    missing: Any = ScoreTable({"a": scores["a"]})
+    foreign: Any = ScoreTable({"c": scores["a"]})
     for search, more in ((uniform_plan, ()), (greedy_plan, (lambda kept: 1.0,))):
         with pytest.raises(NetworkError, match="no channel group"):
             search({}, scores, cost, "50%", *more)
-        with pytest.raises(ScoreError, match="'b'"):
-            search(groups, missing, cost, "50%", *more)
+        with pytest.raises(ScoreError, match="none of the 1 scored layers"):
+            search(groups, foreign, cost, "50%", *more)
         with pytest.raises(ConfigError, match="round_to is 0"):
             search(groups, scores, cost, "50%", *more, round_to=0)
         with pytest.raises(BudgetError, match="malformed"):

@@ -48,7 +48,7 @@ def channel_groups(
         >>> groups = channel_groups(net, torch.randn(2, 3, 8, 8))
         >>> [(g.name, g.width, [m.layer for m in g.members]) for g in groups.values()]
         [('0', 8, ['0', '1', '3'])]
-        >>> groups.skipped
+        >>> dict(groups.skipped)
         {'3': "its channels are the network's outputs"}
     """
     inputs = tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,)

@@ -31,7 +31,7 @@ def criterion(name: str, **options: Any) -> Criterion[Any]:
 
     Example:
         >>> criterion("hrank", samples=100)
-        HRank(name='hrank', needs_labels=False, batch_size=None, samples=100)
+        HRank(name='hrank', needs_labels=False, batch_size=None, accepts_vectors=False, samples=100)
         >>> criterion("hrnak")
         Traceback (most recent call last):
         ...

@@ -153,6 +153,7 @@ class DI:
 
     name: str = field(default="di", init=False)
     needs_labels: bool = field(default=True, init=False)
+    accepts_vectors: bool = field(default=True, init=False)
     batch_size: int | None = 128
     samples: int = 1280
     equation: Literal[5, 6] = 6

@@ -118,6 +118,7 @@ class HRank:
     name: str = field(default="hrank", init=False)
     needs_labels: bool = field(default=False, init=False)
     batch_size: int | None = field(default=None, init=False)
+    accepts_vectors: bool = field(default=False, init=False)
     samples: int = 500
 
     def __post_init__(self) -> None:

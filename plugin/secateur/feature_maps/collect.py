@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from secateur import criteria
 from secateur.batches import Batches, rebatch
 from secateur.errors import ConfigError, DataError, NetworkError
 from secateur.feature_maps.tap import Tap, producers, tapped, unwrapped
+from secateur.modes import device_of, evaluating
 from secateur.protocols import Criterion
 from secateur.records import ScoreTable
 
@@ -38,7 +38,7 @@ def collect_scores(
         criterion: a name in `secateur.criteria.CRITERIA`, or a criterion with its options.
         tap: which tensor is the feature map of a layer, see `secateur.feature_maps.tap.tapped`.
         layers: names of convolutions and linear layers. None: all convolutions that run, and the linear layers too if
-            the criterion has a true attribute `accepts_vectors`; then layers that never run (auxiliary classifiers),
+            the criterion accepts vectors; then layers that never run (auxiliary classifiers),
             and those whose maps have a side of one pixel and are refused by the criterion (squeeze and excitation),
             are left out and listed with the reason in the table's settings under "skipped".
         samples: how many images to read; None for the criterion's own number. Fewer are read if there are no more.
@@ -77,14 +77,14 @@ def collect_scores(
         raise ConfigError(f"samples must be at least one; found {limit}")
     network = unwrapped(model)
     wanted = producers(network, layers)
-    if layers is None and not getattr(rule, "accepts_vectors", False):
+    if layers is None and not rule.accepts_vectors:
         wanted = {name: module for name, module in wanted.items() if not isinstance(module, nn.Linear)}
     if not wanted:
         raise NetworkError("the network has no convolution to score; name linear layers with `layers` to score them")
     streams = _Streams(rule, wanted, may_skip=layers is None)
-    device = next((tensor.device for tensor in (*network.parameters(), *network.buffers())), None)
+    device = device_of(network)
     images = largest = 0
-    with _evaluating(network), torch.no_grad(), tapped(network, streams.receive, layers=wanted, tap=tap):
+    with evaluating(network), torch.no_grad(), tapped(network, streams.receive, layers=wanted, tap=tap):
         for inputs, labels in rebatch(batches, rule.batch_size, samples=limit):
             streams.labels = _checked(labels, device) if rule.needs_labels else None
             network(inputs.to(device))
@@ -93,12 +93,19 @@ def collect_scores(
         raise DataError("there is no image to collect scores from: the batches are empty")
     settings = {
         "criterion": rule.name,
-        "options": dataclasses.asdict(rule) if dataclasses.is_dataclass(rule) and not isinstance(rule, type) else {},
+        "options": _options(rule),
         "tap": tap,
         "samples": images,
         "batch_size": None if rule.batch_size is None else largest,
     }
     return streams.table(settings)
+
+
+def _options(rule: Criterion[Any]) -> dict[str, Any]:
+    """Return what the criterion was built with, where it is a dataclass."""
+    if not dataclasses.is_dataclass(rule):
+        return {}
+    return {field.name: getattr(rule, field.name) for field in dataclasses.fields(rule) if field.init}
 
 
 class _Streams:
@@ -165,7 +172,7 @@ def _as_maps(feature_map: Tensor, *, channels_last: bool) -> Tensor:
     return maps.float() if maps.dtype in (torch.float16, torch.bfloat16) else maps
 
 
-def _checked(labels: Tensor | None, device: torch.device | None) -> Tensor:
+def _checked(labels: Tensor | None, device: torch.device) -> Tensor:
     if labels is None:
         raise DataError("the criterion reads labels, but the batches hold inputs alone; give pairs (inputs, labels)")
     if labels.is_floating_point() or labels.is_complex() or labels.ndim != 1:
@@ -175,15 +182,3 @@ def _checked(labels: Tensor | None, device: torch.device | None) -> Tensor:
     if int(labels.min()) < 0:
         raise DataError(f"labels must be class numbers from 0; found {int(labels.min())}")
     return labels.to(device, torch.int64)
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    """Run the block in eval mode and give every module its own training flag back."""
-    flags = [(module, module.training) for module in network.modules()]
-    try:
-        network.eval()
-        yield
-    finally:
-        for module, training in flags:
-            module.training = training

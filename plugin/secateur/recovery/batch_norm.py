@@ -18,8 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from secateur.batches import Batches, rebatch, unpack
 from secateur.errors import ConfigError, DataError
-from secateur.evaluation import device_of
-from secateur.modes import evaluating
+from secateur.modes import device_of, evaluating
 
 
 def recalibrate_batch_norm(model: nn.Module, batches: Batches, *, samples: int = 2000) -> int:

@@ -68,7 +68,8 @@ def greedy_plan(
 
     Args:
         groups: the channel groups by name.
-        scores: (C,) for at least one producer of each group, larger = keep; not recomputed between steps.
+        scores: (C,) for at least one producer of a group, larger = keep; not recomputed between steps. Groups without
+            scores stay as they are, with a SecateurWarning that names them.
         cost: non-decreasing in every width.
         budget: "50%", "60.5M" or the largest cost as a number; see `parse_budget`.
         evaluate: worth of a candidate, larger is better, from the kept channels of the groups cut so far; as
@@ -80,7 +81,7 @@ def greedy_plan(
 
     Raises:
         NetworkError: there is no group to prune.
-        ScoreError: a group without scores, or scores that do not fit it.
+        ScoreError: no group has scores, or scores do not fit their group.
         ConfigError: `delta`, `round_to` or `min_keep` out of range.
         BudgetError: the budget is malformed, already met, or out of reach; said before any evaluation, with the
             lowest reachable cost.
@@ -108,7 +109,7 @@ def greedy_plan(
     if not 0 < delta <= 1:
         raise ConfigError(f"delta is {delta}; it must be a share of the dense cost above 0 and at most 1")
     problem = state_problem(groups, scores, cost, budget, round_to=round_to, min_keep=min_keep, reduction=reduction)
-    widths = {name: group.width for name, group in groups.items()}
+    widths = {name: allowed[-1] for name, allowed in problem.widths.items()}
     current, step, evaluations = problem.dense_cost, 0, 0
     while current > problem.largest_cost:
         step += 1

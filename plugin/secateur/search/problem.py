@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from secateur.errors import BudgetError, NetworkError
+from secateur.errors import BudgetError, NetworkError, ScoreError, SecateurWarning
 from secateur.protocols import CostModel
 from secateur.records import ChannelGroup, PruningPlan, Reduction, ScoreTable
 from secateur.search.budget import format_cost, parse_budget
@@ -21,8 +22,8 @@ class Problem:
 
     Attributes:
         groups: the channel groups by name.
-        scores: group -> score of each channel, (width,), float64.
-        widths: group -> the widths it may be cut to, ascending, its full width last.
+        scores: group -> score of each channel, (width,), float64; groups without scores stay as they are.
+        widths: group that has scores -> the widths it may be cut to, ascending, its full width last.
         settings: what the plan records whatever the search.
     """
 
@@ -67,14 +68,15 @@ def state_problem(
 
     Raises:
         NetworkError: there is no group to prune.
-        ScoreError: a group without scores, or scores that do not fit it.
+        ScoreError: no group has scores, or scores do not fit their group.
         ConfigError: `round_to` or `min_keep` below 1.
         BudgetError: the budget is malformed, already met, or below what the narrowest widths cost.
     """
     if not groups:
         raise NetworkError("the network has no channel group to prune")
-    combined = {name: group.combine(scores, reduction=reduction) for name, group in groups.items()}
-    widths = {name: allowed_widths(g.width, min_keep=min_keep, round_to=round_to) for name, g in groups.items()}
+    scored = _with_scores(groups, scores)
+    combined = {name: group.combine(scores, reduction=reduction) for name, group in scored.items()}
+    widths = {name: allowed_widths(g.width, min_keep=min_keep, round_to=round_to) for name, g in scored.items()}
     dense = cost({name: group.width for name, group in groups.items()})
     largest = parse_budget(budget, dense)
     lowest = cost({name: allowed[0] for name, allowed in widths.items()})
@@ -91,3 +93,19 @@ def state_problem(
         "scores": dict(scores.settings),
     }
     return Problem(groups, combined, cost, dense, largest, widths, settings)
+
+
+def _with_scores(groups: Mapping[str, ChannelGroup], scores: ScoreTable) -> dict[str, ChannelGroup]:
+    """Return the groups that can be decided about; say which cannot."""
+    scored = {name: g for name, g in groups.items() if any(member.layer in scores for member in g.producers)}
+    if not scored:
+        raise ScoreError(f"none of the {len(scores)} scored layers produces the channels of a group that can be pruned")
+    left = [name for name in groups if name not in scored]
+    if left:
+        warnings.warn(
+            f"{len(left)} of {len(groups)} groups stay as they are, since none of their layers has scores: "
+            + ", ".join(left),
+            SecateurWarning,
+            stacklevel=4,
+        )
+    return scored

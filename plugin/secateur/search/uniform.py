@@ -34,7 +34,8 @@ def uniform_plan(
 
     Args:
         groups: the channel groups by name.
-        scores: (C,) for at least one producer of each group, larger = keep.
+        scores: (C,) for at least one producer of a group, larger = keep; groups without scores stay as they are, with
+            a SecateurWarning that names them.
         cost: non-decreasing in every width.
         budget: "50%", "60.5M" or the largest cost as a number; see `parse_budget`.
         round_to, min_keep: see `allowed_widths`.
@@ -42,7 +43,7 @@ def uniform_plan(
 
     Raises:
         NetworkError: there is no group to prune.
-        ScoreError: a group without scores, or scores that do not fit it.
+        ScoreError: no group has scores, or scores do not fit their group.
         ConfigError: `round_to` or `min_keep` below 1.
         BudgetError: the budget is malformed, already met, or out of reach; the lowest reachable cost is named.
 
@@ -67,9 +68,11 @@ def uniform_plan(
 
     def widths(rate: float) -> dict[str, int]:
         return {
-            name: keep_count(group.width, rate, min_keep=min_keep, round_to=round_to) for name, group in groups.items()
+            name: keep_count(allowed[-1], rate, min_keep=min_keep, round_to=round_to)
+            for name, allowed in problem.widths.items()
         }
 
-    rates = sorted({removed / width for width in {g.width for g in groups.values()} for removed in range(width + 1)})
+    dense = {allowed[-1] for allowed in problem.widths.values()}
+    rates = sorted({removed / width for width in dense for removed in range(width + 1)})
     rate = rates[bisect.bisect_left(rates, -problem.largest_cost, key=lambda r: -cost(widths(r)))]
     return problem.plan(widths(rate), {"search": "uniform", "rate": rate})

@@ -20,8 +20,8 @@ from torch.nn import functional
 
 from secateur.batches import Batches, unpack
 from secateur.errors import ConfigError, DataError, NetworkError
-from secateur.evaluation import accuracy, check_labels, device_of
-from secateur.modes import evaluating
+from secateur.evaluation import accuracy, check_labels
+from secateur.modes import device_of, evaluating
 from secateur.training.recipe import Recipe
 
 

@@ -1,0 +1,117 @@
+"""HRank and DI as Torch-Pruning's `importance` argument: the criterion, its data and its tap in one object.
+
+References:
+    [Lin2020] M. Lin et al., HRank: Filter Pruning using High-Rank Feature Map, CVPR 2020.
+    [Hou2020] Z. Hou and S.-Y. Kung, A Feature-map Discriminant Perspective for Pruning Deep Neural Networks,
+        arXiv 2005.13796, 2020.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from secateur.batches import Batches
+from secateur.channel_graph.importance import ScoreImportance
+from secateur.criteria import criterion as by_name
+from secateur.feature_maps import Tap, collect_scores
+from secateur.protocols import Criterion
+from secateur.records import Reduction, ScoreTable
+
+
+class CriterionImportance(ScoreImportance):
+    """Any criterion over feature maps as an importance: `tp.pruner.BasePruner(..., importance=this)`.
+
+    The scores are collected from the network that is being pruned, at the first call and again after every change of
+    its structure, so iterative pruning needs nothing else. `data` must therefore be iterable more than once.
+
+    Args:
+        criterion: a name in `secateur.criteria.CRITERIA`, or a criterion with its options.
+        data: yields inputs or `(inputs, labels)`; labels are needed where the criterion reads them.
+        tap: which tensor is the feature map: "act" (after batch norm, activation and the residual addition),
+            "bn" or "conv".
+        samples: images to read; None: as many as the criterion asks for.
+        group_reduction: how the scores of layers that share their channels combine: "sum", "mean" or "max".
+
+    Errors: those of `collect_scores`, raised when Torch-Pruning asks for the first group.
+
+    Cost: one pass over `samples` images per structure.
+
+    Example:
+        >>> import torch, torch_pruning as tp
+        >>> net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> x = torch.randn(16, 1, 8, 8)
+        >>> importance = CriterionImportance("hrank", [x])
+        >>> tp.pruner.BasePruner(net, (x,), importance=importance, ignored_layers=[net[2]]).step()
+        >>> net[0].out_channels
+        4
+    """
+
+    def __init__(
+        self,
+        criterion: str | Criterion[Any],
+        data: Batches,
+        *,
+        tap: Tap = "act",
+        samples: int | None = None,
+        group_reduction: Reduction = "sum",
+    ) -> None:
+        self.criterion: Criterion[Any] = by_name(criterion) if isinstance(criterion, str) else criterion
+        self.data, self.tap, self.samples = data, tap, samples
+        super().__init__(self._collect, group_reduction=group_reduction)
+
+    def _collect(self, model: nn.Module) -> ScoreTable:
+        return collect_scores(model, self.data, self.criterion, tap=self.tap, samples=self.samples)
+
+
+class HRankImportance(CriterionImportance):
+    """The average rank of a filter's feature maps [Lin2020] as an importance; see `secateur.criteria.HRank`.
+
+    Linear layers have no maps whose rank could tell anything: their groups are left dense, with a warning.
+
+    Example:
+        >>> import torch, torch_pruning as tp
+        >>> net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> loader = [(torch.randn(16, 1, 8, 8), torch.zeros(16).long())]
+        >>> pruner = tp.pruner.BasePruner(
+        ...     net, (torch.randn(1, 1, 8, 8),), importance=HRankImportance(loader), ignored_layers=[net[2]]
+        ... )
+        >>> pruner.step()
+        >>> net[0].out_channels
+        4
+    """
+
+    def __init__(
+        self, data: Batches, *, tap: Tap = "act", samples: int | None = None, group_reduction: Reduction = "sum"
+    ) -> None:
+        super().__init__("hrank", data, tap=tap, samples=samples, group_reduction=group_reduction)
+
+
+class DIImportance(CriterionImportance):
+    """Discriminant information [Hou2020] as an importance; see `secateur.criteria.DI` for `options` such as rho.
+
+    `data` must yield labels.
+
+    Example:
+        >>> import torch, torch_pruning as tp
+        >>> net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> loader = [(torch.randn(16, 1, 8, 8), torch.arange(16) % 2)]
+        >>> pruner = tp.pruner.BasePruner(
+        ...     net, (torch.randn(1, 1, 8, 8),), importance=DIImportance(loader, rho=1.0), ignored_layers=[net[2]]
+        ... )
+        >>> pruner.step()
+        >>> net[0].out_channels
+        4
+    """
+
+    def __init__(
+        self,
+        data: Batches,
+        *,
+        tap: Tap = "act",
+        samples: int | None = None,
+        group_reduction: Reduction = "sum",
+        **options: Any,
+    ) -> None:
+        super().__init__(by_name("di", **options), data, tap=tap, samples=samples, group_reduction=group_reduction)

@@ -1,0 +1,115 @@
+"""The house: which room may import which, and which packages belong to one room alone."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = sorted([*ROOT.glob("plugin/**/*.py"), *ROOT.glob("adapters/**/*.py")])
+
+FOUNDATION = {"errors", "protocols", "records", "batches", "modes", "files"}
+MAY_IMPORT = {
+    **{f"secateur.{name}": FOUNDATION for name in FOUNDATION},
+    "secateur.networks": FOUNDATION,
+    "secateur.criteria": FOUNDATION,
+    "secateur.feature_maps": FOUNDATION | {"criteria"},
+    "secateur.cost": FOUNDATION,
+    "secateur.search": FOUNDATION,
+    "secateur.channel_graph": FOUNDATION,
+    "secateur.recovery": FOUNDATION,
+    "secateur.training": FOUNDATION | {"evaluation"},
+    "secateur.evaluation": FOUNDATION | {"channel_graph"},
+    "secateur.weights": FOUNDATION,
+    "secateur.checkpoint": FOUNDATION | {"weights"},
+    "secateur.importance": FOUNDATION | {"criteria", "feature_maps", "channel_graph"},
+}
+ONLY_IN = {
+    "torch_pruning": "secateur.channel_graph",
+    "nni": "secateur_nni",
+    "onnx": "secateur_onnx",
+    "onnxruntime": "secateur_onnx",
+    "onnxscript": "secateur_onnx",
+    "typer": "secateur_cli",
+    "rich": "secateur_cli",
+    "pydantic": "secateur_cli",
+    "jinja2": "secateur_cli",
+    "matplotlib": "secateur_cli",
+    "torchvision": "secateur_cli",
+}
+DISTRIBUTIONS = ("secateur", "secateur_nni", "secateur_onnx", "secateur_cli")
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts[1:]
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def room(module: str) -> str:
+    """Return the room a module of the plugin belongs to, or the adapter."""
+    parts = module.split(".")
+    return ".".join(parts[:2]) if parts[0] == "secateur" else parts[0]
+
+
+def imports(path: Path) -> list[str]:
+    """Return the absolute names a file imports, wherever in the file."""
+    names = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide where an arrow points"
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_arrows_point_one_way(path: Path) -> None:
+    here = room(module_name(path))
+    for name in imports(path):
+        top, target = name.split(".")[0], room(name)
+        if top not in DISTRIBUTIONS or target == here or here == "secateur":
+            continue
+        if here.startswith("secateur."):
+            assert top == "secateur", f"{here} imports the adapter {name}"
+            assert target.removeprefix("secateur.") in MAY_IMPORT[here], f"{here} imports {name}"
+        elif here in ("secateur_nni", "secateur_onnx"):
+            assert top == "secateur", f"{here} imports {name}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_foreign_packages_stay_in_their_room(path: Path) -> None:
+    here = module_name(path)
+    for name in imports(path):
+        owner = ONLY_IN.get(name.split(".")[0])
+        assert owner is None or here.startswith(owner), f"{here} imports {name}, which belongs to {owner}"
+
+
+def test_importing_changes_nothing_and_needs_no_optional_package() -> None:
+    """No seeds, thread counts or optional packages are touched by importing the plugin and the ONNX adapter."""
+    code = """
+import random, sys, torch
+threads, state, grad = torch.get_num_threads(), torch.random.get_rng_state(), torch.is_grad_enabled()
+python_state = random.getstate()
+import secateur, secateur.criteria, secateur_onnx
+assert torch.equal(state, torch.random.get_rng_state()) and python_state == random.getstate()
+assert threads == torch.get_num_threads() and grad == torch.is_grad_enabled()
+loaded = {name.split('.')[0] for name in sys.modules}
+print(sorted(loaded & {'nni', 'onnx', 'onnxruntime', 'matplotlib', 'torchvision', 'typer', 'sklearn'}))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_every_suppression_has_a_reason() -> None:
+    for path in SOURCES:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            for mark in ("type: ignore", "noqa", "pragma: no cover"):
+                if mark in line:
+                    reason = re.sub(r"^(\[[\w-]+\]|: \w+)", "", line.split(mark, 1)[1])
+                    assert len(re.findall(r"\w{2,}", reason)) >= 2, f"{path}:{number}: {mark} without a reason"

@@ -1,0 +1,66 @@
+"""Batches as users have them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from secateur.batches import rebatch, unpack
+from secateur.errors import DataError
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        ("text", "found str"),
+        ([], "found list"),
+        (torch.tensor([[1.0, torch.nan]]), "NaN"),
+        ((torch.ones(2, 1), torch.zeros(3)), "2 inputs but 3 labels"),
+    ],
+)
+def test_what_is_no_batch_is_refused(batch: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        unpack(batch)
+
+
+def test_labels_may_be_missing_or_plain_numbers() -> None:
+    assert unpack(torch.ones(2, 1))[1] is None
+    labels = unpack([torch.ones(2, 1), [0, 1]])[1]
+    assert labels is not None
+    assert labels.tolist() == [0, 1]
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=6), st.integers(1, 7), st.one_of(st.none(), st.integers(1, 30)))
+def test_rebatching_keeps_order_and_size(sizes: list[int], size: int, samples: int | None) -> None:
+    total = sum(sizes)
+    numbers = torch.arange(float(total))
+    batches = [(part[:, None], part.long()) for part in numbers.split(sizes)]
+    given_ = list(rebatch(batches, size, samples=samples))
+    usable = min(total, samples or total)
+    expected = max(usable // size * size, 0) or usable
+    assert torch.cat([inputs for inputs, _ in given_])[:, 0].tolist() == numbers[:expected].tolist()
+    assert all(torch.equal(inputs[:, 0].long(), labels) for inputs, labels in given_)
+    assert all(len(inputs) == size for inputs, _ in given_) or expected < size
+
+
+def test_without_a_size_batches_stay_and_the_last_is_cut() -> None:
+    batches = [torch.zeros(4, 1), torch.zeros(4, 1)]
+    assert [len(inputs) for inputs, _ in rebatch(batches, None, samples=6)] == [4, 2]
+    assert [len(inputs) for inputs, _ in rebatch(batches, None)] == [4, 4]
+    assert list(rebatch([], 3)) == []
+
+
+def test_no_batch_is_read_beyond_the_samples() -> None:
+    read: list[int] = []
+
+    def batches() -> Any:
+        for number in range(5):
+            read.append(number)
+            yield torch.zeros(4, 1)
+
+    assert sum(len(inputs) for inputs, _ in rebatch(batches(), 4, samples=8)) == 8
+    assert read == [0, 1]
