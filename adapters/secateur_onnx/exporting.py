@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import CheckpointError, ConfigError, NetworkError, SecateurWarning
+from secateur.files import replacing
 from secateur.modes import evaluating
 from secateur_onnx.networks import placed
 from secateur_onnx.packages import require
@@ -217,15 +218,11 @@ def _quiet() -> Iterator[None]:
 
 
 def _write(data: bytes, path: Path) -> int:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with part.open("wb") as file:
+        with replacing(path) as temporary, temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        part.replace(path)
     except OSError as error:
         raise CheckpointError(f"cannot write {path} ({error}); a file that lay there before is untouched") from error
-    finally:
-        part.unlink(missing_ok=True)
     return len(data)

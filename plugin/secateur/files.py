@@ -26,7 +26,10 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        temporary.touch()
+        usual = temporary.stat().st_mode  # some writers make files that only their owner may read
         yield temporary
+        temporary.chmod(usual)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
