@@ -73,8 +73,14 @@ def widths_plot(groups: Sequence[Mapping[str, Any]]) -> str:
         for row, group in enumerate(shown):
             axes.barh(row, group["width"], height=0.72, facecolor="white", edgecolor=GREY, linewidth=0.8)
             axes.barh(row, group["kept"], height=0.72, facecolor=BLUE, edgecolor=BLUE, linewidth=0.8)
-            axes.annotate(str(group["kept"]), (group["width"], row), (3, 0), textcoords="offset points", va="center")
-        axes.margins(x=0.12)
+            axes.annotate(
+                f"{group['kept']} of {group['width']}",
+                (group["width"], row),
+                (3, 0),
+                textcoords="offset points",
+                va="center",
+            )
+        axes.margins(x=0.2)
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         _name_rows(axes, [str(group["name"]) for group in shown])

@@ -57,7 +57,7 @@ def describe_machine(*, provider: str = "cpu") -> Machine:
     return Machine(
         cpu=_cpu_name(),
         cores=os.cpu_count() or 1,
-        load=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        load=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         device=device,
         system=f"{platform.system()} {platform.machine()}",
         onnxruntime=str(require("onnxruntime").__version__),
