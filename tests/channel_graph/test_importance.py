@@ -105,3 +105,16 @@ def test_groups_without_scores_are_named_and_left_dense() -> None:
     with pytest.warns(SecateurWarning, match="'second' is left dense|'stem' is left dense"):
         tp.pruner.BasePruner(net, (IMAGES,), importance=importance, pruning_ratio=0.5, ignored_layers=[net.head]).step()
     assert (net.stem.out_channels, net.first.out_channels) == (8, 3)
+
+
+def test_the_networks_outputs_stay_unless_asked_for() -> None:
+    def score_all(model: nn.Module) -> ScoreTable:
+        layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+        return ScoreTable({n: torch.arange(len(m.weight), dtype=torch.float64) for n, m in layers.items()})
+
+    for prune_outputs, classes in ((False, 5), (True, 3)):
+        net = Residual()
+        importance = ScoreImportance(score_all, prune_outputs=prune_outputs)
+        tp.pruner.BasePruner(net, (IMAGES,), importance=importance, pruning_ratio=0.5).step()
+        assert net(IMAGES).shape == (2, classes)
+        assert net.stem.out_channels == 4

@@ -115,6 +115,16 @@ def record_group(group: tp.dependency.Group, *, blocks: int | None = None) -> Ch
     return ChannelGroup(str(root_name), width, tuple(members))
 
 
+def reaches_outputs(group: tp.dependency.Group) -> bool:
+    """Return whether the channels of a Torch-Pruning group are among the network's outputs."""
+    graph: Any = group._DG
+    return any(
+        graph.is_out_channel_pruning_fn(dep.handler)
+        and (not dep.target.outputs or dep.target.type == tp.ops.OPTYPE.OUTPUT)
+        for dep, _ in group.items
+    )
+
+
 def _blocks(group: tp.dependency.Group) -> int:
     """Return into how many blocks grouped convolutions and group norms divide the channels of a group."""
     blocks = 1
@@ -141,11 +151,8 @@ def _role(graph: Any, dep: Any) -> Role:
 
 
 def _reason_to_skip(model: nn.Module, group: Any, record: ChannelGroup, ignored: frozenset[str]) -> str:
-    for item in group.items:
-        node = item.dep.target
-        leaves = group._DG.is_out_channel_pruning_fn(item.dep.handler)
-        if leaves and (not node.outputs or node.type == tp.ops.OPTYPE.OUTPUT):
-            return "its channels are the network's outputs"
+    if reaches_outputs(group):
+        return "its channels are the network's outputs"
     for member in record.producers:
         if member.layer in ignored:
             return (

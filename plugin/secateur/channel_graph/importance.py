@@ -10,7 +10,7 @@ from typing import Any
 import torch_pruning as tp
 from torch import Tensor, nn
 
-from secateur.channel_graph.groups import record_group
+from secateur.channel_graph.groups import reaches_outputs, record_group
 from secateur.errors import SecateurWarning
 from secateur.records import Reduction, ScoreTable
 
@@ -28,15 +28,24 @@ class ScoreImportance(tp.importance.Importance):
     Args:
         collect: network -> ScoreTable.
         group_reduction: "sum" (the DI paper's rule for shortcuts), "mean" or "max".
+        prune_outputs: whether the network's own outputs may be pruned. They stay by default, whether or not their layer
+            is among Torch-Pruning's `ignored_layers`: a classifier must not lose classes.
 
     Errors: what `collect` raises. A group in which no layer has scores is left dense, with a warning that names it.
 
     Cost: one `collect` per structure.
     """
 
-    def __init__(self, collect: Callable[[nn.Module], ScoreTable], *, group_reduction: Reduction = "sum") -> None:
+    def __init__(
+        self,
+        collect: Callable[[nn.Module], ScoreTable],
+        *,
+        group_reduction: Reduction = "sum",
+        prune_outputs: bool = False,
+    ) -> None:
         self.collect = collect
         self.group_reduction = group_reduction
+        self.prune_outputs = prune_outputs
         self.reset()
 
     def reset(self) -> None:
@@ -57,8 +66,10 @@ class ScoreImportance(tp.importance.Importance):
     def __call__(self, group: Any) -> Tensor | None:
         """Return one score per index of the group's root, (len(group[0].idxs),), larger = keep.
 
-        None, which makes Torch-Pruning pass the group by, where no layer of the group has scores.
+        None, which makes Torch-Pruning pass the group by, for the network's outputs and where no layer has scores.
         """
+        if not self.prune_outputs and reaches_outputs(group):
+            return None
         table = self.scores(group._DG.model)
         record = record_group(group, blocks=1)
         if not any(member.layer in table for member in record.producers):
