@@ -144,3 +144,11 @@ class ZeroPaddedShortcut(_Headed):
         x = torch.relu(self.stem(x))
         shortcut = functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 4, 4))
         return self.classify(torch.relu(shortcut + self.outer(torch.relu(self.inner(x)))))
+
+
+def torchvision_network(name: str, *, classes: int = 10) -> nn.Module:
+    """Return one of torchvision's networks with random weights; only tests that ask for one need torchvision."""
+    import torchvision
+
+    slow_start = {"init_weights": False} if name.startswith("vgg") else {}
+    return torchvision.models.get_model(name, weights=None, num_classes=classes, **slow_start)

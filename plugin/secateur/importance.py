@@ -8,6 +8,7 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
@@ -15,6 +16,7 @@ from torch import nn
 from secateur.batches import Batches
 from secateur.channel_graph.importance import ScoreImportance
 from secateur.criteria import criterion as by_name
+from secateur.errors import DataError
 from secateur.feature_maps import Tap, collect_scores
 from secateur.protocols import Criterion
 from secateur.records import Reduction, ScoreTable
@@ -26,6 +28,11 @@ class CriterionImportance(ScoreImportance):
     The scores are collected from the network that is being pruned, at the first call and again after every change of
     its structure, so iterative pruning needs nothing else. `data` must therefore be iterable more than once.
 
+    What the pruner does with the scores is Torch-Pruning's affair: it leaves the network in eval mode, and under
+    `global_pruning` it compares scores across layers, removes every channel that ties at the threshold and passes a
+    group by that would lose all of its channels. Ranks tie often and are bounded by the size of the map, so prefer
+    its default, a share of each group.
+
     Args:
         criterion: a name in `secateur.criteria.CRITERIA`, or a criterion with its options.
         data: yields inputs or `(inputs, labels)`; labels are needed where the criterion reads them.
@@ -33,8 +40,13 @@ class CriterionImportance(ScoreImportance):
             "bn" or "conv".
         samples: images to read; None: as many as the criterion asks for.
         group_reduction: how the scores of layers that share their channels combine: "sum", "mean" or "max".
+        prune_outputs: whether the network's own outputs may be pruned; they stay otherwise, in `ignored_layers` or not.
 
-    Errors: those of `collect_scores`, raised when Torch-Pruning asks for the first group.
+    Raises:
+        ConfigError: an unknown criterion.
+        DataError: `data` is a generator or another iterator, which can be read only once.
+
+    Errors of `collect_scores` are raised when Torch-Pruning asks for the first group, before anything is removed.
 
     Cost: one pass over `samples` images per structure.
 
@@ -56,10 +68,15 @@ class CriterionImportance(ScoreImportance):
         tap: Tap = "act",
         samples: int | None = None,
         group_reduction: Reduction = "sum",
+        prune_outputs: bool = False,
     ) -> None:
+        if isinstance(data, Iterator):
+            raise DataError(
+                "images are read again after each pruning step: give a list or a DataLoader, not a generator"
+            )
         self.criterion: Criterion[Any] = by_name(criterion) if isinstance(criterion, str) else criterion
         self.data, self.tap, self.samples = data, tap, samples
-        super().__init__(self._collect, group_reduction=group_reduction)
+        super().__init__(self._collect, group_reduction=group_reduction, prune_outputs=prune_outputs)
 
     def _collect(self, model: nn.Module) -> ScoreTable:
         return collect_scores(model, self.data, self.criterion, tap=self.tap, samples=self.samples)
@@ -83,9 +100,17 @@ class HRankImportance(CriterionImportance):
     """
 
     def __init__(
-        self, data: Batches, *, tap: Tap = "act", samples: int | None = None, group_reduction: Reduction = "sum"
+        self,
+        data: Batches,
+        *,
+        tap: Tap = "act",
+        samples: int | None = None,
+        group_reduction: Reduction = "sum",
+        prune_outputs: bool = False,
     ) -> None:
-        super().__init__("hrank", data, tap=tap, samples=samples, group_reduction=group_reduction)
+        super().__init__(
+            "hrank", data, tap=tap, samples=samples, group_reduction=group_reduction, prune_outputs=prune_outputs
+        )
 
 
 class DIImportance(CriterionImportance):
@@ -112,6 +137,10 @@ class DIImportance(CriterionImportance):
         tap: Tap = "act",
         samples: int | None = None,
         group_reduction: Reduction = "sum",
+        prune_outputs: bool = False,
         **options: Any,
     ) -> None:
-        super().__init__(by_name("di", **options), data, tap=tap, samples=samples, group_reduction=group_reduction)
+        rule = by_name("di", **options)
+        super().__init__(
+            rule, data, tap=tap, samples=samples, group_reduction=group_reduction, prune_outputs=prune_outputs
+        )
