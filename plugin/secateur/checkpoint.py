@@ -93,6 +93,14 @@ def load_pruned(build: Callable[[], nn.Module], folder: str | Path) -> nn.Module
             do not fit the network that `build` returns.
 
     Cost: one dense network and one copy of the tensors.
+
+    Example:
+        >>> import tempfile
+        >>> plan = PruningPlan(groups=(), kept={}, cost="macs", cost_before=6, cost_after=6, budget=6)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_pruned(nn.Linear(3, 1), nn.Linear(3, 2), plan, folder)
+        ...     load_pruned(lambda: nn.Linear(3, 2), folder)
+        Linear(in_features=3, out_features=1, bias=True)
     """
     folder = Path(folder)
     record = _read_record(folder)
@@ -112,7 +120,16 @@ def load_pruned(build: Callable[[], nn.Module], folder: str | Path) -> nn.Module
 
 
 def load_plan(folder: str | Path) -> PruningPlan:
-    """Return the plan in `folder`/plan.json. Raises CheckpointError where it is missing or malformed."""
+    """Return the plan in `folder`/plan.json. Raises CheckpointError where it is missing or malformed.
+
+    Example:
+        >>> import tempfile
+        >>> plan = PruningPlan(groups=(), kept={}, cost="macs", cost_before=6, cost_after=6, budget=6)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_pruned(nn.Linear(3, 1), nn.Linear(3, 2), plan, folder)
+        ...     load_plan(folder) == plan
+        True
+    """
     folder = Path(folder)
     return _plan(_read_record(folder), folder)
 

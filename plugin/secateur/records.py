@@ -174,7 +174,17 @@ class ChannelGroup:
 
 
 class ChannelGroups(Mapping[str, ChannelGroup]):
-    """The groups of a network by name, and in `skipped` the layers that cannot be pruned, each with the reason."""
+    """The groups of a network by name, and in `skipped` the layers that cannot be pruned, each with the reason.
+
+    Example:
+        >>> own = ((0,), (1,))
+        >>> groups = ChannelGroups(
+        ...     [ChannelGroup("conv1", 2, (Member("conv1", "producer", own), Member("conv2", "consumer", own)))],
+        ...     skipped={"conv2": "its channels are the network's outputs"},
+        ... )
+        >>> list(groups), groups["conv1"].width, list(groups.skipped)
+        (['conv1'], 2, ['conv2'])
+    """
 
     def __init__(self, groups: Sequence[ChannelGroup], *, skipped: Mapping[str, str] | None = None) -> None:
         self._groups = {group.name: group for group in groups}

@@ -53,6 +53,14 @@ def verify_pruning(
         VerificationError: the outputs differ; the message names the groups that differ when pruned alone.
 
     Cost: two forward passes, and where they differ two more for each group.
+
+    Example:
+        >>> from secateur.channel_graph import channel_groups
+        >>> net, images = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)), torch.randn(2, 3, 8, 8)
+        >>> groups = channel_groups(net, images)
+        >>> plan = PruningPlan(tuple(groups.values()), {"0": (1, 2)}, "macs", 1.0, 0.5, 0.5)
+        >>> verify_pruning(net, apply_plan(net, plan), plan, images).largest_difference < 1e-5
+        True
     """
     unchecked = {g.name: reason for g in plan.groups if plan.removed(g.name) and (reason := mixes_channels(model, g))}
     checked = {name: channels for name, channels in plan.kept.items() if name not in unchecked}

@@ -19,6 +19,7 @@ from secateur.errors import ConfigError
 from secateur.protocols import Criterion
 
 CRITERIA: Mapping[str, type[Criterion[Any]]] = MappingProxyType({"hrank": HRank, "di": DI})
+"""Each criterion's name and its class."""
 
 __all__ = ["CRITERIA", "DI", "HRank", "criterion", "discriminant_information", "feature_map_ranks"]
 

@@ -48,6 +48,10 @@ class CifarResNet(nn.Module):
 
     Deviations: [He2016]_ leaves open where the zero channels go; the trained networks in circulation put half of them
     before and half behind the channels of the shortcut, and so does this one.
+
+    Example:
+        >>> CifarResNet(8, num_classes=100).linear
+        Linear(in_features=64, out_features=100, bias=True)
     """
 
     def __init__(self, depth: int, *, num_classes: int = 10) -> None:
@@ -81,7 +85,7 @@ def _stage(channels: int, width: int, *, blocks: int, stride: int) -> nn.Sequent
 
 
 def resnet20(num_classes: int = 10) -> CifarResNet:
-    """Return the network with 20 layers, 0.27 M parameters and 40.6 M MACs, untrained.
+    """Return the network with 20 layers, 0.27 M parameters and 40.6 M MACs, untrained, with `num_classes` logits.
 
     Example:
         >>> import torch
@@ -92,10 +96,20 @@ def resnet20(num_classes: int = 10) -> CifarResNet:
 
 
 def resnet56(num_classes: int = 10) -> CifarResNet:
-    """Return the network with 56 layers, 0.85 M parameters and 125.5 M MACs, untrained."""
+    """Return the network with 56 layers, 0.85 M parameters and 125.5 M MACs, untrained, with `num_classes` logits.
+
+    Example:
+        >>> sum(parameter.numel() for parameter in resnet56().parameters())
+        853018
+    """
     return CifarResNet(56, num_classes=num_classes)
 
 
 def resnet110(num_classes: int = 10) -> CifarResNet:
-    """Return the network with 110 layers, 1.73 M parameters and 252.9 M MACs, untrained."""
+    """Return the network with 110 layers, 1.73 M parameters and 252.9 M MACs, untrained, with `num_classes` logits.
+
+    Example:
+        >>> sum(parameter.numel() for parameter in resnet110().parameters())
+        1727962
+    """
     return CifarResNet(110, num_classes=num_classes)

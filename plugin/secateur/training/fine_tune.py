@@ -73,7 +73,8 @@ def fine_tune(
             one image is left out: batch norm cannot train on it.
         validate: batches to choose the best epoch by (the later one of equals), whose state the network then has.
             They are part of training: the accuracy to report comes from others. Without them the last epoch stays.
-        recipe: the numbers; each may also be given by itself: `fine_tune(net, train, epochs=2, learning_rate=0.1)`.
+        recipe: the numbers of the training, see `Recipe`.
+        changes: single numbers in place of the recipe's: `fine_tune(net, train, epochs=2, learning_rate=0.1)`.
         on_epoch: called after each epoch.
         on_step: called after each step with the number of steps done and their total.
 
