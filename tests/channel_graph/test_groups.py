@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 
 import pytest
 import torch
@@ -146,3 +147,18 @@ def test_plans_of_groups_survive_json() -> None:
     assert again == plan
     assert again.fingerprint == plan.fingerprint
     assert again.removed("stem") == tuple(c for c in range(8) if c not in (0, 3))
+
+
+def test_parametrized_weights_are_refused() -> None:
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 3)), nn.Conv2d(4, 2, 1)
+    )
+    with pytest.raises(NetworkError, match=r"layer '1' are computed by a parametrization.*remove_parametrizations"):
+        channel_groups(net, torch.randn(2, 1, 8, 8))
+
+
+def test_a_network_that_cannot_be_copied_is_refused() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 2, 1))
+    net.lock = threading.Lock()  # type: ignore[assignment]  # a user's module may hold anything
+    with pytest.raises(NetworkError, match=r"cannot be copied \(TypeError: .*locks, open files"):
+        channel_groups(net, torch.randn(2, 1, 8, 8))

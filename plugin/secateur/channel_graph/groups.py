@@ -12,6 +12,7 @@ import torch
 import torch_pruning as tp
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils import parametrize
 
 from secateur.channel_graph.surgery import layer_size
 from secateur.channel_graph.verify import TOLERANCE, difference, mixes_channels
@@ -39,7 +40,8 @@ def channel_groups(
         check: whether to try the groups. Groups that pass through a normalisation over channels cannot be tried.
 
     Raises:
-        NetworkError: the network cannot be traced, a name in `ignore` does not exist, or nothing can be pruned.
+        NetworkError: the network cannot be copied or traced, a layer's weights are computed by a parametrization, a
+            name in `ignore` does not exist, or nothing can be pruned.
 
     Cost: a trace, and two forward passes on the example; two more for each group only where something is wrong.
 
@@ -53,7 +55,7 @@ def channel_groups(
     """
     inputs = tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
     ignored = _named_layers(model, ignore)
-    traced = copy.deepcopy(model).requires_grad_(True)
+    traced = _copy(model).requires_grad_(True)
     graph = trace(traced, inputs)
 
     found: list[ChannelGroup] = []
@@ -89,6 +91,23 @@ def trace(model: nn.Module, inputs: tuple[Any, ...]) -> tp.DependencyGraph:
         raise NetworkError(
             f"Torch-Pruning cannot trace this network ({type(error).__name__}: {error}); "
             "check that it runs on the example inputs in eval mode"
+        ) from error
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    """Return a copy; refuse networks that cannot be copied, or whose weights are computed and so cannot be cut."""
+    for name, module in model.named_modules():
+        if parametrize.is_parametrized(module):
+            raise NetworkError(
+                f"the weights of layer {name!r} are computed by a parametrization (such as weight norm) and cannot be "
+                "cut; first call torch.nn.utils.parametrize.remove_parametrizations on it"
+            )
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:  # what the user's modules hold may refuse in any way
+        raise NetworkError(
+            f"this network cannot be copied ({type(error).__name__}: {error}); its modules must hold nothing that "
+            "copy.deepcopy refuses, such as locks, open files or the weights of the older weight_norm"
         ) from error
 
 

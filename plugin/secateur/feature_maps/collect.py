@@ -80,7 +80,10 @@ def collect_scores(
     if layers is None and not rule.accepts_vectors:
         wanted = {name: module for name, module in wanted.items() if not isinstance(module, nn.Linear)}
     if not wanted:
-        raise NetworkError("the network has no convolution to score; name linear layers with `layers` to score them")
+        raise NetworkError(
+            "the network has no convolution to score; linear layers are scored by criteria that accept vectors, such "
+            "as 'di', or where `layers` names them"
+        )
     streams = _Streams(rule, wanted, may_skip=layers is None)
     device = device_of(network)
     images = largest = 0
