@@ -9,7 +9,7 @@ from secateur_onnx.comparison import Comparison, Timing
 from secateur_onnx.exporting import ExportResult, export
 from secateur_onnx.machine import Machine, describe_machine
 from secateur_onnx.parity import ParityResult, check_parity
-from secateur_onnx.sessions import PROVIDERS, create_session, provider_assignment
+from secateur_onnx.sessions import PROVIDERS, check_installation, create_session, provider_assignment
 
 __all__ = [
     "PROVIDERS",
@@ -22,6 +22,7 @@ __all__ = [
     "RatioInterval",
     "Timing",
     "benchmark",
+    "check_installation",
     "check_parity",
     "create_session",
     "describe_machine",

@@ -27,6 +27,21 @@ RECORD_ASSIGNMENT = "session.record_ep_graph_assignment_info"
 FILE_FAULTS = ("InvalidProtobuf", "InvalidGraph", "NoModel", "NoSuchFile")  # onnxruntime's own names
 
 
+def check_installation(*, provider: str = "cpu") -> None:
+    """Refuse before any work what `export` and `create_session` would refuse after it.
+
+    Raises:
+        MissingDependencyError: onnx, onnxscript or onnxruntime is missing, or onnxruntime is installed twice.
+        ConfigError: the provider is misspelt or not part of the installed onnxruntime.
+
+    Example:
+        >>> check_installation(provider="cpu")
+    """
+    require("onnx")
+    require("onnxscript")
+    _provider_name(provider, require("onnxruntime").get_available_providers())
+
+
 def create_session(
     path: str | Path, *, provider: str = "cpu", threads: int | None = None, tf32: bool = True
 ) -> InferenceSession:

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from secateur.errors import MissingDependencyError
-from secateur_onnx import create_session, export
+from secateur.errors import ConfigError, MissingDependencyError
+from secateur_onnx import check_installation, create_session, export
 from secateur_onnx.packages import require
 
 
@@ -67,3 +67,13 @@ def test_importing_the_adapter_imports_no_onnx() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
+def test_the_installation_is_checked_as_a_whole(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    check_installation()
+    with pytest.raises(ConfigError, match="unknown provider 'cudo'"):
+        check_installation(provider="cudo")
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingDependencyError, match=rf"'{package}'.*pip install"):
+        check_installation()
