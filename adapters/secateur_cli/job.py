@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
+import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
-from platform import python_version
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-import secateur_onnx
-from secateur.channel_graph import channel_groups
 from secateur.cost import MacsCost
-from secateur.criteria import criterion
-from secateur.errors import DataError
 from secateur.evaluation import accuracy
-from secateur.modes import evaluating
 from secateur.records import ChannelGroups
-from secateur.search import format_cost, parse_budget
 from secateur.training import Epoch, Recipe, fine_tune
-from secateur_cli.config import resolve
-from secateur_cli.data import Data, load_data
+from secateur_cli.data import Data
 from secateur_cli.progress import Progress
 from secateur_cli.schema import RunConfig, Search, TrainConfig
-from secateur_cli.sources import build_network, network_factory
 from secateur_cli.workspace import Workspace
 
 
@@ -52,21 +42,34 @@ class Job:
     cost: MacsCost
     facts: dict[str, Any]
 
+    def once(self, stage: str, work: Callable[[], Any]) -> Any:
+        """Return the result of a stage: what an earlier call has recorded, else of `work`, which is recorded then.
+
+        Each stage starts from the seed, so that it gives the same after a stop as without one, also where the user's
+        data draws its order or its augmentation from the generators of torch, numpy and Python.
+        """
+        if stage not in self.workspace.stages:
+            random.seed(self.config.seed)
+            np.random.seed(self.config.seed % 2**32)  # the one that users' augmentations read
+            torch.manual_seed(self.config.seed)
+            self.workspace.done(stage, work())
+        return self.workspace.stages[stage]
+
     def judge(self, stage: str, model: nn.Module) -> None:
         """Measure the accuracy on the held-out images, unless it was measured before, and say it."""
-        key = f"accuracy: {stage}"
-        if key not in self.workspace.stages:
-            images = 0
+        images = 0
 
-            def counted() -> Iterator[Any]:
-                nonlocal images
-                for batch in self.progress.track(self.data.test, f"judging: {stage}"):
-                    images += len(batch[0])
-                    yield batch
+        def counted() -> Iterator[Any]:
+            nonlocal images
+            for batch in self.progress.track(self.data.test, f"judging: {stage}"):
+                images += len(batch[0])
+                yield batch
 
+        def measure() -> dict[str, Any]:
             share = accuracy(model, counted())
-            self.workspace.done(key, {"stage": stage, "accuracy": share, "images": images})
-        fact = self.workspace.stages[key]
+            return {"stage": stage, "accuracy": share, "images": images}
+
+        fact = self.once(f"accuracy: {stage}", measure)
         self.facts["accuracy"].append(fact)
         self.progress.say(f"{stage}: {fact['accuracy']:.1%} of {fact['images']:,} held-out images right")
 
@@ -87,72 +90,3 @@ class Job:
             {"epoch": e.number, "loss": e.loss, "accuracy": e.accuracy, "seconds": e.seconds} for e in history.epochs
         ]
         return {"epochs": epochs, "chosen": history.chosen}
-
-
-def prepare(config: RunConfig, search: Search, *, folder: Path, output: Path, progress: Progress, smoke: bool) -> Job:
-    """Load network and data, and find out what can be wrong before any work is done or any file is written.
-
-    Raises: SecateurError: see `secateur_cli.pipeline.run_job`.
-    """
-    machine = secateur_onnx.describe_machine(provider=config.onnx.provider).to_json()
-    criterion(config.score.criterion, **config.score.options)
-    torch.manual_seed(config.seed)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    model = build_network(config.network, folder).eval()
-    data = load_data(config.data, folder=folder, seed=config.seed)
-    outputs = _logits(model, data.example).shape[1]
-    data = data.for_outputs(outputs)
-    groups = channel_groups(model, data.example, ignore=config.plan.ignore)
-    cost = MacsCost(model, data.example, groups)
-    parse_budget(config.plan.budget.macs, cost({}))
-    settings = config.canonical() | {"search": search, "smoke": smoke, "weights_sha256": _digest(config, folder)}
-    workspace = Workspace(output, settings)
-    if workspace.continued:
-        progress.say(f"continuing the run in {output}; done so far: {', '.join(workspace.stages)}")
-    macs = format_cost(cost({}), "MACs")
-    progress.say(f"{config.network.build}: {macs}, {len(groups)} groups of channels can be pruned")
-    if data.classes is not None and data.classes < outputs:
-        progress.say(f"warning: the network has {outputs} outputs, but the data only {data.classes} classes")
-    facts: dict[str, Any] = {
-        "versions": versions(),
-        "machine": machine | {"threads": torch.get_num_threads()},
-        "config": config.model_dump(mode="json"),
-        "network": {
-            "build": config.network.build,
-            "weights": None if config.network.weights is None else str(config.network.weights),
-            "skipped": dict(groups.skipped),
-        },
-        "data": dict(data.describe),
-        "accuracy": [],
-    }
-    build = network_factory(config.network, folder)
-    return Job(config, search, workspace, progress, build, model, data, groups, cost, facts)
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of what decides a result."""
-    packages = ("secateur", "torch", "torch-pruning", "onnx")
-    runtime = {"onnxruntime": str(secateur_onnx.describe_machine().onnxruntime)}
-    return {"python": python_version()} | {name: version(name) for name in packages} | runtime
-
-
-def _logits(model: nn.Module, example: Tensor) -> Tensor:
-    try:
-        with evaluating(model), torch.no_grad():
-            outputs = model(example)
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        raise DataError(
-            f"the network does not run on the data, a batch of shape {tuple(example.shape)}: {error}"
-        ) from error
-    if not isinstance(outputs, Tensor) or outputs.ndim != 2:
-        found = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
-        raise DataError(f"the network must return logits (N, classes) for a batch of the data; it returned {found}")
-    return outputs
-
-
-def _digest(config: RunConfig, folder: Path) -> str | None:
-    """Return the hash of the weights file, so that replaced weights are another run."""
-    if config.network.weights is None:
-        return None
-    return hashlib.sha256(resolve(config.network.weights, folder).read_bytes()).hexdigest()

@@ -4,30 +4,32 @@ from __future__ import annotations
 
 import shlex
 import sys
+import traceback
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from secateur.errors import MissingDependencyError, SecateurError
-from secateur.search import format_cost
+from secateur.errors import ConfigError, MissingDependencyError, SecateurError
 from secateur_cli.config import load_config
+from secateur_cli.failures import described, place
 from secateur_cli.pipeline import run_job
+from secateur_cli.preparation import run_settings
 from secateur_cli.progress import Progress
 from secateur_cli.report import write_report
+from secateur_cli.summary import summary
+from secateur_cli.workspace import RUN_FILE, Workspace
 
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Prune a trained network by what its feature maps say, and prove the ONNX file is the same and faster.",
 )
-BAD_INPUT, STOPPED = 2, 130
-LABELS = {"macs": "MACs", "parameters": "parameters"}
+FAILED, BAD_INPUT, STOPPED = 1, 2, 130
 
 
 @app.callback(invoke_without_command=True)
@@ -48,17 +50,29 @@ def run(
         typer.Option("--set", metavar="KEY=VALUE", help="Change one setting, e.g. plan.budget.macs=40%. Repeatable."),
     ] = None,
     smoke: Annotated[bool, typer.Option("--smoke", help="A few images, seconds: shows that everything runs.")] = False,
+    trace: Annotated[bool, typer.Option("--traceback", help="Show where an error arose.")] = False,
 ) -> None:
     """Prune a network: score, plan, remove, recover, fine-tune, export to ONNX, compare, time, report."""
-    console = Console()
+    console = Console(markup=False, emoji=False, highlight=False)
     try:
         _run(config, output, change or [], smoke, console)
-    except SecateurError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
-        raise typer.Exit(BAD_INPUT) from error
     except KeyboardInterrupt:
-        console.print("stopped; the same command continues where this one ended", highlight=False)
+        _say("stopped; the same command continues where this one ended")
         raise typer.Exit(STOPPED) from None
+    except Exception as error:  # the user's network, data or disk may fail in any way
+        if trace:
+            traceback.print_exc()
+        if isinstance(error, SecateurError):
+            _say(f"error: {error}", style="red")
+            raise typer.Exit(BAD_INPUT) from error
+        hint = "" if trace else "; --traceback shows the way there"
+        _say(f"error: {described(error)} ({place(error)}{hint})", style="red")
+        raise typer.Exit(FAILED) from error
+
+
+def _say(text: str, *, style: str = "") -> None:
+    errors = Console(stderr=True, markup=False, emoji=False, highlight=False)
+    errors.print(text, style=style, soft_wrap=True)
 
 
 def _run(path: Path, output: Path | None, changes: Sequence[str], smoke: bool, console: Console) -> None:
@@ -66,9 +80,14 @@ def _run(path: Path, output: Path | None, changes: Sequence[str], smoke: bool, c
     if smoke:
         config = config.smoke()
     target = output or (config.output.with_name(f"{config.output.name}-smoke") if smoke else config.output)
+    several = len(config.plan.search) > 1
+    folders = {search: target / search if several else target for search in config.plan.search}
+    if several and ((target / RUN_FILE).exists() or (target.exists() and not target.is_dir())):
+        raise ConfigError(f"the output {target} holds another run or is a file; choose another with --output")
+    for search, folder in folders.items():  # all of them, before any work is done in the first
+        Workspace(folder, run_settings(config, search, folder=path.parent, smoke=smoke))
     progress, reports = Progress(console), {}
-    for search in config.plan.search:
-        folder = target / search if len(config.plan.search) > 1 else target
+    for search, folder in folders.items():
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: progress.say(f"warning: {message}")
             report = run_job(config, search, folder=path.parent, output=folder, progress=progress, smoke=smoke)
@@ -80,29 +99,6 @@ def _run(path: Path, output: Path | None, changes: Sequence[str], smoke: bool, c
         reports[search] = report
         progress.say(f"everything lies in {folder}")
     for search, report in reports.items():
-        console.print(_summary(search, report))
+        console.print(summary(search, report))
     if smoke:
         progress.say("a smoke run: accuracy and speed mean nothing here")
-
-
-def _summary(search: str, report: Mapping[str, Any]) -> Table:
-    """Return the table that ends a run: dense against pruned."""
-    plan, cost, onnx = report["plan"], report["cost"], report["onnx"]
-    table = Table(title=f"{report['network']['build']}, {search} plan", title_justify="left")
-    for heading in ("", "dense", "pruned", "ratio"):
-        table.add_column(heading, justify="left" if not heading else "right")
-    before, after = report["accuracy"][0], report["accuracy"][-1]
-    lost = 100 * (after["accuracy"] - before["accuracy"])
-    table.add_row("top-1, held out", f"{before['accuracy']:.1%}", f"{after['accuracy']:.1%}", f"{lost:+.1f} points")
-    for name in ("macs", "parameters"):
-        dense, pruned = cost[name]["before"], cost[name]["after"]
-        table.add_row(LABELS[name], format_cost(dense), format_cost(pruned), f"{pruned / dense:.1%}")
-    dense, pruned = (onnx[side]["file_bytes"] for side in ("dense", "pruned"))
-    table.add_row("ONNX file", f"{dense / 1e6:.2f} MB", f"{pruned / 1e6:.2f} MB", f"{pruned / dense:.1%}")
-    for timing in onnx["benchmark"]["comparisons"]:
-        times = [f"{timing[side]['median_ms']:.2f} ms" for side in ("dense", "pruned")]
-        bound = "" if timing["measured"] == "end to end" else f", {timing['measured']}"
-        label = f"batch {timing['batch_size']}, {onnx['benchmark']['provider']}{bound}"
-        table.add_row(label, *times, f"{timing['verdict']}")
-    table.caption = f"plan {plan['fingerprint']}"
-    return table

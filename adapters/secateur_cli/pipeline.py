@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from dataclasses import asdict
@@ -18,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import secateur_onnx
 from secateur.batches import rebatch
 from secateur.channel_graph import apply_plan, verify_pruning
-from secateur.checkpoint import load_pruned, save_pruned
+from secateur.checkpoint import MODEL_FILE, PLAN_FILE, load_pruned, save_pruned
 from secateur.criteria import criterion
 from secateur.evaluation import MaskedAccuracy
 from secateur.feature_maps import collect_scores
@@ -27,8 +26,9 @@ from secateur.modes import evaluating
 from secateur.records import PruningPlan, ScoreTable
 from secateur.recovery import recalibrate_batch_norm
 from secateur.search import GreedyStep, format_cost, greedy_plan, parse_budget, uniform_plan
-from secateur.weights import load_weights
-from secateur_cli.job import Job, prepare
+from secateur.weights import load_weights, tensors_of
+from secateur_cli.job import Job
+from secateur_cli.preparation import prepare
 from secateur_cli.progress import Progress
 from secateur_cli.schema import RunConfig, Search
 
@@ -37,6 +37,13 @@ SCORES = "stages/scores.json"
 PLAN = "stages/plan.json"
 DENSE_ONNX = "dense.onnx"
 PRUNED_ONNX = "model.onnx"
+FILES = {
+    "training": (DENSE_WEIGHTS,),
+    "scores": (SCORES,),
+    "plan": (PLAN,),
+    "model": (PLAN_FILE, MODEL_FILE),
+    "onnx": (DENSE_ONNX, PRUNED_ONNX),
+}
 
 
 def run_job(
@@ -56,51 +63,57 @@ def run_job(
         SecateurError: anything that the stages refuse; what was finished stays, nothing is half-written.
     """
     begun = time.monotonic()
-    job = prepare(config, search, folder=folder, output=output, progress=progress, smoke=smoke)
+    job = prepare(
+        config, search, folder=folder, output=output, progress=progress, smoke=smoke, files=FILES, begun=begun
+    )
     job.facts |= {"format": 1, "created": datetime.now(UTC).isoformat(timespec="seconds"), "smoke": smoke}
-    train_dense(job)
-    job.judge("dense", job.model)
-    scores = score(job)
-    plan = choose_widths(job, scores)
-    pruned = remove_channels(job, plan)
-    pruned = train_pruned(job, plan, pruned)
-    export_both(job, plan, pruned)
-    time_both(job)
-    earlier = job.workspace.stages.get("seconds", 0.0) if job.workspace.continued else 0.0
-    job.facts["seconds"] = earlier + time.monotonic() - begun
-    job.workspace.done("seconds", job.facts["seconds"])
+    try:
+        train_dense(job)
+        job.judge("dense", job.model)
+        scores = score(job)
+        plan = choose_widths(job, scores)
+        pruned = remove_channels(job, plan)
+        pruned = train_pruned(job, plan, pruned)
+        export_both(job, plan, pruned)
+        time_both(job)
+    finally:
+        job.workspace.close()
+    job.facts["seconds"] = job.workspace.seconds
     return job.facts
 
 
 def train_dense(job: Job) -> None:
     """Train the network where the configuration says so; otherwise it is taken as it comes."""
-    if job.config.train is None:
+    settings, path = job.config.train, job.workspace.path(DENSE_WEIGHTS)
+    if settings is None:
         return
-    path = job.workspace.path(DENSE_WEIGHTS)
-    if "training" in job.workspace.stages:
-        load_weights(job.model, path)
-    else:
-        history = job.train(job.model, job.config.train, "training the dense network")
+
+    def work() -> dict[str, Any]:
+        history = job.train(job.model, settings, "training the dense network")
         with replacing(path) as temporary:
-            save_file({k: v.clone().contiguous() for k, v in job.model.state_dict().items()}, temporary)
-        job.workspace.done("training", history)
-    job.facts["training"] = job.workspace.stages["training"]
+            save_file({k: v.clone().contiguous() for k, v in tensors_of(job.model).items()}, temporary)
+        return history
+
+    job.facts["training"] = job.once("training", work)
+    load_weights(job.model, path)
 
 
 def score(job: Job) -> ScoreTable:
     """Collect the criterion over the feature maps of the training images."""
-    path, settings = job.workspace.path(SCORES), job.config.score
-    if "scores" not in job.workspace.stages:
+    settings = job.config.score
+
+    def work() -> dict[str, Any]:
         rule, begun = criterion(settings.criterion, **settings.options), time.monotonic()
         samples = settings.samples or rule.samples
         total = math.ceil(samples / job.config.data.batch_size)
         watched = job.progress.track(job.data.calibration, f"scoring: {rule.name}", total=total)
         table = collect_scores(job.model, watched, rule, tap=settings.tap, samples=samples)
-        write_json(path, table.to_json())
-        job.workspace.done("scores", {"seconds": time.monotonic() - begun})
-    table = ScoreTable.from_json(json.loads(path.read_text(encoding="utf-8")))
+        write_json(job.workspace.path(SCORES), table.to_json())
+        return {"seconds": time.monotonic() - begun}
+
+    seconds = job.once("scores", work)["seconds"]
+    table = ScoreTable.from_json(job.workspace.read(SCORES))
     job.facts["scores"] = {"criterion": settings.criterion, "settings": dict(table.settings)}
-    seconds = job.workspace.stages["scores"]["seconds"]
     images = table.settings["samples"]
     job.progress.say(f"scored {len(table)} layers by {settings.criterion} on {images:,} images in {seconds:.1f} s")
     return table
@@ -108,14 +121,16 @@ def score(job: Job) -> ScoreTable:
 
 def choose_widths(job: Job, scores: ScoreTable) -> PruningPlan:
     """Spend the budget: how many channels each group keeps, and which."""
-    path = job.workspace.path(PLAN)
-    if "plan" not in job.workspace.stages:
+
+    def work() -> dict[str, Any]:
         plan, steps = _search(job, scores)
-        write_json(path, plan.to_json())
-        job.workspace.done("plan", {"steps": steps})
-    plan = PruningPlan.from_json(json.loads(path.read_text(encoding="utf-8")))
-    if job.workspace.stages["plan"]["steps"]:
-        job.facts["search"] = job.workspace.stages["plan"]
+        write_json(job.workspace.path(PLAN), plan.to_json())
+        return {"steps": steps}
+
+    found = job.once("plan", work)
+    plan = PruningPlan.from_json(job.workspace.read(PLAN))
+    if found["steps"]:
+        job.facts["search"] = found
     job.facts["plan"] = {
         "search": job.search,
         "cost": plan.cost,
@@ -147,27 +162,37 @@ def choose_widths(job: Job, scores: ScoreTable) -> PruningPlan:
 def remove_channels(job: Job, plan: PruningPlan) -> nn.Module:
     """Cut the network, prove the cut right on the example, and measure batch norm afresh."""
     pruned = apply_plan(job.model, plan)
-    verification = verify_pruning(job.model, pruned, plan, job.data.example)
-    job.facts["verification"] = asdict(verification)
-    dense, small = _counts(job, job.model), _counts(job, pruned)
-    job.facts["cost"] = {name: {"before": dense[name], "after": small[name]} for name in dense}
+
+    def work() -> dict[str, Any]:
+        dense, small = _counts(job, job.model), _counts(job, pruned)
+        return {
+            "verification": asdict(verify_pruning(job.model, pruned, plan, job.data.example)),
+            "cost": {name: {"before": dense[name], "after": small[name]} for name in dense},
+        }
+
+    job.facts |= job.once("removal", work)
     job.judge("channels removed", pruned)
-    if job.config.recover == "recalibrate" and recalibrate_batch_norm(pruned, job.data.calibration):
-        job.judge("batch norm recalibrated", pruned)
+    if job.config.recover == "recalibrate":
+        if "model" not in job.workspace.stages:  # not kept in a file of its own, for it is quickly done again
+            job.workspace.stages.pop("recalibration", None)
+        if job.once("recalibration", lambda: recalibrate_batch_norm(pruned, job.data.calibration)):
+            job.judge("batch norm recalibrated", pruned)
     return pruned
 
 
 def train_pruned(job: Job, plan: PruningPlan, pruned: nn.Module) -> nn.Module:
-    """Fine-tune, and write plan.json and model.safetensors."""
-    if "model" in job.workspace.stages:
-        pruned = load_pruned(job.build, job.workspace.folder)
-    else:
-        settings = job.config.fine_tune
+    """Fine-tune, write plan.json and model.safetensors, and return the network that lies there."""
+    settings = job.config.fine_tune
+
+    def work() -> dict[str, Any] | None:
         history = None if settings is None else job.train(pruned, settings, "fine-tuning")
         save_pruned(pruned, job.model, plan, job.workspace.folder)
-        job.workspace.done("model", history)
-    if job.workspace.stages["model"] is not None:
-        job.facts["fine_tuning"] = job.workspace.stages["model"]
+        return history
+
+    history = job.once("model", work)
+    pruned = load_pruned(job.build, job.workspace.folder)
+    if history is not None:
+        job.facts["fine_tuning"] = history
         job.judge("fine-tuned", pruned)
     return pruned
 
@@ -175,7 +200,8 @@ def train_pruned(job: Job, plan: PruningPlan, pruned: nn.Module) -> nn.Module:
 def export_both(job: Job, plan: PruningPlan, pruned: nn.Module) -> None:
     """Write both networks as ONNX, and prove on the held-out images that the pruned file computes the same."""
     workspace, provider = job.workspace, job.config.onnx.provider
-    if "onnx" not in workspace.stages:
+
+    def work() -> dict[str, Any]:
         job.progress.say("exporting to ONNX")
         about = {
             "secateur": job.facts["versions"]["secateur"],
@@ -189,10 +215,10 @@ def export_both(job: Job, plan: PruningPlan, pruned: nn.Module) -> None:
         pruned_file = secateur_onnx.export(pruned, job.data.example, path, metadata=about)
         batches = job.progress.track(job.data.test, "comparing ONNX Runtime with torch")
         parity = secateur_onnx.check_parity(pruned, path, batches, provider=provider).require()
-        files = {"dense": dense_file.to_json(), "pruned": pruned_file.to_json()}
-        workspace.done("onnx", files | {"parity": parity.to_json()})
-    parity_facts = workspace.stages["onnx"]["parity"]
-    job.facts["onnx"] = dict(workspace.stages["onnx"])
+        return {"dense": dense_file.to_json(), "pruned": pruned_file.to_json(), "parity": parity.to_json()}
+
+    job.facts["onnx"] = dict(job.once("onnx", work))
+    parity_facts = job.facts["onnx"]["parity"]
     job.progress.say(
         f"ONNX Runtime ({provider}) against torch on {parity_facts['samples']:,} images: largest difference "
         f"{parity_facts['max_abs']:.1e}, mean {parity_facts['mean_abs']:.1e}, "
@@ -203,7 +229,8 @@ def export_both(job: Job, plan: PruningPlan, pruned: nn.Module) -> None:
 def time_both(job: Job) -> None:
     """Time the dense file against the pruned one in ONNX Runtime."""
     settings, workspace = job.config.onnx, job.workspace
-    if "benchmark" not in workspace.stages:
+
+    def work() -> dict[str, Any]:
         with job.progress.task("timing in ONNX Runtime") as advance:
             timed = secateur_onnx.benchmark(
                 workspace.path(DENSE_ONNX),
@@ -215,8 +242,9 @@ def time_both(job: Job) -> None:
                 seed=job.config.seed,
                 on_progress=advance,
             )
-        workspace.done("benchmark", timed.to_json())
-    job.facts["onnx"]["benchmark"] = workspace.stages["benchmark"]
+        return timed.to_json()
+
+    job.facts["onnx"]["benchmark"] = job.once("benchmark", work)
 
 
 def _search(job: Job, scores: ScoreTable) -> tuple[PruningPlan, list[dict[str, Any]]]:

@@ -28,8 +28,8 @@ class Progress:
         self.console = console
 
     def say(self, text: str) -> None:
-        """Print one line that stays."""
-        self.console.print(text, highlight=False)
+        """Print one line that stays, as it is: not wrapped, and without what rich reads into brackets and colons."""
+        self.console.print(text, soft_wrap=True, markup=False, emoji=False, highlight=False)
 
     @contextmanager
     def task(self, title: str) -> Iterator[Advance]:

@@ -13,8 +13,9 @@ from typing import Any
 from torch import nn
 
 from secateur.checkpoint import load_weights
-from secateur.errors import ConfigError, NetworkError
+from secateur.errors import ConfigError, NetworkError, SecateurError
 from secateur_cli.config import NetworkConfig, nearest, resolve
+from secateur_cli.failures import described, place
 
 
 def import_path(path: str, *, folder: Path | None = None) -> Callable[..., Any]:
@@ -45,7 +46,7 @@ def import_path(path: str, *, folder: Path | None = None) -> Callable[..., Any]:
             )
         found = getattr(found, name)
     if not callable(found):
-        raise ConfigError(f"{path!r} is a {type(found).__name__}; it must be something that can be called")
+        raise ConfigError(f"{path!r} is of type {type(found).__name__}; it must be something that can be called")
     function: Callable[..., Any] = found
     return function
 
@@ -69,9 +70,11 @@ def call(path: str, arguments: Mapping[str, Any], *, folder: Path | None = None)
     try:
         with _importable(folder):
             return function(**arguments)
-    except (TypeError, ValueError, KeyError) as error:
+    except SecateurError:
+        raise
+    except (Exception, SystemExit) as error:  # a user's code may raise anything
         given = ", ".join(f"{name}={value!r}" for name, value in arguments.items()) or "no arguments"
-        raise ConfigError(f"{path!r} failed with {given}: {type(error).__name__}: {error}") from error
+        raise ConfigError(f"{path!r} failed with {given}: {described(error)} ({place(error)})") from error
 
 
 def build_network(config: NetworkConfig, folder: Path) -> nn.Module:
@@ -98,7 +101,7 @@ def network_factory(config: NetworkConfig, folder: Path) -> Callable[[], nn.Modu
         network = call(config.build, config.arguments, folder=folder)
         if not isinstance(network, nn.Module):
             raise NetworkError(
-                f"{config.build!r} returned a {type(network).__name__}; it must return a torch.nn.Module"
+                f"{config.build!r} returned something of type {type(network).__name__}; it must be a torch.nn.Module"
             )
         return network
 
@@ -125,9 +128,8 @@ def _import_module(name: str, path: str, folder: Path | None) -> Any:
         missing = error.name or name
         if missing != name and not name.startswith(f"{missing}."):
             raise ConfigError(f"{path!r}: importing {name!r} failed: it needs the module {missing!r}") from error
-        place = f" (looked in {folder} and the working directory too)" if folder is not None else ""
+        looked = f" (looked in {folder} and the working directory too)" if folder is not None else ""
         whole = "" if missing == name else f", so {name!r} cannot be imported"
-        raise ConfigError(f"{path!r}: no module {missing!r}{whole}{place}") from error
-    except Exception as error:
-        # A user's module may raise anything while it is imported.
-        raise ConfigError(f"{path!r}: importing {name!r} failed: {type(error).__name__}: {error}") from error
+        raise ConfigError(f"{path!r}: no module {missing!r}{whole}{looked}") from error
+    except (Exception, SystemExit) as error:  # a user's module may raise anything while it is imported
+        raise ConfigError(f"{path!r}: importing {name!r} failed: {described(error)} ({place(error)})") from error

@@ -24,9 +24,10 @@ import torch
 from torch import Tensor
 
 from secateur.batches import rebatch
-from secateur.errors import DataError
+from secateur.errors import DataError, SecateurError
 from secateur_cli.config import nearest
 from secateur_cli.epochs import Batch
+from secateur_cli.failures import described, place
 from secateur_cli.images import Pixels
 
 SPLITS = ("train", "calibration", "validation", "test")
@@ -51,7 +52,7 @@ class UserBatches:
     def __iter__(self) -> Iterator[Batch]:
         shape: tuple[int, ...] | None = None
         try:
-            for inputs, labels in rebatch(self.source, None, samples=self.limit):
+            for inputs, labels in rebatch(self._read(), None, samples=self.limit):
                 checked = self._check(inputs, labels)
                 if shape is not None and tuple(inputs.shape[1:]) != shape:
                     raise DataError(f"its images differ in size: {shape} and then {tuple(inputs.shape[1:])}")
@@ -59,6 +60,14 @@ class UserBatches:
                 yield checked
         except DataError as error:
             raise DataError(f"data split {self.name!r}: {error}") from error
+
+    def _read(self) -> Iterator[Any]:
+        try:
+            yield from self.source
+        except SecateurError:
+            raise
+        except Exception as error:  # the user's code may raise anything
+            raise DataError(f"reading it failed: {described(error)} ({place(error)})") from error
 
     def fresh(self) -> UserBatches:
         """Return the same batches; their order is the user's affair."""
@@ -70,7 +79,7 @@ class UserBatches:
         Raises:
             DataError: there is no batch, it cannot be used, or all labels are the same.
         """
-        if iter(self.source) is self.source:
+        if isinstance(self.source, Iterator):
             raise DataError(f"data split {self.name!r} can be read only once; return a list or a DataLoader instead")
         first: Tensor | None = None
         one = None

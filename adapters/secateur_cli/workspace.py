@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+import re
+import sys
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from secateur.errors import ConfigError
+from secateur.errors import CheckpointError, ConfigError
 from secateur.files import write_json
 from secateur_cli.schema import first_difference
 
 RUN_FILE = "run.json"
 FORMAT = 1
+UNFINISHED = re.compile(r"\..+\.\d+\.tmp")  # how `secateur.files.replacing` names what it has not finished
 
 
 class Workspace:
@@ -20,28 +25,79 @@ class Workspace:
 
     run.json names the run by its settings. A folder of the same run is continued; one that holds another run, or files
     that no run has written, is refused before anything is touched. A stage counts as done once its result stands in
-    run.json, which is written after the stage's files, so a run that is stopped at any moment can be continued.
+    run.json, which is written after the stage's files, so a run that is stopped at any moment can be continued. Where
+    a file of a stage is gone, that stage and all later ones are done again.
+
+    Making the object reads and checks; `open` is the first to write.
+
+    Args:
+        folder: where the run lies, or will lie.
+        settings: what decides the result, as plain data.
+        files: stage -> the files that it writes, by their names in the folder.
+        begun: when this call began to work, by `time.monotonic`; None for now.
+
+    Attributes:
+        stages: stage -> its result, in the order in which they were finished.
+        seconds: how long the calls worked that finished a stage, each until it had finished its last.
+        lost: a file that is gone, so that its stage must be repeated; None if all are there.
+
+    Raises:
+        ConfigError: the folder is a file or cannot be read, holds another run, what is no run, or a record that is
+            damaged.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: Mapping[str, Any],
+        *,
+        files: Mapping[str, Sequence[str]] | None = None,
+        begun: float | None = None,
+    ) -> None:
         self.folder = folder
         self.settings = dict(settings)
         self.stages: dict[str, Any] = {}
-        if folder.exists() and not folder.is_dir():
-            raise ConfigError(f"the output {folder} is a file; it must be a folder")
-        if (folder / RUN_FILE).exists():
-            self._continue()
-        elif folder.is_dir() and any(not p.name.endswith(".tmp") for p in folder.iterdir()):
-            raise ConfigError(
-                f"the output folder {folder} holds files that are not a run's; choose another with --output"
-            )
-        folder.mkdir(parents=True, exist_ok=True)
-        self._write()
+        self.seconds = 0.0
+        self.lost: str | None = None
+        self._files = dict(files or {})
+        self._begun = time.monotonic() if begun is None else begun
+        self._lock: int | None = None
+        try:
+            if folder.exists() and not folder.is_dir():
+                raise ConfigError(f"the output {folder} is a file; it must be a folder")
+            if (folder / RUN_FILE).exists():
+                self._continue()
+            elif folder.is_dir() and any(not UNFINISHED.fullmatch(p.name) for p in folder.iterdir()):
+                raise ConfigError(
+                    f"the output folder {folder} holds files that are not a run's; choose another with --output"
+                )
+        except OSError as error:
+            raise self._unusable(error) from error
+        self._earlier = self.seconds
 
-    @property
-    def continued(self) -> bool:
-        """Whether an earlier call has done some of the stages already."""
-        return bool(self.stages)
+    def open(self) -> Self:
+        """Make the folder, keep other processes out, and clear away what a killed process left unfinished.
+
+        Raises:
+            ConfigError: the folder cannot be made or written, or another process works in it.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._keep_others_out()
+            for path in self.folder.rglob(".*.tmp"):
+                if UNFINISHED.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
+            self._write()
+        except OSError as error:
+            self.close()
+            raise self._unusable(error) from error
+        return self
+
+    def close(self) -> None:
+        """Let other processes in."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def path(self, name: str) -> Path:
         """Return the path of a file in the folder; its own folder exists."""
@@ -49,28 +105,68 @@ class Workspace:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
+    def read(self, name: str) -> Any:
+        """Return the plain data in a JSON file of the folder. Raises CheckpointError where it is damaged."""
+        path = self.folder / name
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise CheckpointError(
+                f"{path} is damaged ({error}); delete it, and the same command makes it again"
+            ) from error
+
     def done(self, stage: str, result: Any) -> None:
         """Keep the result of a stage whose files are complete."""
         self.stages[stage] = result
+        self.seconds = self._earlier + time.monotonic() - self._begun
         self._write()
 
     def _continue(self) -> None:
         path = self.folder / RUN_FILE
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-            before, stages = record["settings"], record["stages"]
-            if record["format"] != FORMAT or not isinstance(stages, dict):
+            before, stages, seconds = record["settings"], record["stages"], float(record["seconds"])
+            if record["format"] != FORMAT or not isinstance(stages, dict) or not isinstance(before, dict):
                 raise ValueError(f"format {record['format']!r}")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{path} is not the record of a run ({error}); choose another --output") from error
+        if not stages:  # nothing would be lost
+            return
         difference = first_difference(before, self.settings)
         if difference:
             raise ConfigError(
                 f"the output folder {self.folder} holds another run ({difference}); choose another with --output, "
                 "or repeat that run's settings to continue it"
             )
-        self.stages = stages
+        self.seconds = seconds
+        for stage, result in stages.items():
+            gone = [name for name in self._files.get(stage, ()) if not (self.folder / name).is_file()]
+            if gone:
+                self.lost = gone[0]
+                break
+            self.stages[stage] = result
+
+    def _keep_others_out(self) -> None:
+        if sys.platform == "win32":  # two processes in one folder are not noticed there
+            return
+        import fcntl
+
+        self._lock = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
+            raise ConfigError(
+                f"another process works in the output folder {self.folder}; wait for it, or choose another --output"
+            ) from None
+        except OSError:  # a file system without locks
+            self.close()
+
+    def _unusable(self, error: OSError) -> ConfigError:
+        return ConfigError(
+            f"the output folder {self.folder} cannot be used ({error.strerror}); choose another --output"
+        )
 
     def _write(self) -> None:
-        record = {"format": FORMAT, "settings": self.settings, "stages": self.stages}
+        record = {"format": FORMAT, "settings": self.settings, "seconds": self.seconds, "stages": self.stages}
         write_json(self.folder / RUN_FILE, record)

@@ -77,7 +77,7 @@ def test_finds_installed_packages() -> None:
         ("secateur_test_nowhere.models:build", "so 'secateur_test_nowhere.models' cannot be imported"),
         ("secateur_test_nets:biuld", "has no 'biuld'; did you mean 'build'?"),
         ("secateur_test_nets:Nets.tinny", "secateur_test_nets:Nets has no 'tinny'; did you mean 'tiny'?"),
-        ("secateur_test_nets:VALUE", "is a int; it must be something that can be called"),
+        ("secateur_test_nets:VALUE", "is of type int; it must be something that can be called"),
         ("secateur_test_broken:build", "importing 'secateur_test_broken' failed: ZeroDivisionError"),
         ("secateur_test_needy:build", "it needs the module 'secateur_test_absent'"),
         ("..nets:build", "importing '..nets' failed"),
@@ -119,6 +119,7 @@ def test_weights_that_do_not_fit(folder: Path) -> None:
 
 def test_what_is_built_must_be_a_network(folder: Path) -> None:
     with pytest.raises(
-        NetworkError, match=r"'secateur_test_nets:number' returned a int; it must return a torch\.nn\.Module"
+        NetworkError,
+        match=r"'secateur_test_nets:number' returned something of type int; it must be a torch\.nn\.Module",
     ):
         build_network(NetworkConfig(build="secateur_test_nets:number"), folder)

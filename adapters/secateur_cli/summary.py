@@ -1,0 +1,58 @@
+"""The table that ends a run in the terminal: dense against pruned, within 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from secateur.search import format_cost
+from secateur_cli.wording import COSTS, PROVIDERS, amount, milliseconds
+
+
+def summary(search: str, report: Mapping[str, Any]) -> Table:
+    """Return the table of one run.
+
+    Args:
+        search: which search decided the widths.
+        report: the run as plain data, all its stages done.
+    """
+    cost, onnx = report["cost"], report["onnx"]
+    timed = onnx["benchmark"]
+    title = Text(f"{report['network']['build']}, {search} plan {report['plan']['fingerprint']}", style="bold")
+    confidence = timed["comparisons"][0]["confidence"]
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("", "dense", "pruned", "ratio", f"{confidence:.0%} interval"):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    before, after = report["accuracy"][0]["accuracy"], report["accuracy"][-1]["accuracy"]
+    table.add_row("top-1, held out", f"{before:.1%}", f"{after:.1%}", f"{100 * (after - before):+.1f} points")
+    for name, label in COSTS.items():
+        dense, pruned = cost[name]["before"], cost[name]["after"]
+        table.add_row(label, format_cost(dense), format_cost(pruned), f"{pruned / dense:.1%}")
+    dense, pruned = (onnx[side]["file_bytes"] for side in ("dense", "pruned"))
+    table.add_row("ONNX file", amount(dense, "B"), amount(pruned, "B"), f"{pruned / dense:.1%}")
+    for row in timed["comparisons"]:
+        bound = "" if row["measured"] == "end to end" else f", {row['measured']}"
+        times = (milliseconds(row[side]["median_ms"]) for side in ("dense", "pruned"))
+        table.add_row(f"batch {row['batch_size']}{bound}", *times, *_speed(row))
+    table.caption = Text(f"median times in ONNX Runtime on {PROVIDERS[timed['provider']]}, threads: {timed['threads']}")
+    table.caption_justify = "left"
+    return table
+
+
+def _speed(comparison: Mapping[str, Any]) -> tuple[str, str]:
+    """Return how the times compare, and the interval; faster and slower only where the whole interval says so.
+
+    Example:
+        >>> _speed({"ratio": 2.161, "lower": 2.15, "upper": 2.18, "faster": True, "slower": False})
+        ('2.16x, faster', '2.15 to 2.18')
+        >>> _speed({"ratio": 1.03, "lower": 0.98, "upper": 1.09, "faster": False, "slower": False})
+        ('1.03x, not faster', '0.98 to 1.09')
+    """
+    ratio, lower, upper = comparison["ratio"], comparison["lower"], comparison["upper"]
+    digits = 2 if min(abs(lower - 1), abs(upper - 1)) >= 0.01 else 4  # never rounded onto 1
+    word = "faster" if comparison["faster"] else "slower" if comparison["slower"] else "not faster"
+    return f"{ratio:.{digits}f}x, {word}", f"{lower:.{digits}f} to {upper:.{digits}f}"
