@@ -23,6 +23,7 @@ Count = Annotated[int, Field(strict=True, gt=0)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Search = Literal["uniform", "greedy"]
 SMOKE_IMAGES = 64
+SMOKE_SEARCH_IMAGES = 16  # a greedy search reads them hundreds of times
 
 SOURCE_KEYS = {
     "digits": {"mean", "std", "batch_size", "augment"},
@@ -253,7 +254,7 @@ class RunConfig(Section):
                 "data": data.model_copy(update={"limit": few, "batch_size": min(data.batch_size, 32)}),
                 "train": self.train and self.train.model_copy(update=short),
                 "score": self.score.model_copy(update={"samples": samples}),
-                "plan": plan.model_copy(update={"images": min(plan.images, few)}),
+                "plan": plan.model_copy(update={"images": min(plan.images, SMOKE_SEARCH_IMAGES)}),
                 "fine_tune": self.fine_tune and self.fine_tune.model_copy(update=short),
                 "onnx": onnx.model_copy(
                     update={"batch_sizes": onnx.batch_sizes[:1], "seconds": min(onnx.seconds, 0.2)}
