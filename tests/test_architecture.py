@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted([*ROOT.glob("plugin/**/*.py"), *ROOT.glob("adapters/**/*.py")])
 
-FOUNDATION = {"errors", "protocols", "records", "batches", "modes", "files"}
+FOUNDATION = {"errors", "protocols", "records", "batches", "modes", "files", "channel_map"}
 MAY_IMPORT = {
     **{f"secateur.{name}": FOUNDATION for name in FOUNDATION},
     "secateur.networks": FOUNDATION,

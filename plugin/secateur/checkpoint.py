@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from secateur.errors import CheckpointError, PlanError
+from secateur.channel_map import ChannelMap
+from secateur.errors import CheckpointError, NetworkError, PlanError
 from secateur.files import replacing
 from secateur.records import PruningPlan
 from secateur.weights import check_fit, few, load_weights, read_safetensors, tensors_of
@@ -67,6 +68,7 @@ def save_pruned(model: nn.Module, dense: nn.Module, plan: PruningPlan, folder: s
         "format": FORMAT,
         "plan": plan.to_json(),
         "structure": _structure(model, dense),
+        "channel_maps": _channel_maps(model, dense),
         "shapes": {k: list(t.shape) for k, t in tensors.items() if t.shape != before[k].shape},
     }
     try:
@@ -110,6 +112,7 @@ def load_pruned(build: Callable[[], nn.Module], folder: str | Path) -> nn.Module
             f"{MODEL_FILE} and {PLAN_FILE} in {folder} come from different runs; both must be replaced"
         )
     model = build()
+    _place_channel_maps(model, record.get("channel_maps", {}))
     dense = tensors_of(model)
     shapes = {name: list(tensor.shape) for name, tensor in dense.items()} | record["shapes"]
     check_fit(tensors, dense, shapes, source=str(folder / MODEL_FILE))
@@ -150,6 +153,8 @@ def _structure(model: nn.Module, dense: nn.Module) -> dict[str, dict[str, int | 
     modules = dict(model.named_modules())
     structure = {}
     for name, module in dense.named_modules():
+        if name in modules and isinstance(modules[name], ChannelMap) and not isinstance(module, ChannelMap):
+            continue
         if name not in modules or type(modules[name]) is not type(module):
             raise CheckpointError(f"the pruned network has no module {name!r} of type {type(module).__name__}")
         before, after = _numbers(module), _numbers(modules[name])
@@ -177,9 +182,45 @@ def _restructure(model: nn.Module, structure: Mapping[str, Any]) -> None:
                     f"{PLAN_FILE} sets {key!r} of the module {name!r} to {given!r}; its whole numbers are: "
                     + (", ".join(f"{k}={v}" for k, v in known.items()) or "none")
                 )
-            if isinstance(old, tuple) and isinstance(value, tuple) and len(old) != len(value):
+            fixed = isinstance(old, tuple) and not isinstance(modules[name], ChannelMap)
+            if fixed and len(cast(tuple[int, ...], old)) != len(cast(tuple[int, ...], value)):
                 raise CheckpointError(f"{PLAN_FILE} sets {key!r} of the module {name!r} to {given!r}; it is {old}")
             setattr(modules[name], key, value)
+    _check_channel_maps(model)
+
+
+def _channel_maps(model: nn.Module, dense: nn.Module) -> dict[str, dict[str, Any]]:
+    """Return the channel maps that took the place of the dense network's own modules."""
+    before = dict(dense.named_modules())
+    return {
+        name: {"source": module.source, "in_channels": module.in_channels, "stride": module.stride}
+        for name, module in model.named_modules()
+        if isinstance(module, ChannelMap) and not isinstance(before.get(name), ChannelMap)
+    }
+
+
+def _place_channel_maps(model: nn.Module, maps: Any) -> None:
+    """Put channel maps where the saved network has them."""
+    try:
+        for name, record in maps.items():
+            model.get_submodule(name)
+            numbers = (record["in_channels"], record["stride"])
+            if not _is_number(tuple(record["source"])) or not all(map(_is_number, numbers)):
+                raise ValueError(f"{name!r} is not made of whole numbers")
+            parent, _, attribute = name.rpartition(".")
+            channel_map = ChannelMap(record["source"], in_channels=numbers[0], stride=numbers[1])
+            setattr(model.get_submodule(parent), attribute, channel_map)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"the channel maps in {PLAN_FILE} do not fit the factory's network: {error}") from error
+
+
+def _check_channel_maps(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, ChannelMap):
+            try:
+                module.check()
+            except NetworkError as error:
+                raise CheckpointError(f"{PLAN_FILE} describes an impossible {name!r}: {error}") from error
 
 
 def _resize(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:

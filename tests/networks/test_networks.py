@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from secateur.channel_map import ChannelMap
 from secateur.checkpoint import load_weights
 from secateur.errors import ConfigError
 from secateur.evaluation import accuracy
 from secateur.networks import CifarResNet, digits_resnet, resnet20, resnet56, resnet110
-from secateur.networks.cifar_resnet import PaddedShortcut
 
 
 def macs(model: nn.Module, inputs: Tensor) -> float:
@@ -50,7 +50,7 @@ def test_the_padded_shortcut_by_loops() -> None:
         for row in range(3):
             for column in range(2):
                 expected[:, 2 + c, row, column] = x[:, c, 2 * row, 2 * column]
-    assert torch.equal(PaddedShortcut(stride=2, padding=2)(x), expected)
+    assert torch.equal(ChannelMap.padding(3, 7, stride=2)(x), expected)
 
 
 @pytest.mark.parametrize("depth", [2, 7, 57])

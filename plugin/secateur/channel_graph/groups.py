@@ -14,8 +14,10 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
+from secateur.channel_graph.hosts import CHANNEL_MAP_PRUNER
 from secateur.channel_graph.surgery import layer_size
 from secateur.channel_graph.verify import TOLERANCE, difference, mixes_channels
+from secateur.channel_map import ChannelMap
 from secateur.errors import NetworkError
 from secateur.records import ChannelGroup, ChannelGroups, Member, Role
 
@@ -86,7 +88,9 @@ def trace(model: nn.Module, inputs: tuple[Any, ...]) -> tp.DependencyGraph:
     try:
         with torch.enable_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return tp.DependencyGraph().build_dependency(model, example_inputs=inputs, verbose=False)
+            return tp.DependencyGraph().build_dependency(
+                model, example_inputs=inputs, customized_pruners={ChannelMap: CHANNEL_MAP_PRUNER}, verbose=False
+            )
     except Exception as error:
         raise NetworkError(
             f"Torch-Pruning cannot trace this network ({type(error).__name__}: {error}); "

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from secateur.channel_map import ZERO, ChannelMap
 from secateur.errors import PlanError
 from secateur.records import ChannelGroup, Member
 
@@ -41,17 +42,15 @@ def masked(
         ...     print(int(net[2].weight.detach().abs().sum((0, 2, 3)).count_nonzero()))
         2
     """
-    silenced: list[tuple[Tensor, int, Tensor, Tensor]] = []
+    undo: list[Callable[[], object]] = []
     try:
         for name, channels in kept.items():
             for member, dropped in _dropped(groups, name, channels):
-                weight, axis, columns = _input_columns(model, member, dropped)
-                silenced.append((weight, axis, columns, weight.index_select(axis, columns)))
-                weight.index_fill_(axis, columns, 0.0)
+                undo.append(_silence(model.get_submodule(member.layer), dropped, name=member.layer))
         yield model
     finally:
-        for weight, axis, columns, values in reversed(silenced):
-            weight.index_copy_(axis, columns, values)
+        for restore in reversed(undo):
+            restore()
 
 
 def _dropped(
@@ -69,9 +68,12 @@ def _dropped(
             yield member, positions
 
 
-def _input_columns(model: nn.Module, member: Member, positions: list[int]) -> tuple[Tensor, int, Tensor]:
-    """Return the weight of a consumer, the axis of its inputs, and where on that axis the positions lie."""
-    module = model.get_submodule(member.layer)
+def _silence(module: nn.Module, positions: list[int], *, name: str) -> Callable[[], object]:
+    """Make a layer deaf to some of its inputs; return what makes it hear again."""
+    if isinstance(module, ChannelMap):
+        source, gone = module.source, set(positions)
+        module.source = tuple(ZERO if c in gone else c for c in source)
+        return lambda: setattr(module, "source", source)
     if isinstance(module, nn.Linear):
         axis, per_group = 1, module.in_features
     elif isinstance(module, _ConvTransposeNd):
@@ -80,9 +82,11 @@ def _input_columns(model: nn.Module, member: Member, positions: list[int]) -> tu
         axis, per_group = 1, module.in_channels // module.groups
     else:
         raise PlanError(
-            f"the inputs of {member.layer!r} ({type(module).__name__}) cannot be masked; "
-            "allowed: convolutions and linear layers"
+            f"the inputs of {name!r} ({type(module).__name__}) cannot be masked; "
+            "allowed: convolutions, linear layers and channel maps"
         )
     weight = module.weight.detach()
-    columns = sorted({p % per_group for p in positions})
-    return weight, axis, torch.tensor(columns, device=weight.device)
+    columns = torch.tensor(sorted({p % per_group for p in positions}), device=weight.device)
+    values = weight.index_select(axis, columns)
+    weight.index_fill_(axis, columns, 0.0)
+    return lambda: weight.index_copy_(axis, columns, values)

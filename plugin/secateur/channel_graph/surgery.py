@@ -6,9 +6,9 @@ import copy
 from collections import defaultdict
 
 import torch
-import torch_pruning as tp
 from torch import nn
 
+from secateur.channel_graph.hosts import channels_of, cut
 from secateur.errors import PlanError
 from secateur.records import Member, PruningPlan
 
@@ -49,7 +49,7 @@ def apply_plan(model: nn.Module, plan: PruningPlan) -> nn.Module:
     pruned = copy.deepcopy(model)
     for (layer, inputs, axis), positions in removals.items():
         if axis is None:
-            _cut_module(pruned.get_submodule(layer), positions, inputs=inputs)
+            cut(pruned.get_submodule(layer), positions, inputs=inputs)
         else:
             _cut_parameter(pruned, layer, positions, axis=axis)
     trainable = {name: p.requires_grad for name, p in model.named_parameters(remove_duplicate=False)}
@@ -81,17 +81,7 @@ def layer_size(model: nn.Module, member: Member) -> int | None:
         module = model.get_submodule(member.layer)
     except AttributeError:
         return None
-    pruner = tp.pruner.function.PrunerBox.get(tp.ops.module2type(module))
-    if pruner is None:
-        return None
-    size = pruner.get_in_channels(module) if member.role == "consumer" else pruner.get_out_channels(module)
-    return None if size is None else int(size)
-
-
-def _cut_module(module: nn.Module, positions: set[int], *, inputs: bool) -> None:
-    pruner = tp.pruner.function.PrunerBox[tp.ops.module2type(module)]
-    cut = pruner.prune_in_channels if inputs else pruner.prune_out_channels
-    cut(module, sorted(positions))
+    return channels_of(module, inputs=member.role == "consumer")
 
 
 def _cut_parameter(model: nn.Module, name: str, positions: set[int], *, axis: int) -> None:

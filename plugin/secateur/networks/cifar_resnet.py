@@ -12,28 +12,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
+from secateur.channel_map import ChannelMap
 from secateur.errors import ConfigError
 from secateur.networks.residual_block import ResidualBlock
-
-
-class PaddedShortcut(nn.Module):
-    """Take every `stride`-th pixel, and put `padding` zero channels before and as many behind the channels.
-
-    Shapes: (N, C, H, W) -> (N, C + 2 * padding, ceil(H / stride), ceil(W / stride)).
-
-    Example:
-        >>> import torch
-        >>> PaddedShortcut(stride=2, padding=8)(torch.ones(1, 16, 32, 32)).shape
-        torch.Size([1, 32, 16, 16])
-    """
-
-    def __init__(self, *, stride: int, padding: int) -> None:
-        super().__init__()
-        self.stride = stride
-        self.padding = padding
-
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.padding, self.padding))
 
 
 class CifarResNet(nn.Module):
@@ -78,7 +59,7 @@ class CifarResNet(nn.Module):
 
 def _stage(channels: int, width: int, *, blocks: int, stride: int) -> nn.Sequential:
     same = stride == 1 and channels == width
-    shortcut = nn.Identity() if same else PaddedShortcut(stride=stride, padding=(width - channels) // 2)
+    shortcut = nn.Identity() if same else ChannelMap.padding(channels, width, stride=stride)
     first = ResidualBlock(channels, width, stride=stride, shortcut=shortcut)
     others = (ResidualBlock(width, width, stride=1, shortcut=nn.Identity()) for _ in range(blocks - 1))
     return nn.Sequential(first, *others)

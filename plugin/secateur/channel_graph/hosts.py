@@ -1,0 +1,61 @@
+"""Torch-Pruning's own pruning functions, layer by layer, and one more for channel maps."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any, cast
+
+import torch_pruning as tp
+from torch import nn
+
+from secateur.channel_map import ZERO, ChannelMap
+
+
+class ChannelMapPruner(tp.pruner.function.BasePruningFunc):
+    """Cuts a `ChannelMap`: outputs are dropped; outputs that copied a dropped input become zero."""
+
+    def __init__(self) -> None:
+        self.pruning_dim = 1  # all that the base class sets, and it is not typed
+
+    def prune_out_channels(self, layer: Any, idxs: Sequence[int]) -> nn.Module:
+        layer.source = tuple(c for o, c in enumerate(layer.source) if o not in set(idxs))
+        return cast(nn.Module, layer)
+
+    def prune_in_channels(self, layer: Any, idxs: Sequence[int]) -> nn.Module:
+        kept = [c for c in range(layer.in_channels) if c not in set(idxs)]
+        place = {c: position for position, c in enumerate(kept)}
+        layer.source = tuple(place.get(c, ZERO) for c in layer.source)
+        layer.in_channels = len(kept)
+        return cast(nn.Module, layer)
+
+    def get_out_channels(self, layer: Any) -> int:
+        return int(layer.out_channels)
+
+    def get_in_channels(self, layer: Any) -> int:
+        return int(layer.in_channels)
+
+
+CHANNEL_MAP_PRUNER = ChannelMapPruner()
+
+
+def pruner_of(module: nn.Module) -> Any:
+    """Return the object that cuts and measures a layer of this type, None where there is none."""
+    if isinstance(module, ChannelMap):
+        return CHANNEL_MAP_PRUNER
+    return tp.pruner.function.PrunerBox.get(tp.ops.module2type(module))
+
+
+def channels_of(module: nn.Module, *, inputs: bool) -> int | None:
+    """Return how many channels Torch-Pruning counts on one side of a layer, None where it cannot cut the layer."""
+    pruner = pruner_of(module)
+    if pruner is None:
+        return None
+    size = pruner.get_in_channels(module) if inputs else pruner.get_out_channels(module)
+    return None if size is None else int(size)
+
+
+def cut(module: nn.Module, positions: Collection[int], *, inputs: bool) -> None:
+    """Remove channels from one side of a layer, in place."""
+    pruner = pruner_of(module)
+    remove = pruner.prune_in_channels if inputs else pruner.prune_out_channels
+    remove(module, sorted(positions))
