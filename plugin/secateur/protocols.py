@@ -1,7 +1,10 @@
-"""The three shapes that a stranger can plug in: a criterion, a cost model, an evaluation."""
+"""The shapes that a stranger can plug in: criteria over maps, weights or gradients, a cost model, an evaluation.
+
+The three kinds of criteria share what they return, one score per channel, and nothing else.
+"""
 
 from collections.abc import Mapping
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
@@ -45,6 +48,48 @@ class Criterion(Protocol[S]):
 
     def compute(self, state: S) -> Tensor:
         """Return the scores (C,), float64, larger = keep."""
+        ...
+
+
+@runtime_checkable
+class WeightCriterion(Protocol):
+    """A function of a layer's weights that gives each of its channels one score; larger = keep.
+
+    Attributes:
+        name: the key in `secateur.criteria.WEIGHT_CRITERIA`.
+        reads: whose weight is handed over: the layer's own "filters", (C, C_in/groups, k, k), or the scale, (C,), of
+            the batch "norm" that reads the layer's output.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def reads(self) -> Literal["filters", "norm"]: ...
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        """Return the scores (C,), float64, larger = keep, of weights (C, ...)."""
+        ...
+
+
+@runtime_checkable
+class GradientCriterion(Protocol):
+    """A function of a layer's weights and of the loss's gradient by them, averaged over batches; larger = keep.
+
+    Attributes:
+        name: the key in `secateur.criteria.GRADIENT_CRITERIA`.
+        batch_size: images in one gradient.
+        samples: how many images to read by default.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def samples(self) -> int: ...
+
+    def __call__(self, weight: Tensor, gradient: Tensor) -> Tensor:
+        """Return the scores (C,), float64, larger = keep, of weights and gradients (C, ...)."""
         ...
 
 

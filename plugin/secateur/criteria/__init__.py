@@ -1,8 +1,10 @@
-"""The criteria: what a channel is worth, by its feature maps. Tensors in, tensors out.
+"""The criteria: what a channel is worth. Tensors in, tensors out.
 
-A criterion is plain data (its options) and three functions: `init` makes an empty state, `update` adds a batch of
-feature maps, `compute` gives one score per channel, larger = keep (see `secateur.protocols.Criterion`). A new one
-joins by one row in `CRITERIA`.
+Those in `CRITERIA` read feature maps. Such a criterion is plain data (its options) and three functions: `init` makes an
+empty state, `update` adds a batch of feature maps, `compute` gives one score per channel, larger = keep (see
+`secateur.protocols.Criterion`). Those in `WEIGHT_CRITERIA` are functions of a layer's weights
+(`secateur.protocols.WeightCriterion`), those in `GRADIENT_CRITERIA` of its weights and their gradients. A new one joins
+by one row, and inherits the tests of its kind.
 """
 
 from __future__ import annotations
@@ -11,40 +13,131 @@ import difflib
 import inspect
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from secateur.criteria.discriminant_information import DI, discriminant_information
 from secateur.criteria.feature_map_rank import HRank, feature_map_ranks
+from secateur.criteria.filters import FPGM, BatchNormScale, L1Norm, L2Norm, RandomScores
+from secateur.criteria.map_statistics import FeatureVariance, MeanActivation
+from secateur.criteria.reciprocal_neighbors import ReciprocalNearestFilters
+from secateur.criteria.taylor import Taylor
+from secateur.criteria.two_class_statistics import SNR, Fisher, OneVsRest, SymmetricDivergence, WelchT, one_vs_rest
 from secateur.errors import ConfigError
-from secateur.protocols import Criterion
+from secateur.protocols import Criterion, GradientCriterion, WeightCriterion
 
-CRITERIA: Mapping[str, type[Criterion[Any]]] = MappingProxyType({"hrank": HRank, "di": DI})
-"""Each criterion's name and its class."""
+T = TypeVar("T")
 
-__all__ = ["CRITERIA", "DI", "HRank", "criterion", "discriminant_information", "feature_map_ranks"]
+CRITERIA: Mapping[str, type[Criterion[Any]]] = MappingProxyType(
+    {
+        "hrank": HRank,
+        "di": DI,
+        "snr": SNR,
+        "fisher": Fisher,
+        "symmetric_divergence": SymmetricDivergence,
+        "t": WelchT,
+        "mean_activation": MeanActivation,
+        "variance": FeatureVariance,
+    }
+)
+"""Each criterion that reads feature maps: its name and its class."""
+
+WEIGHT_CRITERIA: Mapping[str, type[WeightCriterion]] = MappingProxyType(
+    {
+        "l1": L1Norm,
+        "l2": L2Norm,
+        "fpgm": FPGM,
+        "rnf": ReciprocalNearestFilters,
+        "bn_scale": BatchNormScale,
+        "random": RandomScores,
+    }
+)
+"""Each criterion that reads weights alone: its name and its class."""
+
+GRADIENT_CRITERIA: Mapping[str, type[GradientCriterion]] = MappingProxyType({"taylor": Taylor})
+"""Each criterion that reads weights and gradients: its name and its class."""
+
+__all__ = [
+    "CRITERIA",
+    "DI",
+    "FPGM",
+    "GRADIENT_CRITERIA",
+    "SNR",
+    "WEIGHT_CRITERIA",
+    "BatchNormScale",
+    "FeatureVariance",
+    "Fisher",
+    "HRank",
+    "L1Norm",
+    "L2Norm",
+    "MeanActivation",
+    "OneVsRest",
+    "RandomScores",
+    "ReciprocalNearestFilters",
+    "SymmetricDivergence",
+    "Taylor",
+    "WelchT",
+    "criterion",
+    "discriminant_information",
+    "feature_map_ranks",
+    "gradient_criterion",
+    "one_vs_rest",
+    "weight_criterion",
+]
 
 
 def criterion(name: str, **options: Any) -> Criterion[Any]:
-    """Return the criterion called `name`, with `options` as its class takes them.
+    """Return the criterion over feature maps called `name`, with `options` as its class takes them.
 
-    Raises: ConfigError: an unknown name or option (the nearest known one is named), or an option's value that is not
-        allowed.
+    Raises:
+        ConfigError: an unknown name or option (the nearest known one is named), or an option's value that is not
+            allowed.
 
     Example:
         >>> criterion("hrank", samples=100)
         HRank(name='hrank', needs_labels=False, batch_size=None, accepts_vectors=False, samples=100)
-        >>> criterion("hrnak")
+        >>> criterion("fischer")
         Traceback (most recent call last):
         ...
-        secateur.errors.ConfigError: unknown criterion 'hrnak'; did you mean 'hrank'? Allowed: di, hrank
+        secateur.errors.ConfigError: unknown criterion 'fischer'; did you mean 'fisher'? Allowed: di, fisher, hrank, \
+mean_activation, snr, symmetric_divergence, t, variance
     """
-    if name not in CRITERIA:
-        raise ConfigError(_unknown("criterion", name, sorted(CRITERIA)))
-    allowed = sorted(inspect.signature(CRITERIA[name]).parameters)
+    return _build(CRITERIA, name, options)
+
+
+def weight_criterion(name: str, **options: Any) -> WeightCriterion:
+    """Return the criterion over weights called `name`, with `options` as its class takes them.
+
+    Raises:
+        ConfigError: as `criterion`.
+
+    Example:
+        >>> weight_criterion("rnf", distance="cosine")
+        ReciprocalNearestFilters(name='rnf', reads='filters', distance='cosine')
+    """
+    return _build(WEIGHT_CRITERIA, name, options)
+
+
+def gradient_criterion(name: str, **options: Any) -> GradientCriterion:
+    """Return the criterion over weights and gradients called `name`, with `options` as its class takes them.
+
+    Raises:
+        ConfigError: as `criterion`.
+
+    Example:
+        >>> gradient_criterion("taylor", mode="joint")
+        Taylor(name='taylor', mode='joint', batch_size=128, samples=1280)
+    """
+    return _build(GRADIENT_CRITERIA, name, options)
+
+
+def _build(known: Mapping[str, type[T]], name: str, options: Mapping[str, Any]) -> T:
+    if name not in known:
+        raise ConfigError(_unknown("criterion", name, sorted(known)))
+    allowed = sorted(inspect.signature(known[name]).parameters)
     for option in options:
         if option not in allowed:
             raise ConfigError(_unknown(f"option of the criterion {name!r}:", option, allowed))
-    return CRITERIA[name](**options)
+    return known[name](**options)
 
 
 def _unknown(what: str, given: str, allowed: list[str]) -> str:

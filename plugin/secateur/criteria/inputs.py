@@ -49,19 +49,19 @@ def is_finite(numbers: Tensor) -> bool:
     return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(numbers))
 
 
-def as_classes(labels: Tensor | None, images: int) -> Tensor:
-    """Return the labels of a batch as int64 (N,), renumbered 0..L-1 over the L classes that occur in it.
+def as_labels(labels: Tensor | None, images: int) -> Tensor:
+    """Return the labels of a batch as they are, int64 (N,).
 
     Args:
         labels: (N,) integers, any numbering.
         images: N, how many images the labels belong to.
 
     Raises:
-        DataError: no labels, not a vector of N integers, a batch of one image, or fewer than two classes.
+        DataError: no labels, or not a vector of N integers.
 
     Example:
-        >>> as_classes(torch.tensor([7, 3, 7]), images=3).tolist()
-        [1, 0, 1]
+        >>> as_labels(torch.tensor([7, 3, 7], dtype=torch.uint8), images=3)
+        tensor([7, 3, 7])
     """
     if labels is None:
         raise DataError("labels are missing: batches must be pairs (inputs, labels)")
@@ -72,11 +72,27 @@ def as_classes(labels: Tensor | None, images: int) -> Tensor:
         )
     if len(labels) != images:
         raise DataError(f"{images} feature maps but {len(labels)} labels")
+    return labels.long()
+
+
+def as_classes(labels: Tensor | None, images: int) -> Tensor:
+    """Return the labels of a batch as int64 (N,), renumbered 0..L-1 over the L classes that occur in it.
+
+    Args and errors as in `as_labels`; moreover
+
+    Raises:
+        DataError: a batch of one image, or fewer than two classes.
+
+    Example:
+        >>> as_classes(torch.tensor([7, 3, 7]), images=3).tolist()
+        [1, 0, 1]
+    """
+    numbers = as_labels(labels, images)
     if images < 2:
         raise DataError("a batch of one image has no classes to tell apart; at least two images are needed")
     found: Tensor
     classes: Tensor
-    found, classes = torch.unique(labels, return_inverse=True)
+    found, classes = torch.unique(numbers, return_inverse=True)
     if len(found) < 2:
         raise DataError(
             f"all {images} images of a batch belong to class {int(found[0])}; at least two classes are needed "
