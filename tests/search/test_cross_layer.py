@@ -1,0 +1,149 @@
+"""Cross-layer ranking: against one sorted list, the published cost constants, and the published ResNet-56."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from references_criteria import cross_layer_by_loops
+from secateur.errors import ConfigError, ScoreError
+from secateur.networks import resnet56
+from secateur.search import convolution_cost, cross_layer_widths
+from secateur.weights import load_weights
+
+
+@st.composite
+def units(draw: st.DrawFn) -> tuple[dict[str, Tensor], dict[str, float]]:
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 10**6)))
+    names = ["a", "b", "c", "d"][: draw(st.integers(1, 4))]
+    shapes = {name: (draw(st.integers(1, 6)), draw(st.integers(1, 5))) for name in names}
+    coarse = draw(st.booleans())  # with ties
+    weights = {
+        name: torch.randint(-4, 5, shape, generator=generator).double()
+        if coarse
+        else torch.randn(shape, generator=generator, dtype=torch.float64)
+        for name, shape in shapes.items()
+    }
+    costs = {name: 1.0 if i == 0 else draw(st.sampled_from([0.5, 1.0, 2.0, 4.0])) for i, name in enumerate(names)}
+    return weights, costs
+
+
+@given(units(), st.integers(0, 20), st.sampled_from([0.0, 1.0, 2.0]))
+@settings(max_examples=100, deadline=None)
+def test_widths_are_those_of_one_sorted_list(case: Any, twentieths: int, exponent: float) -> None:
+    weights, costs = case
+    share = twentieths / 20
+    expected = cross_layer_by_loops(weights, costs, share, exponent)
+    assert cross_layer_widths(weights, costs, share=share, exponent=exponent) == expected
+
+
+@given(units(), st.floats(0, 1), st.floats(0, 1))
+@settings(max_examples=60, deadline=None)
+def test_a_larger_share_never_keeps_more_and_one_filter_always_stays(case: Any, first: float, second: float) -> None:
+    weights, costs = case
+    less, more = (cross_layer_widths(weights, costs, share=s) for s in sorted((first, second)))
+    assert all(1 <= more[unit] <= less[unit] <= len(weights[unit]) for unit in weights)
+    assert cross_layer_widths(weights, costs, share=0) == {unit: len(weight) for unit, weight in weights.items()}
+    assert cross_layer_widths(weights, costs, share=1) == dict.fromkeys(weights, 1)
+
+
+@given(units(), st.floats(0, 1))
+@settings(max_examples=40, deadline=None)
+def test_only_ratios_count(case: Any, share: float) -> None:
+    weights, costs = case
+    widths = cross_layer_widths(weights, costs, share=share)
+    assert cross_layer_widths({n: 4 * w for n, w in weights.items()}, costs, share=share) == widths
+    assert cross_layer_widths(weights, {n: 8 * c for n, c in costs.items()}, share=share) == widths
+    assert cross_layer_widths({n: -w for n, w in weights.items()}, costs, share=share) == widths
+
+
+def test_the_exponent_takes_from_dear_units_and_gives_to_cheap_ones() -> None:
+    weights = {name: torch.randn(50, 20) for name in ("dear", "cheap")}
+    costs = {"dear": 2.0, "cheap": 1.0}
+    kept = [cross_layer_widths(weights, costs, share=0.5, exponent=e)["dear"] for e in (0, 1, 2, 4)]
+    assert kept == sorted(kept, reverse=True)
+    assert kept[-1] < kept[0]
+
+
+def conv(inputs: int, outputs: int, side: int, *, bias: bool = False) -> float:
+    return convolution_cost(inputs, outputs, kernel=9, positions=side * side, bias=bias)
+
+
+def resnet_costs(blocks: int) -> list[float]:
+    """A unit is a block; the first includes the stem."""
+    costs, inputs = [], 16
+    for width, side in ((16, 32), (32, 16), (64, 8)):
+        for _ in range(blocks):
+            costs.append(conv(inputs, width, side) + conv(width, width, side))
+            inputs = width
+    costs[0] += conv(3, 16, 32)
+    return [cost / costs[0] for cost in costs]
+
+
+@pytest.mark.parametrize("blocks", [9, 18])  # ResNet-56 and ResNet-110
+def test_costs_of_residual_networks_are_the_published_constants(blocks: int) -> None:
+    stages = [
+        [1.0] + [0.9052] * (blocks - 1),
+        [0.67278] + [0.89297] * (blocks - 1),
+        [0.66667] + [0.88685] * (blocks - 1),
+    ]
+    assert resnet_costs(blocks) == pytest.approx(sum(stages, []), abs=5.1e-6)  # noqa: RUF017 (three short lists)
+
+
+def test_costs_of_vgg_are_the_published_constants() -> None:
+    widths = [(64, 32), (64, 32), (128, 16), (128, 16), *[(256, 8)] * 3, *[(512, 4)] * 3, *[(512, 2)] * 3]
+    costs, inputs = [], 3
+    for width, side in widths:
+        costs.append(conv(inputs, width, side, bias=True))
+        inputs = width
+    published = [1.0, 18.15625, 9.07812, 18.07812, 9.03906, 18.03906, 18.03906, 9.01953, 18.01953, 18.01953]
+    assert [cost / costs[0] for cost in costs] == pytest.approx([*published, 4.50488, 4.50488, 4.50488], abs=5.1e-6)
+
+
+@pytest.mark.parametrize(("exponent", "macs", "parameters"), [(10, 55.26, 0.378), (0, 58.63, None)])
+def test_the_published_resnet56(shared: Path, exponent: float, macs: float, parameters: float | None) -> None:
+    """A share of 0.56 and the exponent 10 give 55.26 M MACs; published: 55.26 M and 0.39 M parameters, other weights."""
+    model = resnet56()
+    load_weights(model, shared / "models" / "resnet56-cifar10.safetensors")
+    convs = {name: module for name, module in model.named_modules() if name.endswith(".conv1")}
+    weights = {name: module.weight for name, module in convs.items()}
+    costs = dict(zip(weights, resnet_costs(9), strict=True))
+    widths = cross_layer_widths(weights, costs, share=0.56, exponent=exponent)
+    work, size = 3 * 9 * 16 * 32**2 + 640, 3 * 9 * 16 + 2 * 16 + 650
+    for name, module in convs.items():
+        inputs, outputs, kept = module.in_channels, module.out_channels, widths[name]
+        side = {16: 32, 32: 16, 64: 8}[outputs]
+        work += side**2 * 9 * kept * (inputs + outputs)
+        size += 9 * kept * (inputs + outputs) + 2 * (kept + outputs)
+    assert work / 1e6 == pytest.approx(macs, abs=0.005)
+    if parameters is not None:
+        assert size / 1e6 == pytest.approx(parameters, abs=0.0005)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"share": 1.5}, ConfigError, "the share is 1.5"),
+        ({"share": float("nan")}, ConfigError, "the share is nan"),
+        ({"exponent": -1}, ConfigError, "the exponent is -1"),
+        ({"costs": {"a": 1.0, "b": 0.0}}, ConfigError, "the cost of 'b' is 0.0"),
+        ({"costs": {"a": 1.0}}, ScoreError, "no cost is given for b"),
+        ({"weights": {}}, ScoreError, "no unit"),
+        ({"weights": {"a": torch.ones(2, 2), "b": torch.tensor([[float("nan")]])}}, ScoreError, "the weights of 'b'"),
+        ({"weights": {"a": torch.ones(2, 2), "b": torch.ones(0, 2)}}, ScoreError, r"'b', of the shape \(0, 2\)"),
+    ],
+)
+def test_refusals(change: dict[str, Any], error: type[Exception], words: str) -> None:
+    arguments: dict[str, Any] = {
+        "weights": {"a": torch.ones(2, 2), "b": torch.ones(3, 2)},
+        "costs": {"a": 1.0, "b": 2.0},
+        "share": 0.5,
+    } | change
+    with pytest.raises(error, match=words):
+        cross_layer_widths(arguments.pop("weights"), arguments.pop("costs"), **arguments)
