@@ -1,0 +1,147 @@
+"""The examples: every script and every configuration runs as its first lines say."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from secateur import load_plan, load_pruned
+from secateur.networks import digits_resnet
+from secateur_cli.config import load_config
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+CONFIGS = sorted(EXAMPLES.glob("*.yaml"))
+PERCENT = r"\d+\.\d%"
+
+
+def run(*command: str | Path, folder: Path) -> str:
+    """Run Python with `command` in an empty folder, on one thread, and return what it prints."""
+    result = subprocess.run(
+        [sys.executable, *map(str, command)],
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def run_config(name: str, *arguments: str | Path, folder: Path) -> str:
+    start = "from secateur_cli.main import app; app()"
+    return run("-c", start, "run", EXAMPLES / name, "--smoke", *arguments, folder=folder)
+
+
+def test_no_script_is_left_untested() -> None:
+    assert [path.name for path in sorted(EXAMPLES.glob("*.py"))] == ["01_prune_and_deploy.py", "02_torch_pruning.py"]
+
+
+def test_prune_and_deploy(tmp_path: Path) -> None:
+    printed = run(EXAMPLES / "01_prune_and_deploy.py", "--smoke", "--output", tmp_path / "out", folder=tmp_path)
+    for line in (
+        rf"dense +{PERCENT} of 400 held-out images",
+        rf"channels removed +{PERCENT} of 400",
+        rf"batch norm recalibrated +{PERCENT} of 400",
+        rf"fine-tuned +{PERCENT} of 400",
+        r"MACs +16\.40 M -> [1-8]\.\d\d M",
+        rf"ONNX Runtime vs\. torch +largest difference \d\.\de-\d\d, same class {PERCENT}",
+        r"speed at batch 1 .*95% interval \d+\.\d+ to \d+\.\d+",
+        r"speed at batch 32 .*95% interval",
+    ):
+        assert re.search(f"^{line}", printed, re.MULTILINE), f"{line!r} is not in\n{printed}"
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert files == {"dense.onnx", "model.onnx", "model.safetensors", "plan.json"}
+    plan, network = load_plan(tmp_path / "out"), load_pruned(digits_resnet, tmp_path / "out")
+    assert network.get_submodule("conv1").out_channels == plan.widths["conv1"] < 48
+    assert network(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+
+
+def test_torch_pruning(tmp_path: Path) -> None:
+    printed = run(EXAMPLES / "02_torch_pruning.py", "--smoke", folder=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    hrank, di = printed.split("DIImportance")
+    assert hrank.startswith("HRankImportance")
+    for part in (hrank, di):
+        assert re.findall(r"(\d+\.\d\d) M MACs", part) == ["16.47", "11.45", "7.34", "4.14"]
+        last = part.strip().splitlines()[-1]
+        assert last.endswith(f"widths {[24] * 3 + [48] * 8}")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_configurations_load(path: Path) -> None:
+    config = load_config(path)
+    assert config.plan.budget.macs == "50%"
+    assert f"secateur run examples/{path.name}" in path.read_text(encoding="utf-8").replace(" \\\n#", "")
+
+
+@pytest.mark.slow
+def test_resnet56_on_cifar10(shared: Path, tmp_path: Path) -> None:
+    run_config(
+        "cifar10_resnet56.yaml",
+        "--set",
+        f"network.weights={shared / 'models/resnet56-cifar10-jpeg.safetensors'}",
+        "--set",
+        f"data.train={shared / 'data/cifar10-jpeg-train.tar.gz'}",
+        "--set",
+        f"data.test={shared / 'data/cifar10-jpeg-val.tar.gz'}",
+        "--output",
+        tmp_path / "out",
+        folder=tmp_path,
+    )
+    for search in ("uniform", "greedy"):
+        report = json.loads((tmp_path / "out" / search / "report.json").read_text(encoding="utf-8"))
+        inner = {f"layer{stage}.{block}.conv1" for stage in (1, 2, 3) for block in range(9)}
+        assert inner <= {group["name"] for group in report["plan"]["groups"]}
+        macs = report["cost"]["macs"]
+        assert macs["after"] <= 0.5 * macs["before"]
+        stages = [fact["stage"] for fact in report["accuracy"]]
+        assert stages == ["dense", "channels removed", "batch norm recalibrated", "fine-tuned"]
+        assert report["accuracy"][0]["accuracy"] > 0.8, "the trained weights were not used"
+        assert report["onnx"]["parity"]["passed"]
+        assert report["onnx"]["parity"]["top1_agreement"] == 1.0
+        assert (tmp_path / "out" / search / "report.html").stat().st_size > 10_000
+
+
+def folder_of_images(folder: Path, *, each: int, seed: int) -> Path:
+    """Write `each` noisy PNG images of two colours, one folder a class."""
+    random = np.random.default_rng(seed)
+    for name, colour in (("red", (200, 40, 40)), ("blue", (40, 40, 200))):
+        (folder / name).mkdir(parents=True)
+        for number in range(each):
+            pixels = np.clip(random.normal(colour, 40, size=(72, 80, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+    return folder
+
+
+@pytest.mark.slow
+def test_resnet18_on_a_folder_of_images(tmp_path: Path) -> None:
+    printed = run_config(
+        "torchvision_resnet18.yaml",
+        "--set",
+        f"data.train={folder_of_images(tmp_path / 'train', each=40, seed=0)}",
+        "--set",
+        f"data.test={folder_of_images(tmp_path / 'val', each=8, seed=1)}",
+        "--set",
+        "data.image_size=64",
+        "--set",
+        "network.arguments.num_classes=2",
+        "--output",
+        tmp_path / "out",
+        folder=tmp_path,
+    )
+    assert "16 held-out images right" in printed
+    report = json.loads((tmp_path / "out/report.json").read_text(encoding="utf-8"))
+    assert report["cost"]["macs"]["after"] <= 0.5 * report["cost"]["macs"]["before"]
+    assert report["onnx"]["parity"]["passed"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"model.onnx", "plan.json", "report.html"}
