@@ -241,7 +241,7 @@ class RunConfig(Section):
         return self
 
     def smoke(self) -> RunConfig:
-        """Return a copy of this run that takes seconds: few images, one epoch, short timing.
+        """Return a copy of this run that takes seconds: few images, one epoch, the first search, short timing.
 
         It walks through every step and proves nothing about accuracy or speed.
         """
@@ -254,7 +254,9 @@ class RunConfig(Section):
                 "data": data.model_copy(update={"limit": few, "batch_size": min(data.batch_size, 32)}),
                 "train": self.train and self.train.model_copy(update=short),
                 "score": self.score.model_copy(update={"samples": samples}),
-                "plan": plan.model_copy(update={"images": min(plan.images, SMOKE_SEARCH_IMAGES)}),
+                "plan": plan.model_copy(
+                    update={"search": plan.search[:1], "images": min(plan.images, SMOKE_SEARCH_IMAGES)}
+                ),
                 "fine_tune": self.fine_tune and self.fine_tune.model_copy(update=short),
                 "onnx": onnx.model_copy(
                     update={"batch_sizes": onnx.batch_sizes[:1], "seconds": min(onnx.seconds, 0.2)}

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from secateur.errors import PlanError, ScoreError
+from secateur.index_maps import Indices, pack_indices, unpack_indices
 
 Role = Literal["producer", "carrier", "consumer"]
 Reduction = Literal["sum", "mean", "max"]
@@ -91,7 +92,7 @@ class Member:
 
     layer: str
     role: Role
-    indices: tuple[tuple[int, ...], ...]
+    indices: Indices
     axis: int | None = None
 
     def positions(self, channels: Sequence[int]) -> list[int]:
@@ -100,7 +101,7 @@ class Member:
 
     def to_json(self) -> dict[str, Any]:
         axis = {} if self.axis is None else {"axis": self.axis}
-        return {"layer": self.layer, "role": self.role, "indices": _pack_indices(self.indices)} | axis
+        return {"layer": self.layer, "role": self.role, "indices": pack_indices(self.indices)} | axis
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], width: int) -> Member:
@@ -108,7 +109,7 @@ class Member:
         if role not in ("producer", "carrier", "consumer"):
             raise PlanError(f"layer {data['layer']!r} has the role {role!r}; allowed: producer, carrier, consumer")
         axis = None if data.get("axis") is None else int(data["axis"])
-        return cls(str(data["layer"]), cast(Role, role), _unpack_indices(data["indices"], width), axis)
+        return cls(str(data["layer"]), cast(Role, role), unpack_indices(data["indices"], width), axis)
 
 
 @dataclass(frozen=True)
@@ -303,31 +304,3 @@ class PruningPlan:
             raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PlanError(f"not a pruning plan of secateur: {type(error).__name__} {error}") from error
-
-
-def _affine(start: int, stride: int, count: int, step: int, width: int) -> tuple[tuple[int, ...], ...]:
-    return tuple(tuple(start + stride * c + step * k for k in range(count)) for c in range(width))
-
-
-def _pack_indices(indices: tuple[tuple[int, ...], ...]) -> Any:
-    """Write index maps of the form start + stride * channel + step * k as four numbers, others as lists."""
-    if not indices[0]:
-        return [list(owned) for owned in indices]
-    start, count = indices[0][0], len(indices[0])
-    step = indices[0][1] - start if count > 1 else 1
-    stride = indices[1][0] - start if len(indices) > 1 and indices[1] else 1
-    if _affine(start, stride, count, step, len(indices)) != indices:
-        return [list(owned) for owned in indices]
-    return {"start": start, "stride": stride, "count": count, "step": step}
-
-
-def _unpack_indices(packed: Any, width: int) -> tuple[tuple[int, ...], ...]:
-    if isinstance(packed, Mapping):
-        start, stride, count, step = (int(packed[k]) for k in ("start", "stride", "count", "step"))
-        indices = _affine(start, stride, count, step, width)
-    else:
-        indices = tuple(tuple(int(p) for p in owned) for owned in packed)
-    flat = [p for owned in indices for p in owned]
-    if len(indices) != width or not flat or min(flat) < 0 or len(set(flat)) != len(flat):
-        raise PlanError(f"an index map must give {width} channels their own positions, none shared or negative")
-    return indices
