@@ -18,6 +18,7 @@ from secateur.feature_maps import collect_scores
 from secateur.importance import CriterionImportance, DIImportance, HRankImportance
 from secateur.records import ChannelGroup, ChannelGroups, PruningPlan, ScoreTable
 from secateur.recovery import recalibrate_batch_norm
+from secateur.scoring import gradient_scores, weight_scores
 from secateur.search import greedy_plan, uniform_plan
 from secateur.training import fine_tune
 
@@ -37,6 +38,7 @@ __all__ = [
     "channel_groups",
     "collect_scores",
     "fine_tune",
+    "gradient_scores",
     "greedy_plan",
     "load_plan",
     "load_pruned",
@@ -44,4 +46,5 @@ __all__ = [
     "save_pruned",
     "uniform_plan",
     "verify_pruning",
+    "weight_scores",
 ]

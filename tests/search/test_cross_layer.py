@@ -108,7 +108,7 @@ def test_costs_of_vgg_are_the_published_constants() -> None:
 
 @pytest.mark.parametrize(("exponent", "macs", "parameters"), [(10, 55.26, 0.378), (0, 58.63, None)])
 def test_the_published_resnet56(shared: Path, exponent: float, macs: float, parameters: float | None) -> None:
-    """A share of 0.56 and the exponent 10 give 55.26 M MACs; published: 55.26 M and 0.39 M parameters, other weights."""
+    """A share of 0.56 and the exponent 10 give 55.26 M MACs; published: 55.26 M and 0.39 M, other weights."""
     model = resnet56()
     load_weights(model, shared / "models" / "resnet56-cifar10.safetensors")
     convs = {name: module for name, module in model.named_modules() if name.endswith(".conv1")}

@@ -9,6 +9,7 @@ by one row, and inherits the tests of its kind.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import inspect
 from collections.abc import Mapping
@@ -81,6 +82,7 @@ __all__ = [
     "feature_map_ranks",
     "gradient_criterion",
     "one_vs_rest",
+    "options_of",
     "weight_criterion",
 ]
 
@@ -128,6 +130,18 @@ def gradient_criterion(name: str, **options: Any) -> GradientCriterion:
         Taylor(name='taylor', mode='joint', batch_size=128, samples=1280)
     """
     return _build(GRADIENT_CRITERIA, name, options)
+
+
+def options_of(rule: object) -> dict[str, Any]:
+    """Return what a criterion `rule` was built with, as plain data; empty where it is no dataclass.
+
+    Example:
+        >>> options_of(criterion("fisher", aggregate="max"))
+        {'samples': 1280, 'reduce': 'pixels', 'aggregate': 'max', 'epsilon': 0.0001}
+    """
+    if not dataclasses.is_dataclass(rule):
+        return {}
+    return {field.name: getattr(rule, field.name) for field in dataclasses.fields(rule) if field.init}
 
 
 def _build(known: Mapping[str, type[T]], name: str, options: Mapping[str, Any]) -> T:

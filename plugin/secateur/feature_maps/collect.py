@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
@@ -96,19 +95,12 @@ def collect_scores(
         raise DataError("there is no image to collect scores from: the batches are empty")
     settings = {
         "criterion": rule.name,
-        "options": _options(rule),
+        "options": criteria.options_of(rule),
         "tap": tap,
         "samples": images,
         "batch_size": None if rule.batch_size is None else largest,
     }
     return streams.table(settings)
-
-
-def _options(rule: Criterion[Any]) -> dict[str, Any]:
-    """Return what the criterion was built with, where it is a dataclass."""
-    if not dataclasses.is_dataclass(rule):
-        return {}
-    return {field.name: getattr(rule, field.name) for field in dataclasses.fields(rule) if field.init}
 
 
 class _Streams:

@@ -1,0 +1,9 @@
+"""Scoring a network without its feature maps: from the weights of its layers (weights), and their gradients (gradients).
+
+`secateur.feature_maps` does the same for criteria that read feature maps. All return a ScoreTable.
+"""
+
+from secateur.scoring.gradients import gradient_scores
+from secateur.scoring.weights import weight_scores
+
+__all__ = ["gradient_scores", "weight_scores"]
