@@ -186,7 +186,7 @@ def train_pruned(job: Job, plan: PruningPlan, pruned: nn.Module) -> nn.Module:
 
     def work() -> dict[str, Any] | None:
         history = None if settings is None else job.train(pruned, settings, "fine-tuning")
-        save_pruned(pruned, job.model, plan, job.workspace.folder)
+        save_pruned(pruned, job.build(), plan, job.workspace.folder)
         return history
 
     history = job.once("model", work)

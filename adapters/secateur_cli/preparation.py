@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import secateur_onnx
 from secateur.channel_graph import channel_groups
+from secateur.channel_map import with_channel_maps
 from secateur.cost import MacsCost
 from secateur.criteria import criterion
 from secateur.errors import CheckpointError, DataError, NetworkError
@@ -58,7 +59,8 @@ def prepare(
     data = load_data(config.data, folder=folder, seed=config.seed)
     outputs = _logits(model, data.example).shape[1]
     data = data.for_outputs(outputs)
-    groups = channel_groups(model, data.example, ignore=config.plan.ignore)
+    model = with_channel_maps(model, data.example)
+    groups = channel_groups(model, data.example, ignore=config.plan.ignore, residual=config.plan.residual)
     cost = MacsCost(model, data.example, groups)
     _rehearse(config, model, data.example, groups, cost)
     workspace.open()

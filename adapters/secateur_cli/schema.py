@@ -189,6 +189,10 @@ class PlanConfig(Section):
         default=0.01, description="greedy: the least share of the dense cost that one step frees"
     )
     images: Count = Field(default=1000, description="greedy: validation images that a candidate is judged on")
+    residual: Literal["joint", "skip"] = Field(
+        default="joint",
+        description="joint: layers that a shortcut sums are pruned together; skip: they stay as they are",
+    )
     ignore: tuple[str, ...] = Field(default=(), description="layers that keep all their channels, by name")
 
     @model_validator(mode="after")

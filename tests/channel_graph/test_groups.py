@@ -23,7 +23,7 @@ from networks_for_tests import (
     randomise_batch_norm,
 )
 from secateur.channel_graph import channel_groups
-from secateur.errors import NetworkError
+from secateur.errors import ConfigError, NetworkError
 from secateur.records import ChannelGroup, PruningPlan
 
 IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -88,6 +88,15 @@ def test_layers_to_ignore_are_left_out_and_so_is_what_is_tied_to_them() -> None:
     groups = channel_groups(Residual(), IMAGES, ignore=["second"])
     assert set(groups) == {"first"}
     assert groups.skipped["stem"] == "tied to second, which is ignored"
+
+
+def test_residual_streams_can_be_left_alone() -> None:
+    groups = channel_groups(Residual(), IMAGES, residual="skip")
+    assert set(groups) == {"first"}
+    assert groups.skipped["stem"] == "a residual stream, summed with second"
+    assert "expand" in channel_groups(Depthwise(), IMAGES, residual="skip")
+    with pytest.raises(ConfigError, match="unknown residual 'none'; allowed: joint, skip"):
+        channel_groups(Residual(), IMAGES, residual="none")  # type: ignore[arg-type]  # what a user may write
 
 
 def test_an_unknown_layer_to_ignore_is_named_with_the_nearest() -> None:

@@ -6,7 +6,7 @@ import copy
 import difflib
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 import torch_pruning as tp
@@ -18,30 +18,40 @@ from secateur.channel_graph.hosts import CHANNEL_MAP_PRUNER
 from secateur.channel_graph.surgery import layer_size
 from secateur.channel_graph.verify import TOLERANCE, difference, mixes_channels
 from secateur.channel_map import ChannelMap
-from secateur.errors import NetworkError
+from secateur.errors import ConfigError, NetworkError
 from secateur.records import ChannelGroup, ChannelGroups, Member, Role
 
+Residual = Literal["joint", "skip"]
 PRODUCERS = (_ConvNd, nn.Linear)
 
 
 def channel_groups(
-    model: nn.Module, example_inputs: Any, *, ignore: Iterable[str] = (), check: bool = True
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    ignore: Iterable[str] = (),
+    residual: Residual = "joint",
+    check: bool = True,
 ) -> ChannelGroups:
     """Return the groups of channels that can be pruned, and why the other layers cannot.
 
     Torch-Pruning traces a copy of the network once. Each of its groups becomes a record: which positions of which
     layers belong to channel 0, 1, 2, ... Channels that a grouped convolution ties to an offset count as one. Left out,
     with the reason in `.skipped`: the network's outputs, the layers named in `ignore`, groups of one channel, and
-    groups that Torch-Pruning maps wrongly (channel shuffles, permuted flattens, zero-padded shortcuts): each group is
-    tried on the example inputs, removed against masked, before it is believed.
+    groups that Torch-Pruning maps wrongly (channel shuffles, permuted flattens): each group is tried on the example
+    inputs, removed against masked, before it is believed. Zero-padded shortcuts can be pruned as `ChannelMap`s; see
+    `secateur.channel_map.with_channel_maps`.
 
     Args:
         model: the network; neither weights nor modes are changed.
         example_inputs: a tensor or a tuple of the network's arguments; real images make the check sharper.
         ignore: names of layers, or of modules that contain them, whose outputs must stay as they are.
+        residual: "joint" prunes the layers that a shortcut sums together, as the DI paper does; "skip" leaves residual
+            streams as they are, so that only channels inside the blocks are pruned.
         check: whether to try the groups. Groups that pass through a normalisation over channels cannot be tried.
 
     Raises:
+        ConfigError: `residual` is neither "joint" nor "skip".
         NetworkError: the network cannot be copied or traced, a layer's weights are computed by a parametrization, a
             name in `ignore` does not exist, or nothing can be pruned.
 
@@ -56,6 +66,8 @@ def channel_groups(
         {'3': "its channels are the network's outputs"}
     """
     inputs = tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
+    if residual not in get_args(Residual):
+        raise ConfigError(f"unknown residual {residual!r}; allowed: {', '.join(get_args(Residual))}")
     ignored = _named_layers(model, ignore)
     traced = _copy(model).requires_grad_(True)
     graph = trace(traced, inputs)
@@ -66,6 +78,8 @@ def channel_groups(
     for group in graph.get_all_groups(root_module_types=list(PRODUCERS)):
         record = _in_network_order(record_group(group), order)
         reason = _reason_to_skip(traced, group, record, ignored)
+        if not reason and residual == "skip":
+            reason = _stream(traced, record)
         if reason:
             skipped[record.name] = reason
         else:
@@ -191,6 +205,16 @@ def _reason_to_skip(model: nn.Module, group: Any, record: ChannelGroup, ignored:
         if size is None or not positions or max(positions) >= size or len(set(positions)) < len(positions):
             return f"Torch-Pruning maps its channels wrongly onto {member.layer}"
     return ""
+
+
+def _stream(model: nn.Module, record: ChannelGroup) -> str:
+    """Return why a group is a residual stream, or the empty string: several layers write its channels."""
+    writers = [
+        member.layer
+        for member in record.producers
+        if not isinstance(module := model.get_submodule(member.layer), _ConvNd) or module.groups < module.out_channels
+    ]
+    return f"a residual stream, summed with {', '.join(writers[1:])}" if len(writers) > 1 else ""
 
 
 def _keep_what_verifies(
