@@ -142,6 +142,7 @@ def test_uniform_by_hand() -> None:
         "round_to": 1,
         "min_keep": 1,
         "reduction": "sum",
+        "variant": "low",
         "scores": SETTINGS,
     }
     assert PruningPlan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
@@ -347,3 +348,56 @@ def test_bad_groups_scores_and_settings() -> None:
             search(groups, scores, cost, "50%", *more, round_to=0)
         with pytest.raises(BudgetError, match="malformed"):
             search(groups, scores, cost, "flops", *more)
+
+
+# --- variants ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("variant", "kept", "ties"),
+    [
+        ("low", (0, 4, 5, 6, 7), {}),
+        ("reverse", (0, 1, 2, 3, 6), {}),
+        ("edge", (0, 2, 3, 4, 6), {"a": 3}),
+        ("middle", (1, 2, 4, 5, 7), {"a": 3}),
+    ],
+)
+def test_a_variant_changes_which_channels_go_not_how_many(variant: Any, kept: tuple[int, ...], ties: Any) -> None:
+    """The scores of a are 5 1 1 1 7 8 6 9; three of eight channels go."""
+    case = small_case()
+    plan = uniform_plan(*case.arguments, "60%", variant=variant)
+    assert plan["a"] == kept
+    assert plan.widths == uniform_plan(*case.arguments, "60%").widths
+    assert (plan.settings["variant"], plan.ties) == (variant, ties)
+    assert "seed" not in plan.settings
+
+
+def test_the_random_variant_draws_for_each_group_by_the_seed() -> None:
+    dense = dict.fromkeys("abcdef", 20)
+    case = Case(dense, {name: list(range(20)) for name in dense}, ChainCost(dense, dict.fromkeys(dense, 1)))
+    plan = uniform_plan(*case.arguments, "30%", variant="random", seed=3)
+    assert plan.settings["seed"] == 3
+    assert plan.ties == {}
+    assert len({plan[name] for name in dense}) == len(dense)
+    assert uniform_plan(*case.arguments, "30%", variant="random", seed=3).kept == plan.kept
+    assert uniform_plan(*case.arguments, "30%", variant="random", seed=4).kept != plan.kept
+
+
+def test_the_greedy_search_values_what_the_variant_keeps() -> None:
+    case, asked = small_case(), []
+
+    def evaluate(kept: Mapping[str, tuple[int, ...]]) -> float:
+        asked.append(dict(kept))
+        return 1.0
+
+    plan = greedy_plan(*case.arguments, "90%", evaluate, delta=0.05, variant="reverse")
+    assert asked == [{"a": (0, 1, 2, 3, 4, 5, 6)}, {"b": (0, 1, 2, 3, 4, 5, 6)}]
+    assert plan.kept["a"] == (0, 1, 2, 3, 4, 5, 6)
+    assert plan.settings["variant"] == "reverse"
+
+
+def test_unknown_variants_and_negative_seeds_are_refused() -> None:
+    with pytest.raises(ConfigError, match="unknown variant 'high'; allowed: low, reverse, random, edge, middle"):
+        uniform_plan(*small_case().arguments, "60%", variant="high")
+    with pytest.raises(ConfigError, match="the seed is -1"):
+        greedy_plan(*small_case().arguments, "60%", lambda kept: 1.0, variant="random", seed=-1)

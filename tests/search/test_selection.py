@@ -119,14 +119,19 @@ def test_large_layers_are_sorted_stably() -> None:
     assert select(torch.zeros(4096, dtype=torch.float64), 1000) == tuple(range(3096, 4096))
 
 
-@given(small_scores, st.data())
-def test_ties_are_those_whose_order_decides(scores: list[int], data: st.DataObject) -> None:
+@given(small_scores, st.data(), st.sampled_from(["low", "reverse", "edge", "middle"]))
+def test_ties_are_those_whose_order_decides(scores: list[int], data: st.DataObject, variant: str) -> None:
     keep = data.draw(st.integers(1, len(scores)))
-    kept = select_by_removing(scores, keep)
+    values = torch.tensor(scores, dtype=torch.float64)
+    kept = select_by_removing(scores, keep) if variant == "low" else select(values, keep, variant=variant)
     removed = [c for c in range(len(scores)) if c not in kept]
     torn = {scores[c] for c in kept} & {scores[c] for c in removed}
-    values = torch.tensor(scores, dtype=torch.float64)
-    assert ties_at_cut(values, keep) == sum(scores.count(score) for score in torn)
+    assert ties_at_cut(values, keep, variant=variant) == sum(scores.count(score) for score in torn)
+
+
+def test_chance_has_no_ties() -> None:
+    assert ties_at_cut(torch.zeros(6), 3, variant="random") == 0
+    assert ties_at_cut(torch.tensor([0.0, 0.0, 1.0, 2.0, 2.0]), 3, variant="edge") == 4
 
 
 def test_select_refuses() -> None:

@@ -1,4 +1,4 @@
-"""Scoring a network without its feature maps: from the weights of its layers (weights), and their gradients (gradients).
+"""Scoring a network without its feature maps: by the weights of its layers, or by weights and gradients.
 
 `secateur.feature_maps` does the same for criteria that read feature maps. All return a ScoreTable.
 """

@@ -17,6 +17,7 @@ from secateur.protocols import CostModel, Evaluate
 from secateur.records import ChannelGroup, PruningPlan, Reduction, ScoreTable
 from secateur.search.budget import format_cost
 from secateur.search.problem import Problem, state_problem
+from secateur.search.selection import Variant
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ def greedy_plan(
     round_to: int = 1,
     min_keep: int = 1,
     reduction: Reduction = "sum",
+    variant: Variant = "low",
+    seed: int = 0,
     on_step: Callable[[GreedyStep], None] | None = None,
 ) -> PruningPlan:
     """Return the plan that Algorithm 1 of [Hou2020] finds.
@@ -77,12 +80,14 @@ def greedy_plan(
         delta: least share of the dense cost that a step frees, above 0 and at most 1.
         round_to, min_keep: see `allowed_widths`.
         reduction: how the scores of a group's producers combine.
+        variant: which channels go, see `select`: "low" is the method, the others are its ablations.
+        seed: draws the channels of the variant "random", each group's its own.
         on_step: called after each step with a `GreedyStep`.
 
     Raises:
         NetworkError: there is no group to prune.
         ScoreError: no group has scores, or scores do not fit their group.
-        ConfigError: `delta`, `round_to` or `min_keep` out of range.
+        ConfigError: `delta`, `round_to`, `min_keep` or `seed` out of range, or an unknown variant.
         BudgetError: the budget is malformed, already met, or out of reach; said before any evaluation, with the
             lowest reachable cost.
         EvaluationError: `evaluate` raised or gave no finite number; names the group and the step.
@@ -108,7 +113,17 @@ def greedy_plan(
     """
     if not 0 < delta <= 1:
         raise ConfigError(f"delta is {delta}; it must be a share of the dense cost above 0 and at most 1")
-    problem = state_problem(groups, scores, cost, budget, round_to=round_to, min_keep=min_keep, reduction=reduction)
+    problem = state_problem(
+        groups,
+        scores,
+        cost,
+        budget,
+        round_to=round_to,
+        min_keep=min_keep,
+        reduction=reduction,
+        variant=variant,
+        seed=seed,
+    )
     widths = {name: allowed[-1] for name, allowed in problem.widths.items()}
     current, step, evaluations = problem.dense_cost, 0, 0
     while current > problem.largest_cost:

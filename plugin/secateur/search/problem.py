@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import warnings
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from torch import Tensor
 
-from secateur.errors import BudgetError, NetworkError, ScoreError, SecateurWarning
+from secateur.errors import BudgetError, ConfigError, NetworkError, ScoreError, SecateurWarning
 from secateur.protocols import CostModel
 from secateur.records import ChannelGroup, PruningPlan, Reduction, ScoreTable
 from secateur.search.budget import format_cost, parse_budget
-from secateur.search.selection import allowed_widths, select, ties_at_cut
+from secateur.search.selection import Variant, allowed_widths, select, ties_at_cut
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Problem:
         groups: the channel groups by name.
         scores: group -> score of each channel, (width,), float64; groups without scores stay as they are.
         widths: group that has scores -> the widths it may be cut to, ascending, its full width last.
+        variant, seed: which channels go, see `select`; the seed counts for the variant "random" alone.
         settings: what the plan records whatever the search.
     """
 
@@ -33,15 +35,20 @@ class Problem:
     dense_cost: float
     largest_cost: float
     widths: Mapping[str, tuple[int, ...]]
+    variant: Variant
+    seed: int
     settings: Mapping[str, Any]
 
     def kept(self, widths: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
-        """Return the best `widths[g]` channels of each group g, ascending."""
-        return {name: select(self.scores[name], width) for name, width in widths.items()}
+        """Return the `widths[g]` channels of each group g that stay, ascending: by the variant "low" the best."""
+        return {
+            name: select(self.scores[name], width, variant=self.variant, seed=zlib.crc32(name.encode(), self.seed))
+            for name, width in widths.items()
+        }
 
     def plan(self, widths: Mapping[str, int], settings: Mapping[str, Any]) -> PruningPlan:
-        """Return the plan that keeps the best channels at these widths."""
-        ties = {name: ties_at_cut(self.scores[name], width) for name, width in widths.items()}
+        """Return the plan that keeps at these widths what the variant keeps."""
+        ties = {name: ties_at_cut(self.scores[name], width, variant=self.variant) for name, width in widths.items()}
         return PruningPlan(
             groups=tuple(self.groups.values()),
             kept=self.kept(widths),
@@ -63,15 +70,21 @@ def state_problem(
     round_to: int,
     min_keep: int,
     reduction: Reduction,
+    variant: Variant = "low",
+    seed: int = 0,
 ) -> Problem:
     """Check everything that can be checked before a search, and return the problem.
 
     Raises:
         NetworkError: there is no group to prune.
         ScoreError: no group has scores, or scores do not fit their group.
-        ConfigError: `round_to` or `min_keep` below 1.
+        ConfigError: `round_to` or `min_keep` below 1, an unknown variant, or a negative seed.
         BudgetError: the budget is malformed, already met, or below what the narrowest widths cost.
     """
+    if variant not in get_args(Variant):
+        raise ConfigError(f"unknown variant {variant!r}; allowed: {', '.join(get_args(Variant))}")
+    if seed < 0:
+        raise ConfigError(f"the seed is {seed}; it must be at least 0")
     if not groups:
         raise NetworkError("the network has no channel group to prune")
     scored = _with_scores(groups, scores)
@@ -90,9 +103,12 @@ def state_problem(
         "round_to": round_to,
         "min_keep": min_keep,
         "reduction": reduction,
+        "variant": variant,
         "scores": dict(scores.settings),
     }
-    return Problem(groups, combined, cost, dense, largest, widths, settings)
+    if variant == "random":
+        settings["seed"] = seed
+    return Problem(groups, combined, cost, dense, largest, widths, variant, seed, settings)
 
 
 def _with_scores(groups: Mapping[str, ChannelGroup], scores: ScoreTable) -> dict[str, ChannelGroup]:

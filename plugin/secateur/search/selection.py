@@ -126,11 +126,11 @@ def select(scores: Tensor, keep: int, *, variant: Variant = "low", seed: int = 0
     return tuple(sorted(set(range(C)) - set(removed)))
 
 
-def ties_at_cut(scores: Tensor, keep: int) -> int:
-    """Return how many channels share the score at the cut of `select(scores, keep)`.
+def ties_at_cut(scores: Tensor, keep: int, *, variant: Variant = "low") -> int:
+    """Return how many channels share a score with one that `select(scores, keep, variant=...)` decides otherwise about.
 
-    Zero where the last removed and the first kept channel differ, or nothing is removed: only a number above zero
-    means that the order of the channels decided.
+    Zero where every removed channel differs in score from every kept one: only a number above zero means that the order
+    of the channels decided. Zero for "random", which no score decides.
 
     Raises:
         ScoreError, ConfigError: as `select`.
@@ -139,12 +139,12 @@ def ties_at_cut(scores: Tensor, keep: int) -> int:
         >>> ties_at_cut(torch.tensor([3.0, 1.0, 1.0, 2.0]), 3), ties_at_cut(torch.tensor([3.0, 1.0, 1.0, 2.0]), 2)
         (2, 0)
     """
-    _check(scores, keep)
-    ordered = torch.sort(scores).values
-    cut = len(scores) - keep
-    if cut == 0 or ordered[cut - 1] != ordered[cut]:
+    kept = torch.zeros(len(scores), dtype=torch.bool)
+    kept[list(select(scores, keep, variant=variant))] = True
+    if variant == "random":
         return 0
-    return int((scores == ordered[cut]).sum())
+    torn = scores[kept][torch.isin(scores[kept], scores[~kept])]
+    return int(torch.isin(scores, torn).sum())
 
 
 def _check(scores: Tensor, keep: int) -> None:

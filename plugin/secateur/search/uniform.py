@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from secateur.protocols import CostModel
 from secateur.records import ChannelGroup, PruningPlan, Reduction, ScoreTable
 from secateur.search.problem import state_problem
-from secateur.search.selection import keep_count
+from secateur.search.selection import Variant, keep_count
 
 
 def uniform_plan(
@@ -25,6 +25,8 @@ def uniform_plan(
     round_to: int = 1,
     min_keep: int = 1,
     reduction: Reduction = "sum",
+    variant: Variant = "low",
+    seed: int = 0,
 ) -> PruningPlan:
     """Return the plan that removes the same share of every group, as small a share as the budget allows.
 
@@ -40,11 +42,13 @@ def uniform_plan(
         budget: "50%", "60.5M" or the largest cost as a number; see `parse_budget`.
         round_to, min_keep: see `allowed_widths`.
         reduction: how the scores of a group's producers combine.
+        variant: which channels go, see `select`: "low" is the method, the others are its ablations.
+        seed: draws the channels of the variant "random", each group's its own.
 
     Raises:
         NetworkError: there is no group to prune.
         ScoreError: no group has scores, or scores do not fit their group.
-        ConfigError: `round_to` or `min_keep` below 1.
+        ConfigError: `round_to` or `min_keep` below 1, an unknown variant, or a negative seed.
         BudgetError: the budget is malformed, already met, or out of reach; the lowest reachable cost is named.
 
     Cost: O(log(sum of widths)) evaluations of `cost`.
@@ -64,7 +68,17 @@ def uniform_plan(
         >>> plan["conv"], plan.cost_after, plan.settings["rate"]
         ((0, 2, 3), 9.0, 0.25)
     """
-    problem = state_problem(groups, scores, cost, budget, round_to=round_to, min_keep=min_keep, reduction=reduction)
+    problem = state_problem(
+        groups,
+        scores,
+        cost,
+        budget,
+        round_to=round_to,
+        min_keep=min_keep,
+        reduction=reduction,
+        variant=variant,
+        seed=seed,
+    )
 
     def widths(rate: float) -> dict[str, int]:
         return {
