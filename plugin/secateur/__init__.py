@@ -19,7 +19,7 @@ from secateur.importance import CriterionImportance, DIImportance, HRankImportan
 from secateur.records import ChannelGroup, ChannelGroups, PruningPlan, ScoreTable
 from secateur.recovery import recalibrate_batch_norm
 from secateur.scoring import gradient_scores, weight_scores
-from secateur.search import greedy_plan, uniform_plan
+from secateur.search import cross_layer_plan, greedy_plan, uniform_plan
 from secateur.training import fine_tune
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "apply_plan",
     "channel_groups",
     "collect_scores",
+    "cross_layer_plan",
     "fine_tune",
     "gradient_scores",
     "greedy_plan",

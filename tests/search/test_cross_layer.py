@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from references import select_by_removing, widths_by_trying
 from references_criteria import cross_layer_by_loops
-from secateur.errors import ConfigError, ScoreError
+from secateur.errors import BudgetError, ConfigError, ScoreError
 from secateur.networks import resnet56
-from secateur.search import convolution_cost, cross_layer_widths
+from secateur.records import ChannelGroup, Member, PruningPlan, ScoreTable
+from secateur.search import convolution_cost, cross_layer_plan, cross_layer_widths
 from secateur.weights import load_weights
 
 
@@ -124,6 +129,88 @@ def test_the_published_resnet56(shared: Path, exponent: float, macs: float, para
     assert work / 1e6 == pytest.approx(macs, abs=0.005)
     if parameters is not None:
         assert size / 1e6 == pytest.approx(parameters, abs=0.0005)
+
+
+# --- plans ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Chain:
+    """A chain of layers, each reading the one before."""
+
+    dense: dict[str, int]
+    name: str = "macs"
+    unit: str = "MACs"
+
+    def __call__(self, widths: Mapping[str, int]) -> float:
+        sizes = [3, *(widths.get(name, width) for name, width in self.dense.items()), 10]
+        return float(100 * sum(a * b for a, b in itertools.pairwise(sizes)))
+
+
+def chain(seed: int, filters: list[int]) -> tuple[dict[str, ChannelGroup], ScoreTable, Chain, dict[str, Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    dense = {f"conv{k}": C for k, C in enumerate(filters)}
+    groups = {n: ChannelGroup(n, C, (Member(n, "producer", tuple((c,) for c in range(C))),)) for n, C in dense.items()}
+    weights = {name: torch.randn(C, 4, generator=generator) for name, C in dense.items()}
+    return groups, ScoreTable({name: w.abs().sum(1) for name, w in weights.items()}), Chain(dense), weights
+
+
+@given(
+    st.integers(0, 10**6),
+    st.lists(st.integers(2, 9), min_size=1, max_size=4),
+    st.floats(0.02, 0.98),
+    st.sampled_from([0.0, 1.0, 3.0]),
+    st.sampled_from([1, 2, 4]),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_plan_has_the_widths_of_the_smallest_share_that_meets_the_budget(
+    seed: int, filters: list[int], share: float, exponent: float, round_to: int
+) -> None:
+    groups, scores, cost, weights = chain(seed, filters)
+    allowed = {name: widths_by_trying(group.width, min_keep=1, round_to=round_to) for name, group in groups.items()}
+    dense, lowest = cost({}), cost({name: widths[0] for name, widths in allowed.items()})
+    assume(lowest < dense)
+    budget = lowest + share * (dense - lowest)
+    unit_costs = {name: float(1 + k) for k, name in enumerate(groups)}
+    plan = cross_layer_plan(
+        groups, scores, cost, budget, weights=weights, unit_costs=unit_costs, exponent=exponent, round_to=round_to
+    )
+
+    def rounded(keep: int) -> dict[str, int]:
+        total = sum(weight.numel() for weight in weights.values())
+        widths = cross_layer_by_loops(weights, unit_costs, 1 - keep / total, exponent)
+        return {name: next(w for w in allowed[name] if w >= width) for name, width in widths.items()}
+
+    total = sum(weight.numel() for weight in weights.values())
+    best = max(keep for keep in range(total + 1) if cost(rounded(keep)) <= budget)
+    assert plan.widths == rounded(best)
+    assert plan.settings["share"] == pytest.approx(1 - best / total)
+    assert plan.cost_after == cost(plan.widths) <= budget
+    assert {n: list(k) for n, k in plan.kept.items()} == {
+        n: select_by_removing(scores[n].tolist(), w) for n, w in plan.widths.items()
+    }
+
+
+def test_a_plan_records_how_it_was_found_and_refuses_what_does_not_fit() -> None:
+    groups, scores, cost, weights = chain(0, [8, 8])
+    unit_costs = {"conv0": 1.0, "conv1": 2.0}
+    arguments = (groups, scores, cost, "50%")
+    plan = cross_layer_plan(*arguments, weights=weights, unit_costs=unit_costs, exponent=2, variant="reverse")
+    assert plan.settings["search"] == "cross_layer"
+    assert (plan.settings["exponent"], plan.settings["unit_costs"]) == (2, unit_costs)
+    assert plan.settings["variant"] == "reverse"
+    assert PruningPlan.from_json(plan.to_json()) == plan
+    with pytest.raises(ScoreError, match="weights of the group 'conv1' are missing; it has 8 channels"):
+        cross_layer_plan(*arguments, weights={"conv0": weights["conv0"]}, unit_costs=unit_costs)
+    with pytest.raises(ScoreError, match=r"'conv1' are of the shape \(7, 4\); it has 8 channels"):
+        cross_layer_plan(*arguments, weights=weights | {"conv1": weights["conv1"][:7]}, unit_costs=unit_costs)
+    with pytest.raises(ScoreError, match="no cost is given for conv1"):
+        cross_layer_plan(*arguments, weights=weights, unit_costs={"conv0": 1.0})
+    with pytest.raises(BudgetError, match="the lowest cost that can be reached"):
+        cross_layer_plan(groups, scores, cost, "1%", weights=weights, unit_costs=unit_costs)
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

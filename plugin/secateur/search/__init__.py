@@ -1,7 +1,7 @@
 """From scores and costs to a pruning plan."""
 
 from secateur.search.budget import format_cost, parse_budget
-from secateur.search.cross_layer import convolution_cost, cross_layer_widths
+from secateur.search.cross_layer import convolution_cost, cross_layer_plan, cross_layer_widths
 from secateur.search.greedy import GreedyStep, greedy_plan
 from secateur.search.selection import allowed_widths, keep_count, select, ties_at_cut
 from secateur.search.uniform import uniform_plan
@@ -10,6 +10,7 @@ __all__ = [
     "GreedyStep",
     "allowed_widths",
     "convolution_cost",
+    "cross_layer_plan",
     "cross_layer_widths",
     "format_cost",
     "greedy_plan",

@@ -24,13 +24,19 @@ Deviations from the published code:
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from secateur.errors import ConfigError, ScoreError
+from secateur.protocols import CostModel
+from secateur.records import ChannelGroup, PruningPlan, Reduction, ScoreTable
+from secateur.search.problem import state_problem
+from secateur.search.selection import Variant
 
 
 def convolution_cost(inputs: int, outputs: int, *, kernel: int, positions: int, bias: bool = False) -> float:
@@ -82,14 +88,113 @@ def cross_layer_widths(
     """
     if not 0 <= share <= 1:
         raise ConfigError(f"the share is {share}; a share of weights must lie in 0..1")
-    magnitudes = _weighed(weights, costs, exponent)
-    ranked = torch.sort(torch.cat(list(magnitudes.values()))).values
-    keep = math.floor(len(ranked) * (1 - share) + 1e-9)
-    threshold = ranked[len(ranked) - keep] if keep else torch.inf
-    return {
-        unit: max(1, len(weights[unit]) * int((values >= threshold).sum()) // len(values))
-        for unit, values in magnitudes.items()
-    }
+    ranking = _rank(weights, costs, exponent)
+    return ranking.widths(math.floor(len(ranking.pool) * (1 - share) + 1e-9))
+
+
+def cross_layer_plan(
+    groups: Mapping[str, ChannelGroup],
+    scores: ScoreTable,
+    cost: CostModel,
+    budget: str | float,
+    *,
+    weights: Mapping[str, Tensor],
+    unit_costs: Mapping[str, float],
+    exponent: float = 1.0,
+    round_to: int = 1,
+    min_keep: int = 1,
+    reduction: Reduction = "sum",
+    variant: Variant = "low",
+    seed: int = 0,
+) -> PruningPlan:
+    """Return the plan whose widths come from the cross-layer ranking, at the smallest share that meets the budget.
+
+    The widths are those of `cross_layer_widths`, up to the next of `allowed_widths`; the scores say which channels
+    stay. With the scores of reciprocal nearest filters it is CLR-RNF [Lin2022]_.
+
+    Args:
+        groups: the channel groups by name; each is a unit.
+        scores: (C,) for at least one producer of a group, larger = keep; groups without scores stay as they are, with
+            a SecateurWarning that names them.
+        cost: what the budget is counted in, non-decreasing in every width.
+        budget: "50%", "60.5M" or the largest cost as a number; see `parse_budget`.
+        weights: group -> weights (W, ...) of the layer that produces it, or of several side by side.
+        unit_costs: group -> the cost that its weights are divided by, > 0; see `convolution_cost`.
+        exponent: power of the unit cost, >= 0.
+        round_to, min_keep: see `allowed_widths`.
+        reduction: how the scores of a group's producers combine.
+        variant, seed: which channels go, see `select`.
+
+    Raises:
+        NetworkError: there is no group to prune.
+        ScoreError: scores or weights are missing or do not fit their group.
+        ConfigError: a setting out of range.
+        BudgetError: the budget is malformed, already met, or out of reach; the lowest reachable cost is named.
+
+    Cost: one sort of all weights, then O(log(weights)) evaluations of `cost`.
+
+    Deviations: [Lin2022]_ states the share and reports the cost; here the cost is stated and the share found.
+
+    Example:
+        >>> from secateur.records import Member
+        >>> class Channels:
+        ...     name, unit = "channels", "channels"
+        ...     def __call__(self, widths):
+        ...         return float(widths.get("a", 2) + widths.get("b", 2))
+        >>> groups = {n: ChannelGroup(n, 2, (Member(n, "producer", ((0,), (1,))),)) for n in "ab"}
+        >>> weights = {"a": torch.tensor([[4.0], [3.0]]), "b": torch.tensor([[2.0], [1.0]])}
+        >>> scores = ScoreTable({name: weight.sum(1) for name, weight in weights.items()})
+        >>> plan = cross_layer_plan(groups, scores, Channels(), "75%", weights=weights, unit_costs={"a": 1.0, "b": 1.0})
+        >>> dict(plan.kept), plan.settings["share"]
+        ({'a': (0, 1), 'b': (0,)}, 0.25)
+    """
+    problem = state_problem(
+        groups,
+        scores,
+        cost,
+        budget,
+        round_to=round_to,
+        min_keep=min_keep,
+        reduction=reduction,
+        variant=variant,
+        seed=seed,
+    )
+    for name, allowed in problem.widths.items():
+        if name not in weights or len(weights[name]) != allowed[-1]:
+            found = f"of the shape {tuple(weights[name].shape)}" if name in weights else "missing"
+            raise ScoreError(f"the weights of the group {name!r} are {found}; it has {allowed[-1]} channels, one a row")
+    ranking = _rank({name: weights[name] for name in problem.widths}, unit_costs, exponent)
+
+    def widths(keep: int) -> dict[str, int]:
+        found = ranking.widths(keep)
+        return {name: next(w for w in allowed if w >= found[name]) for name, allowed in problem.widths.items()}
+
+    total = len(ranking.pool)
+    above = bisect.bisect_right(range(total + 1), problem.largest_cost, key=lambda keep: cost(widths(keep)))
+    chosen = {"search": "cross_layer", "share": 1 - (above - 1) / total, "exponent": exponent}
+    return problem.plan(widths(above - 1), chosen | {"unit_costs": {name: unit_costs[name] for name in problem.widths}})
+
+
+@dataclass(frozen=True)
+class _Ranking:
+    """The weighed magnitudes of each unit, ascending, and of all units; `filters`: unit -> C."""
+
+    units: Mapping[str, Tensor]
+    pool: Tensor
+    filters: Mapping[str, int]
+
+    def widths(self, keep: int) -> dict[str, int]:
+        """Return how many filters each unit keeps when `keep` of all weights are not below the threshold."""
+        threshold = self.pool[len(self.pool) - keep] if keep else torch.tensor(torch.inf, dtype=self.pool.dtype)
+        above = {unit: len(values) - int(torch.searchsorted(values, threshold)) for unit, values in self.units.items()}
+        return {unit: max(1, self.filters[unit] * above[unit] // len(self.units[unit])) for unit in self.units}
+
+
+def _rank(weights: Mapping[str, Tensor], costs: Mapping[str, float], exponent: float) -> _Ranking:
+    weighed = _weighed(weights, costs, exponent)
+    units = {unit: torch.sort(values).values for unit, values in weighed.items()}
+    filters = {unit: len(weight) for unit, weight in weights.items()}
+    return _Ranking(units, torch.sort(torch.cat(list(units.values()))).values, filters)
 
 
 def _weighed(weights: Mapping[str, Tensor], costs: Mapping[str, float], exponent: float) -> dict[str, Tensor]:
