@@ -17,6 +17,7 @@ from rich.console import Console
 from secateur.errors import ConfigError, MissingDependencyError, SecateurError
 from secateur_cli.config import load_config
 from secateur_cli.failures import described, place
+from secateur_cli.interrupts import insistent_interrupts
 from secateur_cli.pipeline import run_job
 from secateur_cli.preparation import run_settings
 from secateur_cli.progress import Progress
@@ -55,7 +56,8 @@ def run(
     """Prune a network: score, plan, remove, recover, fine-tune, export to ONNX, compare, time, report."""
     console = Console(markup=False, emoji=False, highlight=False)
     try:
-        _run(config, output, change or [], smoke, console)
+        with insistent_interrupts():
+            _run(config, output, change or [], smoke, console)
     except KeyboardInterrupt:
         _say("stopped; the same command continues where this one ended")
         raise typer.Exit(STOPPED) from None
