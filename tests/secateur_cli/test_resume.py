@@ -1,0 +1,233 @@
+"""A run that is stopped, anywhere and in any way, ends as if it had not been, and leaves nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runs_for_tests import User, contents, results
+from secateur.errors import CheckpointError
+from secateur_cli import job, pipeline
+from secateur_cli.workspace import Workspace
+
+Finished = tuple[Path, dict[str, Any]]
+
+
+def assert_same_end(output: Path, report: dict[str, Any], finished: Finished) -> None:
+    """The results that the seed decides are those of the undisturbed run, byte for byte."""
+    undisturbed, expected = finished
+    assert results(output) == results(undisturbed)
+    assert [path for path in contents(output) if path.endswith((".tmp", ".part"))] == []
+    assert report["accuracy"] == expected["accuracy"]
+    assert report["plan"] == expected["plan"]
+    assert report["cost"] == expected["cost"]
+    for side in ("dense", "pruned"):
+        assert report["onnx"][side]["file_bytes"] == expected["onnx"][side]["file_bytes"]
+
+
+def call_until_done(user: User, output: Path, disturb: Callable[[int], None]) -> tuple[dict[str, Any], int]:
+    """Call again and again, each call disturbed, until one comes to its end; return its report and how often."""
+    for number in range(100):
+        disturb(number)
+        try:
+            return user.call(output), number
+        except KeyboardInterrupt:
+            continue
+    raise AssertionError("a hundred calls did not come to an end")
+
+
+def test_stopped_before_and_after_each_stage_is_recorded(
+    user: User, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = Workspace.done
+    stopped: list[tuple[str, str]] = []
+
+    def done(self: Workspace, stage: str, result: Any) -> None:
+        if (stage, "before") not in stopped:
+            stopped.append((stage, "before"))
+            raise KeyboardInterrupt
+        record(self, stage, result)
+        if (stage, "after") not in stopped:
+            stopped.append((stage, "after"))
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Workspace, "done", done)
+    report, calls = call_until_done(user, tmp_path / "run", lambda _: None)
+    stages = json.loads((tmp_path / "run" / "run.json").read_text())["stages"]
+    assert calls == len(stopped) == 2 * len(stages) == 24
+    assert_same_end(tmp_path / "run", report, finished)
+
+
+WITHIN = [
+    (pipeline, "save_file"), (job, "fine_tune"), (job, "accuracy"), (pipeline, "collect_scores"),
+    (pipeline, "uniform_plan"), (pipeline, "apply_plan"), (pipeline, "verify_pruning"),
+    (pipeline, "recalibrate_batch_norm"), (pipeline, "save_pruned"), (pipeline, "load_pruned"),
+    (pipeline.secateur_onnx, "export"), (pipeline.secateur_onnx, "check_parity"),
+    (pipeline.secateur_onnx, "benchmark"),
+]  # fmt: skip
+
+
+def test_stopped_within_each_stage(
+    user: User, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped: list[str] = []
+
+    def stopping_once(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def stop(*args: Any, **kwargs: Any) -> Any:
+            found = work(*args, **kwargs)  # it has changed what it changes: weights, statistics, files
+            if name not in stopped:
+                stopped.append(name)
+                raise KeyboardInterrupt
+            return found
+
+        return stop
+
+    for module, name in WITHIN:
+        monkeypatch.setattr(module, name, stopping_once(name, getattr(module, name)))
+    report, calls = call_until_done(user, tmp_path / "run", lambda _: None)
+    assert calls == len(WITHIN)
+    assert_same_end(tmp_path / "run", report, finished)
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_stopped_at_any_renaming(
+    user: User, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    rename, dice = Path.replace, random.Random(7)
+    left = 0
+
+    def replace(self: Path, target: Path) -> Path:
+        nonlocal left
+        left -= 1
+        if left == 0 and moment == "before":
+            raise KeyboardInterrupt
+        found = rename(self, target)
+        if left == 0:
+            raise KeyboardInterrupt
+        return found
+
+    def disturb(_: int) -> None:
+        nonlocal left
+        left = dice.randint(2, 7)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    report, calls = call_until_done(user, tmp_path / "run", disturb)
+    assert calls > 2
+    assert_same_end(tmp_path / "run", report, finished)
+
+
+def test_a_full_disk_is_told_in_a_line_and_loses_nothing(
+    user: User, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, write, room = tmp_path / "run", Path.write_text, 8
+
+    def write_text(self: Path, *args: Any, **kwargs: Any) -> int:
+        nonlocal room
+        room -= 1
+        if room < 0:
+            raise OSError(28, "No space left on device", str(self))
+        return write(self, *args, **kwargs)
+
+    with monkeypatch.context() as full:
+        full.setattr(Path, "write_text", write_text)
+        code, _, complained = user.command(output)
+    assert code == 1
+    assert complained.startswith("error: OSError: [Errno 28] No space left on device")
+    assert complained.count("\n") == 1
+    assert "Traceback" not in complained
+    kept = json.loads((output / "run.json").read_text())["stages"]
+    assert list(kept)[:3] == ["training", "accuracy: dense", "scores"]
+    assert [path for path in contents(output) if path.endswith(".tmp")] == []
+    assert_same_end(output, user.call(output), finished)
+
+
+def test_ctrl_c_is_told_in_a_line(user: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "collect_scores", stop)
+    code, _, complained = user.command(tmp_path / "run")
+    assert (code, complained) == (130, "stopped; the same command continues where this one ended\n")
+
+
+def test_a_file_that_is_gone_is_made_again_with_what_follows(
+    user: User, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "run"
+    user.call(output)
+    (output / "stages" / "plan.json").unlink()
+    monkeypatch.delattr(pipeline, "collect_scores")  # what came before is not repeated
+    code, said, complained = user.command(output)
+    assert (code, complained) == (0, "")
+    assert f"{output / 'stages' / 'plan.json'} is gone: making it again, and what follows from it" in said
+    assert_same_end(output, json.loads((output / "report.json").read_text()), finished)
+
+
+def test_a_damaged_file_is_named(user: User, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    user.call(output)
+    (output / "stages" / "scores.json").write_text('{"sco')
+    with pytest.raises(CheckpointError, match=r"scores\.json is damaged .*delete it, and the same command"):
+        user.call(output)
+    (output / "stages" / "scores.json").unlink()
+    user.call(output)
+
+
+def test_the_seconds_of_all_calls_are_added(user: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output, found = tmp_path / "run", pipeline.collect_scores
+    begun = time.monotonic()
+
+    def stop(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "collect_scores", stop)
+    with pytest.raises(KeyboardInterrupt):
+        user.call(output)
+    first = json.loads((output / "run.json").read_text())["seconds"]
+    assert 0 < first < time.monotonic() - begun
+    time.sleep(0.5)  # nobody works
+    monkeypatch.setattr(pipeline, "collect_scores", found)
+    whole = user.call(output)["seconds"]
+    assert first < whole < time.monotonic() - begun - 0.5
+    assert user.call(output)["seconds"] == whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL])
+def test_a_process_that_is_killed_is_continued(user: User, finished: Finished, tmp_path: Path, kind: int) -> None:
+    output, dice = tmp_path / "run", random.Random(int(kind))
+    command = [sys.executable, "-m", "secateur_cli", "run", str(user.config), "--output", str(output)]
+
+    def stages() -> int:
+        path = output / "run.json"
+        return len(json.loads(path.read_text())["stages"]) if path.exists() else -1
+
+    killed = 0
+    for wanted in (1, 3, 7):  # stages done when it is killed, or a little later
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        before = stages()
+        while process.poll() is None and stages() < max(wanted, before + 1):
+            time.sleep(0.005)
+        time.sleep(dice.uniform(0, 0.1))
+        process.send_signal(kind)
+        _, complained = process.communicate(timeout=60)
+        if process.returncode == 0:  # it was quicker
+            break
+        killed += 1
+        assert process.returncode in {-kind, 130}  # to a shell, a death by SIGINT is 130 too
+        if process.returncode == 130:
+            assert complained == "stopped; the same command continues where this one ended\n"
+            assert [path for path in contents(output) if path.endswith(".tmp")] == []
+    assert killed >= 2
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "continuing the run" in done.stdout
+    assert_same_end(output, json.loads((output / "report.json").read_text()), finished)

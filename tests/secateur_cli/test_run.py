@@ -1,0 +1,155 @@
+"""The main job from end to end: what it leaves, in every form that it can be asked for."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from runs_for_tests import RESULTS, User, contents, results
+from secateur.checkpoint import load_pruned
+from secateur.networks import digits_resnet
+from secateur_cli import pipeline
+
+KEYS = {
+    "accuracy", "config", "cost", "created", "data", "fine_tuning", "format", "machine", "network", "onnx", "plan",
+    "scores", "seconds", "smoke", "training", "verification", "versions",
+}  # fmt: skip
+FILES = {*RESULTS, "run.json", "dense.onnx", "model.onnx"}
+
+
+def stages(report: dict[str, Any]) -> list[str]:
+    return [entry["stage"] for entry in report["accuracy"]]
+
+
+def test_a_run_leaves_everything(finished: tuple[Path, dict[str, Any]]) -> None:
+    output, report = finished
+    assert set(contents(output)) == FILES
+    assert set(report) == KEYS
+    assert stages(report) == ["dense", "channels removed", "batch norm recalibrated", "fine-tuned"]
+    assert report["plan"]["after"] <= report["plan"]["budget"] == 0.5 * report["plan"]["before"]
+    assert report["cost"]["macs"] == {"before": report["plan"]["before"], "after": report["plan"]["after"]}
+    assert [entry["images"] for entry in report["accuracy"]] == [48] * 4
+    assert report["onnx"]["parity"]["passed"]
+    assert report["onnx"]["parity"]["samples"] == 48
+    json.dumps(report, allow_nan=False)
+
+
+def test_the_network_comes_back_in_a_fresh_process_and_is_the_onnx_file(
+    user: User, finished: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    output, report = finished
+    inputs = torch.randn(5, 1, 8, 8)
+    save_file({"inputs": inputs}, tmp_path / "inputs.safetensors")
+    code = (
+        "import sys, torch, secateur; from safetensors.torch import load_file, save_file; "
+        "from secateur_user_networks import Small; net = secateur.load_pruned(Small, sys.argv[1]); "
+        "outputs = net(load_file('inputs.safetensors')['inputs']).detach(); "
+        "save_file({'outputs': outputs, 'width': torch.tensor(net.second.out_channels)}, 'outputs.safetensors')"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code, str(output)], cwd=tmp_path, check=True, env={"PYTHONPATH": str(user.folder)}
+    )
+    found = load_file(tmp_path / "outputs.safetensors")
+    kept = {group["name"]: group["kept"] for group in report["plan"]["groups"]}
+    assert int(found["width"]) == kept["second"] < 16
+    session = onnxruntime.InferenceSession(str(output / "model.onnx"), providers=["CPUExecutionProvider"])
+    onnx = session.run(None, {"input": inputs.numpy()})[0]
+    assert np.allclose(onnx, found["outputs"].numpy(), atol=1e-5)
+
+
+def test_the_command_writes_a_report_and_ends_in_a_table_of_80_columns(user: User, tmp_path: Path) -> None:
+    code, said, complained = user.command(tmp_path / "run")
+    assert (code, complained) == (0, "")
+    assert set(contents(tmp_path / "run")) == FILES | {"report.json", "report.html"}
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert set(report) == KEYS | {"command"}
+    assert "\x1b" not in said
+    table = said[said.index("uniform plan " + report["plan"]["fingerprint"]) :].splitlines()
+    assert max(map(len, table)) <= 80
+    assert any(line.split()[:2] == ["batch", "1"] and ", " in line and " to " in line for line in table)
+    assert "same class for" in next(line for line in said.splitlines() if "against torch" in line)  # not wrapped
+
+
+def test_a_finished_run_is_not_repeated(user: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = tmp_path / "run"
+    user.command(output)
+    before, report = contents(output), json.loads((output / "report.json").read_text())
+    (output / "report.json").unlink()
+    for name in ("collect_scores", "recalibrate_batch_norm", "save_pruned", "verify_pruning", "uniform_plan"):
+        monkeypatch.delattr(pipeline, name)
+    for name in ("export", "benchmark", "check_parity"):
+        monkeypatch.delattr(pipeline.secateur_onnx, name)
+    begun = time.monotonic()
+    code, said, _ = user.command(output)
+    assert code == 0
+    assert time.monotonic() - begun < 5
+    assert "continuing the run" in said
+    after = contents(output)
+    assert {n for n in before if before[n] != after[n]} <= {"report.json", "report.html"}
+    again = json.loads((output / "report.json").read_text())
+    for key in KEYS - {"created", "machine"}:
+        assert again[key] == report[key], key
+
+
+def test_both_searches_in_one_command(user: User, tmp_path: Path) -> None:
+    code, said, _ = user.command(tmp_path, "plan.search=[uniform, greedy]")
+    assert code == 0
+    reports = {name: json.loads((tmp_path / name / "report.json").read_text()) for name in ("uniform", "greedy")}
+    assert "search" not in reports["uniform"]
+    assert reports["greedy"]["search"]["steps"]
+    assert [r["plan"]["search"] for r in reports.values()] == ["uniform", "greedy"]
+    assert f"uniform plan {reports['uniform']['plan']['fingerprint']}" in said
+    assert f"greedy plan {reports['greedy']['plan']['fingerprint']}" in said
+    same = "stages/dense.safetensors"
+    assert results(tmp_path / "uniform")[same] == results(tmp_path / "greedy")[same]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (("fine_tune=null",), ["dense", "channels removed", "batch norm recalibrated"]),
+        (("recover=none",), ["dense", "channels removed", "fine-tuned"]),
+        (("fine_tune=null", "recover=none", "score.criterion=di"), ["dense", "channels removed"]),
+    ],
+)
+def test_steps_that_are_left_out(user: User, tmp_path: Path, settings: tuple[str, ...], expected: list[str]) -> None:
+    code, _, complained = user.command(tmp_path / "run", *settings)
+    assert (code, complained) == (0, "")
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert stages(report) == expected
+    assert ("fine_tuning" in report) == ("fine-tuned" in expected)
+    assert report["scores"]["criterion"] == ("di" if len(settings) == 3 else "hrank")
+
+
+def test_weights_in_half_precision_are_read_into_the_network_s_own(
+    user: User, finished: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    dense = load_file(finished[0] / "stages" / "dense.safetensors")
+    halves = {name: t.half() if t.is_floating_point() else t for name, t in dense.items()}
+    save_file(halves, tmp_path / "half.safetensors")
+    code, _, complained = user.command(
+        tmp_path / "run", "train=null", f"network.weights={tmp_path / 'half.safetensors'}", "fine_tune=null"
+    )
+    assert (code, complained) == (0, "")
+    assert load_file(tmp_path / "run" / "model.safetensors")["head.weight"].dtype == torch.float32
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["accuracy"][0] == finished[1]["accuracy"][0]
+
+
+def test_the_digits_example_in_seconds(tmp_path: Path) -> None:
+    config = Path(__file__).parents[2] / "examples" / "digits.yaml"
+    code, said, complained = User(config.parent).command(tmp_path / "smoke", flags=("--smoke",), config=config)
+    assert (code, complained) == (0, "")
+    assert said.splitlines()[-1] == "a smoke run: accuracy and speed mean nothing here"
+    assert json.loads((tmp_path / "smoke" / "report.json").read_text())["smoke"] is True
+    load_pruned(digits_resnet, tmp_path / "smoke")
