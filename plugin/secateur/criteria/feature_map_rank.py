@@ -27,10 +27,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from secateur.criteria.certified_rank import OPEN, certified_ranks
 from secateur.criteria.inputs import as_feature_maps, is_finite
 from secateur.errors import ConfigError, DataError
 
-CHUNK = 2**22  # numbers decomposed at a time: 16 MiB, and a few times that in work space
+CHUNK = 2**22  # numbers looked at in one go: 16 MiB, and a few times that in work space
+ALIGNED = 16  # float32 numbers in 64 bytes, to which torch aligns the first matrix of a batch
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +50,9 @@ def feature_map_ranks(feature_maps: Tensor) -> Tensor:
 
         sigma_max * max(H, W) * eps,            eps = 2^-23, float32's spacing at one
 
-    which is what `torch.linalg.matrix_rank` does with a float32 matrix. A map of zeros has rank 0. The larger side
-    counts in the tolerance also where rows or columns of the map are all zero. Scaling a map does not change its rank.
+    which is what `torch.linalg.matrix_rank` gives for each map alone, in float32. A map of zeros has rank 0. The
+    larger side counts in the tolerance also where rows or columns of the map are all zero. Scaling a map does not
+    change its rank.
 
     Args:
         feature_maps: (N, C, H, W), or (N, C) taken as maps of one pixel. Other types are cast to float32 first, also
@@ -62,8 +65,10 @@ def feature_map_ranks(feature_maps: Tensor) -> Tensor:
     Raises:
         DataError: maps of another shape, empty, NaN, or infinite (in float32).
 
-    Cost: one singular value decomposition a map that is not all zero, O(H W min(H, W)): about 0.15 ms for 32 x 32, 5 us
-    for 8 x 8 on one processor core. Memory beside the maps: some 100 MiB, however many there are.
+    Cost: O(H W min(H, W)) a map. With numba (`pip install secateur[fast]`) about 3 us for 32 x 32 and 0.25 us for 8 x 8
+    on one processor core, and all threads of torch are used; without it, or on a graphics card, several times that. Few
+    maps need a singular value decomposition (25 us and 2 us): see `secateur.criteria.certified_rank`. Memory beside the
+    maps: some 100 MiB, however many there are.
 
     Example:
         >>> cross = torch.tensor([[0.0, 1.0, 0.0], [1.0, 1.0, 1.0], [0.0, 1.0, 0.0]])
@@ -72,21 +77,40 @@ def feature_map_ranks(feature_maps: Tensor) -> Tensor:
 
     Source: [Lin2020]_; the tolerance is that of the code published with it.
     """
-    maps = as_feature_maps(feature_maps)
+    return _ranks_of_maps(as_feature_maps(feature_maps))
+
+
+def _ranks_of_maps(maps: Tensor) -> Tensor:
+    """(N, C, H, W), finite -> (N, C) int64."""
     N, C, H, W = maps.shape
     ranks = [_ranks(chunk) for chunk in torch.split(maps.flatten(0, 1), max(1, CHUNK // (H * W)))]
     return torch.cat(ranks).view(N, C)
 
 
 def _ranks(matrices: Tensor) -> Tensor:
-    """(M, H, W) -> (M,) int64."""
-    matrices = matrices.float()
-    if not is_finite(matrices):
-        raise DataError("feature maps hold values that are infinite in float32, in which ranks are defined")
-    alive = matrices.flatten(1).any(1)
-    ranks = torch.zeros(len(matrices), dtype=torch.int64, device=matrices.device)
-    ranks[alive] = torch.linalg.matrix_rank(matrices[alive])
+    """(M, H, W), finite -> (M,) int64."""
+    if matrices.dtype != torch.float32:
+        matrices = matrices.float()
+        if not is_finite(matrices):
+            raise DataError("feature maps hold values that are infinite in float32, in which ranks are defined")
+    ranks = certified_ranks(matrices)
+    uncertain = (ranks == OPEN).nonzero()[:, 0]
+    if len(uncertain):
+        ranks[uncertain] = _decomposed(matrices[uncertain])
     return ranks
+
+
+def _decomposed(matrices: Tensor) -> Tensor:
+    """(M, H, W) -> (M,), M > 0: what torch gives for each matrix alone, wherever it lies in memory.
+
+    LAPACK rounds a matrix of 7 x 7 differently if it starts at another multiple of its vector length, as it does inside
+    a batch. A singular value within that rounding of the tolerance would make the score depend on the split.
+    """
+    H, W = matrices.shape[1:]
+    if matrices.device.type != "cpu" or H * W % ALIGNED == 0:
+        ranks: Tensor = torch.linalg.matrix_rank(matrices)
+        return ranks
+    return torch.stack([torch.linalg.matrix_rank(matrix.clone()) for matrix in matrices])
 
 
 @dataclass(frozen=True)
@@ -143,7 +167,7 @@ class HRank:
                 f"the rank of a feature map of {H} x {W} is 0 or 1 and does not tell channels apart; "
                 "both sides must be larger than one (the criterion 'di' can score such a layer)"
             )
-        return RankSums(state.sums + feature_map_ranks(maps).sum(0).to(state.sums.device), state.images + N)
+        return RankSums(state.sums + _ranks_of_maps(maps).sum(0).to(state.sums.device), state.images + N)
 
     def compute(self, state: RankSums) -> Tensor:
         """Return the average ranks, (C,), float64."""
