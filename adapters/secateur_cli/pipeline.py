@@ -175,7 +175,8 @@ def remove_channels(job: Job, plan: PruningPlan) -> nn.Module:
     if job.config.recover == "recalibrate":
         if "model" not in job.workspace.stages:  # not kept in a file of its own, for it is quickly done again
             job.workspace.stages.pop("recalibration", None)
-        if job.once("recalibration", lambda: recalibrate_batch_norm(pruned, job.data.calibration)):
+        watched = job.progress.track(iter(job.data.calibration), "measuring batch norm")
+        if job.once("recalibration", lambda: recalibrate_batch_norm(pruned, watched)):
             job.judge("batch norm recalibrated", pruned)
     return pruned
 

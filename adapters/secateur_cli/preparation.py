@@ -54,7 +54,8 @@ def prepare(
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    model = build_network(config.network, folder).eval()
+    with progress.waiting("building the network"):
+        model = build_network(config.network, folder).eval()
     workspace = Workspace(output, run_settings(config, search, folder=folder, smoke=smoke), files=files, begun=begun)
     data = load_data(config.data, folder=folder, seed=config.seed)
     outputs = _logits(model, data.example).shape[1]

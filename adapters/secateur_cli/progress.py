@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
+from threading import Timer
 from typing import TypeVar
 
 from rich.console import Console
@@ -34,7 +35,7 @@ class Progress:
     @contextmanager
     def task(self, title: str) -> Iterator[Advance]:
         """Yield a function `(done, total)` to be called as the work goes on; a total of 0 is not known."""
-        if self.console.is_terminal:
+        if self.console.is_terminal and not self.console.is_dumb_terminal:
             yield from self._bar(title)
         else:
             yield self._lines(title)
@@ -46,6 +47,17 @@ class Progress:
             for done, item in enumerate(items, 1):
                 yield item
                 advance(done, total)
+
+    @contextmanager
+    def waiting(self, title: str) -> Iterator[None]:
+        """Print a line if the block, which cannot tell how far it has come, takes more than two seconds."""
+        timer = Timer(QUICK, self.say, [f"  {title} ..."])
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def _bar(self, title: str) -> Iterator[Advance]:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())

@@ -1,0 +1,120 @@
+"""The folder of a run: it belongs to one run and one process, and holds nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runs_for_tests import contents
+from secateur.errors import ConfigError
+from secateur_cli.workspace import Workspace
+
+SETTINGS = {"seed": 0, "plan": {"round_to": 8}}
+FILES = {"scores": ("stages/scores.json",), "model": ("plan.json", "model.safetensors")}
+
+
+def with_stages(folder: Path) -> Workspace:
+    """A folder in which three stages are done, closed."""
+    workspace = Workspace(folder, SETTINGS, files=FILES).open()
+    for stage, names in {"training": (), **FILES}.items():
+        for name in names:
+            workspace.path(name).write_text("{}")
+        workspace.done(stage, {"of": stage})
+    workspace.close()
+    return workspace
+
+
+def test_looking_writes_nothing(tmp_path: Path) -> None:
+    Workspace(tmp_path / "run", SETTINGS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_same_run_is_continued(tmp_path: Path) -> None:
+    before = with_stages(tmp_path / "run")
+    again = Workspace(tmp_path / "run", SETTINGS, files=FILES)
+    assert list(again.stages) == ["training", "scores", "model"]
+    assert again.stages["scores"] == {"of": "scores"}
+    assert again.seconds == before.seconds > 0
+    assert again.lost is None
+
+
+@pytest.mark.parametrize(
+    ("gone", "left"), [("stages/scores.json", ["training"]), ("model.safetensors", ["training", "scores"])]
+)
+def test_a_stage_whose_file_is_gone_is_forgotten_with_all_later_ones(
+    tmp_path: Path, gone: str, left: list[str]
+) -> None:
+    with_stages(tmp_path)
+    (tmp_path / gone).unlink()
+    again = Workspace(tmp_path, SETTINGS, files=FILES)
+    assert list(again.stages) == left
+    assert again.lost == gone
+
+
+def test_another_run_is_refused_once_a_stage_is_done(tmp_path: Path) -> None:
+    other = SETTINGS | {"plan": {"round_to": 4}}
+    Workspace(tmp_path / "new", SETTINGS).open().close()
+    Workspace(tmp_path / "new", other).open().close()
+    assert json.loads((tmp_path / "new" / "run.json").read_text())["settings"] == other
+    with_stages(tmp_path / "run")
+    before = contents(tmp_path)
+    with pytest.raises(ConfigError, match=re.escape("holds another run (plan.round_to: 8 before, 4 now)")):
+        Workspace(tmp_path / "run", other)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        "", "[]", "null", '{"format": 1}', '{"format": 2, "settings": {}, "stages": {}, "seconds": 0}',
+        '{"format": 1, "settings": {}, "stages": [], "seconds": 0}',
+        '{"format": 1, "settings": {}, "stages": {}, "seconds": "x"}', "\x00\x01",
+    ],
+)  # fmt: skip
+def test_a_damaged_record_is_refused_and_left(tmp_path: Path, record: str) -> None:
+    (tmp_path / "run.json").write_text(record)
+    with pytest.raises(ConfigError, match="is not the record of a run"):
+        Workspace(tmp_path, SETTINGS)
+    assert contents(tmp_path) == {"run.json": record.encode()}
+
+
+def test_leavings_of_a_killed_process_are_cleared_and_others_are_not(tmp_path: Path) -> None:
+    with_stages(tmp_path)
+    for name in (".plan.json.4711.tmp", "stages/.scores.json.4711.tmp", "mine.tmp", ".mine.tmp"):
+        (tmp_path / name).write_text("half")
+    Workspace(tmp_path, SETTINGS, files=FILES).open().close()
+    assert {path for path in contents(tmp_path) if path.endswith(".tmp")} == {"mine.tmp", ".mine.tmp"}
+    assert {"plan.json", "stages/scores.json"} <= set(contents(tmp_path))
+
+
+def test_a_folder_with_nothing_but_leavings_is_free(tmp_path: Path) -> None:
+    (tmp_path / ".run.json.4711.tmp").write_text("half")
+    Workspace(tmp_path, SETTINGS).open().close()
+    assert set(contents(tmp_path)) == {"run.json"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders are not locked on Windows")
+def test_two_processes_in_one_folder(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from secateur_cli.workspace import Workspace; "
+        "Workspace(Path(sys.argv[1]), {'seed': 0, 'plan': {'round_to': 8}}).open(); print('open', flush=True); input()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "open\n"
+        with pytest.raises(ConfigError, match="another process works in the output folder"):
+            Workspace(tmp_path, SETTINGS).open()
+        process.kill()
+    Workspace(tmp_path, SETTINGS).open().close()
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"below cannot be used \(Not a directory\); choose another --output"):
+        Workspace(tmp_path / "file" / "below", SETTINGS).open()
