@@ -130,6 +130,16 @@ def test_fpgm_does_not_move_with_a_common_offset_and_puts_the_middle_last() -> N
     assert FPGM()(torch.tensor([[-1.0], [0.0], [1.0], [9.0]])).argmin() in (1, 2)
 
 
+def test_near_filters_far_from_the_origin_keep_their_distance_and_are_none_from_themselves() -> None:
+    weight = 1e6 + torch.arange(8, dtype=torch.float64)[:, None] * torch.tensor([1e-3, 0.0], dtype=torch.float64)
+    expected = 1e-3 * (torch.arange(8)[:, None] - torch.arange(8)).abs().double()
+    torch.testing.assert_close(filter_distances(weight), expected, rtol=1e-6, atol=1e-9)
+    weight[3] = 0
+    for distance in ("euclidean", "cosine"):
+        assert filter_distances(weight, distance=distance).diagonal().tolist() == [0.0] * 8
+    assert filter_distances(weight, distance="cosine")[3].tolist() == [1.0] * 3 + [0.0] + [1.0] * 4
+
+
 def test_bn_scale_is_the_size_of_gamma() -> None:
     assert BatchNormScale()(torch.tensor([0.25, -2.0, 0.0])).tolist() == [0.25, 2.0, 0.0]
 

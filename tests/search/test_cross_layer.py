@@ -68,6 +68,12 @@ def test_only_ratios_count(case: Any, share: float) -> None:
     assert cross_layer_widths({n: -w for n, w in weights.items()}, costs, share=share) == widths
 
 
+def test_costs_may_be_counted_in_anything_and_the_exponent_be_large() -> None:
+    weights = {name: torch.randn(20, 9) for name in "abc"}
+    widths = cross_layer_widths(weights, {"a": 1.0, "b": 0.9, "c": 1.1}, share=0.5, exponent=40)
+    assert cross_layer_widths(weights, {"a": 1e9, "b": 0.9e9, "c": 1.1e9}, share=0.5, exponent=40) == widths
+
+
 def test_the_exponent_takes_from_dear_units_and_gives_to_cheap_ones() -> None:
     weights = {name: torch.randn(50, 20) for name in ("dear", "cheap")}
     costs = {"dear": 2.0, "cheap": 1.0}

@@ -76,8 +76,6 @@ class Moments:
 
         count = total(self.count)
         mean = total(self.count * self.mean) / count.clamp(min=1)
-        # Twice, because the first mean is rounded: a channel that never changes must get exactly its value.
-        mean = mean + total(self.count * (self.mean - mean[members])) / count.clamp(min=1)
         between = total(self.count * (self.mean - mean[members]).square())
         return Moments(count, mean, total(self.deviations) + between)
 
