@@ -300,3 +300,24 @@ def wilson_bounds(share: float, trials: int) -> tuple[float, float]:
             inside, out = (inside, middle) if refused(middle) else (middle, out)
         bounds.append(inside)
     return bounds[0], bounds[1]
+
+
+def prune_by_ranking(
+    scores: dict[str, list[float]], ratio: float, most: float, *, together: bool
+) -> dict[str, list[int]]:
+    """Remove one channel at a time, always the worst that may go, until the share of each scope has gone."""
+    kept = {name: list(range(len(values))) for name, values in scores.items()}
+    for scope in [list(scores)] if together else [[name] for name in scores]:
+        total = sum(len(scores[name]) for name in scope)
+        for _ in range(int(ratio * total + 1e-9)):
+            best = None
+            for name in scope:
+                spare = len(kept[name]) > 1 and len(scores[name]) - len(kept[name]) < int(
+                    most * len(scores[name]) + 1e-9
+                )
+                for channel in kept[name] if spare else []:
+                    if best is None or scores[name][channel] < scores[best[0]][best[1]]:
+                        best = (name, channel)
+            if best is not None:
+                kept[best[0]].remove(best[1])
+    return kept

@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "secateur.training": FOUNDATION | {"evaluation"},
     "secateur.evaluation": FOUNDATION | {"channel_graph"},
     "secateur.weights": FOUNDATION,
+    "secateur.pruning": FOUNDATION | {"channel_graph", "search"},
     "secateur.checkpoint": FOUNDATION | {"weights"},
     "secateur.scoring": FOUNDATION | {"criteria", "feature_maps"},
     "secateur.importance": FOUNDATION | {"criteria", "feature_maps", "channel_graph"},

@@ -16,6 +16,7 @@ from secateur.cost import MacsCost, ParameterCost
 from secateur.evaluation import MaskedAccuracy, accuracy
 from secateur.feature_maps import collect_scores
 from secateur.importance import CriterionImportance, DIImportance, HRankImportance
+from secateur.pruning import PruneResult, prune
 from secateur.records import ChannelGroup, ChannelGroups, PruningPlan, ScoreTable
 from secateur.recovery import recalibrate_batch_norm
 from secateur.scoring import gradient_scores, weight_scores
@@ -31,6 +32,7 @@ __all__ = [
     "MacsCost",
     "MaskedAccuracy",
     "ParameterCost",
+    "PruneResult",
     "PruningPlan",
     "ScoreTable",
     "accuracy",
@@ -43,6 +45,7 @@ __all__ = [
     "greedy_plan",
     "load_plan",
     "load_pruned",
+    "prune",
     "recalibrate_batch_norm",
     "save_pruned",
     "uniform_plan",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -69,14 +69,12 @@ def channel_groups(
     if residual not in get_args(Residual):
         raise ConfigError(f"unknown residual {residual!r}; allowed: {', '.join(get_args(Residual))}")
     ignored = _named_layers(model, ignore)
-    traced = _copy(model).requires_grad_(True)
+    traced = copy_of(model).requires_grad_(True)
     graph = trace(traced, inputs)
 
     found: list[ChannelGroup] = []
     skipped: dict[str, str] = {}
-    order = {name: rank for rank, (name, _) in enumerate(model.named_modules())}
-    for group in graph.get_all_groups(root_module_types=list(PRODUCERS)):
-        record = _in_network_order(record_group(group), order)
+    for group, record in groups_of(graph, model):
         reason = _reason_to_skip(traced, group, record, ignored)
         if not reason and residual == "skip":
             reason = _stream(traced, record)
@@ -84,7 +82,8 @@ def channel_groups(
             skipped[record.name] = reason
         else:
             found.append(record)
-    found.sort(key=lambda group: order[group.name])
+    order = [name for name, _ in model.named_modules()]
+    found.sort(key=lambda group: order.index(group.name))
     if check:
         found, wrong = _keep_what_verifies(model, found, inputs)
         skipped.update(wrong)
@@ -112,7 +111,7 @@ def trace(model: nn.Module, inputs: tuple[Any, ...]) -> tp.DependencyGraph:
         ) from error
 
 
-def _copy(model: nn.Module) -> nn.Module:
+def copy_of(model: nn.Module) -> nn.Module:
     """Return a copy; refuse networks that cannot be copied, or whose weights are computed and so cannot be cut."""
     for name, module in model.named_modules():
         if parametrize.is_parametrized(module):
@@ -127,6 +126,13 @@ def _copy(model: nn.Module) -> nn.Module:
             f"this network cannot be copied ({type(error).__name__}: {error}); its modules must hold nothing that "
             "copy.deepcopy refuses, such as locks, open files or the weights of the older weight_norm"
         ) from error
+
+
+def groups_of(graph: tp.DependencyGraph, model: nn.Module) -> Iterator[tuple[Any, ChannelGroup]]:
+    """Yield every group of Torch-Pruning's graph of `model`, beside its record in the network's order."""
+    order = {name: rank for rank, (name, _) in enumerate(model.named_modules())}
+    for group in graph.get_all_groups(root_module_types=list(PRODUCERS)):
+        yield group, _in_network_order(record_group(group), order)
 
 
 def record_group(group: tp.dependency.Group, *, blocks: int | None = None) -> ChannelGroup:

@@ -1,0 +1,51 @@
+"""What a Torch-Pruning importance says about each channel group: any importance, any group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.channel_graph.groups import copy_of, groups_of, trace
+from secateur.errors import ScoreError
+from secateur.records import ChannelGroup
+
+
+def importance_scores(
+    model: nn.Module,
+    inputs: tuple[Any, ...],
+    importance: Callable[[Any], Tensor | None],
+    groups: Mapping[str, ChannelGroup],
+) -> dict[str, Tensor]:
+    """Return the score of each channel of each group, (width,), by a Torch-Pruning importance; larger = keep.
+
+    The importance sees the groups of a copy of the network, with its gradients, as Torch-Pruning's pruners show them.
+    Where a grouped convolution ties channels together, their scores are averaged, as there. Groups that the importance
+    passes by (it returns None) are left out.
+
+    Raises:
+        ScoreError: the importance returns another number of scores than the group has channels, or NaN.
+
+    Cost: a copy, a trace, and the importance.
+    """
+    copied = copy_of(model).requires_grad_(True)
+    for own, original in zip(copied.parameters(), model.parameters(), strict=True):
+        own.grad = original.grad
+    scores: dict[str, Tensor] = {}
+    for group, record in groups_of(trace(copied, inputs), model):
+        if record.name not in groups:
+            continue
+        with torch.no_grad():
+            given = importance(group)
+        if given is None:
+            continue
+        expected = len(group[0].idxs)
+        if given.numel() != expected or not bool(torch.isfinite(given).all()):
+            raise ScoreError(
+                f"{type(importance).__name__} must give {expected} finite scores for the group {record.name!r}; "
+                f"it gave {given.numel()}, {int((~torch.isfinite(given)).sum())} of them NaN or infinite"
+            )
+        scores[record.name] = given.detach().to("cpu", torch.float64).reshape(-1, record.width).mean(0)
+    return scores
