@@ -62,18 +62,7 @@ class Workspace:
         self._files = dict(files or {})
         self._begun = time.monotonic() if begun is None else begun
         self._lock: int | None = None
-        try:
-            if folder.exists() and not folder.is_dir():
-                raise ConfigError(f"the output {folder} is a file; it must be a folder")
-            if (folder / RUN_FILE).exists():
-                self._continue()
-            elif folder.is_dir() and any(not UNFINISHED.fullmatch(p.name) for p in folder.iterdir()):
-                raise ConfigError(
-                    f"the output folder {folder} holds files that are not a run's; choose another with --output"
-                )
-        except OSError as error:
-            raise self._unusable(error) from error
-        self._earlier = self.seconds
+        self._look()
 
     def open(self) -> Self:
         """Make the folder, keep other processes out, and clear away what a killed process left unfinished.
@@ -84,6 +73,7 @@ class Workspace:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._keep_others_out()
+            self._look()  # another process may have worked here since
             for path in self.folder.rglob(".*.tmp"):
                 if UNFINISHED.fullmatch(path.name):
                     path.unlink(missing_ok=True)
@@ -91,6 +81,9 @@ class Workspace:
         except OSError as error:
             self.close()
             raise self._unusable(error) from error
+        except ConfigError:
+            self.close()
+            raise
         return self
 
     def close(self) -> None:
@@ -120,6 +113,23 @@ class Workspace:
         self.stages[stage] = result
         self.seconds = self._earlier + time.monotonic() - self._begun
         self._write()
+
+    def _look(self) -> None:
+        """Read what the folder holds, or refuse it."""
+        folder = self.folder
+        self.stages, self.seconds, self.lost = {}, 0.0, None
+        try:
+            if folder.exists() and not folder.is_dir():
+                raise ConfigError(f"the output {folder} is a file; it must be a folder")
+            if (folder / RUN_FILE).exists():
+                self._continue()
+            elif folder.is_dir() and any(not UNFINISHED.fullmatch(p.name) for p in folder.iterdir()):
+                raise ConfigError(
+                    f"the output folder {folder} holds files that are not a run's; choose another with --output"
+                )
+        except OSError as error:
+            raise self._unusable(error) from error
+        self._earlier = self.seconds
 
     def _continue(self) -> None:
         path = self.folder / RUN_FILE

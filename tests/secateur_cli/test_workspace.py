@@ -114,6 +114,18 @@ def test_two_processes_in_one_folder(tmp_path: Path) -> None:
     Workspace(tmp_path, SETTINGS).open().close()
 
 
+def test_what_another_process_has_done_since_the_first_look_is_seen(tmp_path: Path) -> None:
+    early = Workspace(tmp_path / "run", SETTINGS, files=FILES)
+    with_stages(tmp_path / "run")
+    assert list(early.open().stages) == ["training", "scores", "model"]
+    early.close()
+    late = Workspace(tmp_path / "other", SETTINGS | {"seed": 1})
+    with_stages(tmp_path / "other")
+    with pytest.raises(ConfigError, match="holds another run"):
+        late.open()
+    Workspace(tmp_path / "other", SETTINGS, files=FILES).open().close()  # it was let go
+
+
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"below cannot be used \(Not a directory\); choose another --output"):
