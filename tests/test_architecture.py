@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "secateur.pruning": FOUNDATION | {"channel_graph", "search"},
     "secateur.checkpoint": FOUNDATION | {"weights"},
     "secateur.scoring": FOUNDATION | {"criteria", "feature_maps"},
-    "secateur.importance": FOUNDATION | {"criteria", "feature_maps", "channel_graph"},
+    "secateur.importance": FOUNDATION | {"criteria", "feature_maps", "scoring", "channel_graph"},
 }
 ONLY_IN = {
     "torch_pruning": "secateur.channel_graph",

@@ -15,7 +15,13 @@ from secateur.checkpoint import load_plan, load_pruned, save_pruned
 from secateur.cost import MacsCost, ParameterCost
 from secateur.evaluation import MaskedAccuracy, accuracy
 from secateur.feature_maps import collect_scores
-from secateur.importance import CriterionImportance, DIImportance, HRankImportance
+from secateur.importance import (
+    CriterionImportance,
+    DIImportance,
+    GradientImportance,
+    HRankImportance,
+    WeightImportance,
+)
 from secateur.pruning import PruneResult, prune
 from secateur.records import ChannelGroup, ChannelGroups, PruningPlan, ScoreTable
 from secateur.recovery import recalibrate_batch_norm
@@ -28,6 +34,7 @@ __all__ = [
     "ChannelGroups",
     "CriterionImportance",
     "DIImportance",
+    "GradientImportance",
     "HRankImportance",
     "MacsCost",
     "MaskedAccuracy",
@@ -35,6 +42,7 @@ __all__ = [
     "PruneResult",
     "PruningPlan",
     "ScoreTable",
+    "WeightImportance",
     "accuracy",
     "apply_plan",
     "channel_groups",

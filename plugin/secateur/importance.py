@@ -1,4 +1,4 @@
-"""HRank and DI as Torch-Pruning's `importance` argument: the criterion, its data and its tap in one object.
+"""Every criterion as Torch-Pruning's `importance` argument: the criterion, its data and its tap in one object.
 
 References:
     [Lin2020] M. Lin et al., HRank: Filter Pruning using High-Rank Feature Map, CVPR 2020.
@@ -11,15 +11,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from secateur.batches import Batches
 from secateur.channel_graph.importance import ScoreImportance
 from secateur.criteria import criterion as by_name
 from secateur.errors import DataError
 from secateur.feature_maps import Tap, collect_scores
-from secateur.protocols import Criterion
+from secateur.protocols import Criterion, GradientCriterion, WeightCriterion
 from secateur.records import Reduction, ScoreTable
+from secateur.scoring import Loss, gradient_scores, weight_scores
 
 
 class CriterionImportance(ScoreImportance):
@@ -29,9 +30,9 @@ class CriterionImportance(ScoreImportance):
     its structure, so iterative pruning needs nothing else. `data` must therefore be iterable more than once.
 
     What the pruner does with the scores is Torch-Pruning's affair: it leaves the network in eval mode, and under
-    `global_pruning` it compares scores across layers, removes every channel that ties at the threshold and passes a
-    group by that would lose all of its channels. Ranks tie often and are bounded by the size of the map, so prefer
-    its default, a share of each group.
+    `global_pruning` it compares scores across layers and passes a group by that would lose all of its channels. Ranks
+    are bounded by the size of the map, so prefer its default, a share of each group; `secateur.prune` takes the same
+    arguments and has none of these surprises.
 
     Args:
         criterion: a name in `secateur.criteria.CRITERIA`, or a criterion with its options.
@@ -70,16 +71,88 @@ class CriterionImportance(ScoreImportance):
         group_reduction: Reduction = "sum",
         prune_outputs: bool = False,
     ) -> None:
-        if isinstance(data, Iterator):
-            raise DataError(
-                "images are read again after each pruning step: give a list or a DataLoader, not a generator"
-            )
+        _check_repeatable(data)
         self.criterion: Criterion[Any] = by_name(criterion) if isinstance(criterion, str) else criterion
         self.data, self.tap, self.samples = data, tap, samples
         super().__init__(self._collect, group_reduction=group_reduction, prune_outputs=prune_outputs)
 
     def _collect(self, model: nn.Module) -> ScoreTable:
         return collect_scores(model, self.data, self.criterion, tap=self.tap, samples=self.samples)
+
+
+class WeightImportance(ScoreImportance):
+    """A criterion that reads weights alone as an importance: no data, see `secateur.criteria.WEIGHT_CRITERIA`.
+
+    Args:
+        criterion: a name such as "rnf" or "fpgm", or a criterion with its options.
+        example_inputs: one batch, needed by "bn_scale" alone, to find the batch norm behind each convolution.
+        group_reduction, prune_outputs: see `CriterionImportance`.
+
+    Example:
+        >>> import torch, torch_pruning as tp
+        >>> net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> tp.pruner.BasePruner(net, (torch.randn(1, 1, 8, 8),), importance=WeightImportance("l1")).step()
+        >>> net[0].out_channels
+        4
+    """
+
+    def __init__(
+        self,
+        criterion: str | WeightCriterion,
+        *,
+        example_inputs: Tensor | None = None,
+        group_reduction: Reduction = "sum",
+        prune_outputs: bool = False,
+    ) -> None:
+        def collect(model: nn.Module) -> ScoreTable:
+            return weight_scores(model, criterion, example_inputs=example_inputs)
+
+        super().__init__(collect, group_reduction=group_reduction, prune_outputs=prune_outputs)
+
+
+class GradientImportance(ScoreImportance):
+    """A criterion that reads weights and gradients as an importance; see `secateur.scoring.gradient_scores`.
+
+    Args:
+        data: yields `(inputs, labels)`, more than once.
+        criterion: "taylor", or a criterion with its options.
+        loss: outputs, labels -> one number.
+        samples, group_reduction, prune_outputs: see `CriterionImportance`.
+
+    Raises:
+        DataError: `data` is a generator or another iterator, which can be read only once.
+
+    Example:
+        >>> import torch, torch_pruning as tp
+        >>> net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+        >>> loader = [(torch.randn(16, 1, 8, 8), torch.arange(16) % 2)]
+        >>> importance = GradientImportance(loader)
+        >>> tp.pruner.BasePruner(net, (torch.randn(1, 1, 8, 8),), importance=importance).step()
+        >>> net[0].out_channels
+        4
+    """
+
+    def __init__(
+        self,
+        data: Batches,
+        criterion: str | GradientCriterion = "taylor",
+        *,
+        loss: Loss = nn.functional.cross_entropy,
+        samples: int | None = None,
+        group_reduction: Reduction = "sum",
+        prune_outputs: bool = False,
+    ) -> None:
+        _check_repeatable(data)
+
+        def collect(model: nn.Module) -> ScoreTable:
+            return gradient_scores(model, data, criterion, loss=loss, samples=samples)
+
+        super().__init__(collect, group_reduction=group_reduction, prune_outputs=prune_outputs)
+
+
+def _check_repeatable(data: Batches) -> None:
+    if isinstance(data, Iterator):
+        raise DataError("images are read again after each pruning step: give a list or a DataLoader, not a generator")
 
 
 class HRankImportance(CriterionImportance):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 import torch_pruning as tp
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from networks_for_tests import Depthwise, Grouped, Residual
-from secateur.channel_graph.importance import ScoreImportance
-from secateur.errors import SecateurWarning
+from secateur.channel_graph.importance import ScoreImportance, _told_apart
+from secateur.errors import SecateurWarning, StaleScoresError
 from secateur.records import ScoreTable
 
 IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -96,7 +98,7 @@ def test_partial_groups_give_one_score_per_index() -> None:
     group = graph.get_pruning_group(net.stem, tp.prune_conv_out_channels, [2, 6, 7])
     result = ScoreImportance(first_channels_matter)(group)
     assert result is not None
-    assert result.tolist() == [-4.0, -12.0, -14.0]
+    torch.testing.assert_close(result, torch.tensor([-4.0, -12.0, -14.0], dtype=torch.float64), rtol=1e-8, atol=0)
 
 
 def test_groups_without_scores_are_named_and_left_dense() -> None:
@@ -118,3 +120,36 @@ def test_the_networks_outputs_stay_unless_asked_for() -> None:
         tp.pruner.BasePruner(net, (IMAGES,), importance=importance, pruning_ratio=0.5).step()
         assert net(IMAGES).shape == (2, classes)
         assert net.stem.out_channels == 4
+
+
+def one_table(value: float = 1.0) -> ScoreTable:
+    return ScoreTable({"stem": torch.full((8,), value), "first": torch.full((6,), value)})
+
+
+@pytest.mark.parametrize("value", [1.0, 0.0, -3.0, 1e30, 1e-30])
+def test_equal_scores_fall_evenly_and_exactly_under_global_pruning(value: float) -> None:
+    net = Residual()
+    importance = ScoreImportance(one_table(value))
+    tp.pruner.BasePruner(net, (IMAGES,), importance=importance, global_pruning=True).step()
+    assert (net.stem.out_channels, net.first.out_channels) == (4, 3)
+
+
+@given(st.lists(st.floats(-1e6, 1e6).map(lambda x: round(x, 3)), min_size=2, max_size=40), st.integers(0, 1023))
+def test_telling_apart_reorders_nothing(values: list[float], rank: int) -> None:
+    scores = torch.tensor(values, dtype=torch.float64)
+    apart = _told_apart(scores, rank)
+    assert len(set(apart.tolist())) == len(values)
+    assert apart.argsort().tolist() == scores.argsort(stable=True).tolist()
+    torch.testing.assert_close(apart, scores, rtol=1e-8, atol=1e-290)
+
+
+def test_a_table_of_another_structure_is_never_indexed() -> None:
+    net = Residual()
+    pruner = tp.pruner.BasePruner(net, (IMAGES,), importance=ScoreImportance(one_table()), iterative_steps=2)
+    pruner.step()
+    with pytest.raises(StaleScoresError, match="another structure"):
+        pruner.step()
+    with pytest.raises(StaleScoresError, match="8 scores for layer 'stem', which has 6 channels"):
+        ScoreImportance(one_table()).scores(net)
+    with pytest.raises(StaleScoresError, match="which has no channels"):
+        ScoreImportance(one_table()).scores(Depthwise())

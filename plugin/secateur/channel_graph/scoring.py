@@ -25,10 +25,24 @@ def importance_scores(
     Where a grouped convolution ties channels together, their scores are averaged, as there. Groups that the importance
     passes by (it returns None) are left out.
 
+    Args:
+        model: the network; left as it is.
+        inputs: the network's arguments, one batch.
+        importance: group -> scores, one for each index of the group's root, or None.
+        groups: the groups to score, by name.
+
     Raises:
         ScoreError: the importance returns another number of scores than the group has channels, or NaN.
 
     Cost: a copy, a trace, and the importance.
+
+    Example:
+        >>> import torch_pruning as tp
+        >>> from secateur.channel_graph import channel_groups
+        >>> net, x = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)), torch.randn(2, 3, 8, 8)
+        >>> scores = importance_scores(net, (x,), tp.importance.RandomImportance(), channel_groups(net, x))
+        >>> {name: len(values) for name, values in scores.items()}
+        {'0': 8}
     """
     copied = copy_of(model).requires_grad_(True)
     for own, original in zip(copied.parameters(), model.parameters(), strict=True):

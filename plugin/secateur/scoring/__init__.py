@@ -3,7 +3,7 @@
 `secateur.feature_maps` does the same for criteria that read feature maps. All return a ScoreTable.
 """
 
-from secateur.scoring.gradients import gradient_scores
+from secateur.scoring.gradients import Loss, gradient_scores
 from secateur.scoring.weights import weight_scores
 
-__all__ = ["gradient_scores", "weight_scores"]
+__all__ = ["Loss", "gradient_scores", "weight_scores"]
