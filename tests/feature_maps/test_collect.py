@@ -281,6 +281,44 @@ def test_half_precision_maps_reach_the_criterion_in_float32() -> None:
     assert torch.allclose(table["0"], collect_scores(model, [images(8)], MeanMap())["0"], atol=0.02)
 
 
+def test_ranks_under_autocast_are_those_of_its_maps_in_float32() -> None:
+    from secateur.criteria.feature_map_rank import feature_map_ranks
+
+    model, data = network().eval(), images(16)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        table = collect_scores(model, [data], "hrank", layers=["0"])
+        maps = F.relu(model[1](model[0](data)))
+    assert maps.dtype is torch.bfloat16
+    assert torch.equal(table["0"], feature_map_ranks(maps.float()).double().mean(0))
+    assert not torch.equal(maps.float(), F.relu(model[1](model[0](data))))
+
+
+def test_wrapped_networks_are_scored_by_the_names_inside_and_compiled_ones_refused() -> None:
+    model, data = network().eval(), images(8)
+    plain = collect_scores(model, [data], MeanMap())
+    wrapped = collect_scores(nn.DataParallel(model), [data], MeanMap(), layers=["0", "3"])
+    assert list(wrapped) == ["0", "3"]
+    for layer, scores in wrapped.items():
+        assert torch.equal(scores, plain[layer])
+    with pytest.raises(NetworkError, match=r"compiled by torch.compile"):
+        collect_scores(torch.compile(model), [data], MeanMap())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("grad", [torch.no_grad, torch.inference_mode])
+def test_maps_on_a_graphics_card_are_those_of_its_own_forward_pass(grad: Any) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    model, data = network().eval().cuda(), images(8).cuda()
+    found: dict[str, Tensor] = {}
+    with grad(), tapped(model, lambda layer, maps: found.update({layer: maps.clone()})):
+        model(data)
+    with torch.no_grad():
+        first = F.relu(model[1](model[0](data)))
+        assert torch.equal(found["0"], first)
+        assert torch.equal(found["3"], model[3](first))
+
+
 @pytest.mark.gpu
 def test_inputs_are_moved_to_the_networks_device() -> None:
     if not torch.cuda.is_available():

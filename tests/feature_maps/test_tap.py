@@ -1,9 +1,7 @@
-"""The tap against hand-written tables of which tensor is the feature map, on tensors that torch.fx records."""
+"""The rules of the tap, one small network each, against maps that the networks themselves keep."""
 
 from __future__ import annotations
 
-import re
-import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -11,165 +9,13 @@ from typing import Any
 import pytest
 import torch
 import torchvision.models as zoo
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
+from feature_maps_for_tests import Recorder, assert_same, randomise, tap_all
 from secateur.errors import ConfigError, NetworkError
 from secateur.feature_maps import Tap, tapped
-
-Maps = dict[str, list[Tensor]]
-
-
-def randomise(model: nn.Module) -> nn.Module:
-    """Give every batch norm statistics and weights of its own, so that no tensor passes for another."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.running_mean, std=0.2)
-            nn.init.uniform_(module.running_var, 0.5, 2)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.2)
-    return model.eval()
-
-
-def tap_all(model: nn.Module, *inputs: Tensor, tap: Tap = "act", grad: Any = torch.no_grad) -> Maps:
-    maps: Maps = {}
-    with grad(), tapped(model, lambda layer, m: maps.setdefault(layer, []).append(m.clone()), tap=tap) as network:
-        network(*inputs)
-    return maps
-
-
-def assert_same(found: Tensor, expected: Tensor) -> None:
-    assert found.shape == expected.shape
-    assert torch.equal(found, expected)
-
-
-class Recorder(fx.Interpreter):
-    """Runs a traced network and keeps a copy of what every node gave, before anything overwrites it."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__(fx.symbolic_trace(model))
-        self.values: dict[str, Tensor] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        if isinstance(value, Tensor):
-            self.values[n.name] = value.clone()
-        return value
-
-    @classmethod
-    def record(cls, model: nn.Module, *inputs: Tensor) -> dict[str, Tensor]:
-        recorder = cls(model)
-        with torch.no_grad():
-            recorder.run(*inputs)
-        return recorder.values
-
-
-def basic_or_bottleneck(last: int) -> Callable[[str], str]:
-    """ResNets: the stem after its pool, inner convolutions after their ReLU, last and projection after the sum."""
-
-    def where(layer: str) -> str:
-        if layer == "conv1":
-            return "maxpool"
-        block, inner = re.fullmatch(r"(layer\d\.\d+)\.(.*)", layer).groups()  # type: ignore[union-attr] # a miss fails
-        block = block.replace(".", "_")
-        call = last - 1 if inner == "downsample.0" else int(inner[-1]) - 1
-        return f"{block}_relu" + (f"_{call}" if call else "")
-
-    return where
-
-
-def vgg(layer: str) -> str:
-    return f"features_{int(layer.split('.')[1]) + 2}"
-
-
-def mobilenet_v2(values: dict[str, Tensor]) -> Callable[[str], str]:
-    sums = iter(sorted((n for n in values if n.startswith("add")), key=lambda n: int(n[4:] or 0)))
-    sum_of = {i: next(sums) for i in (3, 5, 6, 8, 9, 10, 12, 13, 15, 16)}  # stride 1, same width: with a shortcut
-
-    def where(layer: str) -> str:
-        block = int(layer.split(".")[1])
-        if re.search(r"conv\.\d\.0$", layer) or block in (0, 18):  # convolution, batch norm, ReLU6 in a row
-            return layer.replace(".", "_")[:-1] + "2"
-        bottleneck_norm = layer.replace(".", "_")[:-1] + str(int(layer[-1]) + 1)
-        return sum_of.get(block, bottleneck_norm)
-
-    return where
-
-
-@pytest.mark.parametrize(
-    ("build", "where"),
-    [
-        (zoo.resnet18, lambda values: basic_or_bottleneck(last=2)),
-        (zoo.resnet50, lambda values: basic_or_bottleneck(last=3)),
-        (zoo.vgg16_bn, lambda values: vgg),
-        (zoo.mobilenet_v2, mobilenet_v2),
-    ],
-)
-def test_feature_maps_of_torchvision_networks(build: Any, where: Any) -> None:
-    model = randomise(build(weights=None))
-    images = torch.randn(2, 3, 64, 64)
-    values = Recorder.record(model, images)
-    found = tap_all(model, images)
-    convolutions = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
-    for layer in convolutions:
-        assert len(found[layer]) == 1, layer
-        assert_same(found[layer][0], values[where(values)(layer)])
-
-
-def densenet(layer: str) -> tuple[str, int | None]:
-    """Return the node, and how many of its last channels are the layer's (None: all)."""
-    blocks = {1: 6, 2: 12, 3: 24, 4: 16}
-    if layer == "features.conv0":
-        return "features_pool0", None
-    if found := re.fullmatch(r"features\.transition(\d)\.conv", layer):
-        return f"features_denseblock{int(found[1]) + 1}_denselayer1_relu1", None
-    block, number, conv = map(int, re.findall(r"\d+", layer))
-    here = f"features_denseblock{block}_denselayer"
-    if conv == 1:
-        return f"{here}{number}_relu2", None
-    if number < blocks[block]:
-        return f"{here}{number + 1}_relu1", 32
-    return (f"features_transition{block}_relu", 32) if block < 4 else ("relu", 32)
-
-
-def test_feature_maps_of_a_pre_activation_network() -> None:
-    model = randomise(zoo.densenet121(weights=None))
-    images = torch.randn(2, 3, 64, 64)
-    values = Recorder.record(model, images)
-    found = tap_all(model, images)
-    for layer, module in model.named_modules():
-        if isinstance(module, nn.Conv2d):
-            node, last = densenet(layer)
-            expected = values[node] if last is None else values[node][:, -last:]
-            assert_same(found[layer][0], expected)
-
-
-def test_feature_maps_of_concatenated_branches() -> None:
-    model = randomise(zoo.googlenet(weights=None, aux_logits=False, init_weights=False))
-    images = torch.randn(2, 3, 64, 64)
-    values = Recorder.record(model, images)
-    found = tap_all(model, images)
-    pooled = {"inception3b": "maxpool3", "inception4e": "maxpool4"}
-    stem = {"conv1": "maxpool1", "conv2": "relu", "conv3": "maxpool2"}
-    modules = [n for n, m in model.named_children() if n.startswith("inception")]
-    joined = dict(
-        zip(modules, sorted((n for n in values if n.startswith("cat")), key=lambda n: int(n[4:] or 0)), strict=True)
-    )
-    for name in modules:
-        node = values[pooled.get(name, joined[name])]
-        start = 0
-        for branch in ("branch1", "branch2.1", "branch3.1", "branch4.1"):
-            layer = f"{name}.{branch}.conv"
-            width = model.get_submodule(layer).out_channels
-            assert_same(found[layer][0], node[:, start : start + width])
-            start += width
-        for reduce in ("branch2.0", "branch3.0"):
-            layer = f"{name}.{reduce}"
-            expected = F.relu(values[layer.replace(".", "_") + "_bn"])
-            assert_same(found[f"{layer}.conv"][0], expected)
-    for layer, node_name in stem.items():
-        expected = F.relu(values["conv2_bn"]) if node_name == "relu" else values[node_name]
-        assert_same(found[f"{layer}.conv"][0], expected)
 
 
 class Residual(nn.Module):
@@ -521,22 +367,36 @@ def test_an_error_of_the_receiver_comes_through() -> None:
     assert hooks(model) == 0
 
 
-@pytest.mark.parametrize(("build", "bound"), [(zoo.vgg11_bn, 1), (zoo.resnet18, 3)])
-def test_no_feature_map_outlives_its_layer(build: Any, bound: int) -> None:
-    """A chain holds one map; a ResNet itself holds the inputs of its stage and of its block beside the current one."""
-    model = build(weights=None).eval()
-    handed: list[weakref.ref[Tensor]] = []
-    alive: list[int] = []
+def living_maps(model: nn.Module, images: Tensor) -> list[int]:
+    """Run the network and return, after each of its smallest modules, how many of their outputs are in memory."""
+    made: list[StorageWeakRef] = []
+    living: list[int] = []
 
-    def receive(layer: str, maps: Tensor) -> None:
-        handed.append(weakref.ref(maps))
-        alive.append(len({id(r()) for r in handed if r() is not None}))
+    def count(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        made.append(StorageWeakRef(output.untyped_storage()))
+        living.append(len({storage.cdata for storage in made if not storage.expired()}))
 
-    layers = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
-    with torch.no_grad(), tapped(model, receive, layers=layers):
-        model(torch.randn(1, 3, 64, 64))
-        assert max(alive) <= bound
-        assert all(r() is None for r in handed)
+    handles = [m.register_forward_hook(count) for m in model.modules() if not [*m.children()]]
+    try:
+        model(images)
+        living.append(sum(not storage.expired() for storage in made))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return living
+
+
+@pytest.mark.parametrize("build", [zoo.vgg11_bn, zoo.resnet18, zoo.mobilenet_v2, zoo.densenet121, zoo.convnext_tiny])
+def test_no_feature_map_outlives_its_layer(build: Any) -> None:
+    """At no time does the tap keep more than one map that the network itself has dropped, and none in the end."""
+    model, images = build(weights=None).eval(), torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        bare = living_maps(model, images)
+        with tapped(model, lambda layer, maps: None):
+            under_tap = living_maps(model, images)
+    assert len(bare) == len(under_tap) > 20
+    assert max(ours - own for ours, own in zip(under_tap, bare, strict=True)) <= 1
+    assert under_tap[-1] == bare[-1]
 
 
 def test_only_the_layers_asked_for_are_handed_over() -> None:

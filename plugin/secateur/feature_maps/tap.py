@@ -18,14 +18,15 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.errors import ConfigError, NetworkError
-from secateur.feature_maps.trail import Kind, Trail, address, kind_of
+from secateur.feature_maps.operations import Kind, kind_of
+from secateur.feature_maps.trail import Trail, address, is_held_elsewhere
 
 Tap = Literal["act", "bn", "conv"]
 Receive = Callable[[str, Tensor], None]
 
 _FOLLOWED: dict[Tap, frozenset[Kind]] = {
     "act": frozenset(Kind),
-    "bn": frozenset({Kind.NORM, Kind.COPY, Kind.VIEW, Kind.LOOK}),
+    "bn": frozenset({Kind.NORM, Kind.COPY, Kind.VIEW, Kind.PERMUTATION, Kind.LOOK, Kind.GLOBAL_POOL}),
     "conv": frozenset({Kind.LOOK}),
 }
 
@@ -60,7 +61,8 @@ def tapped(
         NetworkError: the network is compiled or scripted, so that its operations cannot be seen; a name in `layers`
             does not exist or is neither a convolution nor a linear layer.
 
-    Cost: a few microseconds an operation. Memory: the maps on which the network itself is working.
+    Cost: a few microseconds an operation. Memory: the maps on which the network itself is working; one that nothing
+        has carried on is handed over when the network lets it go, at the next layer's call.
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(inplace=True), nn.Conv2d(2, 4, 3))
@@ -153,7 +155,9 @@ def _hook(name: str, follower: _Follower) -> Callable[[nn.Module, Any, Any], Non
             raise NetworkError(f"layer {name!r} returns {type(output).__name__}, not a tensor")
         spatial = len(module.kernel_size) if isinstance(module, _ConvNd) else 0
         axis = output.ndim - spatial - 1
-        follower.start(Trail(name, output, output.shape, axis, start=0, width=output.shape[axis]))
+        follower.sweep()
+        order = tuple(range(output.ndim))
+        follower.start(Trail(name, output.detach(), output.shape, axis, order, start=0, width=output.shape[axis]))
 
     return hook
 
@@ -174,6 +178,14 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
             self._trails.setdefault(place, []).append(trail)
         else:
             self._hand_over(trail)
+
+    def sweep(self) -> None:
+        """Hand over the maps that the network itself has let go: nothing will read them again."""
+        for place, shared in [*self._trails.items()]:
+            if not is_held_elsewhere(shared[0].tensor, holders=len(shared)):
+                del self._trails[place]
+                for trail in shared:
+                    self._hand_over(trail)
 
     def forget(self) -> None:
         """Drop what a forward pass that failed has left."""

@@ -14,16 +14,27 @@ average pool           followed                                  ends the trail
 max pool               followed                                  followed if its windows overlap, or after a
                                                                  concatenation
 dropout, one number    followed                                  followed
-cast, copy, view       followed                                  ends the trail
+cast, copy, view,      followed                                  ends the trail
+permutation of axes
 its shape, an alias    stays where it is                         stays where it is
+global pool            stays where it is                         ends the trail
+convolution            stays, for a later normalisation or       ends the trail
+                       activation alone
 anything else          ends the trail                            ends the trail
 =====================  ========================================  =============================================
 
 So a layer before a residual sum is read after the sum and its activation [Lin2020c]_; a layer of a pre-activation
-network after the normalisation and activation of its first reader; a linear bottleneck after its own batch norm, or the
-sum. The published code reads the stem of a ResNet-50 and two modules of its GoogLeNet after the max pool behind them,
-and VGG before it: the pools of the first are 3x3 with stride 2, or stand behind a concatenation, those of VGG are 2x2
-with stride 2. Where several operations read the same tensor, the first one decides.
+network after the normalisation and activation of its readers, even if a shortcut's convolution reads the bare sum
+first; a linear bottleneck after its own batch norm, or the sum; a block with squeeze and excitation before its sum is
+read after the sum, since the pool of the gate only looks. In transformers, whose blocks normalise what they read, the
+last linear layer of a block is read after the layer norm of the next block, as in any pre-activation network. Else,
+where several operations read the same tensor, the first one decides.
+
+The published code reads the stem of a ResNet-50 and two modules of its GoogLeNet after the max pool behind them: the
+pools of these are 3x3 with stride 2, or stand behind a concatenation. Deviations: the published code also reads the
+last layers of the first four stages of VGG after their 2x2 max pool, where the trail ends at the ReLU, so that all
+layers of a stage are read at one size; it gives both 3x3 convolutions of the third branch of GoogLeNet's modules the
+ranks of the second, where here each is read after its own ReLU.
 
 An activation written out by hand is recognised if it multiplies, divides, adds or subtracts the value that it came
 from: x * sigmoid(x), x * tanh(softplus(x)), x * relu6(x + 3) / 6, x / (1 + abs(x)).
@@ -33,7 +44,6 @@ from: x * sigmoid(x), x * tanh(softplus(x)), x * relu6(x + 3) / 6, x / (1 + abs(
 
 from __future__ import annotations
 
-import enum
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -42,51 +52,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from secateur.feature_maps.operations import Kind
 
-class Kind(enum.Enum):
-    """What an operation does to a feature map; the values are the names of the operations in ATen."""
-
-    NORM = """
-        batch_norm native_batch_norm cudnn_batch_norm miopen_batch_norm _batch_norm_no_update _native_batch_norm_legit
-        _native_batch_norm_legit_no_training group_norm native_group_norm instance_norm layer_norm native_layer_norm
-        rms_norm _fused_rms_norm
-        """
-    ACTIVATION = """
-        relu relu6 hardtanh clamp clamp_min clamp_max threshold leaky_relu prelu _prelu_kernel rrelu rrelu_with_noise
-        elu selu celu gelu silu mish hardswish hardsigmoid sigmoid log_sigmoid log_sigmoid_forward tanh softplus
-        hardshrink softshrink abs
-        """
-    SUM = "add sub"
-    SCALE = "mul div"
-    CONCATENATION = "cat"
-    AVERAGE_POOL = "avg_pool1d avg_pool2d avg_pool3d"
-    MAX_POOL = "max_pool1d max_pool2d max_pool3d max_pool2d_with_indices max_pool3d_with_indices"
-    DROPOUT = "dropout feature_dropout alpha_dropout feature_alpha_dropout native_dropout"
-    COPY = "_to_copy to clone contiguous"
-    LOOK = """
-        detach alias empty_like zeros_like ones_like full_like rand_like randn_like new_empty new_zeros new_ones
-        new_full
-        """
-    VIEW = "view reshape _unsafe_view flatten"
-
-
-_KINDS = {name: kind for kind in Kind for name in kind.value.split()}
-
-
-def kind_of(operation: Any) -> Kind | None:
-    """Return what an ATen operation does to a feature map; None for the operations that end a trail."""
-    name = operation.overloadpacket.__name__.removesuffix("_")
-    if name == "clone" and torch.is_grad_enabled():
-        return Kind.LOOK  # autograd clones what an in-place operation is about to overwrite
-    return _KINDS.get(name)
+# behind these the trail is where it was
+_READERS = (Kind.LOOK, Kind.GLOBAL_POOL, Kind.CONVOLUTION)
 
 
 def address(tensor: Any) -> int:
     """Return where a tensor's values begin, which in-place operations and views keep; 0 for what has no such place."""
+    if not isinstance(tensor, Tensor):
+        return 0
     try:
         return int(tensor.data_ptr())
     except RuntimeError:  # sparse and other layouts without one storage
         return 0
+
+
+def is_held_elsewhere(tensor: Tensor, *, holders: int) -> bool:
+    """Say whether a tensor's values are held by more than `holders` tensors: whether the network may still read them.
+
+    Example:
+        >>> held = torch.zeros(3)
+        >>> is_held_elsewhere(held, holders=1)
+        False
+        >>> view = held[1:]
+        >>> is_held_elsewhere(held, holders=1)
+        True
+    """
+    asking = 1  # the handle that this function asks by
+    return torch._C._storage_Use_Count(tensor.untyped_storage()._cdata) > holders + asking
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +89,16 @@ class Trail:
 
     Attributes:
         layer: the layer's name.
-        tensor: the tensor that holds it, with the channels of other layers after a concatenation.
+        tensor: the values that hold it, with the channels of other layers after a concatenation: an alias of the
+            network's tensor, of this trail alone.
         shape: the shape of `tensor` as feature maps, which a view may hide.
-        axis: the channel axis of `shape`.
-        start: the layer's first channel on that axis.
+        axis: the channel axis of the layer's own output.
+        order: where each axis of `shape` was in the layer's own output.
+        start: the layer's first channel on the channel axis.
         width: how many channels the layer has.
         settled: an activation has been met (for the tap "bn": the batch norm).
         joined: a concatenation has been met.
+        convolved: a convolution has read the tensor, but nothing has carried it on.
         source: the tensor that a chain of element-wise operations started from, to recognise x * sigmoid(x).
     """
 
@@ -109,18 +106,22 @@ class Trail:
     tensor: Tensor
     shape: torch.Size
     axis: int
+    order: tuple[int, ...]
     start: int
     width: int
     settled: bool = False
     joined: bool = False
+    convolved: bool = False
     source: weakref.ref[Tensor] | None = None
 
     def feature_map(self) -> Tensor:
-        """Return the layer's own channels of the tensor, without its gradient history."""
+        """Return the layer's own channels of the tensor, axes as in the layer's own output, no gradient history."""
         maps = self.tensor if self.tensor.shape == self.shape else self.tensor.reshape(self.shape)
-        if self.width != self.shape[self.axis]:
+        if not self._in_place():
+            maps = maps.permute([self.order.index(axis) for axis in range(len(self.order))])
+        if self.width != maps.shape[self.axis]:
             maps = maps.narrow(self.axis, self.start, self.width)
-        return maps.detach() if maps.requires_grad else maps
+        return maps
 
     def passes(self, kind: Kind, args: Sequence[Any]) -> bool:
         """Say whether the trail goes on through an operation of this kind with these arguments."""
@@ -128,16 +129,26 @@ class Trail:
         match kind:
             case Kind.LOOK:
                 return True
-            case Kind.ACTIVATION | Kind.DROPOUT:
+            case Kind.GLOBAL_POOL | Kind.CONVOLUTION:
+                return not self.settled
+            case Kind.ACTIVATION:
                 return self._is(args[0])
-            case Kind.NORM | Kind.COPY | Kind.VIEW:
+            case Kind.NORM:
                 return not self.settled and self._is(args[0])
-            case Kind.AVERAGE_POOL:
+            case _ if self.convolved:
+                return False
+            case Kind.DROPOUT:
+                return self._is(args[0])
+            case Kind.COPY | Kind.VIEW:
+                return not self.settled and self._is(args[0])
+            case Kind.PERMUTATION:
                 return not self.settled and whole
+            case Kind.AVERAGE_POOL:
+                return not self.settled and whole and self._in_place()
             case Kind.MAX_POOL:
-                return whole and (not self.settled or self.joined or _overlaps(*args[1:3]))
+                return whole and self._in_place() and (not self.settled or self.joined or _overlaps(*args[1:3]))
             case Kind.CONCATENATION:
-                return whole and len(args) > 1 and args[1] % len(self.shape) == self.axis
+                return whole and len(args) > 1 and args[1] % len(self.shape) == self.order.index(self.axis)
         other = self._other(args)
         if _is_number(other) or (self.source is not None and self.source() is other and not self._is(other)):
             return True
@@ -147,23 +158,38 @@ class Trail:
 
     def moved(self, kind: Kind, args: Sequence[Any], output: Tensor, *, settles: Kind) -> Trail:
         """Return the trail behind an operation that it passes."""
-        if kind is Kind.LOOK:
-            return self
-        reshaped = kind in (Kind.AVERAGE_POOL, Kind.MAX_POOL, Kind.CONCATENATION)
+        if kind in _READERS or (kind is Kind.AVERAGE_POOL and output.shape[2:].numel() == 1):
+            return replace(self, convolved=True) if kind is Kind.CONVOLUTION else self
+        reshaped = kind in (Kind.AVERAGE_POOL, Kind.MAX_POOL, Kind.CONCATENATION, Kind.PERMUTATION)
         joins = kind is Kind.CONCATENATION
         element_wise = kind is Kind.ACTIVATION or (kind in (Kind.SUM, Kind.SCALE) and _is_number(self._other(args)))
         return replace(
             self,
-            tensor=output,
+            tensor=output.detach(),
             shape=output.shape if reshaped else self.shape,
+            order=self._permuted(*args[1:]) if kind is Kind.PERMUTATION else self.order,
             start=self.start + (self._offset(args[0]) if joins else 0),
             settled=self.settled or kind is settles,
             joined=self.joined or joins,
+            convolved=False,
             source=(self.source or weakref.ref(args[0])) if element_wise else None,
         )
 
+    def _in_place(self) -> bool:
+        """Say whether every axis is where it was in the layer's own output."""
+        return all(axis == place for place, axis in enumerate(self.order))
+
+    def _permuted(self, *axes: Any) -> tuple[int, ...]:
+        """Return the order behind permute(axes) or transpose(first, second)."""
+        places = [*range(len(self.order))]
+        if len(axes) == 1:
+            return tuple(self.order[axis] for axis in axes[0])
+        first, second = axes
+        places[first], places[second] = places[second], places[first]
+        return tuple(self.order[place] for place in places)
+
     def _is(self, argument: Any) -> bool:
-        return argument is self.tensor or address(argument) == address(self.tensor)
+        return address(argument) == address(self.tensor)
 
     def _other(self, args: Sequence[Any]) -> Any:
         return args[1] if self._is(args[0]) else args[0]
@@ -174,7 +200,7 @@ class Trail:
         for tensor in tensors:
             if self._is(tensor):
                 break
-            start += tensor.shape[self.axis] if tensor.ndim > self.axis else 0
+            start += tensor.shape[self.order.index(self.axis)] if tensor.ndim == len(self.order) else 0
         return start
 
 
