@@ -18,13 +18,13 @@ import secateur_onnx
 from secateur.batches import rebatch
 from secateur.channel_graph import apply_plan, verify_pruning
 from secateur.checkpoint import MODEL_FILE, PLAN_FILE, load_pruned, save_pruned
-from secateur.criteria import criterion
+from secateur.criteria import known_criterion
 from secateur.evaluation import MaskedAccuracy
-from secateur.feature_maps import collect_scores
 from secateur.files import replacing, write_json
 from secateur.modes import evaluating
 from secateur.records import PruningPlan, ScoreTable
 from secateur.recovery import recalibrate_batch_norm
+from secateur.scoring import scores_by_name
 from secateur.search import GreedyStep, format_cost, greedy_plan, parse_budget, uniform_plan
 from secateur.weights import load_weights, tensors_of
 from secateur_cli.job import Job
@@ -99,23 +99,27 @@ def train_dense(job: Job) -> None:
 
 
 def score(job: Job) -> ScoreTable:
-    """Collect the criterion over the feature maps of the training images."""
+    """Score every channel by the criterion, on training images."""
     settings = job.config.score
 
     def work() -> dict[str, Any]:
-        rule, begun = criterion(settings.criterion, **settings.options), time.monotonic()
-        samples = settings.samples or rule.samples
+        begun = time.monotonic()
+        rule = known_criterion(settings.criterion, **settings.options)
+        samples = int(settings.samples or getattr(rule, "samples", 0))  # criteria over weights read none
         total = math.ceil(samples / job.config.data.batch_size)
-        watched = job.progress.track(job.data.calibration, f"scoring: {rule.name}", total=total)
-        table = collect_scores(job.model, watched, rule, tap=settings.tap, samples=samples)
+        watched = job.progress.track(job.data.calibration, f"scoring: {settings.criterion}", total=total)
+        table = scores_by_name(
+            job.model, watched, settings.criterion, options=settings.options, tap=settings.tap, samples=settings.samples
+        )
         write_json(job.workspace.path(SCORES), table.to_json())
         return {"seconds": time.monotonic() - begun}
 
     seconds = job.once("scores", work)["seconds"]
     table = ScoreTable.from_json(job.workspace.read(SCORES))
     job.facts["scores"] = {"criterion": settings.criterion, "settings": dict(table.settings)}
-    images = table.settings["samples"]
-    job.progress.say(f"scored {len(table)} layers by {settings.criterion} on {images:,} images in {seconds:.1f} s")
+    images = table.settings.get("samples")
+    on = f" on {images:,} images" if images else ""
+    job.progress.say(f"scored {len(table)} layers by {settings.criterion}{on} in {seconds:.1f} s")
     return table
 
 

@@ -17,11 +17,10 @@ import secateur_onnx
 from secateur.channel_graph import channel_groups
 from secateur.channel_map import with_channel_maps
 from secateur.cost import MacsCost
-from secateur.criteria import criterion
 from secateur.errors import CheckpointError, DataError, NetworkError
-from secateur.feature_maps import collect_scores
 from secateur.modes import evaluating
 from secateur.records import ChannelGroups
+from secateur.scoring import scores_by_name
 from secateur.search import format_cost, parse_budget
 from secateur.search.problem import state_problem
 from secateur.weights import tensors_of
@@ -130,9 +129,8 @@ def _rehearse(config: RunConfig, model: nn.Module, example: Tensor, groups: Chan
     """
     plan, settings = config.plan, config.score
     parse_budget(plan.budget.macs, cost({}))
-    rule = criterion(settings.criterion, **settings.options)
     batch = (example, torch.arange(len(example)) % 2)  # the scores mean nothing, so any two classes will do
-    scores = collect_scores(model, [batch], rule, tap=settings.tap)
+    scores = scores_by_name(model, [batch], settings.criterion, options=settings.options, tap=settings.tap)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they come again when the search itself is stated
         state_problem(

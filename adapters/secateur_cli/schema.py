@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from secateur.criteria import criterion
+from secateur.criteria import known_criterion
 from secateur.search.budget import parse_budget
 
 Count = Annotated[int, Field(strict=True, gt=0)]
@@ -150,7 +150,7 @@ class FineTuneConfig(TrainConfig):
 class ScoreConfig(Section):
     """What a channel is worth."""
 
-    criterion: str = Field(default="hrank", description="hrank or di: a name in secateur.criteria.CRITERIA")
+    criterion: str = Field(default="hrank", description="a name in secateur.criteria, such as hrank, di, l1 or taylor")
     tap: Literal["act", "bn", "conv"] = Field(
         default="act", description="the feature map that is read: after the activation, the batch norm, the convolution"
     )
@@ -162,7 +162,7 @@ class ScoreConfig(Section):
     @model_validator(mode="after")
     def _criterion_exists(self) -> Self:
         try:
-            criterion(self.criterion, **self.options)
+            known_criterion(self.criterion, **self.options)
         except TypeError as error:
             raise ValueError(f"options do not fit the criterion {self.criterion!r}: {error}") from error
         return self

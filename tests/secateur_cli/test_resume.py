@@ -68,7 +68,7 @@ def test_stopped_before_and_after_each_stage_is_recorded(
 
 
 WITHIN = [
-    (pipeline, "save_file"), (job, "fine_tune"), (job, "accuracy"), (pipeline, "collect_scores"),
+    (pipeline, "save_file"), (job, "fine_tune"), (job, "accuracy"), (pipeline, "scores_by_name"),
     (pipeline, "uniform_plan"), (pipeline, "apply_plan"), (pipeline, "verify_pruning"),
     (pipeline, "recalibrate_batch_norm"), (pipeline, "save_pruned"), (pipeline, "load_pruned"),
     (pipeline.secateur_onnx, "export"), (pipeline.secateur_onnx, "check_parity"),
@@ -154,7 +154,7 @@ def test_ctrl_c_is_told_in_a_line(user: User, tmp_path: Path, monkeypatch: pytes
     def stop(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "collect_scores", stop)
+    monkeypatch.setattr(pipeline, "scores_by_name", stop)
     code, _, complained = user.command(tmp_path / "run")
     assert (code, complained) == (130, "stopped; the same command continues where this one ended\n")
 
@@ -165,7 +165,7 @@ def test_a_file_that_is_gone_is_made_again_with_what_follows(
     output = tmp_path / "run"
     user.call(output)
     (output / "stages" / "plan.json").unlink()
-    monkeypatch.delattr(pipeline, "collect_scores")  # what came before is not repeated
+    monkeypatch.delattr(pipeline, "scores_by_name")  # what came before is not repeated
     code, said, complained = user.command(output)
     assert (code, complained) == (0, "")
     assert f"{output / 'stages' / 'plan.json'} is gone: making it again, and what follows from it" in said
@@ -183,19 +183,19 @@ def test_a_damaged_file_is_named(user: User, tmp_path: Path) -> None:
 
 
 def test_the_seconds_of_all_calls_are_added(user: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    output, found = tmp_path / "run", pipeline.collect_scores
+    output, found = tmp_path / "run", pipeline.scores_by_name
     begun = time.monotonic()
 
     def stop(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "collect_scores", stop)
+    monkeypatch.setattr(pipeline, "scores_by_name", stop)
     with pytest.raises(KeyboardInterrupt):
         user.call(output)
     first = json.loads((output / "run.json").read_text())["seconds"]
     assert 0 < first < time.monotonic() - begun
     time.sleep(0.5)  # nobody works
-    monkeypatch.setattr(pipeline, "collect_scores", found)
+    monkeypatch.setattr(pipeline, "scores_by_name", found)
     whole = user.call(output)["seconds"]
     assert first < whole < time.monotonic() - begun - 0.5
     assert user.call(output)["seconds"] == whole

@@ -81,6 +81,7 @@ __all__ = [
     "discriminant_information",
     "feature_map_ranks",
     "gradient_criterion",
+    "known_criterion",
     "one_vs_rest",
     "options_of",
     "weight_criterion",
@@ -130,6 +131,20 @@ def gradient_criterion(name: str, **options: Any) -> GradientCriterion:
         Taylor(name='taylor', mode='joint', batch_size=128, samples=1280)
     """
     return _build(GRADIENT_CRITERIA, name, options)
+
+
+def known_criterion(name: str, **options: Any) -> object:
+    """Return the criterion called `name`, whatever it reads, with `options` as its class takes them.
+
+    Raises:
+        ConfigError: as `criterion`.
+
+    Example:
+        >>> known_criterion("fpgm").name, known_criterion("hrank").name
+        ('fpgm', 'hrank')
+    """
+    everything: dict[str, type[object]] = {**CRITERIA, **WEIGHT_CRITERIA, **GRADIENT_CRITERIA}
+    return _build(everything, name, options)
 
 
 def options_of(rule: object) -> dict[str, Any]:

@@ -1,0 +1,72 @@
+"""Any criterion by its name, whatever it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from secateur.batches import Batches, unpack
+from secateur.criteria import (
+    CRITERIA,
+    WEIGHT_CRITERIA,
+    criterion,
+    gradient_criterion,
+    known_criterion,
+    weight_criterion,
+)
+from secateur.errors import DataError
+from secateur.feature_maps import Tap, collect_scores
+from secateur.modes import device_of
+from secateur.records import ScoreTable
+from secateur.scoring.gradients import gradient_scores
+from secateur.scoring.weights import weight_scores
+
+
+def scores_by_name(
+    model: nn.Module,
+    batches: Batches,
+    name: str,
+    *,
+    options: Mapping[str, Any] | None = None,
+    tap: Tap = "act",
+    samples: int | None = None,
+) -> ScoreTable:
+    """Return the scores of a network by the criterion called `name`: over feature maps, weights or gradients.
+
+    Args:
+        model: the network; left as it is.
+        batches: yields `(inputs, labels)`; criteria over weights read at most the first batch.
+        name: a key of `CRITERIA`, `WEIGHT_CRITERIA` or `GRADIENT_CRITERIA` in `secateur.criteria`.
+        options: keyword arguments of the criterion.
+        tap: for criteria over feature maps, see `collect_scores`.
+        samples: images to read; None for the criterion's own number.
+
+    Raises:
+        ConfigError: an unknown criterion or option.
+        DataError, NetworkError: those of `collect_scores`, `weight_scores` and `gradient_scores`.
+
+    Cost: that of the function that reads what the criterion reads.
+
+    Example:
+        >>> import torch
+        >>> net = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.ReLU())
+        >>> _ = net[0].weight.data.copy_(torch.tensor([1.0, -2.0]).reshape(2, 1, 1, 1))
+        >>> scores_by_name(net, [torch.ones(4, 1, 5, 5)], "l1")["0"].tolist()
+        [1.0, 2.0]
+        >>> scores_by_name(net, [torch.ones(4, 1, 5, 5)], "mean_activation")["0"].tolist()
+        [1.0, 0.0]
+    """
+    known_criterion(name, **(options or {}))
+    given = dict(options or {})
+    if name in CRITERIA:
+        return collect_scores(model, batches, criterion(name, **given), tap=tap, samples=samples)
+    if name in WEIGHT_CRITERIA:
+        first = next(iter(batches), None)
+        if first is None:
+            raise DataError("there is no image to find the layers' batch norm with: the batches are empty")
+        inputs, _ = unpack(first)
+        rule = weight_criterion(name, **given)
+        return weight_scores(model, rule, example_inputs=inputs[:2].to(device_of(model)))
+    return gradient_scores(model, batches, gradient_criterion(name, **given), samples=samples)
