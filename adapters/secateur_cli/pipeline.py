@@ -105,7 +105,8 @@ def score(job: Job) -> ScoreTable:
     def work() -> dict[str, Any]:
         begun = time.monotonic()
         rule = known_criterion(settings.criterion, **settings.options)
-        samples = int(settings.samples or getattr(rule, "samples", 0))  # criteria over weights read none
+        own: int = getattr(rule, "samples", 0)  # criteria over weights read no images
+        samples = own if settings.samples is None else settings.samples
         total = math.ceil(samples / job.config.data.batch_size)
         watched = job.progress.track(job.data.calibration, f"scoring: {settings.criterion}", total=total)
         table = scores_by_name(

@@ -183,7 +183,7 @@ def test_threads_change_nothing(given: int, threads: Callable[[int], None], monk
     threads(1)
     expected = certified_ranks(matrices)
     threads(given)
-    monkeypatch.setattr(compiled_rank, "PER_THREAD", 1)
+    monkeypatch.setattr(compiled_rank, "PART", 700)
     assert torch.equal(certified_ranks(matrices), expected)
     assert torch.equal(certified_ranks(matrices[:1]), expected[:1])
 

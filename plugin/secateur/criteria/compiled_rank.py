@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from typing import Any, TypeVar, cast
 
 import numba
@@ -26,7 +25,7 @@ from secateur.criteria.certified_rank import OPEN, ROUNDING, SCALES, UNIT, bound
 Function = TypeVar("Function", bound=Callable[..., Any])
 Matrix = NDArray[np.float64]
 
-PER_THREAD = 2**15  # numbers that pay for waking another thread
+PART = 2**16  # numbers that a thread takes at a time: 0.1 ms of work, which pays for waking it
 SUMS = {"contract", "reassoc"}  # what the compiler may do: fuse, and sum in another order. NaN and infinity stay
 
 
@@ -193,15 +192,20 @@ def certified_ranks(matrices: Tensor) -> Tensor:
     numbers = matrices.contiguous().numpy()
     ranks = np.empty(M, np.int64)
     below, above = bounds(H, W)
-    threads = max(1, min(torch.get_num_threads(), numbers.size // PER_THREAD))
-    cuts = [M * thread // threads for thread in range(threads + 1)]
-    parts = [(numbers[i:j], ranks[i:j], below, above, SCALES) for i, j in pairwise(cuts)]
-    if threads == 1:
-        certify(*parts[0])
+    size = max(1, PART // (H * W))
+    starts = iter(range(0, M, size))  # threads take the next part when they are free: torch's may still be spinning
+
+    def work() -> None:
+        for i in starts:
+            certify(numbers[i : i + size], ranks[i : i + size], below, above, SCALES)
+
+    helpers = min(torch.get_num_threads(), -(-M // size)) - 1
+    if helpers < 1:
+        work()
     else:
-        with ThreadPoolExecutor(threads - 1) as pool:
-            others = [pool.submit(certify, *part) for part in parts[1:]]
-            certify(*parts[0])
-            for other in others:
-                other.result()
+        with ThreadPoolExecutor(helpers) as pool:
+            waiting = [pool.submit(work) for _ in range(helpers)]
+            work()
+        for helper in waiting:
+            helper.result()
     return torch.from_numpy(ranks)
