@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from feature_maps_for_tests import Recorder, assert_same, randomise, tap_all
+from secateur.feature_maps import Tap
 
 
 def basic_or_bottleneck(last: int) -> Callable[[str], str]:
@@ -280,3 +281,16 @@ def test_every_layer_of_a_network(build: Any, options: dict[str, Any], size: int
     for layer, maps in found.items():
         assert len(maps) == 1, layer
         assert torch.equal(maps[0], expected[layer]), layer
+
+
+@pytest.mark.parametrize("tap", ["bn", "conv"])
+def test_the_other_taps_on_a_pre_activation_network(tap: Tap) -> None:
+    """Stem and bottlenecks have a norm of their own; what is concatenated or pooled first is read as it is."""
+    model = randomise(zoo.densenet121(weights=None))
+    images = torch.randn(2, 3, 64, 64)
+    values = Recorder.record(model, images)
+    found = tap_all(model, images, tap=tap)
+    for layer in layers_of(model):
+        own_norm = {"conv0": "norm0", "conv1": "norm2"}.get(layer.rpartition(".")[2])
+        where = layer if tap == "conv" or own_norm is None else f"{layer.rpartition('.')[0]}.{own_norm}"
+        assert_same(found[layer][0], values[node(where)])
