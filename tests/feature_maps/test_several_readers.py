@@ -91,6 +91,24 @@ def test_a_shortcut_that_reads_the_bare_sum_does_not_end_its_trail(shortcut_firs
     check(randomise(PreActivation(shortcut_first=shortcut_first)), torch.randn(2, 3, 6, 6))
 
 
+class NormedShortcut(nn.Module):
+    """A convolution reads the stem, whose norm comes after, and the two are summed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.deep = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor, keep: Keep) -> Tensor:
+        x = self.stem(x)
+        y = self.deep(x)
+        return keep("deep", keep("stem", F.relu_(self.norm(x) + y))).exp_()
+
+
+def test_behind_the_norm_a_sum_is_followed_again() -> None:
+    check(randomise(NormedShortcut()), torch.randn(2, 3, 6, 6))
+
+
 class Bottlenecks(nn.Module):
     """Linear bottlenecks in a row: each block reads the sum before it and adds to it, and nothing activates a sum."""
 
