@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 from typing import Any
 
 import torch
@@ -48,7 +49,13 @@ _KINDS = {name: kind for kind in Kind for name in kind.value.split()}
 
 def kind_of(operation: Any) -> Kind | None:
     """Return what an ATen operation does to a feature map; None for the operations that end a trail."""
-    name = operation.overloadpacket.__name__.removesuffix("_")
+    name = _name_of(operation)
     if name == "clone" and torch.is_grad_enabled():
         return Kind.LOOK  # autograd clones what an in-place operation is about to overwrite
     return _KINDS.get(name)
+
+
+@functools.cache
+def _name_of(operation: Any) -> str:
+    """Return the name that the operation shares with its in-place form and with its overloads."""
+    return str(operation.overloadpacket.__name__).removesuffix("_")

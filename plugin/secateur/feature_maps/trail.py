@@ -163,15 +163,16 @@ class Trail:
         reshaped = kind in (Kind.AVERAGE_POOL, Kind.MAX_POOL, Kind.CONCATENATION, Kind.PERMUTATION)
         joins = kind is Kind.CONCATENATION
         element_wise = kind is Kind.ACTIVATION or (kind in (Kind.SUM, Kind.SCALE) and _is_number(self._other(args)))
-        return replace(
-            self,
-            tensor=output.detach(),
-            shape=output.shape if reshaped else self.shape,
+        return Trail(  # dataclasses.replace takes five times as long, once an operation
+            self.layer,
+            output.detach(),
+            output.shape if reshaped else self.shape,
+            self.axis,
             order=self._permuted(*args[1:]) if kind is Kind.PERMUTATION else self.order,
             start=self.start + (self._offset(args[0]) if joins else 0),
+            width=self.width,
             settled=self.settled or kind is settles,
             joined=self.joined or joins,
-            convolved=False,
             source=(self.source or weakref.ref(args[0])) if element_wise else None,
         )
 
