@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,3 +36,14 @@ def device_of(model: nn.Module) -> torch.device:
     """Return where the first parameter or buffer of `model` lies; the CPU if it has none."""
     tensors = itertools.chain(model.parameters(), model.buffers())
     return next((tensor.device for tensor in tensors), torch.device("cpu"))
+
+
+def structure_of(model: nn.Module) -> str:
+    """Return a short hash of the names and shapes of all parameters: what scores are valid for.
+
+    Example:
+        >>> structure_of(nn.Linear(2, 3)) == structure_of(nn.Linear(2, 3)) != structure_of(nn.Linear(2, 4))
+        True
+    """
+    shapes = [(name, tuple(p.shape)) for name, p in model.named_parameters(remove_duplicate=False)]
+    return hashlib.sha256(repr(shapes).encode()).hexdigest()[:16]

@@ -14,6 +14,7 @@ from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from secateur.errors import ConfigError, DataError, NetworkError
 from secateur.feature_maps import collect_scores, tapped
+from secateur.modes import structure_of
 
 
 @dataclass
@@ -83,7 +84,9 @@ def test_scores_are_the_criterions_own_on_the_layers_feature_maps() -> None:
         "tap": "act",
         "samples": 12,
         "batch_size": None,
+        "structure": structure_of(model),
         "skipped": {},
+        "saturated": {},
     }
 
 

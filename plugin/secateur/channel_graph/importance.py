@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from secateur.channel_graph.groups import reaches_outputs, record_group
 from secateur.channel_graph.hosts import channels_of
 from secateur.errors import SecateurWarning, StaleScoresError
+from secateur.modes import structure_of
 from secateur.records import Reduction, ScoreTable
 
 
@@ -62,12 +63,12 @@ class ScoreImportance(tp.importance.Importance):
         """Forget the scores; the next call collects them anew, or takes the given table for the network it meets."""
         self._table: ScoreTable | None = None
         self._network: weakref.ref[nn.Module] | None = None
-        self._structure: tuple[Any, ...] = ()
+        self._structure = ""
         self._ranks: dict[str, int] = {}
 
     def scores(self, model: nn.Module) -> ScoreTable:
         """Return the scores of `model`, collected now unless they were collected for this structure before."""
-        structure = tuple((name, tuple(p.shape)) for name, p in model.named_parameters())
+        structure = structure_of(model)
         same = self._network is not None and self._network() is model and self._structure == structure
         if self._table is not None and same:
             return self._table
@@ -77,7 +78,7 @@ class ScoreImportance(tp.importance.Importance):
                     "the score table was made for another structure of the network: after a pruning step give a new "
                     "one, or a function that makes it"
                 )
-            _check_fits(self.source, model)
+            _check_fits(self.source, model, structure)
             self._table = self.source
         else:
             self._table = self.source(model)
@@ -113,7 +114,9 @@ def _told_apart(scores: Tensor, rank: int) -> Tensor:
     return scores + places * (scores.abs() * 2.0**-52 + 1e-300)
 
 
-def _check_fits(table: ScoreTable, model: nn.Module) -> None:
+def _check_fits(table: ScoreTable, model: nn.Module, structure: str) -> None:
+    if table.settings.get("structure", structure) != structure:
+        raise StaleScoresError("the score table was made for another network, or for another structure of this one")
     for layer, scores in table.items():
         try:
             size = channels_of(model.get_submodule(layer), inputs=False)

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from secateur import criteria
 from secateur.batches import Batches, rebatch
 from secateur.errors import ConfigError, DataError, NetworkError
+from secateur.feature_maps.saturation import saturated_layers, warn_of_saturation
 from secateur.feature_maps.tap import Tap, producers, tapped, unwrapped
-from secateur.modes import device_of, evaluating
+from secateur.modes import device_of, evaluating, structure_of
 from secateur.protocols import Criterion
 from secateur.records import ScoreTable
 
@@ -44,7 +45,9 @@ def collect_scores(
 
     Returns:
         The scores, layer -> (C,), with the settings criterion, options, tap, samples (images really read), batch_size
-        (None: any split gives the same scores) and skipped.
+        (None: any split gives the same scores), structure (a hash of the network's parameter shapes), skipped, and
+        saturated (layers in which more than a quarter of the channels share one score, of which a SaturationWarning
+        tells).
 
     The criterion sees (N, C, H, W): maps of 1d convolutions as (N, C, L, 1), of 3d ones as (N, C, D, H*W), outputs
     (N, C) of linear layers as (N, C, 1, 1) and (N, ..., C) as (N, C, L, 1), half precision as float32. A layer that is
@@ -99,8 +102,11 @@ def collect_scores(
         "tap": tap,
         "samples": images,
         "batch_size": None if rule.batch_size is None else largest,
+        "structure": structure_of(network),
     }
-    return streams.table(settings)
+    table = streams.table(settings)
+    warn_of_saturation(rule.name, table, table.settings["saturated"])
+    return table
 
 
 class _Streams:
@@ -152,7 +158,7 @@ class _Streams:
                 scores[layer] = self._rule.compute(self._states[layer])
             except DataError as error:
                 raise DataError(f"layer {layer!r}: {error}") from error
-        return ScoreTable(scores, settings=settings | {"skipped": skipped})
+        return ScoreTable(scores, settings=settings | {"skipped": skipped, "saturated": saturated_layers(scores)})
 
 
 def _as_maps(feature_map: Tensor, *, channels_last: bool) -> Tensor:

@@ -14,7 +14,7 @@ from secateur import criteria
 from secateur.batches import Batches, rebatch
 from secateur.errors import ConfigError, DataError, NetworkError
 from secateur.feature_maps.tap import producers, unwrapped
-from secateur.modes import device_of, evaluating
+from secateur.modes import device_of, evaluating, structure_of
 from secateur.protocols import GradientCriterion
 from secateur.records import ScoreTable
 from secateur.scoring.weights import as_rows, named, weight_of
@@ -94,6 +94,7 @@ def gradient_scores(
         "batch_size": largest,
         "loss": getattr(loss, "__name__", type(loss).__name__),
         "skipped": skipped,
+        "structure": structure_of(network),
     }
     return ScoreTable({name: sums[name] / count for name in wanted if name in sums}, settings=settings)
 

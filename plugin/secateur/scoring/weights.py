@@ -15,7 +15,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from secateur import criteria
 from secateur.errors import ConfigError, NetworkError, ScoreError
 from secateur.feature_maps.tap import producers, unwrapped
-from secateur.modes import device_of, evaluating
+from secateur.modes import device_of, evaluating, structure_of
 from secateur.protocols import WeightCriterion
 from secateur.records import ScoreTable
 
@@ -73,7 +73,12 @@ def weight_scores(
     if not weights:
         raise NetworkError(f"the network has no layer that {rule.name!r} could score")
     scores = {name: named(name, rule, weight) for name, weight in weights.items()}
-    settings = {"criterion": rule.name, "options": criteria.options_of(rule), "skipped": skipped}
+    settings = {
+        "criterion": rule.name,
+        "options": criteria.options_of(rule),
+        "skipped": skipped,
+        "structure": structure_of(network),
+    }
     return ScoreTable(scores, settings=settings)
 
 
