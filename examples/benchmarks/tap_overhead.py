@@ -1,13 +1,16 @@
 """What finding every layer's feature map costs beside the forward pass, when nothing is computed from the maps.
 
-    python examples/benchmarks/tap_overhead.py            # asserts a tenth at most; some minutes on two cores
+    python examples/benchmarks/tap_overhead.py            # asserts a tenth at most; a minute on two idle cores
     python examples/benchmarks/tap_overhead.py --smoke    # two small passes each, no bound is asserted
 
 The forward pass is timed bare and under the tap with a receiver that does nothing, in turn. The ratio is the median of
-the ratios of such pairs, so that a machine that gets slower or faster meanwhile does not disturb it.
+the ratios of such pairs, so that a machine that gets slower or faster meanwhile does not disturb it. Memory that was
+used stays with the process, as with most allocators that servers use: glibc gives large maps back to the system at some
+sizes of the heap and not at others, which moves either time by a quarter from run to run. --give-back leaves it so.
 """
 
 import argparse
+import ctypes
 import os
 import statistics
 import time
@@ -27,8 +30,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The tap beside the forward pass")
     parser.add_argument("--pairs", type=int, default=21, help="how often each of the two is timed")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="numbers of torch's threads to try")
+    parser.add_argument("--give-back", action="store_true", help="let the allocator return memory to the system")
     parser.add_argument("--smoke", action="store_true", help="seconds, no bound is asserted")
     given = parser.parse_args()
+    if not given.give_back:
+        keep_memory()
     pairs, share = (2, 16) if given.smoke else (given.pairs, 1)
 
     networks = {
@@ -71,6 +77,15 @@ def timed(network: nn.Module, images: torch.Tensor, pairs: int) -> tuple[list[fl
             for which in (bare, under_tap) if pair % 2 else (under_tap, bare):
                 found[which].append(which())
     return found[bare], found[under_tap]
+
+
+def keep_memory() -> None:
+    """Ask glibc to take all memory from the heap and to return none; elsewhere nothing happens."""
+    allocator = ctypes.CDLL(None)
+    if hasattr(allocator, "mallopt"):
+        no_mappings, no_trimming = (-4, 0), (-1, 2**31 - 1)  # M_MMAP_MAX and M_TRIM_THRESHOLD of malloc.h
+        allocator.mallopt(*no_mappings)
+        allocator.mallopt(*no_trimming)
 
 
 def seconds(work: Callable[[], object]) -> float:
