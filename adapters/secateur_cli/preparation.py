@@ -130,9 +130,9 @@ def _rehearse(config: RunConfig, model: nn.Module, example: Tensor, groups: Chan
     plan, settings = config.plan, config.score
     parse_budget(plan.budget.macs, cost({}))
     batch = (example, torch.arange(len(example)) % 2)  # the scores mean nothing, so any two classes will do
-    scores = scores_by_name(model, [batch], settings.criterion, options=settings.options, tap=settings.tap)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they come again when the search itself is stated
+        warnings.simplefilter("ignore")  # what is worth saying comes again with all images
+        scores = scores_by_name(model, [batch], settings.criterion, options=settings.options, tap=settings.tap)
         state_problem(
             groups,
             scores,
