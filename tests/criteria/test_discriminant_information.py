@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -19,9 +20,12 @@ from references import (
     di_removal,
     scatter_matrices,
 )
+from secateur import collect_scores
 from secateur.criteria import DI, discriminant_information
 from secateur.criteria.discriminant_information import class_marks
 from secateur.errors import ConfigError, DataError
+from secateur.networks import resnet20
+from secateur.weights import load_weights
 
 seeds = st.integers(0, 10**6)
 rhos = st.sampled_from([0.01, 0.1, 1.0, 30.0])
@@ -240,6 +244,7 @@ def test_a_batch_of_one_is_refused() -> None:
         ({"batch_size": 1}, "at least two"),
         ({"batch_size": None}, "at least two"),
         ({"samples": 1}, "at least two"),
+        ({"precision": "half"}, "mixed, double"),
     ],
 )
 def test_options_that_mean_nothing_are_refused(options: dict[str, Any], words: str) -> None:
@@ -249,5 +254,28 @@ def test_options_that_mean_nothing_are_refused(options: dict[str, Any], words: s
 
 def test_a_rho_that_float64_cannot_see_is_refused() -> None:
     maps, labels = batch(13, (12, 4, 2, 2))
+    maps[1:4] = maps[:1]  # the images of which nothing but rho tells apart
     with pytest.raises(ConfigError, match="rho is too small"):
         score(1e6 * maps, labels, rho=1e-12)
+
+
+@pytest.mark.parametrize("options", [{}, {"equation": 5}, {"pool": "gap"}, {"rho_mode": "relative"}])
+def test_little_memory_changes_no_score_and_too_little_is_refused(options: dict[str, Any]) -> None:
+    maps, labels = batch(14, (12, 20, 9, 8))
+    assert close(score(maps, labels, memory=120_000, **options), score(maps, labels, **options))
+    with pytest.raises(ConfigError, match="memory is 30000 bytes; 12 images with maps of 9 x 8 need at least"):
+        score(maps, labels, memory=30_000, **options)
+
+
+def test_precision_is_that_of_the_products(shared: Path) -> None:
+    """Of the trained network: float32 is used, and tells the same."""
+    network = resnet20()
+    load_weights(network, shared / "models/resnet20-cifar10.safetensors")
+    images = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    images, labels = torch.nn.functional.interpolate(images, size=32, mode="bicubic"), torch.arange(64) % 10
+    mixed, double = (
+        collect_scores(network, [(images, labels)], DI(precision=precision)) for precision in ("mixed", "double")
+    )
+    for layer, scores in double.items():
+        assert close(mixed[layer], scores, 1e-5)
+    assert not torch.equal(mixed["conv1"], double["conv1"])

@@ -1,8 +1,10 @@
-"""The ridge regression behind DI: two forms, one answer; any targets; bounded memory."""
+"""The ridge regression behind DI: two forms, one answer; two precisions, nearly one; any targets; bounded memory."""
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,12 +12,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from secateur.criteria import ridge
+from secateur.criteria import map_products, ridge
 from secateur.errors import ConfigError, DataError
 
 Answer = Callable[..., Tensor]
-ANSWERS: list[Answer] = [ridge.explained_variation, ridge.mask_derivatives, ridge.removal_losses]
+derivatives: Answer = partial(ridge.mask_derivatives, precision="double")
+ANSWERS: list[Answer] = [ridge.explained_variation, derivatives, ridge.removal_losses]
 shapes = st.tuples(st.integers(2, 9), st.integers(1, 4), st.integers(1, 4), st.integers(1, 3))
 
 
@@ -59,7 +64,7 @@ def test_chunks_do_not_change_the_answer(shape: tuple[int, ...], monkeypatch: py
     maps, targets = problem(2, shape)
     whole = [answer(maps, targets, rho=0.1) for answer in ANSWERS]
     for chunk in (1, 2 * shape[0] * shape[2] * shape[3]):
-        monkeypatch.setattr(ridge, "CHUNK", chunk)
+        monkeypatch.setattr(map_products, "BLOCK", chunk)
         for answer, expected in zip(ANSWERS, whole, strict=True):
             torch.testing.assert_close(answer(maps, targets, rho=0.1), expected, rtol=1e-10, atol=1e-12)
 
@@ -100,3 +105,141 @@ def test_unknown_forms_and_unfit_targets_are_refused() -> None:
     for unfit in (targets[:5], targets[:, 0], targets[:, :0], targets / 0):
         with pytest.raises(DataError, match="6 images"):
             ridge.mask_derivatives(maps, unfit, rho=0.1)
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    shape=st.sampled_from([(12, 6, 5, 5), (40, 5, 3, 3), (6, 7, 1, 1), (33, 9, 2, 2)]),
+    rho=st.sampled_from([1e-5, 0.1, 10.0]),
+    scale=st.sampled_from([1e-6, 1e-3, 1.0, 1e4]),
+    offset=st.sampled_from([0.0, 10.0, 1e4]),
+    fault=st.sampled_from(["none", "equal images", "equal channels", "dead channel", "first image far off"]),
+)
+@settings(max_examples=120, deadline=None)
+def test_mixed_precision_is_close_to_double(
+    seed: int, shape: tuple[int, ...], rho: float, scale: float, offset: float, fault: str
+) -> None:
+    maps, targets = problem(seed, shape)
+    maps = scale * (maps + offset * torch.rand(shape[1:], generator=torch.Generator().manual_seed(seed)))
+    if fault == "equal images":
+        maps[1] = maps[0]
+    elif fault == "equal channels":
+        maps[:, 1] = maps[:, 0]
+    elif fault == "dead channel":
+        maps[:, 1] = offset
+    elif fault == "first image far off":
+        maps[0] = 100 * scale
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ridge, "SMALL", 0)
+        try:
+            double = derivatives(maps, targets, rho=rho, form="dual")
+        except ConfigError:  # refused in both
+            with pytest.raises(ConfigError, match="too small"):
+                ridge.mask_derivatives(maps, targets, rho=rho, form="dual")
+            return
+        mixed = ridge.mask_derivatives(maps, targets, rho=rho, form="dual")
+    assert float((mixed - double).abs().max()) <= 1e-3 * float(double.max())
+    assert bool((mixed[double == 0] == 0).all())
+
+
+@pytest.fixture
+def products(monkeypatch: pytest.MonkeyPatch) -> list[torch.dtype]:
+    """The types in which Gram matrices were made."""
+    made: list[torch.dtype] = []
+
+    def recorded(maps: Tensor, channels: int, dtype: torch.dtype) -> tuple[Tensor, float]:
+        made.append(dtype)
+        return map_products.gram(maps, channels, dtype)
+
+    monkeypatch.setattr(ridge, "gram", recorded)
+    return made
+
+
+def test_float32_serves_large_maps_that_it_can_tell_apart(products: list[torch.dtype]) -> None:
+    maps, targets = problem(8, (24, 12, 32, 32))
+    assert maps.numel() >= ridge.SMALL
+    mixed = ridge.mask_derivatives(maps, targets, rho=0.1)
+    assert products == [torch.float32]
+    double = derivatives(maps, targets, rho=0.1)
+    torch.testing.assert_close(mixed, double, rtol=1e-5, atol=0)
+    assert not torch.equal(mixed, double)
+    for other in (maps.half(), maps.bfloat16()):  # cast, not computed in
+        torch.testing.assert_close(
+            ridge.mask_derivatives(other, targets, rho=0.1), derivatives(other, targets, rho=0.1), rtol=1e-5, atol=0
+        )
+
+
+@pytest.mark.parametrize("fault", ["equal images", "too large", "float64", "small", "cut", "dead"])
+def test_float64_serves_where_float32_will_not_do(fault: str, products: list[torch.dtype]) -> None:
+    maps, targets = problem(9, (24, 12, 32, 32))
+    if fault == "equal images":
+        maps[1] = maps[0]
+    elif fault == "too large":
+        maps *= 1e19
+    elif fault == "float64":
+        maps = maps.double()
+    elif fault == "small":
+        maps = maps[:, :4]
+    elif fault == "dead":
+        maps *= 0
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium" if fault == "cut" else "highest")
+        mixed = ridge.mask_derivatives(maps, targets, rho=0.1)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert products[-1] == torch.float64
+    assert torch.equal(mixed, derivatives(maps, targets, rho=0.1))
+
+
+def test_more_targets_than_images_cost_no_more_than_as_many() -> None:
+    maps, _ = problem(10, (6, 4, 3, 2))
+    targets = torch.randn(6, 40, generator=torch.Generator().manual_seed(0))
+    for answer in ANSWERS:
+        each = sum(answer(maps, column[:, None], rho=0.1) for column in targets.T)
+        for form in ("primal", "dual"):
+            torch.testing.assert_close(answer(maps, targets, rho=0.1, form=form), each, rtol=1e-9, atol=1e-10)
+
+
+class Held(TorchDispatchMode):
+    """`most`: how many bytes of tensors made inside were alive at the same time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = self.now = 0
+        self._storages: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        before = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        given = {tensor.untyped_storage().data_ptr() for tensor in before}
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage().data_ptr() not in given:
+                self._add(tensor.untyped_storage())
+        return result
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        if storage not in self._storages:
+            self._storages.add(storage)
+            self._count(storage.nbytes())
+            weakref.finalize(storage, self._count, -storage.nbytes())
+
+    def _count(self, change: int) -> None:
+        self.now += change
+        self.most = max(self.most, self.now)
+
+
+@pytest.mark.parametrize("shape", [(20, 12, 20, 20), (40, 30, 6, 5), (64, 300, 1, 1), (30, 5, 2, 3)])
+def test_no_more_memory_is_held_than_allowed(shape: tuple[int, ...]) -> None:
+    maps, targets = problem(11, shape)
+    N, _, H, W = shape
+    least = 96 * N * (N + 5) + 32 * (N + 5) * H * W + 48 * min(N, H * W) ** 2
+    for answer in [*ANSWERS, ridge.mask_derivatives]:
+        plain = answer(maps, targets, rho=0.1)
+        for memory in (least, 4 * least):
+            with Held() as held:
+                bounded = answer(maps, targets, rho=0.1, memory=memory)
+            assert maps.nbytes / 8 < held.most <= memory
+            torch.testing.assert_close(bounded, plain, rtol=1e-9, atol=1e-10)
+        with pytest.raises(ConfigError, match=f"memory is {least - 1} bytes.*at least {least}"):
+            answer(maps, targets, rho=0.1, memory=least - 1)
