@@ -95,8 +95,8 @@ def block_norms(maps: Tensor, A: Tensor, channels: int, dtype: torch.dtype) -> T
     norms = []
     with full_precision(maps):
         for block in blocks(maps, channels, dtype):
-            products = (W @ block.flatten(1)).view(len(W), *block.shape[1:])
-            norms.append(products.double().square().sum((0, 2)))
+            products = W @ block.transpose(0, 1)  # channel by channel, which keeps the threads busy for few columns too
+            norms.append(products.double().square().sum((1, 2)))
     return torch.cat(norms) * scale.double() ** 2
 
 

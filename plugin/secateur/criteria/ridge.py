@@ -229,7 +229,8 @@ def _dual(work: _Work, precision: Precision) -> tuple[Tensor, Tensor, Tensor, to
 
 def _rounding(G: Tensor, factor: Tensor, A: Tensor, energy: float) -> float:
     """Return the bound on |change of F| / |F| when products are made in float32 (NaN where F is 0); see the module."""
-    inverse = float(torch.cholesky_inverse(factor).norm())
+    root: Tensor = torch.linalg.solve_triangular(factor, torch.eye(len(G), dtype=G.dtype, device=G.device), upper=False)
+    inverse = float(root.abs().sum(0).max() * root.abs().sum(1).max())  # at least the inverse's largest eigenvalue
     spread = torch.finfo(torch.float32).eps * math.sqrt(energy) * (1 + math.sqrt(energy * inverse))
     return float(spread * A.norm() / (A * (G @ A)).sum().sqrt())
 
