@@ -17,6 +17,7 @@ from torch import Tensor
 
 from secateur.criteria import certified_rank, feature_map_rank, feature_map_ranks
 from secateur.criteria.certified_rank import OPEN, certified_ranks, ranks_by_torch
+from secateur.errors import DataError
 from secateur.feature_maps.tap import producers, tapped
 from secateur.networks import resnet56
 from secateur.weights import load_weights
@@ -272,3 +273,16 @@ def test_the_maps_of_a_trained_network(shared: Path) -> None:
         network(torch.stack(pixels))
     assert counts[2] == 24 * 2032
     assert counts[:2].max() < 0.01 * counts[2]
+
+
+@both
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("shape", [(8, 8), (7, 5), (32, 32)])
+def test_a_map_that_is_not_finite_stays_open(path: Ranks, value: float, shape: tuple[int, int]) -> None:
+    """So that a criterion finds it among the few open ones, without reading every number once more."""
+    for place in range(0, shape[0] * shape[1], 5):
+        for matrices in (torch.randn(3, *shape), torch.zeros(3, *shape)):
+            matrices[1].view(-1)[place] = value
+            assert path(matrices)[1] == OPEN
+            with pytest.raises(DataError, match="NaN or infinite"):
+                feature_map_ranks(matrices[None])

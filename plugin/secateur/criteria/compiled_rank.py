@@ -193,13 +193,14 @@ def certified_ranks(matrices: Tensor) -> Tensor:
     ranks = np.empty(M, np.int64)
     below, above = bounds(H, W)
     size = max(1, PART // (H * W))
-    starts = iter(range(0, M, size))  # threads take the next part when they are free: torch's may still be spinning
+    starts = iter(range(0, M, size))  # threads take the next part when they are free
 
     def work() -> None:
         for i in starts:
             certify(numbers[i : i + size], ranks[i : i + size], below, above, SCALES)
 
-    helpers = min(torch.get_num_threads(), -(-M // size)) - 1
+    # Half of torch's threads: after a convolution the others' cores are busy waiting for the next, for milliseconds.
+    helpers = min(torch.get_num_threads() // 2, -(-M // size)) - 1
     if helpers < 1:
         work()
     else:

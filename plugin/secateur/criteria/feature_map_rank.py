@@ -66,9 +66,9 @@ def feature_map_ranks(feature_maps: Tensor) -> Tensor:
         DataError: maps of another shape, empty, NaN, or infinite (in float32).
 
     Cost: O(H W min(H, W)) a map. With numba (`pip install secateur[fast]`) about 3 us for 32 x 32 and 0.25 us for 8 x 8
-    on one processor core, and all threads of torch are used; without it, or on a graphics card, several times that. Few
-    maps need a singular value decomposition (25 us and 2 us): see `secateur.criteria.certified_rank`. Memory beside the
-    maps: some 100 MiB, however many there are.
+    on one processor core, and half of torch's threads are used; without it, or on a graphics card, several times that.
+    Few maps need a singular value decomposition (25 us and 2 us): see `secateur.criteria.certified_rank`. Memory beside
+    the maps: some 100 MiB, however many there are.
 
     Example:
         >>> cross = torch.tensor([[0.0, 1.0, 0.0], [1.0, 1.0, 1.0], [0.0, 1.0, 0.0]])
@@ -77,26 +77,26 @@ def feature_map_ranks(feature_maps: Tensor) -> Tensor:
 
     Source: [Lin2020]_; the tolerance is that of the code published with it.
     """
-    return _ranks_of_maps(as_feature_maps(feature_maps))
+    return _ranks_of_maps(as_feature_maps(feature_maps, finite=False))
 
 
 def _ranks_of_maps(maps: Tensor) -> Tensor:
-    """(N, C, H, W), finite -> (N, C) int64."""
+    """(N, C, H, W) -> (N, C) int64. Raises DataError for a map that is not finite."""
     N, C, H, W = maps.shape
     ranks = [_ranks(chunk) for chunk in torch.split(maps.flatten(0, 1), max(1, CHUNK // (H * W)))]
     return torch.cat(ranks).view(N, C)
 
 
 def _ranks(matrices: Tensor) -> Tensor:
-    """(M, H, W), finite -> (M,) int64."""
-    if matrices.dtype != torch.float32:
-        matrices = matrices.float()
-        if not is_finite(matrices):
-            raise DataError("feature maps hold values that are infinite in float32, in which ranks are defined")
+    """(M, H, W) -> (M,) int64. Maps that are not finite are never certain, so that only open ones are looked at."""
+    matrices = matrices.float()
     ranks = certified_ranks(matrices)
     uncertain = (ranks == OPEN).nonzero()[:, 0]
     if len(uncertain):
-        ranks[uncertain] = _decomposed(matrices[uncertain])
+        rest = matrices[uncertain]
+        if not is_finite(rest):
+            raise DataError("feature maps hold NaN or infinite values (in float32, in which ranks are defined)")
+        ranks[uncertain] = _decomposed(rest)
     return ranks
 
 
@@ -160,7 +160,7 @@ class HRank:
         labels: Tensor | None = None,  # noqa: ARG002 (callers pass labels to every criterion alike)
     ) -> RankSums:
         """Add a batch of maps (N, C, H, W); labels are not looked at. Returns a new state."""
-        maps = as_feature_maps(feature_maps, len(state.sums))
+        maps = as_feature_maps(feature_maps, len(state.sums), finite=False)
         N, _, H, W = maps.shape
         if min(H, W) == 1:
             raise DataError(

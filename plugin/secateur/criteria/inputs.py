@@ -8,7 +8,7 @@ from torch import Tensor
 from secateur.errors import DataError
 
 
-def as_feature_maps(feature_maps: Tensor, channels: int | None = None) -> Tensor:
+def as_feature_maps(feature_maps: Tensor, channels: int | None = None, *, finite: bool = True) -> Tensor:
     """Return feature maps as (N, C, H, W); features (N, C) of a linear layer become (N, C, 1, 1).
 
     They are cut from the autograd graph. The numbers keep their type and place: nothing is copied.
@@ -16,6 +16,7 @@ def as_feature_maps(feature_maps: Tensor, channels: int | None = None) -> Tensor
     Args:
         feature_maps: (N, C, H, W) or (N, C), floating.
         channels: how many channels the layer has; None takes any number.
+        finite: whether to look for NaN and infinity, which reads every number once.
 
     Raises:
         DataError: another shape, not floating, empty, NaN or infinite, or another number of channels.
@@ -34,7 +35,7 @@ def as_feature_maps(feature_maps: Tensor, channels: int | None = None) -> Tensor
     if channels is not None and shape[1] != channels:
         raise DataError(f"feature maps have {shape[1]} channels, the layer has {channels}")
     maps = feature_maps.detach()
-    if not is_finite(maps):
+    if finite and not is_finite(maps):
         raise DataError(f"feature maps of the shape {shape} hold NaN or infinite values")
     return maps if maps.ndim == 4 else maps[:, :, None, None]
 
