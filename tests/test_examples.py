@@ -144,3 +144,11 @@ def test_resnet18_on_a_folder_of_images(tmp_path: Path) -> None:
     assert report["cost"]["macs"]["after"] <= 0.5 * report["cost"]["macs"]["before"]
     assert report["onnx"]["parity"]["passed"]
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"model.onnx", "plan.json", "report.html"}
+
+
+@pytest.mark.parametrize("path", sorted((EXAMPLES / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_benchmarks_print_both_sides(path: Path, tmp_path: Path) -> None:
+    """A smoke run asserts no bound: it shows that the script still measures what it says."""
+    printed = run(path, "--smoke", folder=tmp_path)
+    assert re.search(r"forward pass|bare", printed)
+    assert re.search(r"\d+\.\d+", printed)

@@ -125,7 +125,7 @@ def test_maps_of_one_pixel_are_refused_by_the_criterion(shape: tuple[int, ...]) 
 
 
 def test_overflow_to_float32_and_empty_settings_are_refused() -> None:
-    with pytest.raises(DataError, match="infinite in float32"):
+    with pytest.raises(DataError, match=r"infinite values \(in float32"):
         feature_map_ranks(torch.full((1, 1, 2, 2), 1e300, dtype=torch.float64))
     with pytest.raises(ConfigError, match="samples"):
         HRank(samples=0)
