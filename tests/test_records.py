@@ -117,7 +117,7 @@ def test_group_scores_average_the_positions_of_a_channel() -> None:
     grouped = ChannelGroup("a", 2, (Member("a", "producer", ((0, 2), (1, 3))), Member("b", "producer", ((), (0,)))))
     scores = {"a": torch.tensor([1.0, 2, 5, 8]), "b": torch.tensor([100.0])}
     for reduction, expected in (("sum", [3, 105]), ("mean", [3, 52.5]), ("max", [3, 100])):
-        assert grouped.combine(scores, reduction=reduction).tolist() == expected  # type: ignore[arg-type]  # a literal
+        assert grouped.combine(scores, reduction=reduction).tolist() == expected  # type: ignore[arg-type]  # a name that is one of the allowed
 
 
 def test_scores_that_do_not_fit_are_refused() -> None:

@@ -48,7 +48,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors by name and the metadata. Raises CheckpointError for a file that is not whole safetensors."""
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 - no mapping
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118  # no mapping
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error}") from error
     except SafetensorError as error:

@@ -56,7 +56,7 @@ def test_options_are_plain_data_that_cannot_change(rule: Criterion[Any]) -> None
     assert options["name"] == rule.name
     assert all(value is None or isinstance(value, str | int | float | bool) for value in options.values())
     with pytest.raises(dataclasses.FrozenInstanceError):
-        setattr(rule, "samples", 3)  # noqa: B010 (a plain assignment is what the type checker forbids already)
+        setattr(rule, "samples", 3)  # noqa: B010  # a plain assignment is what the type checker forbids already
 
 
 def test_scores_are_one_finite_float64_per_channel(rule: Criterion[Any]) -> None:

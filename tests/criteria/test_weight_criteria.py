@@ -52,7 +52,7 @@ def test_attributes_are_those_of_the_protocol_and_options_plain_data(rule: Weigh
     assert dataclasses.is_dataclass(rule)
     assert all(isinstance(value, str | int | float | bool) for value in vars(rule).values())
     with pytest.raises(dataclasses.FrozenInstanceError):
-        setattr(rule, "name", "x")  # noqa: B010 (a plain assignment is what the type checker forbids already)
+        setattr(rule, "name", "x")  # noqa: B010  # a plain assignment is what the type checker forbids already
 
 
 def test_scores_are_one_finite_float64_per_channel_and_repeat(rule: WeightCriterion) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torchvision.models as zoo
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - its usual name
+from torch.nn import functional as F  # noqa: N812  # its usual name
 
 from secateur.errors import ConfigError, DataError, NetworkError
 from secateur.feature_maps import collect_scores, tapped
@@ -138,7 +138,7 @@ def test_linear_layers_are_scored_when_named_or_wanted_by_the_criterion() -> Non
         (nn.Linear(3, 4), (5, 2, 7, 3)),
     ],
 )
-def test_every_kind_of_layer_reaches_the_criterion_as_N_C_H_W(layer: nn.Module, shape: tuple[int, ...]) -> None:  # noqa: N802 - the shape
+def test_every_kind_of_layer_reaches_the_criterion_as_N_C_H_W(layer: nn.Module, shape: tuple[int, ...]) -> None:  # noqa: N802  # the shape
     data = torch.randn(shape)
     with torch.no_grad():
         output = layer(data)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - its usual name
+from torch.nn import functional as F  # noqa: N812  # its usual name
 
 from feature_maps_for_tests import assert_same, randomise, tap_all
 from secateur.networks import (

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - its usual name
+from torch.nn import functional as F  # noqa: N812  # its usual name
 
 from feature_maps_for_tests import assert_same, randomise, tap_all
 from secateur.feature_maps import tapped

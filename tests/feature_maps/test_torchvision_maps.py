@@ -10,7 +10,7 @@ import pytest
 import torch
 import torchvision.models as zoo
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - its usual name
+from torch.nn import functional as F  # noqa: N812  # its usual name
 
 from feature_maps_for_tests import Recorder, assert_same, randomise, tap_all
 from secateur.feature_maps import Tap

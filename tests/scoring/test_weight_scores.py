@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - its usual name
+from torch.nn import functional as F  # noqa: N812  # its usual name
 from torch.nn.utils import parametrizations
 
 from secateur.criteria import WEIGHT_CRITERIA, Taylor, weight_criterion

@@ -104,7 +104,7 @@ def test_costs_of_residual_networks_are_the_published_constants(blocks: int) -> 
         [0.67278] + [0.89297] * (blocks - 1),
         [0.66667] + [0.88685] * (blocks - 1),
     ]
-    assert resnet_costs(blocks) == pytest.approx(sum(stages, []), abs=5.1e-6)  # noqa: RUF017 (three short lists)
+    assert resnet_costs(blocks) == pytest.approx(sum(stages, []), abs=5.1e-6)  # noqa: RUF017  # three short lists
 
 
 def test_costs_of_vgg_are_the_published_constants() -> None:

@@ -157,7 +157,7 @@ class HRank:
         self,
         state: RankSums,
         feature_maps: Tensor,
-        labels: Tensor | None = None,  # noqa: ARG002 (callers pass labels to every criterion alike)
+        labels: Tensor | None = None,  # noqa: ARG002  # callers pass labels to every criterion alike
     ) -> RankSums:
         """Add a batch of maps (N, C, H, W); labels are not looked at. Returns a new state."""
         maps = as_feature_maps(feature_maps, len(state.sums), finite=False)

@@ -75,7 +75,7 @@ class MeanActivation:
         self,
         state: ValueSums,
         feature_maps: Tensor,
-        labels: Tensor | None = None,  # noqa: ARG002 (callers pass labels to every criterion alike)
+        labels: Tensor | None = None,  # noqa: ARG002  # callers pass labels to every criterion alike
     ) -> ValueSums:
         """Add a batch of maps (N, C, H, W); labels are not looked at. Returns a new state."""
         maps = as_feature_maps(feature_maps, len(state.sums))
@@ -140,7 +140,7 @@ class FeatureVariance:
         self,
         state: MapMoments,
         feature_maps: Tensor,
-        labels: Tensor | None = None,  # noqa: ARG002 (callers pass labels to every criterion alike)
+        labels: Tensor | None = None,  # noqa: ARG002  # callers pass labels to every criterion alike
     ) -> MapMoments:
         """Add a batch of maps (N, C, H, W); labels are not looked at. Returns a new state."""
         maps = as_feature_maps(feature_maps, state.channels).flatten(2)
