@@ -64,3 +64,9 @@ def test_no_batch_is_read_beyond_the_samples() -> None:
 
     assert sum(len(inputs) for inputs, _ in rebatch(batches(), 4, samples=8)) == 8
     assert read == [0, 1]
+
+
+@pytest.mark.parametrize("size", [None, 2, 5])
+def test_inputs_of_different_sizes_are_refused(size: int | None) -> None:
+    with pytest.raises(DataError, match=r"differ in size: \(1, 4, 4\) and then \(1, 5, 4\)"):
+        list(rebatch([torch.zeros(3, 1, 4, 4), torch.zeros(3, 1, 5, 4)], size))

@@ -39,12 +39,19 @@ def rebatch(batches: Batches, size: int | None, *, samples: int | None = None) -
 
     With `size=None` batches keep their size, and the last is cut to end at `samples`. A rest that does not fill a
     batch is left out, unless it is all there is.
+
+    Raises:
+        DataError: the inputs differ in shape, or a batch is none (see `unpack`).
     """
+    shape: tuple[int, ...] | None = None
     held_inputs: list[Tensor] = []
     held_labels: list[Tensor] = []
     given = held = 0
     for batch in batches:
         inputs, labels = unpack(batch)
+        if shape is not None and inputs.shape[1:] != shape:
+            raise DataError(f"the inputs differ in size: {tuple(shape)} and then {tuple(inputs.shape[1:])}")
+        shape = inputs.shape[1:]
         if samples is not None:
             room = samples - given - held
             inputs, labels = inputs[:room], None if labels is None else labels[:room]
