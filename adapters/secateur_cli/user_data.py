@@ -50,14 +50,9 @@ class UserBatches:
     limit: int | None = None
 
     def __iter__(self) -> Iterator[Batch]:
-        shape: tuple[int, ...] | None = None
         try:
             for inputs, labels in rebatch(self._read(), None, samples=self.limit):
-                checked = self._check(inputs, labels)
-                if shape is not None and tuple(inputs.shape[1:]) != shape:
-                    raise DataError(f"its images differ in size: {shape} and then {tuple(inputs.shape[1:])}")
-                shape = tuple(inputs.shape[1:])
-                yield checked
+                yield self._check(inputs, labels)
         except DataError as error:
             raise DataError(f"data split {self.name!r}: {error}") from error
 

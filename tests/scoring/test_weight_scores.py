@@ -13,6 +13,7 @@ from torch.nn.utils import parametrizations
 
 from secateur.criteria import WEIGHT_CRITERIA, Taylor, weight_criterion
 from secateur.errors import ConfigError, DataError, NetworkError, ScoreError
+from secateur.modes import structure_of
 from secateur.networks import resnet20
 from secateur.records import ScoreTable
 from secateur.scoring import gradient_scores, weight_scores
@@ -169,6 +170,7 @@ def test_scores_are_averaged_over_batches_of_the_criterions_size(mode: Any) -> N
         "samples": 12,
         "batch_size": 4,
         "loss": "cross_entropy",
+        "structure": structure_of(model),
         "skipped": {},
     }
 

@@ -122,7 +122,7 @@ def test_unusable_return_values(monkeypatch: pytest.MonkeyPatch, returned: Any, 
 def test_later_batches_are_checked_when_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     small = [(x[:, :, :4], y) for x, y in user_batches(1)]
     data = load_returned(monkeypatch, (user_batches(2) + small, user_batches(), user_batches()))
-    with pytest.raises(DataError, match=r"split 'train': its images differ in size: \(1, 5, 5\) and then \(1, 4, 5\)"):
+    with pytest.raises(DataError, match=r"split 'train': the inputs differ in size: \(1, 5, 5\) and then \(1, 4, 5\)"):
         list(data.train)
 
 
