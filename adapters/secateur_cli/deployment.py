@@ -14,8 +14,9 @@ def speed_section(report: Report) -> Section | None:
     if not comparisons:
         return None
     provider = PROVIDERS.get(str(timed.get("provider")), str(timed.get("provider")))
+    threads = timed.get("threads", NONE)
     text = (
-        f"Both ONNX files ran in one process on {provider} with {timed.get('threads', NONE)} threads, in turn. "
+        f"Both ONNX files ran in turn in one process on {provider} with {threads} thread{'' if threads == 1 else 's'}. "
         "A network counts as faster only where the whole interval of the ratio of the medians lies above 1."
     )
     figures = [
