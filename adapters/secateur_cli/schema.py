@@ -7,8 +7,6 @@ turns what is refused into errors in the words of its author.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -271,11 +269,6 @@ class RunConfig(Section):
     def canonical(self) -> dict[str, Any]:
         """Return what decides the result as plain data, every default written out: all keys but `output`."""
         return self.model_dump(mode="json", exclude={"output"})
-
-    @property
-    def fingerprint(self) -> str:
-        """A short hash of `canonical`: equal for runs that are the same run, wherever they write."""
-        return hashlib.sha256(json.dumps(self.canonical(), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:

@@ -145,6 +145,17 @@ def test_normalisation_over_channels_is_said_to_be_unchecked() -> None:
     assert result.largest_difference < 1e-5
 
 
+def test_where_a_group_is_unchecked_the_network_itself_still_is() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.ReLU(), nn.Conv2d(8, 6, 3))
+    plan = random_plan(channel_groups(net, IMAGES))
+    pruned = apply_plan(net, plan)
+    assert "0" in verify_pruning(net, pruned, plan, IMAGES).unchecked
+    with torch.no_grad():
+        pruned[3].weight[0, 0] += 1.0
+    with pytest.raises(VerificationError, match="the plan's surgery"):
+        verify_pruning(net, pruned, plan, IMAGES)
+
+
 def test_lone_parameters_are_cut_along_their_axis() -> None:
     class Scaled(nn.Module):
         def __init__(self) -> None:

@@ -47,10 +47,14 @@ def test_the_smaller_form_is_chosen(answer: Answer, monkeypatch: pytest.MonkeyPa
 
     with monkeypatch.context() as patch:
         patch.setattr(ridge, "_dual", refuse)
-        answer(*problem(0, (8, 2, 2, 2)), rho=0.1)
+        primal = answer(*problem(0, (8, 2, 2, 2)), rho=0.1)
     with monkeypatch.context() as patch:
         patch.setattr(ridge, "_primal", refuse)
-        answer(*problem(0, (7, 2, 2, 2)), rho=0.1)
+        dual = answer(*problem(0, (7, 2, 2, 2)), rho=0.1)
+    assert primal.shape == dual.shape
+    monkeypatch.setattr(ridge, "_primal", refuse)
+    with pytest.raises(RuntimeError, match="the other form"):
+        answer(*problem(0, (8, 2, 2, 2)), rho=0.1)
 
 
 @pytest.mark.parametrize("answer", ANSWERS)

@@ -174,20 +174,20 @@ def test_smoke_is_small_and_another_run(file: Path) -> None:
     assert len(smoke.onnx.batch_sizes) == 1
     assert smoke.onnx.seconds <= 0.2
     assert smoke.plan.search == config.plan.search[:1]
-    assert smoke.fingerprint != config.fingerprint
+    assert smoke.canonical() != config.canonical()
     assert RunConfig.model_validate(smoke.model_dump()) == smoke
     assert smoke.smoke() == smoke
 
 
-def test_fingerprint_forgets_only_the_output(file: Path) -> None:
+def test_what_makes_a_run_forgets_only_the_output(file: Path) -> None:
     config = load_config(file)
-    assert load_config(file, overrides=["output=/elsewhere"]).fingerprint == config.fingerprint
+    assert load_config(file, overrides=["output=/elsewhere"]).canonical() == config.canonical()
     for override in ["seed=1", "plan.round_to=4", "data.batch_size=64", "onnx.threads=1", "fine_tune=null"]:
-        assert load_config(file, overrides=[override]).fingerprint != config.fingerprint, override
+        assert load_config(file, overrides=[override]).canonical() != config.canonical(), override
 
 
-def test_fingerprint_does_not_tell_a_default_from_the_same_value_written_out(file: Path) -> None:
-    assert load_config(file, overrides=["plan.round_to=8"]).fingerprint == load_config(file).fingerprint
+def test_what_makes_a_run_does_not_tell_a_default_from_the_same_value_written_out(file: Path) -> None:
+    assert load_config(file, overrides=["plan.round_to=8"]).canonical() == load_config(file).canonical()
 
 
 def test_first_difference_names_the_key(file: Path) -> None:

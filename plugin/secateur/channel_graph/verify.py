@@ -43,8 +43,8 @@ def verify_pruning(
 
     The weights that both share must be the same: verify right after `apply_plan`, before batch norm is recalibrated or
     anything is trained. Groups that pass through a normalisation over channels (layer norm, group norm, attention)
-    change its statistics when they shrink; they cannot be checked and are left dense on both sides of the comparison,
-    so `pruned` is then compared through a second surgery without them.
+    change its statistics when they shrink; they cannot be checked and are left dense on both sides of the comparison.
+    `pruned` itself is then compared with a second surgery by the whole plan.
 
     Args:
         inputs: one batch, preferably of real data: a tensor or a tuple of the network's arguments.
@@ -65,6 +65,8 @@ def verify_pruning(
     unchecked = {g.name: reason for g in plan.groups if plan.removed(g.name) and (reason := mixes_channels(model, g))}
     checked = {name: channels for name, channels in plan.kept.items() if name not in unchecked}
     groups = {group.name: group for group in plan.groups}
+    if unchecked and not _distance(apply_plan(model, plan), pruned, inputs) <= tolerance:
+        raise VerificationError("the pruned network does not compute what the plan's surgery on this network gives")
     found = difference(model, groups, checked, inputs, pruned=None if unchecked else pruned)
     if not found <= tolerance:
         alone = {
@@ -104,7 +106,11 @@ def difference(
         decision = {name: tuple(channels) for name, channels in kept.items()}
         pruned = apply_plan(model, PruningPlan(tuple(groups.values()), decision, "none", 0.0, 0.0, 0.0))
     with masked(model, groups, kept):
-        expected = _outputs(model, inputs)
+        return _distance(model, pruned, inputs)
+
+
+def _distance(model: nn.Module, pruned: nn.Module, inputs: Any) -> float:
+    expected = _outputs(model, inputs)
     try:
         found = _outputs(pruned, inputs)
     except (RuntimeError, IndexError, ValueError):
