@@ -22,13 +22,14 @@ MAY_IMPORT = {
     "secateur.cost": FOUNDATION,
     "secateur.search": FOUNDATION,
     "secateur.channel_graph": FOUNDATION,
-    "secateur.recovery": FOUNDATION,
+    "secateur.regression": FOUNDATION | {"feature_maps"},
+    "secateur.recovery": FOUNDATION | {"regression", "criteria", "channel_graph"},
     "secateur.training": FOUNDATION | {"evaluation"},
     "secateur.evaluation": FOUNDATION | {"channel_graph"},
     "secateur.weights": FOUNDATION,
     "secateur.pruning": FOUNDATION | {"channel_graph", "search"},
     "secateur.checkpoint": FOUNDATION | {"weights"},
-    "secateur.scoring": FOUNDATION | {"criteria", "feature_maps"},
+    "secateur.scoring": FOUNDATION | {"criteria", "feature_maps", "regression"},
     "secateur.importance": FOUNDATION | {"criteria", "feature_maps", "scoring", "channel_graph"},
 }
 ONLY_IN = {

@@ -24,7 +24,7 @@ from secateur.importance import (
 )
 from secateur.pruning import PruneResult, prune
 from secateur.records import ChannelGroup, ChannelGroups, PruningPlan, ScoreTable
-from secateur.recovery import recalibrate_batch_norm
+from secateur.recovery import Compensation, compensate, recalibrate_batch_norm
 from secateur.scoring import gradient_scores, weight_scores
 from secateur.search import cross_layer_plan, greedy_plan, uniform_plan
 from secateur.training import fine_tune
@@ -32,6 +32,7 @@ from secateur.training import fine_tune
 __all__ = [
     "ChannelGroup",
     "ChannelGroups",
+    "Compensation",
     "CriterionImportance",
     "DIImportance",
     "GradientImportance",
@@ -47,6 +48,7 @@ __all__ = [
     "apply_plan",
     "channel_groups",
     "collect_scores",
+    "compensate",
     "cross_layer_plan",
     "fine_tune",
     "gradient_scores",

@@ -145,17 +145,17 @@ def removal_losses(
     if work.primal:
         _, factor, F = _primal(work)
         V = torch.cholesky_inverse(factor).view(C, P, C, P).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
-        return _quadratic(V, F.view(C, P, -1))
+        return block_losses(V, F.view(C, P, -1))
     G, factor, A, _ = _dual(work, "double")
     losses = []
     for Z in blocks(work.maps, work.channels, torch.float64):
         X = (Z - Z.mean(0)).transpose(0, 1)
         F = X.mT @ A
         if N < P:
-            losses.append(F.square().sum((1, 2)) + _quadratic(_add_ridge(G - X @ X.mT, rho), X @ F))
+            losses.append(F.square().sum((1, 2)) + block_losses(_add_ridge(G - X @ X.mT, rho), X @ F))
         else:
             solved = torch.linalg.solve_triangular(factor, X, upper=False)
-            losses.append(_quadratic(_add_ridge(-solved.mT @ solved, 1.0), F))
+            losses.append(block_losses(_add_ridge(-solved.mT @ solved, 1.0), F))
     return rho * torch.cat(losses)
 
 
@@ -235,8 +235,16 @@ def _rounding(G: Tensor, factor: Tensor, A: Tensor, energy: float) -> float:
     return float(spread * A.norm() / (A * (G @ A)).sum().sqrt())
 
 
-def _quadratic(M: Tensor, R: Tensor) -> Tensor:
-    """Return tr(R' M^-1 R) of positive definite matrices M (c, K, K) and R (c, K, L)."""
+def block_losses(M: Tensor, R: Tensor) -> Tensor:
+    """Return tr(R_c' M_c^-1 R_c), (c,), of positive definite matrices M (c, K, K) and R (c, K, L): eq. (5).
+
+    Raises:
+        ConfigError: a matrix is not positive definite in float64.
+
+    Example:
+        >>> block_losses(torch.tensor([[[4.0]]]), torch.tensor([[[6.0]]]))
+        tensor([9.])
+    """
     Z: Tensor = torch.linalg.solve_triangular(_cholesky(M), R, upper=False)
     return Z.square().sum((1, 2))
 

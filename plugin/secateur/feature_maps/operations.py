@@ -12,17 +12,20 @@ import torch
 class Kind(enum.Enum):
     """What an operation does to a feature map; the values are the names of the operations in ATen."""
 
-    NORM = """
+    BATCH_NORM = """
         batch_norm native_batch_norm cudnn_batch_norm miopen_batch_norm _batch_norm_no_update _native_batch_norm_legit
-        _native_batch_norm_legit_no_training group_norm native_group_norm instance_norm layer_norm native_layer_norm
-        rms_norm _fused_rms_norm
+        _native_batch_norm_legit_no_training
+        """
+    NORM = """
+        group_norm native_group_norm instance_norm layer_norm native_layer_norm rms_norm _fused_rms_norm
         """
     ACTIVATION = """
         relu relu6 hardtanh clamp clamp_min clamp_max threshold leaky_relu prelu _prelu_kernel rrelu rrelu_with_noise
         elu selu celu gelu silu mish hardswish hardsigmoid sigmoid log_sigmoid log_sigmoid_forward tanh softplus
         hardshrink softshrink abs
         """
-    SUM = "add sub"
+    SUM = "add"
+    DIFFERENCE = "sub"
     SCALE = "mul div"
     CONCATENATION = "cat"
     AVERAGE_POOL = "avg_pool1d avg_pool2d avg_pool3d"

@@ -21,13 +21,22 @@ from secateur.errors import ConfigError, NetworkError
 from secateur.feature_maps.operations import Kind, kind_of
 from secateur.feature_maps.trail import Trail, address, is_held_elsewhere
 
-Tap = Literal["act", "bn", "conv"]
+Tap = Literal["act", "bn", "conv", "sum"]
 Receive = Callable[[str, Tensor], None]
 
+_KEPT = frozenset({Kind.COPY, Kind.VIEW, Kind.PERMUTATION, Kind.LOOK, Kind.GLOBAL_POOL})
+_NORMS = frozenset({Kind.NORM, Kind.BATCH_NORM})
 _FOLLOWED: dict[Tap, frozenset[Kind]] = {
     "act": frozenset(Kind),
-    "bn": frozenset({Kind.NORM, Kind.COPY, Kind.VIEW, Kind.PERMUTATION, Kind.LOOK, Kind.GLOBAL_POOL}),
+    "bn": _KEPT | _NORMS,
+    "sum": _KEPT | {Kind.BATCH_NORM, Kind.DROPOUT, Kind.SUM},
     "conv": frozenset({Kind.LOOK}),
+}
+_SETTLED_BY: dict[Tap, frozenset[Kind]] = {
+    "act": frozenset({Kind.ACTIVATION}),
+    "bn": _NORMS,
+    "sum": frozenset({Kind.SUM}),
+    "conv": frozenset(),
 }
 
 
@@ -43,6 +52,8 @@ def tapped(
       concatenation, after these (`secateur.feature_maps.trail` states the rules).
     - "bn": after the layer's own normalisation, before any sum or activation; x itself where none follows directly.
     - "conv": x itself.
+    - "sum": after the residual sum that x, or x behind its batch norm, is added in, before any activation; where there
+      is no such sum, after the batch norm; x itself where neither follows directly.
 
     Args:
         model: the network, which is left as it was; of `DataParallel` and `DistributedDataParallel` the network inside.
@@ -80,7 +91,7 @@ def tapped(
     if tap not in get_args(Tap):
         raise ConfigError(f"unknown tap {tap!r}; allowed: {', '.join(get_args(Tap))}")
     network = unwrapped(model)
-    follower = _Follower(receive, followed=_FOLLOWED[tap], settles=Kind.NORM if tap == "bn" else Kind.ACTIVATION)
+    follower = _Follower(receive, followed=_FOLLOWED[tap], settles=_SETTLED_BY[tap])
     with ExitStack() as stack:
         for name, module in producers(network, layers).items():
             stack.callback(module.register_forward_hook(_hook(name, follower)).remove)
@@ -165,7 +176,7 @@ def _hook(name: str, follower: _Follower) -> Callable[[nn.Module, Any, Any], Non
 class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves the base untyped
     """Moves the trails along; only operations that read a tensor on a trail are looked at."""
 
-    def __init__(self, receive: Receive, *, followed: frozenset[Kind], settles: Kind) -> None:
+    def __init__(self, receive: Receive, *, followed: frozenset[Kind], settles: frozenset[Kind]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # as above
         self._receive = receive
         self._followed = followed

@@ -96,7 +96,7 @@ class Trail:
         order: where each axis of `shape` was in the layer's own output.
         start: the layer's first channel on the channel axis.
         width: how many channels the layer has.
-        settled: an activation has been met (for the tap "bn": the batch norm).
+        settled: an activation has been met (for the tap "bn": the normalisation, for "sum": the residual sum).
         joined: a concatenation has been met.
         convolved: a convolution has read the tensor, but nothing has carried it on.
         source: the tensor that a chain of element-wise operations started from, to recognise x * sigmoid(x).
@@ -133,7 +133,7 @@ class Trail:
                 return not self.settled
             case Kind.ACTIVATION:
                 return self._is(args[0])
-            case Kind.NORM:
+            case Kind.NORM | Kind.BATCH_NORM:
                 return not self.settled and self._is(args[0])
             case _ if self.convolved:
                 return False
@@ -154,15 +154,19 @@ class Trail:
             return True
         if self.settled or not _stretches(other, self.tensor):
             return False
-        return kind is Kind.SUM or other.numel() < self.tensor.numel()  # a gate of full size belongs to another layer
+        return (
+            kind in (Kind.SUM, Kind.DIFFERENCE) or other.numel() < self.tensor.numel()
+        )  # a gate of full size belongs to another layer
 
-    def moved(self, kind: Kind, args: Sequence[Any], output: Tensor, *, settles: Kind) -> Trail:
+    def moved(self, kind: Kind, args: Sequence[Any], output: Tensor, *, settles: frozenset[Kind]) -> Trail:
         """Return the trail behind an operation that it passes."""
         if kind in _READERS or (kind is Kind.AVERAGE_POOL and output.shape[2:].numel() == 1):
             return replace(self, convolved=True) if kind is Kind.CONVOLUTION else self
         reshaped = kind in (Kind.AVERAGE_POOL, Kind.MAX_POOL, Kind.CONCATENATION, Kind.PERMUTATION)
         joins = kind is Kind.CONCATENATION
-        element_wise = kind is Kind.ACTIVATION or (kind in (Kind.SUM, Kind.SCALE) and _is_number(self._other(args)))
+        element_wise = kind is Kind.ACTIVATION or (
+            kind in (Kind.SUM, Kind.DIFFERENCE, Kind.SCALE) and _is_number(self._other(args))
+        )
         return Trail(  # dataclasses.replace takes five times as long, once an operation
             self.layer,
             output.detach(),
@@ -171,7 +175,7 @@ class Trail:
             order=self._permuted(*args[1:]) if kind is Kind.PERMUTATION else self.order,
             start=self.start + (self._offset(args[0]) if joins else 0),
             width=self.width,
-            settled=self.settled or kind is settles,
+            settled=self.settled or kind in settles,
             joined=self.joined or joins,
             source=(self.source or weakref.ref(args[0])) if element_wise else None,
         )

@@ -1,5 +1,6 @@
 """Accuracy back without gradients."""
 
 from secateur.recovery.batch_norm import recalibrate_batch_norm
+from secateur.recovery.compensation import Compensation, LayerFit, compensate
 
-__all__ = ["recalibrate_batch_norm"]
+__all__ = ["Compensation", "LayerFit", "compensate", "recalibrate_batch_norm"]

@@ -1,0 +1,24 @@
+"""A layer as a regression: the rows that it reads, the outputs that it should make of them, and the weights that do."""
+
+from secateur.regression.equations import NormalEquations, Rows, Solution, regression
+from secateur.regression.layer_rows import Layout, layout_of, reason_against, weight_rows, write_weight
+from secateur.regression.reading import Samples, rows_of, sample_outputs
+from secateur.regression.targets import At, Target, targets_of
+
+__all__ = [
+    "At",
+    "Layout",
+    "NormalEquations",
+    "Rows",
+    "Samples",
+    "Solution",
+    "Target",
+    "layout_of",
+    "reason_against",
+    "regression",
+    "rows_of",
+    "sample_outputs",
+    "targets_of",
+    "weight_rows",
+    "write_weight",
+]

@@ -1,0 +1,154 @@
+"""Read a layer's rows and its error off two networks that run on the same images: what is, and what should be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from secateur.errors import DataError
+from secateur.feature_maps import tapped
+from secateur.modes import device_of, evaluating
+from secateur.regression.layer_rows import input_rows, output_rows, positions_of
+from secateur.regression.targets import Target
+
+Receive = Callable[[str, Tensor], None]
+
+
+class Sample(NamedTuple):
+    """What one call of a layer gave on one batch: the positions that were drawn, (n,), and the values there, (n, C)."""
+
+    positions: Tensor
+    values: Tensor
+
+
+Samples = dict[str, list[list[Sample]]]
+"""Layer -> batch -> call."""
+
+
+def sample_outputs(
+    network: nn.Module, images: Sequence[Tensor], targets: Mapping[str, Target], *, rows: int, seed: int = 0
+) -> Samples:
+    """Return the values of each layer's target at positions drawn at random, about `rows` of a layer in all.
+
+    Args:
+        network: the one that is right.
+        images: batches.
+        targets: the layers to read.
+        rows: positions of each layer, shared out over the batches by their size; all, where there are fewer.
+        seed: draws the positions; a layer's are the same whichever layers are read beside it.
+
+    Raises:
+        DataError: a value is NaN or infinite; the layer is named.
+
+    Cost: one forward pass over the images; 4 * rows * C bytes for a layer of C outputs, and 8 * rows for the positions.
+
+    Example:
+        >>> network = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
+        >>> samples = sample_outputs(network, [torch.ones(4, 2)], {"0": Target("layer", None)}, rows=100)
+        >>> samples["0"][0][0].values.shape
+        torch.Size([4, 3])
+    """
+    total = sum(map(len, images))
+    found: Samples = {name: [[] for _ in images] for name in targets}
+    draws = {name: torch.Generator().manual_seed(seed) for name in targets}
+
+    def receive(name: str, values: Tensor) -> None:
+        module = network.get_submodule(name)
+        size, share = positions_of(module, values), -(-rows * len(images[place]) // total)
+        drawn = torch.arange(size) if size <= share else torch.randint(size, (share,), generator=draws[name])
+        drawn = drawn.to(values.device)
+        found[name][place].append(Sample(drawn, _checked(name, output_rows(module, values, drawn))))
+
+    for place in range(len(images)):
+        with _watching(network, targets, receive):
+            network(images[place].to(device_of(network)))
+    return found
+
+
+def rows_of(
+    network: nn.Module, layer: str, target: Target, images: Sequence[Tensor], samples: Sequence[Sequence[Sample]]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield for each batch the rows that a layer reads, U (G, n, D), and how much its outputs must change, E (G, n, O).
+
+    Args:
+        network: the one that is not right yet; run until the layer's target is known, and no further.
+        layer, target: what to read.
+        images: the batches that `samples` were taken from.
+        samples: this layer's values in the network that is right, (n, G * O): as many outputs as the layer has here.
+
+    Raises:
+        DataError: a value is NaN or infinite.
+
+    Cost: a forward pass over the images, up to the target.
+
+    Example:
+        >>> right, other = nn.Linear(2, 1), nn.Linear(2, 1)
+        >>> images, target = [torch.eye(2)], Target("layer", None)
+        >>> samples = sample_outputs(right, images, {"": target}, rows=9)
+        >>> [(U, E)] = rows_of(other, "", target, images, samples[""])
+        >>> torch.equal(U[0], torch.eye(2)), torch.allclose(other(U[0]) + E[0], right(U[0]).double())
+        (True, True)
+    """
+    for batch, drawn in zip(images, samples, strict=True):
+        yield _rows_of_batch(network, layer, target, batch, drawn)
+
+
+def _rows_of_batch(
+    network: nn.Module, layer: str, target: Target, batch: Tensor, drawn: Sequence[Sample]
+) -> tuple[Tensor, Tensor]:
+    module = network.get_submodule(layer)
+    rows: list[Tensor] = []
+    errors: list[Tensor] = []
+
+    def read(_module: nn.Module, inputs: Any, output: Tensor) -> None:
+        rows.append(_checked(layer, input_rows(module, inputs[0], output.shape, drawn[len(rows)].positions)))
+
+    def receive(_layer: str, values: Tensor) -> None:
+        if len(errors) < len(drawn):
+            wanted = drawn[len(errors)]
+            errors.append(target.error(_checked(layer, output_rows(module, values, wanted.positions)), wanted.values))
+        if len(errors) == len(drawn):
+            raise _Enough
+
+    handle = module.register_forward_hook(read)
+    try:
+        with _watching(network, {layer: target}, receive):
+            network(batch.to(device_of(network)))
+    except _Enough:
+        pass
+    finally:
+        handle.remove()
+    U, E = torch.cat(rows, dim=1), torch.cat(errors)
+    return U, E.view(len(E), U.shape[0], -1).transpose(0, 1)
+
+
+class _Enough(Exception):  # noqa: N818 - it tells of no error
+    """All that was asked for has been seen."""
+
+
+@contextmanager
+def _watching(network: nn.Module, targets: Mapping[str, Target], receive: Receive) -> Iterator[None]:
+    """In the block, the network is in eval mode without gradients, and hands over each target's values."""
+    with ExitStack() as stack:
+        for name, target in targets.items():
+            if target.at == "layer":
+                hook = network.get_submodule(name).register_forward_hook(
+                    lambda _module, _inputs, output, name=name: receive(name, output)
+                )
+                stack.callback(hook.remove)
+        summed = [name for name, target in targets.items() if target.at == "sum"]
+        if summed:
+            stack.enter_context(tapped(network, receive, layers=summed, tap="sum"))
+        stack.enter_context(evaluating(network))
+        stack.enter_context(torch.inference_mode())
+        yield
+
+
+def _checked(layer: str, values: Tensor) -> Tensor:
+    if not bool(torch.isfinite(values).all()):
+        raise DataError(f"layer {layer!r} gives or reads NaN or infinite values on these images")
+    return values

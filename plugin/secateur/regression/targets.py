@@ -1,0 +1,156 @@
+"""Where the error of a layer is measured, and what its outputs pass until there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from secateur.errors import ConfigError
+from secateur.feature_maps.operations import Kind, kind_of
+from secateur.feature_maps.trail import address
+from secateur.modes import evaluating
+
+At = Literal["sum", "layer"]
+DEAD = 1e-6  # a gain so far below a layer's largest is none
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the error of one layer is measured.
+
+    Attributes:
+        at: "layer", on its own output y; or "sum", on z = gain * y + rest, behind batch norm and residual sum.
+        norm: the batch norm that reads y, and nothing else does; None where there is no such norm.
+        calls: how often the layer runs in one forward pass.
+    """
+
+    at: At
+    norm: _BatchNorm | None
+    calls: int = 1
+
+    @property
+    def gain(self) -> Tensor | None:
+        """(C,): how much z moves with y."""
+        if self.norm is None or self.norm.running_var is None:
+            return None
+        scale = torch.rsqrt(self.norm.running_var + self.norm.eps)
+        return scale.detach() if self.norm.weight is None else (self.norm.weight * scale).detach()
+
+    def error(self, z: Tensor, wanted: Tensor) -> Tensor:
+        """Return how much y must change, (n, C), float64, for z (n, C) to become what is wanted.
+
+        Formula: (wanted - z) / gain, and 0 where the gain is 0: such a channel cannot change anything.
+        """
+        missing = wanted.double() - z.double()
+        gain = self.gain if self.at == "sum" else None
+        if gain is None:
+            return missing
+        live = gain.abs() > DEAD * gain.abs().max()
+        return torch.where(live, missing / torch.where(live, gain, 1.0), 0.0)
+
+    def can_shift(self, layer: nn.Module) -> bool:
+        """Return whether a constant can be added to y: to the bias, or to what the batch norm takes away."""
+        return layer.bias is not None or (self.norm is not None and self.norm.running_mean is not None)
+
+    def shift(self, layer: nn.Module, by: Tensor) -> None:
+        """Add a constant (C,) to y, in place; see `can_shift`."""
+        with torch.no_grad():
+            if isinstance(layer.bias, Tensor):
+                layer.bias.add_(by)
+            elif self.norm is not None and self.norm.running_mean is not None:
+                self.norm.running_mean.sub_(by)
+
+
+def targets_of(network: nn.Module, example: Tensor, layers: Iterable[str], *, at: At = "sum") -> dict[str, Target]:
+    """Return where the error of each layer that runs is measured, in the order in which the layers run.
+
+    Args:
+        network: runs on `example`; left as it was.
+        example: a small batch.
+        layers: names of convolutions and linear layers; those that never run are left out.
+        at: "sum", or "layer" for each layer's own output. A layer that runs several times is measured on its own.
+
+    Raises:
+        ConfigError: unknown `at`.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.ReLU(), nn.Conv2d(2, 2, 1))
+        >>> targets = targets_of(network, torch.zeros(1, 1, 2, 2), ["0", "3"])
+        >>> targets["0"].norm is network[1], targets["3"].norm
+        (True, None)
+    """
+    if at not in get_args(At):
+        raise ConfigError(f"unknown target {at!r}; allowed: {', '.join(get_args(At))}")
+    wanted = {name: network.get_submodule(name) for name in layers}
+    calls, norms = _readers(network, example, wanted)
+    owners = [norm for norm in norms.values() if norm is not None]
+    return {
+        name: Target(
+            at=at if count == 1 else "layer",
+            norm=norm if count == 1 and (norm := norms[name]) is not None and owners.count(norm) == 1 else None,
+            calls=count,
+        )
+        for name, count in calls.items()
+    }
+
+
+def _readers(
+    network: nn.Module, example: Tensor, layers: Mapping[str, nn.Module]
+) -> tuple[dict[str, int], dict[str, _BatchNorm | None]]:
+    """Return how often each layer runs, in order, and the batch norm that alone reads its very output."""
+    calls: dict[str, int] = {}
+    outputs: dict[str, tuple[Tensor, int]] = {}
+    norms: dict[str, list[_BatchNorm]] = {name: [] for name in layers}
+    reads = _CountReads()
+
+    def leave(name: str) -> Any:
+        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            calls[name] = calls.get(name, 0) + 1
+            outputs[name] = output, output._version  # the version tells of changes in place
+            reads.watch(name, output)
+
+        return hook
+
+    def enter(norm: nn.Module, inputs: tuple[Any, ...]) -> None:
+        for name, (output, version) in outputs.items():
+            if output is inputs[0] and output._version == version and isinstance(norm, _BatchNorm):
+                norms[name].append(norm)
+
+    with ExitStack() as stack:
+        for name, module in layers.items():
+            stack.callback(module.register_forward_hook(leave(name)).remove)
+        for module in network.modules():
+            if isinstance(module, _BatchNorm):
+                stack.callback(module.register_forward_pre_hook(enter).remove)
+        stack.enter_context(evaluating(network))
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(reads)
+        network(example)
+    alone = {name: found[0] if len(found) == 1 == reads.count.get(name) else None for name, found in norms.items()}
+    return calls, alone
+
+
+class _CountReads(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves the base untyped
+    """Count by how many operations each watched tensor is read; they are held, so that no address is used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # as above
+        self.count: dict[str, int] = {}
+        self._names: dict[int, str] = {}
+
+    def watch(self, name: str, tensor: Tensor) -> None:
+        self._names[address(tensor)] = name
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for argument in torch.utils._pytree.tree_leaves((args, kwargs)):
+            name = self._names.get(address(argument)) if isinstance(argument, Tensor) else None
+            if name is not None and kind_of(func) is not Kind.LOOK:
+                self.count[name] = self.count.get(name, 0) + 1
+        return func(*args, **(kwargs or {}))
