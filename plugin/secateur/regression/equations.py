@@ -24,6 +24,7 @@ from secateur.errors import ConfigError, DataError
 from secateur.regression.layer_rows import Layout
 
 DOUBLE = 8  # bytes
+CONSTANT = 1e-10  # a variance so far below the square of the mean is rounding
 CHUNK = 2**23  # numbers of U that are made float64 at a time
 
 
@@ -119,13 +120,18 @@ class NormalEquations:
         return self._with(self.inputs.gather(1, unknowns), self.errors, UU, UE, self.EE)
 
     def moments(self, *, intercept: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Return U'U, U'E and |E|^2 about the means with an intercept, as they are without."""
+        """Return U'U, U'E and |E|^2 about the means with an intercept, as they are without.
+
+        An input that is constant but for rounding counts as zero about its mean.
+        """
         if not intercept:
             return self.UU, self.UE, self.EE
         mean = self.inputs / self.rows
+        UU = self.UU - mean[:, :, None] * self.inputs[:, None]
+        varies = _varies(_diagonal(UU), _diagonal(self.UU))
         return (
-            self.UU - mean[:, :, None] * self.inputs[:, None],
-            self.UE - mean[:, :, None] * self.errors[:, None],
+            UU * varies[:, :, None] * varies[:, None],
+            (self.UE - mean[:, :, None] * self.errors[:, None]) * varies[:, :, None],
             self.EE - self.errors.square() / self.rows,
         )
 
@@ -180,9 +186,11 @@ class Rows:
         means = U.mean(1, keepdim=True), E.mean(1, keepdim=True)
         before = E.square().sum(1)
         if intercept:
+            squares = U.square().sum(1)
             U, E = U - means[0], E - means[1]
+            U = U * _varies(U.square().sum(1), squares)[:, None]
         K = U @ U.mT
-        r = ridge * K.diagonal(dim1=1, dim2=2).sum(1) / U.shape[2]
+        r = ridge * _diagonal(K).sum(1) / U.shape[2]
         W = U.mT @ _regularised(K, r, E)
         after = (E - U @ W).square().sum(1)
         b = (means[1] - means[0] @ W)[:, 0] if intercept else torch.zeros_like(E[:, 0])
@@ -190,14 +198,23 @@ class Rows:
 
 
 def _solve(UU: Tensor, UE: Tensor, ridge: float) -> Tensor:
-    return _regularised(UU, ridge * UU.diagonal(dim1=1, dim2=2).mean(1), UE)
+    return _regularised(UU, ridge * _diagonal(UU).mean(1), UE)
+
+
+def _diagonal(M: Tensor) -> Tensor:
+    return M.diagonal(dim1=1, dim2=2)
+
+
+def _varies(about_mean: Tensor, about_zero: Tensor) -> Tensor:
+    """Say of which inputs the sum of squares about the mean is more than what rounding leaves of a constant."""
+    return about_mean > CONSTANT * about_zero
 
 
 def _regularised(M: Tensor, ridge: Tensor, right: Tensor) -> Tensor:
     """Return (M + ridge I)^-1 right for each block; 0 where M is 0."""
     dead = ridge == 0
     H = M.clone()
-    H.diagonal(dim1=1, dim2=2).add_(torch.where(dead, 1.0, ridge)[:, None])
+    _diagonal(H).add_(torch.where(dead, 1.0, ridge)[:, None])
     factor, failed = torch.linalg.cholesky_ex(H)
     if bool((failed != 0).any()):
         raise ConfigError("the ridge is too small: float64 cannot tell the rows' products from a singular matrix")

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+_FORWARDS = (nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward, nn.Linear.forward)
+
 
 class Layout(NamedTuple):
     """The sizes of a layer's matrix: G `blocks` of D `unknowns` and O `outputs`.
@@ -38,7 +40,11 @@ def reason_against(module: nn.Module) -> str:
     if isinstance(module, _ConvTransposeNd):
         return "the inputs that one output of a transposed convolution reads depend on where it lies"
     if isinstance(module, (_ConvNd, nn.Linear)):
-        return ""
+        if type(module).forward not in _FORWARDS:
+            return (
+                f"a {type(module).__name__} has a forward of its own: it may not be the product of inputs and weights"
+            )
+        return "" if "weight" in module._parameters else "its weights are computed from others at each call"
     return f"a {type(module).__name__} has no weights to solve for"
 
 
