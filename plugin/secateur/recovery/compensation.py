@@ -39,6 +39,7 @@ from secateur.modes import device_of
 from secateur.records import PruningPlan
 from secateur.regression import (
     At,
+    Replay,
     Solution,
     Target,
     layout_of,
@@ -169,6 +170,7 @@ def compensate(
     images = hold_images(batches, samples, memory // 2)
     room = memory - sum(batch.nbytes for batch in images)
     todo, left = _to_solve(pruned, plan, images[0][:2].to(device_of(pruned)), target, layers)
+    replay = Replay(pruned, images, memory=room // 4)
     fits: list[LayerFit] = []
     before = {name: value.clone() for name, value in pruned.state_dict().items()}
     try:
@@ -178,7 +180,7 @@ def compensate(
                 if on_layer is not None:
                     on_layer(name, len(fits), len(todo))
                 own = _narrowed(wanted.pop(name), outputs.get(name))
-                fits.append(_solve_layer(pruned, name, todo[name], images, own, ridge=ridge, memory=room // 2))
+                fits.append(_solve_layer(pruned, name, todo[name], images, own, replay, ridge=ridge, memory=room // 2))
     except BaseException:
         pruned.load_state_dict(before)
         raise
@@ -211,6 +213,7 @@ def _solve_layer(
     target: Target,
     images: Sequence[Tensor],
     samples: Sequence[Sequence[Sample]],
+    replay: Replay,
     *,
     ridge: float,
     memory: int,
@@ -219,7 +222,7 @@ def _solve_layer(
     module = network.get_submodule(layer)
     layout = layout_of(module)
     equations = regression(layout, device=device_of(network), memory=memory)
-    for U, E in rows_of(network, layer, target, images, samples):
+    for U, E in rows_of(network, layer, target, images, samples, replay=replay):
         equations.add(U, E)
     found = equations.solve(ridge=ridge, intercept=target.can_shift(module))
     if bool(found.before.any()):

@@ -3,12 +3,14 @@
 from secateur.regression.equations import NormalEquations, Rows, Solution, regression
 from secateur.regression.layer_rows import Layout, layout_of, reason_against, weight_rows, write_weight
 from secateur.regression.reading import Samples, rows_of, sample_outputs
+from secateur.regression.replay import Replay
 from secateur.regression.targets import At, Target, targets_of
 
 __all__ = [
     "At",
     "Layout",
     "NormalEquations",
+    "Replay",
     "Rows",
     "Samples",
     "Solution",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +13,7 @@ from secateur.errors import DataError
 from secateur.feature_maps import tapped
 from secateur.modes import device_of, evaluating
 from secateur.regression.layer_rows import input_rows, output_rows, positions_of
+from secateur.regression.replay import Replay
 from secateur.regression.targets import Target
 
 Receive = Callable[[str, Tensor], None]
@@ -70,7 +71,13 @@ def sample_outputs(
 
 
 def rows_of(
-    network: nn.Module, layer: str, target: Target, images: Sequence[Tensor], samples: Sequence[Sequence[Sample]]
+    network: nn.Module,
+    layer: str,
+    target: Target,
+    images: Sequence[Tensor],
+    samples: Sequence[Sequence[Sample]],
+    *,
+    replay: Replay | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield for each batch the rows that a layer reads, U (G, n, D), and how much its outputs must change, E (G, n, O).
 
@@ -79,11 +86,12 @@ def rows_of(
         layer, target: what to read.
         images: the batches that `samples` were taken from.
         samples: this layer's values in the network that is right, (n, G * O): as many outputs as the layer has here.
+        replay: of this network and these images, to run only what has changed.
 
     Raises:
         DataError: a value is NaN or infinite.
 
-    Cost: a forward pass over the images, up to the target.
+    Cost: a forward pass over the images, up to the target; with `replay`, from where the last one ended.
 
     Example:
         >>> right, other = nn.Linear(2, 1), nn.Linear(2, 1)
@@ -93,8 +101,10 @@ def rows_of(
         >>> torch.equal(U[0], torch.eye(2)), torch.allclose(other(U[0]) + E[0], right(U[0]).double())
         (True, True)
     """
-    for batch, drawn in zip(images, samples, strict=True):
-        yield _rows_of_batch(network, layer, target, batch, drawn)
+    with nullcontext(lambda _: None) if replay is None else replay.before(layer) as at:
+        for place, (batch, drawn) in enumerate(zip(images, samples, strict=True)):
+            at(place)
+            yield _rows_of_batch(network, layer, target, batch, drawn)
 
 
 def _rows_of_batch(

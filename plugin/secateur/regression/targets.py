@@ -19,6 +19,7 @@ from secateur.modes import evaluating
 
 At = Literal["sum", "layer"]
 DEAD = 1e-6  # a gain so far below a layer's largest is none
+_CARRIERS = (Kind.BATCH_NORM, Kind.COPY, Kind.VIEW, Kind.PERMUTATION, Kind.DROPOUT)
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,10 @@ class Target:
 
     @property
     def gain(self) -> Tensor | None:
-        """(C,): how much z moves with y."""
+        """(C,), float64: how much z moves with y."""
         if self.norm is None or self.norm.running_var is None:
             return None
-        scale = torch.rsqrt(self.norm.running_var + self.norm.eps)
+        scale = torch.rsqrt(self.norm.running_var.double() + self.norm.eps)
         return scale.detach() if self.norm.weight is None else (self.norm.weight * scale).detach()
 
     def error(self, z: Tensor, wanted: Tensor) -> Tensor:
@@ -89,12 +90,11 @@ def targets_of(network: nn.Module, example: Tensor, layers: Iterable[str], *, at
     if at not in get_args(At):
         raise ConfigError(f"unknown target {at!r}; allowed: {', '.join(get_args(At))}")
     wanted = {name: network.get_submodule(name) for name in layers}
-    calls, norms = _readers(network, example, wanted)
-    owners = [norm for norm in norms.values() if norm is not None]
+    calls, norms, passed = _readers(network, example, wanted)
     return {
         name: Target(
-            at=at if count == 1 else "layer",
-            norm=norm if count == 1 and (norm := norms[name]) is not None and owners.count(norm) == 1 else None,
+            at=at if count == 1 and passed[name] == (norms[name] is not None) else "layer",
+            norm=norms[name] if count == 1 else None,
             calls=count,
         )
         for name, count in calls.items()
@@ -103,12 +103,17 @@ def targets_of(network: nn.Module, example: Tensor, layers: Iterable[str], *, at
 
 def _readers(
     network: nn.Module, example: Tensor, layers: Mapping[str, nn.Module]
-) -> tuple[dict[str, int], dict[str, _BatchNorm | None]]:
-    """Return how often each layer runs, in order, and the batch norm that alone reads its very output."""
+) -> tuple[dict[str, int], dict[str, _BatchNorm | None], dict[str, int]]:
+    """Return how often each layer runs, in order, the batch norm that is its own, and how many its output passes.
+
+    A batch norm is a layer's own if it reads the layer's very output, nothing else reads that, and it reads nothing
+    else; and if it has statistics, so that it is affine.
+    """
     calls: dict[str, int] = {}
     outputs: dict[str, tuple[Tensor, int]] = {}
-    norms: dict[str, list[_BatchNorm]] = {name: [] for name in layers}
-    reads = _CountReads()
+    found: dict[str, list[_BatchNorm]] = {name: [] for name in layers}
+    runs: dict[_BatchNorm, int] = {}
+    reads = _Reads()
 
     def leave(name: str) -> Any:
         def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
@@ -119,9 +124,11 @@ def _readers(
         return hook
 
     def enter(norm: nn.Module, inputs: tuple[Any, ...]) -> None:
-        for name, (output, version) in outputs.items():
-            if output is inputs[0] and output._version == version and isinstance(norm, _BatchNorm):
-                norms[name].append(norm)
+        if isinstance(norm, _BatchNorm):
+            runs[norm] = runs.get(norm, 0) + 1
+            for name, (output, version) in outputs.items():
+                if inputs and output is inputs[0] and output._version == version:
+                    found[name].append(norm)
 
     with ExitStack() as stack:
         for name, module in layers.items():
@@ -133,24 +140,44 @@ def _readers(
         stack.enter_context(torch.no_grad())
         stack.enter_context(reads)
         network(example)
-    alone = {name: found[0] if len(found) == 1 == reads.count.get(name) else None for name, found in norms.items()}
-    return calls, alone
+
+    def own(name: str) -> _BatchNorm | None:
+        norm = found[name][0] if found[name] else None
+        alone = norm is not None and reads.count[name] == 1 == runs[norm]
+        return norm if alone and norm is not None and norm.running_var is not None else None
+
+    return calls, {name: own(name) for name in calls}, reads.norms
 
 
-class _CountReads(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves the base untyped
-    """Count by how many operations each watched tensor is read; they are held, so that no address is used twice."""
+class _Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves the base untyped
+    """Count how many operations read each watched tensor, and how many batch norms what was in it passes."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # as above
         self.count: dict[str, int] = {}
-        self._names: dict[int, str] = {}
+        self.norms: dict[str, int] = {}
+        self._watched: dict[int, str] = {}
+        self._behind: dict[int, str] = {}
+        self._held: list[Tensor] = []  # so that no address is used twice
 
     def watch(self, name: str, tensor: Tensor) -> None:
-        self._names[address(tensor)] = name
+        self.count[name] = self.norms[name] = 0
+        self._watched[address(tensor)] = self._behind[address(tensor)] = name
+        self._held.append(tensor)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kind = kind_of(func)
         for argument in torch.utils._pytree.tree_leaves((args, kwargs)):
-            name = self._names.get(address(argument)) if isinstance(argument, Tensor) else None
-            if name is not None and kind_of(func) is not Kind.LOOK:
-                self.count[name] = self.count.get(name, 0) + 1
-        return func(*args, **(kwargs or {}))
+            name = self._watched.get(address(argument)) if isinstance(argument, Tensor) else None
+            if name is not None and kind is not Kind.LOOK:
+                self.count[name] += 1
+        result = func(*args, **(kwargs or {}))
+        name = self._behind.get(address(args[0])) if args else None
+        if name is not None and kind in _CARRIERS:
+            self.norms[name] += kind is Kind.BATCH_NORM
+            output = result[0] if isinstance(result, (tuple, list)) else result
+            self._behind[address(output)] = name
+            self._held.append(output)
+        elif name is not None and func._schema.is_mutable:
+            del self._behind[address(args[0])]
+        return result
