@@ -8,7 +8,7 @@ it may overwrite the map in place.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, get_args
 
@@ -29,7 +29,7 @@ _NORMS = frozenset({Kind.NORM, Kind.BATCH_NORM})
 _FOLLOWED: dict[Tap, frozenset[Kind]] = {
     "act": frozenset(Kind),
     "bn": _KEPT | _NORMS,
-    "sum": _KEPT | {Kind.BATCH_NORM, Kind.DROPOUT, Kind.SUM},
+    "sum": _KEPT - {Kind.GLOBAL_POOL} | {Kind.BATCH_NORM, Kind.DROPOUT, Kind.SUM},  # a pool may join the sum by a gate
     "conv": frozenset({Kind.LOOK}),
 }
 _SETTLED_BY: dict[Tap, frozenset[Kind]] = {
@@ -53,7 +53,8 @@ def tapped(
     - "bn": after the layer's own normalisation, before any sum or activation; x itself where none follows directly.
     - "conv": x itself.
     - "sum": after the residual sum that x, or x behind its batch norm, is added in, before any activation; where there
-      is no such sum, after the batch norm; x itself where neither follows directly.
+      is no such sum, after the batch norm; x itself where neither follows directly. A sum of x with itself, or of a
+      multiple of x, is none.
 
     Args:
         model: the network, which is left as it was; of `DataParallel` and `DistributedDataParallel` the network inside.
@@ -217,7 +218,7 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
         kind = kind_of(func)
         onward: list[tuple[Kind, Trail]] = []
         for trail in met:
-            if kind is not None and kind in self._followed and trail.passes(kind, args):
+            if kind is not None and self._follows(kind, args, kwargs) and trail.passes(kind, args):
                 onward.append((kind, trail))
             else:
                 self._hand_over(trail)
@@ -226,6 +227,12 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
         for followed, trail in onward:
             self.start(trail.moved(followed, args, output, settles=self._settles))
         return result
+
+    def _follows(self, kind: Kind, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+        if kind is Kind.SUM and kind in self._settles:
+            plain = kwargs.get("alpha", 1) == 1
+            return plain and address(args[0]) != address(args[1])
+        return kind in self._followed
 
     def _take(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> list[Trail]:
         """Remove and return the trails whose tensors are among the arguments, each once."""
