@@ -1,6 +1,7 @@
 """Accuracy back without gradients."""
 
 from secateur.recovery.batch_norm import recalibrate_batch_norm
-from secateur.recovery.compensation import Compensation, LayerFit, compensate
+from secateur.recovery.compensation import compensate
+from secateur.recovery.fits import Compensation, LayerFit
 
 __all__ = ["Compensation", "LayerFit", "compensate", "recalibrate_batch_norm"]

@@ -23,68 +23,19 @@ References:
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args
+from typing import get_args
 
-import torch
-from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
+from torch import nn
 
-from secateur.batches import Batches, rebatch
+from secateur.batches import Batches
 from secateur.channel_graph.surgery import check_fits
-from secateur.errors import ConfigError, DataError, PlanError, SecateurWarning
+from secateur.errors import ConfigError
 from secateur.modes import device_of
 from secateur.records import PruningPlan
-from secateur.regression import (
-    At,
-    Replay,
-    Solution,
-    Target,
-    layout_of,
-    reason_against,
-    regression,
-    rows_of,
-    sample_outputs,
-    targets_of,
-    weight_rows,
-    write_weight,
-)
-from secateur.regression.reading import Sample
-
-Layers = Literal["all", "consumers"]
-OnLayer = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class LayerFit:
-    """What solving for one layer brought.
-
-    Attributes:
-        layer: its name.
-        rows, unknowns: of its equations; of each block, in a grouped convolution.
-        before, after: squared error of its target over the rows, as a share of the target's variance.
-    """
-
-    layer: str
-    rows: int
-    unknowns: int
-    before: float
-    after: float
-
-
-@dataclass(frozen=True)
-class Compensation:
-    """What `compensate` did: the layers solved for, in order, and the consumers left as they are, with the reason."""
-
-    layers: tuple[LayerFit, ...]
-    left: Mapping[str, str] = field(default_factory=dict)
-    images: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain data."""
-        return {"images": self.images, "layers": [asdict(fit) for fit in self.layers], "left": dict(self.left)}
+from secateur.recovery.affected import Layers, kept_outputs, layers_to_solve
+from secateur.recovery.fits import Compensation, LayerFit, fit_of, warn_of_few_rows
+from secateur.recovery.walk import OnLayer, hold_images, walk
+from secateur.regression import At, weight_rows, write_weight
 
 
 def compensate(
@@ -141,6 +92,7 @@ def compensate(
     one of the pruned network up to that layer; n D (D + O) + D^3 operations for a layer of D unknowns and O outputs.
 
     Example:
+        >>> import torch
         >>> from secateur import ParameterCost, ScoreTable, apply_plan, channel_groups, uniform_plan
         >>> torch.manual_seed(0)  # doctest: +ELLIPSIS
         <torch._C.Generator object at ...>
@@ -159,184 +111,34 @@ def compensate(
     Deviations: [He2017] solves for the consumers alone, and for weights that may lie anywhere; here the ridge pulls
     towards the weights that were there, so that few images or dead channels can do no harm.
     """
+    check_settings(samples, rows, ridge)
+    if layers not in get_args(Layers):
+        raise ConfigError(f"unknown layers {layers!r}; allowed: {', '.join(get_args(Layers))}")
+    check_fits(model, plan)
+    outputs = kept_outputs(model, pruned, plan)
+    images = hold_images(batches, samples, memory // 2)
+    room = memory - sum(batch.nbytes for batch in images)
+    todo, left = layers_to_solve(pruned, plan, images[0][:2].to(device_of(pruned)), target, layers)
+    fits: list[LayerFit] = []
+    before = {name: value.clone() for name, value in pruned.state_dict().items()}
+    try:
+        for step in walk(model, pruned, todo, images, rows=rows, memory=room, outputs=outputs, on_layer=on_layer):
+            module = pruned.get_submodule(step.layer)
+            found = step.equations.solve(ridge=ridge, intercept=step.target.can_shift(module))
+            if bool(found.before.any()):
+                write_weight(module, weight_rows(module) + found.weight)
+                step.target.shift(module, found.intercept.flatten())
+            fits.append(fit_of(step, found))
+    except BaseException:
+        pruned.load_state_dict(before)
+        raise
+    warn_of_few_rows(fits)
+    return Compensation(tuple(fits), left, sum(map(len, images)))
+
+
+def check_settings(samples: int, rows: int, ridge: float) -> None:
+    """Raise ConfigError for a number that is out of range."""
     if samples < 1 or rows < 1:
         raise ConfigError(f"samples and rows must be at least 1; found {samples} and {rows}")
     if not 0 < ridge < float("inf"):
         raise ConfigError(f"ridge is {ridge}; it must be a positive number (without it the weights are not defined)")
-    if layers not in get_args(Layers):
-        raise ConfigError(f"unknown layers {layers!r}; allowed: {', '.join(get_args(Layers))}")
-    check_fits(model, plan)
-    outputs = _kept_outputs(model, pruned, plan)
-    images = hold_images(batches, samples, memory // 2)
-    room = memory - sum(batch.nbytes for batch in images)
-    todo, left = _to_solve(pruned, plan, images[0][:2].to(device_of(pruned)), target, layers)
-    replay = Replay(pruned, images, memory=room // 4)
-    fits: list[LayerFit] = []
-    before = {name: value.clone() for name, value in pruned.state_dict().items()}
-    try:
-        for chunk in _chunks(todo, pruned, rows, room // 4):
-            wanted = sample_outputs(model, images, {name: todo[name] for name in chunk}, rows=rows)
-            for name in chunk:
-                if on_layer is not None:
-                    on_layer(name, len(fits), len(todo))
-                own = _narrowed(wanted.pop(name), outputs.get(name))
-                fits.append(_solve_layer(pruned, name, todo[name], images, own, replay, ridge=ridge, memory=room // 2))
-    except BaseException:
-        pruned.load_state_dict(before)
-        raise
-    _warn_of_few_rows(fits)
-    return Compensation(tuple(fits), left, sum(map(len, images)))
-
-
-def hold_images(batches: Batches, samples: int, memory: int) -> list[Tensor]:
-    """Return the first `samples` inputs, in their batches.
-
-    Raises:
-        DataError: there are none, or they need more than `memory` bytes.
-    """
-    held: list[Tensor] = []
-    for inputs, _ in rebatch(batches, None, samples=samples):
-        held.append(inputs)
-        if sum(batch.nbytes for batch in held) > memory:
-            raise DataError(
-                f"{sum(map(len, held)):,} images of {tuple(inputs.shape[1:])} need more than "
-                f"{memory / 2**20:,.0f} MiB, half of the memory allowed: take fewer samples, or allow more memory"
-            )
-    if not held:
-        raise DataError("there are no images to compensate on: the batches are empty")
-    return held
-
-
-def _solve_layer(
-    network: nn.Module,
-    layer: str,
-    target: Target,
-    images: Sequence[Tensor],
-    samples: Sequence[Sequence[Sample]],
-    replay: Replay,
-    *,
-    ridge: float,
-    memory: int,
-) -> LayerFit:
-    """Give one layer of `network` the weights that serve best, in place."""
-    module = network.get_submodule(layer)
-    layout = layout_of(module)
-    equations = regression(layout, device=device_of(network), memory=memory)
-    for U, E in rows_of(network, layer, target, images, samples, replay=replay):
-        equations.add(U, E)
-    found = equations.solve(ridge=ridge, intercept=target.can_shift(module))
-    if bool(found.before.any()):
-        write_weight(module, weight_rows(module) + found.weight)
-        target.shift(module, found.intercept.flatten())
-    before, after = _shares(found, target, samples, equations.rows)
-    return LayerFit(layer, equations.rows, layout.unknowns, before, after)
-
-
-def _shares(found: Solution, target: Target, samples: Sequence[Sequence[Sample]], rows: int) -> tuple[float, float]:
-    """Return the squared error before and after, as shares of the target's variance."""
-    values = torch.cat([sample.values.double() for batch in samples for sample in batch])[:rows]
-    variation = float((values - values.mean(0)).square().sum())
-    gain = target.gain if target.at == "sum" else None
-    weights = torch.ones_like(found.before.flatten()) if gain is None else gain.double().square()
-    before, after = (float((weights * e.flatten()).sum()) for e in (found.before, found.after))
-    return (before / variation, after / variation) if variation else (0.0, 0.0)
-
-
-def _to_solve(
-    pruned: nn.Module, plan: PruningPlan, example: Tensor, at: At, layers: Layers
-) -> tuple[dict[str, Target], dict[str, str]]:
-    """Return the layers to solve for, in the order in which they run, and the consumers that must stay, and why."""
-    consumers = consumers_of(pruned, plan)
-    modules = dict(pruned.named_modules())
-    left = {name: why for name in consumers if (why := _reason(name, modules))}
-    solvable = [name for name, module in modules.items() if not reason_against(module)]
-    targets = targets_of(pruned, example, solvable, at=at)
-    owners: dict[int, str] = {}
-    for name in targets:
-        weight = modules[name].weight
-        first = owners.setdefault(id(weight), name)
-        if first != name:
-            left[name] = left[first] = f"{first} and {name} share their weights"
-    left |= {
-        name: "no forward pass calls it as a layer" for name in consumers if name not in targets and name not in left
-    }
-    order = list(targets)
-    begin = next((place for place, name in enumerate(order) if name in consumers), len(order))
-    todo = {n: targets[n] for n in order[begin:] if n not in left and (layers == "all" or n in consumers)}
-    return todo, left
-
-
-def _reason(name: str, modules: Mapping[str, nn.Module]) -> str:
-    return reason_against(modules[name]) if name in modules else "a lone parameter is no layer"
-
-
-def consumers_of(network: nn.Module, plan: PruningPlan) -> list[str]:
-    """Return the layers that read channels which the plan removes: consumers, and grouped convolutions on the way."""
-    found: dict[str, None] = {}
-    for group in plan.groups:
-        if not plan.removed(group.name):
-            continue
-        for member in group.members:
-            module = None if member.axis is not None else network.get_submodule(member.layer)
-            grouped = isinstance(module, _ConvNd) and module.groups > 1
-            if member.role == "consumer" or (member.role == "producer" and grouped):
-                found[member.layer] = None
-    return list(found)
-
-
-def _kept_outputs(model: nn.Module, pruned: nn.Module, plan: PruningPlan) -> dict[str, Tensor]:
-    """Return for each layer that lost outputs which of them it kept."""
-    removed: dict[str, set[int]] = {}
-    for group in plan.groups:
-        channels = plan.removed(group.name)
-        for member in group.producers if channels else ():
-            removed.setdefault(member.layer, set()).update(member.positions(channels))
-    kept = {}
-    for name, gone in removed.items():
-        size = _outputs(model.get_submodule(name))
-        kept[name] = torch.tensor([place for place in range(size) if place not in gone])
-        found = _outputs(pruned.get_submodule(name))
-        if found != len(kept[name]):
-            raise PlanError(
-                f"the plan leaves {len(kept[name])} channels of {name!r}, the pruned network has {found}: "
-                "it was not pruned by this plan"
-            )
-    return kept
-
-
-def _outputs(module: nn.Module) -> int:
-    layout = layout_of(module)
-    return layout.blocks * layout.outputs
-
-
-def _narrowed(samples: Sequence[Sequence[Sample]], outputs: Tensor | None) -> list[list[Sample]]:
-    """Return samples of the dense layer with the outputs alone that the pruned layer has."""
-    if outputs is None:
-        return [list(batch) for batch in samples]
-    return [[Sample(s.positions, s.values[:, outputs.to(s.values.device)]) for s in batch] for batch in samples]
-
-
-def _chunks(targets: Mapping[str, Target], network: nn.Module, rows: int, memory: int) -> Iterator[list[str]]:
-    """Yield the layers in order, as many at a time as have their samples fit into `memory` bytes; one at least."""
-    chunk: list[str] = []
-    size = 0
-    for name, target in targets.items():
-        need = rows * target.calls * (8 + 4 * _outputs(network.get_submodule(name)))
-        if chunk and size + need > memory:
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(name)
-        size += need
-    if chunk:
-        yield chunk
-
-
-def _warn_of_few_rows(fits: Sequence[LayerFit]) -> None:
-    few = [fit for fit in fits if fit.rows < fit.unknowns]
-    if few:
-        named = ", ".join(f"{fit.layer} ({fit.rows:,} for {fit.unknowns:,})" for fit in few)
-        warnings.warn(
-            f"fewer rows than unknowns, so that the ridge decides, in {named}: more images would serve better",
-            SecateurWarning,
-            stacklevel=3,
-        )
