@@ -120,7 +120,7 @@ def compensate(
     room = memory - sum(batch.nbytes for batch in images)
     todo, left = layers_to_solve(pruned, plan, images[0][:2].to(device_of(pruned)), target, layers)
     fits: list[LayerFit] = []
-    before = {name: value.clone() for name, value in pruned.state_dict().items()}
+    before = [(tensor, tensor.detach().clone()) for tensor in (*pruned.parameters(), *pruned.buffers())]
     try:
         for step in walk(model, pruned, todo, images, rows=rows, memory=room, outputs=outputs, on_layer=on_layer):
             module = pruned.get_submodule(step.layer)
@@ -130,7 +130,9 @@ def compensate(
                 step.target.shift(module, found.intercept.flatten())
             fits.append(fit_of(step, found))
     except BaseException:
-        pruned.load_state_dict(before)
+        with torch.no_grad():
+            for tensor, value in before:
+                tensor.copy_(value)
         raise
     warn_of_few_rows(fits)
     return Compensation(tuple(fits), left, sum(map(len, images)))

@@ -114,8 +114,9 @@ def _rows_of_batch(
     rows: list[Tensor] = []
     errors: list[Tensor] = []
 
-    def read(_module: nn.Module, inputs: Any, output: Tensor) -> None:
-        rows.append(_checked(layer, input_rows(module, inputs[0], output.shape, drawn[len(rows)].positions)))
+    def read(_module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> None:
+        (inputs,) = (*args, *kwargs.values())
+        rows.append(_checked(layer, input_rows(module, inputs, output.shape, drawn[len(rows)].positions)))
 
     def receive(_layer: str, values: Tensor) -> None:
         if len(errors) < len(drawn):
@@ -124,7 +125,7 @@ def _rows_of_batch(
         if len(errors) == len(drawn):
             raise _Enough
 
-    handle = module.register_forward_hook(read)
+    handle = module.register_forward_hook(read, with_kwargs=True)
     try:
         with _watching(network, {layer: target}, receive):
             network(batch.to(device_of(network)))
