@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from typing import get_args
 
+import torch
 from torch import nn
 
 from secateur.batches import Batches
