@@ -114,7 +114,7 @@ def _rows_of_batch(
     rows: list[Tensor] = []
     errors: list[Tensor] = []
 
-    def read(_module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> None:
+    def read(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
         (inputs,) = (*args, *kwargs.values())
         rows.append(_checked(layer, input_rows(module, inputs, output.shape, drawn[len(rows)].positions)))
 
