@@ -20,12 +20,13 @@ from secateur.importance import (
     DIImportance,
     GradientImportance,
     HRankImportance,
+    ReconstructionImportance,
     WeightImportance,
 )
 from secateur.pruning import PruneResult, prune
 from secateur.records import ChannelGroup, ChannelGroups, PruningPlan, ScoreTable
 from secateur.recovery import Compensation, compensate, recalibrate_batch_norm
-from secateur.scoring import gradient_scores, weight_scores
+from secateur.scoring import gradient_scores, reconstruction_scores, weight_scores
 from secateur.search import cross_layer_plan, greedy_plan, uniform_plan
 from secateur.training import fine_tune
 
@@ -42,6 +43,7 @@ __all__ = [
     "ParameterCost",
     "PruneResult",
     "PruningPlan",
+    "ReconstructionImportance",
     "ScoreTable",
     "WeightImportance",
     "accuracy",
@@ -57,6 +59,7 @@ __all__ = [
     "load_pruned",
     "prune",
     "recalibrate_batch_norm",
+    "reconstruction_scores",
     "save_pruned",
     "uniform_plan",
     "verify_pruning",

@@ -13,14 +13,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from secateur.batches import Batches
+from secateur.batches import Batches, unpack
+from secateur.channel_graph import channel_groups
 from secateur.channel_graph.importance import ScoreImportance
 from secateur.criteria import criterion as by_name
+from secateur.criteria import group_criterion, options_of
 from secateur.errors import DataError
 from secateur.feature_maps import Tap, collect_scores
+from secateur.modes import device_of
 from secateur.protocols import Criterion, GradientCriterion, WeightCriterion
 from secateur.records import Reduction, ScoreTable
-from secateur.scoring import Loss, gradient_scores, weight_scores
+from secateur.scoring import Loss, gradient_scores, reconstruction_scores, weight_scores
 
 
 class CriterionImportance(ScoreImportance):
@@ -148,6 +151,60 @@ class GradientImportance(ScoreImportance):
             return gradient_scores(model, data, criterion, loss=loss, samples=samples)
 
         super().__init__(collect, group_reduction=group_reduction, prune_outputs=prune_outputs)
+
+
+class ReconstructionImportance(ScoreImportance):
+    """What the layers behind a channel lose with it, as an importance; see `secateur.scoring.reconstruction_scores`.
+
+    The groups are traced anew for every structure. The network's outputs, which no layer reads, stay. Errors are in
+    each reader's own unit, so prefer Torch-Pruning's default, a share of each group, to `global_pruning`.
+
+    Args:
+        data: yields inputs or `(inputs, labels)`, more than once; labels are needed where `labels` is not 0.
+        example_inputs: one input (N, ...) to trace by; None for the first two of the data.
+        samples: images to read; None: as many as the criterion asks for.
+        options: those of `secateur.criteria.Reconstruction`, such as ridge, rows or labels.
+
+    Raises:
+        ConfigError: an unknown option, or one out of range.
+        DataError: `data` is a generator or another iterator, which can be read only once.
+
+    Errors of `reconstruction_scores` are raised when Torch-Pruning asks for the first group. Groups that cannot be
+    scored, or that Torch-Pruning maps wrongly, are left dense, with a warning.
+
+    Example:
+        >>> import torch, torch_pruning as tp
+        >>> net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> x = torch.randn(16, 1, 8, 8)
+        >>> tp.pruner.BasePruner(net, (x,), importance=ReconstructionImportance([x])).step()
+        >>> net[0].out_channels
+        4
+    """
+
+    def __init__(
+        self,
+        data: Batches,
+        *,
+        example_inputs: Tensor | None = None,
+        samples: int | None = None,
+        **options: Any,
+    ) -> None:
+        _check_repeatable(data)
+        rule = group_criterion("reconstruction", **options, **({} if samples is None else {"samples": samples}))
+
+        def collect(model: nn.Module) -> ScoreTable:
+            example = _first_inputs(data)[:2] if example_inputs is None else example_inputs
+            groups = channel_groups(model, example.to(device_of(model)))
+            return reconstruction_scores(model, groups, data, **options_of(rule))
+
+        super().__init__(collect)
+
+
+def _first_inputs(data: Batches) -> Tensor:
+    first = next(iter(data), None)
+    if first is None:
+        raise DataError("there is no image to trace the network with: the batches are empty")
+    return unpack(first)[0]
 
 
 def _check_repeatable(data: Batches) -> None:

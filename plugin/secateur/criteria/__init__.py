@@ -3,8 +3,9 @@
 Those in `CRITERIA` read feature maps. Such a criterion is plain data (its options) and three functions: `init` makes an
 empty state, `update` adds a batch of feature maps, `compute` gives one score per channel, larger = keep (see
 `secateur.protocols.Criterion`). Those in `WEIGHT_CRITERIA` are functions of a layer's weights
-(`secateur.protocols.WeightCriterion`), those in `GRADIENT_CRITERIA` of its weights and their gradients. A new one joins
-by one row, and inherits the tests of its kind.
+(`secateur.protocols.WeightCriterion`), those in `GRADIENT_CRITERIA` of its weights and their gradients, those in
+`GROUP_CRITERIA` of what the layers read that share a group of channels. A new one joins by one row, and inherits the
+tests of its kind.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from secateur.criteria.feature_map_rank import HRank, feature_map_ranks
 from secateur.criteria.filters import FPGM, BatchNormScale, L1Norm, L2Norm, RandomScores
 from secateur.criteria.map_statistics import FeatureVariance, MeanActivation
 from secateur.criteria.reciprocal_neighbors import ReciprocalNearestFilters
+from secateur.criteria.reconstruction import Reconstruction
 from secateur.criteria.taylor import Taylor
 from secateur.criteria.two_class_statistics import SNR, Fisher, OneVsRest, SymmetricDivergence, WelchT, one_vs_rest
 from secateur.errors import ConfigError
@@ -57,11 +59,15 @@ WEIGHT_CRITERIA: Mapping[str, type[WeightCriterion]] = MappingProxyType(
 GRADIENT_CRITERIA: Mapping[str, type[GradientCriterion]] = MappingProxyType({"taylor": Taylor})
 """Each criterion that reads weights and gradients: its name and its class."""
 
+GROUP_CRITERIA: Mapping[str, type[Reconstruction]] = MappingProxyType({"reconstruction": Reconstruction})
+"""Each criterion that reads what the layers behind a group of channels do with them: its name and its class."""
+
 __all__ = [
     "CRITERIA",
     "DI",
     "FPGM",
     "GRADIENT_CRITERIA",
+    "GROUP_CRITERIA",
     "SNR",
     "WEIGHT_CRITERIA",
     "BatchNormScale",
@@ -74,6 +80,7 @@ __all__ = [
     "OneVsRest",
     "RandomScores",
     "ReciprocalNearestFilters",
+    "Reconstruction",
     "SymmetricDivergence",
     "Taylor",
     "WelchT",
@@ -81,6 +88,7 @@ __all__ = [
     "discriminant_information",
     "feature_map_ranks",
     "gradient_criterion",
+    "group_criterion",
     "known_criterion",
     "one_vs_rest",
     "options_of",
@@ -133,6 +141,19 @@ def gradient_criterion(name: str, **options: Any) -> GradientCriterion:
     return _build(GRADIENT_CRITERIA, name, options)
 
 
+def group_criterion(name: str, **options: Any) -> Reconstruction:
+    """Return the criterion over the readers of a group called `name`, with `options` as its class takes them.
+
+    Raises:
+        ConfigError: as `criterion`.
+
+    Example:
+        >>> group_criterion("reconstruction", ridge=0.1).ridge
+        0.1
+    """
+    return _build(GROUP_CRITERIA, name, options)
+
+
 def known_criterion(name: str, **options: Any) -> object:
     """Return the criterion called `name`, whatever it reads, with `options` as its class takes them.
 
@@ -143,7 +164,12 @@ def known_criterion(name: str, **options: Any) -> object:
         >>> known_criterion("fpgm").name, known_criterion("hrank").name
         ('fpgm', 'hrank')
     """
-    everything: dict[str, type[object]] = {**CRITERIA, **WEIGHT_CRITERIA, **GRADIENT_CRITERIA}
+    everything: dict[str, type[object]] = {
+        **CRITERIA,
+        **WEIGHT_CRITERIA,
+        **GRADIENT_CRITERIA,
+        **GROUP_CRITERIA,
+    }
     return _build(everything, name, options)
 
 

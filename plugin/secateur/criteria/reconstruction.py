@@ -5,7 +5,7 @@ A reader of the channels regresses its outputs T (n, O) on its rows U (n, D), of
 
     V = (U'U + r I)^-1,     B = V U'T,     r = ridge * mean(diag(U'U)),
 
-the squared error that is added when c goes, and all other weights adapt at their best, is
+the squared error (and r times the squared weights) that is added when c goes and all other weights adapt is
 
     loss_c = tr( B_c' (V_cc)^-1 B_c ),          B_c = B[S_c], V_cc = V[S_c, S_c]:
 
@@ -27,7 +27,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -51,6 +51,54 @@ class Reading:
     owned: Indices
 
 
+@dataclass(frozen=True)
+class Reconstruction:
+    """The error with which the readers of a group of channels are left: readings -> (C,), float64, larger = keep.
+
+    Formula: the score of a channel is the readers' squared error, each about its best fit, once this channel and all
+    that are worth less are gone; see the module.
+
+    Args:
+        samples: how many images to read unless the caller says otherwise.
+        rows: of each reader, drawn at random from all images.
+        ridge: r, as a share of the mean of the diagonal of U'U.
+        labels: how much the images' classes weigh beside the readers' outputs, 0 for not at all: they join the targets
+            T, scaled so that their variation is this many times that of the outputs.
+        memory: bytes for images, equations and solving; channels whose readers need more are not scored.
+
+    Raises:
+        ConfigError: an option out of range.
+
+    Example:
+        >>> UU, UT = torch.diag(torch.tensor([4.0, 1.0, 9.0])), torch.ones(3, 1)
+        >>> scores = Reconstruction(ridge=1e-9)([Reading(UU, UT, 2.0, ((0,), (1,), (2,)))])
+        >>> [round(score, 3) for score in scores.tolist()]
+        [1.0, 2.0, 0.75]
+    """
+
+    name: str = field(default="reconstruction", init=False)
+    samples: int = 1000
+    rows: int = 80_000
+    ridge: float = 1e-2
+    labels: float = 0.0
+    memory: int = 2**31
+
+    def __post_init__(self) -> None:
+        for option in ("samples", "rows", "memory"):
+            if getattr(self, option) < 1:
+                raise ConfigError(f"reconstruction: {option} is {getattr(self, option)}; it must be at least 1")
+        _check_ridge(self.ridge)
+        if not 0 <= self.labels < float("inf"):
+            raise ConfigError(f"reconstruction: labels is {self.labels}; allowed: numbers from 0 (no labels) on")
+
+    def __call__(self, readings: Sequence[Reading]) -> Tensor:
+        """Return the score of each channel of a group from what its readers give."""
+        order, errors = elimination(readings, ridge=self.ridge)
+        scores = torch.empty(len(order), dtype=torch.float64)
+        scores[order] = torch.tensor(errors, dtype=torch.float64)
+        return scores
+
+
 def elimination(readings: Sequence[Reading], *, ridge: float = 1e-2, keep: int = 0) -> tuple[list[int], list[float]]:
     """Return the channels in the order in which they go, and the squared error once each is gone; see the module.
 
@@ -65,9 +113,11 @@ def elimination(readings: Sequence[Reading], *, ridge: float = 1e-2, keep: int =
 
     Raises:
         ConfigError: a ridge that is not positive, or so small that float64 cannot solve.
-        ScoreError: channels of one reader own different numbers of columns.
+        ScoreError: there is no reading, they tell of different numbers of channels, or channels of one reader own
+            different numbers of columns.
 
-    Cost: D^3 for each reader, in float64; three times 8 D^2 bytes.
+    Cost: D^3 + d^2 D for each reader of D columns, d of them owned by the channels, in float64; three times 8 D^2
+    bytes, 16 d^2 of them throughout.
 
     Example:
         >>> UU, UT = torch.diag(torch.tensor([4.0, 1.0, 9.0])).double(), torch.ones(3, 1).double()
@@ -75,8 +125,9 @@ def elimination(readings: Sequence[Reading], *, ridge: float = 1e-2, keep: int =
         >>> order, [round(e, 3) for e in errors]
         ([2, 0, 1], [0.75, 1.0, 2.0])
     """
-    if not 0 < ridge < float("inf"):
-        raise ConfigError(f"ridge is {ridge}; it must be a positive number")
+    _check_ridge(ridge)
+    if len({len(reading.owned) for reading in readings}) != 1:
+        raise ScoreError("readings are needed, at least one, and all of the same channels")
     states = [_State(reading, ridge) for reading in readings]
     alive = torch.ones(len(readings[0].owned), dtype=torch.bool)
     error = sum(state.error for state in states)
@@ -98,43 +149,52 @@ def elimination(readings: Sequence[Reading], *, ridge: float = 1e-2, keep: int =
 
 
 class _State:
-    """V and B of one reader, and where in them its channels are."""
+    """V and B of one reader, where they tell of the channels, and where in them each channel is.
+
+    Columns that no channel owns adapt along, but what they become is never asked for.
+    """
 
     def __init__(self, reading: Reading, ridge: float) -> None:
         present = [(channel, columns) for channel, columns in enumerate(reading.owned) if columns]
         if len({len(columns) for _, columns in present}) > 1:
             raise ScoreError("the channels own different numbers of a reader's inputs, and cannot be compared")
-        self.channels = torch.tensor([channel for channel, _ in present], dtype=torch.long)
-        self.columns = torch.tensor([columns for _, columns in present], dtype=torch.long, device=reading.UU.device)
         H = reading.UU.double().clone()
-        H.diagonal().add_(ridge * H.diagonal().mean() or 1.0)  # a reader of nothing but zeros
+        H.diagonal().add_(ridge * float(H.diagonal().mean()) or 1.0)  # 1 for a reader of nothing but zeros
         factor, failed = torch.linalg.cholesky_ex(H)
         if bool(failed):
-            raise ConfigError(
-                f"ridge {ridge} is too small: float64 cannot tell the reader's products from a singular matrix"
-            )
-        self.V = torch.cholesky_inverse(factor)
-        UT = reading.UT.double()
-        self.B = self.V @ UT
-        self.error = max(0.0, reading.TT - float((UT * self.B).sum()))
-        self.live = torch.ones(len(H), dtype=torch.bool, device=H.device)
+            raise _too_small(ridge)
+        del H  # as large as V
+        V, UT = torch.cholesky_inverse(factor), reading.UT.double()
+        del factor
+        B = V @ UT
+        self.error = max(0.0, reading.TT - float((UT * B).sum()))
+        self.ridge = ridge
+        self.channels = torch.tensor([channel for channel, _ in present], dtype=torch.long)
+        owned = torch.tensor([c for _, columns in present for c in columns], dtype=torch.long, device=V.device)
+        self.columns = torch.arange(len(owned), device=V.device).view(len(present), -1 if present else 0)
+        self.V, self.B = V[owned][:, owned], B[owned]
+        self.live = torch.ones(len(self.V), dtype=torch.bool, device=V.device)
 
     def losses(self) -> Tensor:
         """Return tr(B_c' V_cc^-1 B_c) for the channels that are left."""
         rows = self.columns
-        return block_losses(self.V[rows[:, :, None], rows[:, None, :]], self.B[rows])
+        try:
+            return block_losses(self.V[rows[:, :, None], rows[:, None, :]], self.B[rows])
+        except ConfigError:
+            raise _too_small(self.ridge) from None
 
     def remove(self, channel: int) -> None:
         """Take a channel away, where it is read here, and let the others adapt."""
         here = self.channels == channel
         if not bool(here.any()):
             return
-        S = self.columns[here.to(self.columns.device)][0]
+        there = here.to(self.columns.device)
+        S = self.columns[there][0]
         solved = torch.linalg.solve(self.V[S][:, S], torch.cat([self.V[S], self.B[S]], dim=1))
         left = self.V[:, S]
-        self.V -= left @ solved[:, : len(self.V)]
-        self.B -= left @ solved[:, len(self.V) :]
-        self.channels, self.columns = self.channels[~here], self.columns[~here.to(self.columns.device)]
+        self.V.addmm_(left, solved[:, : len(self.V)], alpha=-1)
+        self.B.addmm_(left, solved[:, len(self.V) :], alpha=-1)
+        self.channels, self.columns = self.channels[~here], self.columns[~there]
         self.live[S] = False
         if 2 * int(self.live.sum()) < len(self.live):
             self._compact()
@@ -144,3 +204,12 @@ class _State:
         left = self.live.nonzero()[:, 0]
         self.columns = (self.live.cumsum(0) - 1)[self.columns]
         self.V, self.B, self.live = self.V[left][:, left], self.B[left], self.live[left]
+
+
+def _check_ridge(ridge: float) -> None:
+    if not 0 < ridge < float("inf"):
+        raise ConfigError(f"ridge is {ridge}; it must be a positive number (without it the weights are not defined)")
+
+
+def _too_small(ridge: float) -> ConfigError:
+    return ConfigError(f"ridge {ridge} is too small: float64 cannot tell a reader's products from a singular matrix")

@@ -10,17 +10,21 @@ from torch import nn
 from secateur.batches import Batches, unpack
 from secateur.criteria import (
     CRITERIA,
+    GROUP_CRITERIA,
     WEIGHT_CRITERIA,
     criterion,
     gradient_criterion,
+    group_criterion,
     known_criterion,
+    options_of,
     weight_criterion,
 )
-from secateur.errors import DataError
+from secateur.errors import ConfigError, DataError
 from secateur.feature_maps import Tap, collect_scores
 from secateur.modes import device_of
-from secateur.records import ScoreTable
+from secateur.records import ChannelGroup, ScoreTable
 from secateur.scoring.gradients import gradient_scores
+from secateur.scoring.reconstruction import reconstruction_scores
 from secateur.scoring.weights import weight_scores
 
 
@@ -32,20 +36,23 @@ def scores_by_name(
     options: Mapping[str, Any] | None = None,
     tap: Tap = "act",
     samples: int | None = None,
+    groups: Mapping[str, ChannelGroup] | None = None,
 ) -> ScoreTable:
-    """Return the scores of a network by the criterion called `name`: over feature maps, weights or gradients.
+    """Return the scores of a network by the criterion called `name`: over feature maps, weights, gradients or groups.
 
     Args:
         model: the network; left as it is.
         batches: yields `(inputs, labels)`; criteria over weights read at most the first batch.
-        name: a key of `CRITERIA`, `WEIGHT_CRITERIA` or `GRADIENT_CRITERIA` in `secateur.criteria`.
+        name: a key of `CRITERIA`, `WEIGHT_CRITERIA`, `GRADIENT_CRITERIA` or `GROUP_CRITERIA` in `secateur.criteria`.
         options: keyword arguments of the criterion.
         tap: for criteria over feature maps, see `collect_scores`.
         samples: images to read; None for the criterion's own number.
+        groups: what `channel_groups` found; only those in `GROUP_CRITERIA` ask for them.
 
     Raises:
-        ConfigError: an unknown criterion or option.
-        DataError, NetworkError: those of `collect_scores`, `weight_scores` and `gradient_scores`.
+        ConfigError: an unknown criterion or option, or groups that are missing.
+        DataError, NetworkError: those of `collect_scores`, `weight_scores`, `gradient_scores` and
+            `reconstruction_scores`.
 
     Cost: that of the function that reads what the criterion reads.
 
@@ -60,6 +67,11 @@ def scores_by_name(
     """
     known_criterion(name, **(options or {}))
     given = dict(options or {})
+    if name in GROUP_CRITERIA:
+        if groups is None:
+            raise ConfigError(f"the criterion {name!r} scores groups of channels: give groups=channel_groups(...)")
+        own = options_of(group_criterion(name, **given)) | ({} if samples is None else {"samples": samples})
+        return reconstruction_scores(model, groups, batches, **own)
     if name in CRITERIA:
         return collect_scores(model, batches, criterion(name, **given), tap=tap, samples=samples)
     if name in WEIGHT_CRITERIA:
@@ -67,6 +79,5 @@ def scores_by_name(
         if first is None:
             raise DataError("there is no image to find the layers' batch norm with: the batches are empty")
         inputs, _ = unpack(first)
-        rule = weight_criterion(name, **given)
-        return weight_scores(model, rule, example_inputs=inputs[:2].to(device_of(model)))
+        return weight_scores(model, weight_criterion(name, **given), example_inputs=inputs[:2].to(device_of(model)))
     return gradient_scores(model, batches, gradient_criterion(name, **given), samples=samples)

@@ -1,0 +1,210 @@
+"""Score the channels of a network by how well the layers that read them can do without: one pass, on the dense network.
+
+The mathematics is in `secateur.criteria.reconstruction`, the readers are in `secateur.scoring.readers`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from secateur.batches import Batches, rebatch
+from secateur.criteria import Reconstruction, options_of
+from secateur.criteria.inputs import as_classes
+from secateur.criteria.reconstruction import Reading
+from secateur.errors import DataError, NetworkError, SecateurWarning
+from secateur.feature_maps.tap import unwrapped
+from secateur.modes import structure_of
+from secateur.records import ChannelGroup, Member, ScoreTable
+from secateur.regression import layout_of
+from secateur.scoring.readers import bytes_for, consumers, gather, is_uneven, readers_of, readings_of
+
+RANKING = 4  # how many times the memory of a group's equations it takes to rank its channels
+
+
+def reconstruction_scores(
+    model: nn.Module,
+    groups: Mapping[str, ChannelGroup],
+    batches: Batches,
+    *,
+    samples: int = 1000,
+    rows: int = 80_000,
+    ridge: float = 1e-2,
+    labels: float = 0.0,
+    memory: int = 2**31,
+) -> ScoreTable:
+    """Return for each channel the error of its readers once it, and all that are worth less, are gone.
+
+    Formula: `secateur.criteria.Reconstruction`, in units of squared output (behind batch norm) per row: a pixel of the
+    reader's output, or an image for a linear layer. Errors of several readers are summed. Sorted, a group's scores are
+    its error curve: what pruning to each width costs at least, when no weights but the readers' adapt.
+
+    Args:
+        model: the network; left as it is.
+        groups: what `channel_groups` found.
+        batches: yields inputs (N, ...) or `(inputs, labels)`; labels are read where `labels` asks for them.
+        samples: how many images to use at most; they are held in memory.
+        rows: output positions of each reader that are read, drawn at random from all images.
+        ridge: r, as a share of the mean of the diagonal of U'U.
+        labels: how much the images' classes weigh beside the outputs; 0: not at all.
+        memory: bytes for the held images, the equations and ranking, beside the forward pass.
+
+    Returns:
+        The scores, under the name of each group: the layer that produces its channels, (C,). The settings are
+        criterion, options, samples (images really read), rows (reader -> how many), structure, skipped: group -> why it
+        has no scores, and unread: layer -> why its error does not count.
+
+    Raises:
+        ConfigError: an argument out of range.
+        DataError: no images, more than fit into half of the memory, values that are NaN or infinite (the layer is
+            named), or labels that are missing but asked for.
+        NetworkError: no group can be scored; a compiled or scripted network.
+
+    Warns:
+        SecateurWarning: a reader has fewer rows than inputs.
+
+    Cost: a forward pass for every `memory` bytes that the equations of all readers fill, at 8 D (D + O) for a reader of
+    D inputs and O outputs; n D (D + O) + D^3 operations each, for n rows. Ranking a group's channels takes
+    `RANKING` times the memory of its readers' equations beside them.
+
+    Example:
+        >>> from secateur import channel_groups
+        >>> net = nn.Sequential(nn.Conv2d(3, 3, 1, bias=False), nn.Conv2d(3, 1, 1, bias=False))
+        >>> _ = net[0].weight.data.copy_(torch.eye(3)[:, :, None, None])
+        >>> _ = net[1].weight.data.copy_(torch.tensor([1.0, 3.0, 2.0]).view(1, 3, 1, 1))
+        >>> images = torch.eye(3)[:, :, None, None]  # of one pixel, each of another colour
+        >>> scores = reconstruction_scores(net, channel_groups(net, images), [images], ridge=1e-9)
+        >>> [round(3 * score) for score in scores["0"].tolist()]  # squares of the weights, added up
+        [1, 14, 5]
+    """
+    rule = Reconstruction(samples=samples, rows=rows, ridge=ridge, labels=labels, memory=memory)
+    network = unwrapped(model)
+    images, classes = _held(batches, rule)
+    targets, unread = readers_of(network, groups, images[0][:2])
+    width = 0 if classes is None else classes[0].shape[1]
+    sizes = {name: bytes_for(network.get_submodule(name), width) for name in targets}
+    room = memory - sum(batch.nbytes for batch in images)
+    todo, skipped = _to_score(network, groups, unread, sizes, room)
+    found: dict[str, Tensor] = {}
+    counted: dict[str, int] = {}
+    for chunk in _chunks(todo, sizes, room):
+        layers = {member.layer: targets[member.layer] for name in chunk for member in todo[name]}
+        equations = gather(network, layers, images, classes, rows)
+        counted |= {layer: of.rows for layer, of in equations.items()}
+        for name in chunk:
+            readings: list[Reading] = []
+            for member in todo[name]:
+                module, target = network.get_submodule(member.layer), targets[member.layer]
+                readings += readings_of(equations[member.layer], module, target, member, labels)
+            found[name] = _by_position(groups[name], rule(readings))
+    if not found:
+        raise NetworkError("no group can be scored: " + "; ".join(f"{name}: {why}" for name, why in skipped.items()))
+    _warn_of_few_rows(network, counted)
+    settings = {
+        "criterion": rule.name,
+        "options": options_of(rule),
+        "samples": sum(map(len, images)),
+        "rows": counted,
+        "skipped": skipped,
+        "unread": unread,
+        "structure": structure_of(network),
+    }
+    return ScoreTable({name: found[name] for name in groups if name in found}, settings=settings)
+
+
+def _held(batches: Batches, rule: Reconstruction) -> tuple[list[Tensor], list[Tensor] | None]:
+    """Return the images in their batches, and where labels are asked for their classes, (N, L) of zeros and ones."""
+    images: list[Tensor] = []
+    labels: list[Tensor] = []
+    for inputs, marks in rebatch(batches, None, samples=rule.samples):
+        images.append(inputs)
+        if rule.labels and marks is None:
+            raise DataError(f"labels={rule.labels} reads labels, but the batches hold inputs alone")
+        if rule.labels:
+            labels.append(marks)
+        if sum(batch.nbytes for batch in images) > rule.memory // 2:
+            raise DataError(
+                f"{sum(map(len, images)):,} images of {tuple(inputs.shape[1:])} need more than "
+                f"{rule.memory / 2**21:,.0f} MiB, half of the memory allowed: take fewer samples, or allow more memory"
+            )
+    if not images:
+        raise DataError("there is no image to read the layers' inputs from: the batches are empty")
+    if not labels:
+        return images, None
+    sizes = [len(batch) for batch in images]
+    return images, list(torch.split(functional.one_hot(as_classes(torch.cat(labels), sum(sizes))), sizes))
+
+
+def _to_score(
+    network: nn.Module,
+    groups: Mapping[str, ChannelGroup],
+    unread: Mapping[str, str],
+    sizes: Mapping[str, int],
+    room: int,
+) -> tuple[dict[str, list[Member]], dict[str, str]]:
+    """Return the readers of each group that can be scored, and why others cannot."""
+    todo: dict[str, list[Member]] = {}
+    skipped: dict[str, str] = {}
+    for name, group in groups.items():
+        readers = [member for member in consumers(group) if member.layer in sizes]
+        need = (1 + RANKING) * _total(readers, sizes)
+        uneven = [m.layer for m in readers if is_uneven(network.get_submodule(m.layer), m)]
+        if not readers:
+            reasons = [f"{member.layer}: {unread[member.layer]}" for member in consumers(group)]
+            skipped[name] = f"no layer that reads it can be solved for ({'; '.join(reasons) or 'none reads it'})"
+        elif uneven:
+            skipped[name] = f"its channels own different numbers of the inputs of {uneven[0]}, and cannot be compared"
+        elif need > room:
+            largest = max(readers, key=lambda member: sizes[member.layer]).layer
+            skipped[name] = (
+                f"ranking its channels by what {largest} reads needs {need / 2**20:,.0f} MiB, of "
+                f"{max(0, room) / 2**20:,.0f} left beside the images: allow more memory, or score it by another "
+                "criterion"
+            )
+        else:
+            todo[name] = readers
+    return todo, skipped
+
+
+def _total(readers: Sequence[Member], sizes: Mapping[str, int]) -> int:
+    return sum(sizes[layer] for layer in {member.layer for member in readers})
+
+
+def _chunks(todo: Mapping[str, list[Member]], sizes: Mapping[str, int], room: int) -> Iterator[list[str]]:
+    """Yield the groups in order, as many at a time as have their readers' equations fit beside the ranking of one."""
+    chunk: list[str] = []
+    readers: list[Member] = []
+    ranking = 0
+    for name, own in todo.items():
+        largest = max(ranking, RANKING * _total(own, sizes))
+        if chunk and _total(readers + own, sizes) + largest > room:
+            yield chunk
+            chunk, readers, largest = [], [], RANKING * _total(own, sizes)
+        chunk.append(name)
+        readers, ranking = readers + own, largest
+    if chunk:
+        yield chunk
+
+
+def _by_position(group: ChannelGroup, scores: Tensor) -> Tensor:
+    """Return the scores of a group's channels as those of the outputs of the layer that it is named after."""
+    own = next(member for member in group.producers if member.layer == group.name)
+    found = torch.zeros(1 + max(position for owned in own.indices for position in owned), dtype=torch.float64)
+    for score, owned in zip(scores, own.indices, strict=True):
+        found[list(owned)] = score
+    return found
+
+
+def _warn_of_few_rows(network: nn.Module, counted: Mapping[str, int]) -> None:
+    unknowns = {name: layout_of(network.get_submodule(name)).unknowns for name in counted}
+    few = [f"{name} ({rows:,} for {unknowns[name]:,})" for name, rows in counted.items() if rows < unknowns[name]]
+    if few:
+        warnings.warn(
+            f"fewer rows than inputs, so that the ridge decides, in {', '.join(few)}: more images would serve better",
+            SecateurWarning,
+            stacklevel=3,
+        )
