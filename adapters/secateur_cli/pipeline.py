@@ -110,7 +110,13 @@ def score(job: Job) -> ScoreTable:
         total = math.ceil(samples / job.config.data.batch_size)
         watched = job.progress.track(job.data.calibration, f"scoring: {settings.criterion}", total=total)
         table = scores_by_name(
-            job.model, watched, settings.criterion, options=settings.options, tap=settings.tap, samples=settings.samples
+            job.model,
+            watched,
+            settings.criterion,
+            options=settings.options,
+            tap=settings.tap,
+            samples=settings.samples,
+            groups=job.groups,
         )
         write_json(job.workspace.path(SCORES), table.to_json())
         return {"seconds": time.monotonic() - begun}

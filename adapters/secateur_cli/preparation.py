@@ -132,7 +132,9 @@ def _rehearse(config: RunConfig, model: nn.Module, example: Tensor, groups: Chan
     batch = (example, torch.arange(len(example)) % 2)  # the scores mean nothing, so any two classes will do
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what is worth saying comes again with all images
-        scores = scores_by_name(model, [batch], settings.criterion, options=settings.options, tap=settings.tap)
+        scores = scores_by_name(
+            model, [batch], settings.criterion, options=settings.options, tap=settings.tap, groups=groups
+        )
         state_problem(
             groups,
             scores,
