@@ -1,0 +1,203 @@
+"""Compensation on networks of every build: what is reported is true, no layer gets worse, and nothing else changes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torchvision.models as zoo
+from torch import Tensor, nn
+from torchvision.models.vision_transformer import VisionTransformer
+
+import networks_for_tests
+from compensation_for_tests import changed, plan_without, pruned_by, random_plan, randomise, state
+from secateur import PruningPlan, networks
+from secateur.channel_graph import Residual
+from secateur.channel_map import with_channel_maps
+from secateur.errors import SecateurWarning
+from secateur.feature_maps import tapped
+from secateur.networks.cifar_googlenet import CifarGoogLeNet
+from secateur.recovery import Compensation, compensate, recalibrate_batch_norm
+
+
+class PaddedShortcut(nn.Module):
+    """A zero-padded shortcut as a module of its own, which `with_channel_maps` replaces."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 4, 4))
+
+
+class ZeroPadded(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.inner = nn.Conv2d(8, 12, 3, stride=2, padding=1)
+        self.outer = nn.Conv2d(12, 16, 3, padding=1)
+        self.shortcut = PaddedShortcut()
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))
+        x = torch.relu(self.shortcut(x) + self.outer(torch.relu(self.inner(x))))
+        return self.head(x.mean((2, 3)))
+
+
+def from_zoo(name: str, **options: Any) -> Callable[[], nn.Module]:
+    return lambda: zoo.get_model(name, weights=None, num_classes=10, **options)
+
+
+def vision_transformer() -> nn.Module:
+    model = VisionTransformer(image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=24)
+    nn.init.normal_(model.heads.head.weight)
+    return model
+
+
+CASES: dict[str, tuple[Callable[[], nn.Module], int]] = {
+    "resnet18": (from_zoo("resnet18"), 32),
+    "resnet50": (from_zoo("resnet50"), 32),
+    "vgg16_bn": (from_zoo("vgg16_bn", init_weights=False), 32),
+    "mobilenet_v2": (from_zoo("mobilenet_v2"), 32),
+    "mobilenet_v3_large": (from_zoo("mobilenet_v3_large"), 32),
+    "densenet121": (from_zoo("densenet121"), 32),
+    "googlenet": (from_zoo("googlenet", init_weights=False, aux_logits=False), 32),
+    "inception_v3": (from_zoo("inception_v3", init_weights=False, aux_logits=False), 75),
+    "efficientnet_b0": (from_zoo("efficientnet_b0"), 32),
+    "squeezenet1_0": (from_zoo("squeezenet1_0"), 32),
+    "regnet_y_400mf": (from_zoo("regnet_y_400mf"), 32),
+    "convnext_tiny": (from_zoo("convnext_tiny"), 32),
+    "vision transformer": (vision_transformer, 32),
+    "CIFAR ResNet-20": (lambda: networks.resnet20(), 16),
+    "CIFAR DenseNet-40": (lambda: networks.densenet40(), 16),
+    "CIFAR GoogLeNet": (CifarGoogLeNet, 16),
+    "CIFAR VGG-16": (lambda: networks.vgg16_bn(), 32),
+    "zero-padded shortcut": (ZeroPadded, 16),
+    "depthwise": (networks_for_tests.Depthwise, 12),
+    "grouped": (networks_for_tests.Grouped, 12),
+    "concatenated twice": (networks_for_tests.ConcatTwice, 12),
+}
+JOINT = [name for name in CASES if name != "vision transformer"]  # its width is written into its forward
+
+LARGE = ("vgg16_bn", "densenet121", "inception_v3")
+
+
+def built(name: str, images: int = 2) -> tuple[nn.Module, Tensor]:
+    build, size = CASES[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torchvision on its own initial weights
+        model = randomise(build())
+    batch = torch.randn(images, 3, size, size)
+    recalibrate_batch_norm(model, [batch])  # so that signals neither die nor explode
+    return with_channel_maps(model, batch[:1]), batch
+
+
+def kept_of(model: nn.Module, plan: PruningPlan, layer: str) -> list[int]:
+    """The outputs of a layer that the plan leaves."""
+    gone = {
+        place
+        for group in plan.groups
+        for member in group.producers
+        if member.layer == layer
+        for place in member.positions(plan.removed(group.name))
+    }
+    weight = model.get_submodule(layer).weight
+    return [place for place in range(len(weight)) if place not in gone]
+
+
+def all_sums(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """Every layer's values behind its sum, at all positions: (n, C)."""
+    seen: dict[str, Tensor] = {}
+
+    def receive(name: str, values: Tensor) -> None:
+        convolution = not isinstance(model.get_submodule(name), nn.Linear)
+        seen[name] = (values.movedim(1, -1) if convolution else values).flatten(0, -2).double()
+
+    with torch.no_grad(), tapped(model, receive, tap="sum"):
+        model(images)
+    return seen
+
+
+def compensated(
+    model: nn.Module, pruned: nn.Module, plan: PruningPlan, images: Tensor
+) -> tuple[Compensation, dict[str, tuple[float, float]]]:
+    """Compensate on all positions, and measure a dozen layers just before and just after they are solved for."""
+    wanted = all_sums(model, images)
+    found: dict[str, list[float]] = {}
+
+    def measure(name: str) -> None:
+        right, values = wanted[name][:, kept_of(model, plan, name)], all_sums(pruned, images)[name]
+        variation = float((right - right.mean(0)).square().sum())
+        found.setdefault(name, []).append(float((values - right).square().sum()) / variation if variation else 0.0)
+
+    def measure_again() -> None:
+        if found and len(found[[*found][-1]]) == 1:
+            measure([*found][-1])
+
+    def on_layer(name: str, done: int, total: int) -> None:
+        measure_again()
+        if done % -(-total // 12) == 0:
+            measure(name)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SecateurWarning)  # of few rows
+        report = compensate(model, pruned, plan, [images], rows=10**6, memory=2**27, on_layer=on_layer)
+    measure_again()
+    return report, {name: (before, after) for name, (before, after) in found.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "residual"),
+    [pytest.param(n, "joint", marks=[pytest.mark.slow] if n in LARGE else []) for n in JOINT]
+    + [(n, "skip") for n in ("resnet18", "mobilenet_v2", "vision transformer")],
+)
+def test_no_layer_gets_worse_and_what_is_reported_is_measured(name: str, residual: Residual) -> None:
+    model, images = built(name)
+    dense = state(model)
+    plan = random_plan(model, images[:1], residual=residual)
+    pruned, before = pruned_by(model, plan)
+    report, measured = compensated(model, pruned, plan, images)
+    assert not report.left
+    assert len(measured) >= min(6, len(report.layers))
+    for fit in report.layers:
+        assert fit.after <= fit.before, fit
+        if fit.layer in measured:
+            first, last = measured[fit.layer]
+            rounding = 1e-6 + 1e-10 * first
+            assert last <= first + rounding, fit
+            assert fit.before == pytest.approx(first, rel=1e-3, abs=rounding), fit
+            assert fit.after == pytest.approx(last, rel=1e-2, abs=100 * rounding), fit
+    assert not changed(model, dense)
+    solved = {fit.layer for fit in report.layers}
+    untouched = [n for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear)) and n not in solved]
+    assert not {n for n in changed(pruned, state(before)) if n.rpartition(".")[0] in untouched}
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in LARGE])
+def test_a_plan_that_removes_nothing_changes_nothing(name: str) -> None:
+    model, images = built(name)
+    plan = random_plan(model, images[:1], keep=1.0, residual="skip" if name not in JOINT else "joint")
+    pruned, before = pruned_by(model, plan)
+    assert compensate(model, pruned, plan, [images]).layers == ()
+    assert not changed(pruned, state(before))
+
+
+@pytest.mark.parametrize("name", ["CIFAR ResNet-20", "mobilenet_v2", "CIFAR GoogLeNet"])
+def test_layers_before_the_first_removed_channel_keep_every_bit(name: str) -> None:
+    model, images = built(name)
+    order = list(all_sums(model, images[:1]))
+    groups = {group.name: group for group in random_plan(model, images[:1]).groups}
+    late = list(groups)[-1]
+    plan = plan_without(model, images[:1], {late: range(groups[late].width // 2)})
+    pruned, before = pruned_by(model, plan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SecateurWarning)  # of few rows
+        report = compensate(model, pruned, plan, [images], memory=2**27)
+    first = min(order.index(m.layer) for m in groups[late].members if m.role == "consumer")
+    assert min(order.index(fit.layer) for fit in report.layers) >= min(
+        first, *(order.index(m.layer) for m in groups[late].producers)
+    )
+    early = set(order) - {fit.layer for fit in report.layers}
+    assert early
+    assert not {n for n in changed(pruned, state(before)) if n.rpartition(".")[0] in early}
