@@ -1,7 +1,8 @@
-"""Runs as a report sees them: one with every step, one with hardly any, one whose names are an attack."""
+"""A page as tests read it, and runs as a report sees them: with every step, with hardly any, with hostile names."""
 
 from __future__ import annotations
 
+from html.parser import HTMLParser
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,43 @@ import numpy as np
 HOSTILE = (
     "\"><script>alert('x')</script><img src=http://evil.example/x onerror=alert(1)> $\\frac{1}{2}$ \x00\u202e\ud800"
 )
+
+
+class Page(HTMLParser):
+    """What a page holds: elements with their attributes, text, and whether every element was closed in order."""
+
+    VOID = frozenset({"meta", "br", "hr", "img", "link", "input"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+    @property
+    def words(self) -> str:
+        return " ".join(" ".join(self.text).split())
+
+    @property
+    def section_names(self) -> list[str | None]:
+        return [attributes.get("id") for tag, attributes in self.elements if tag == "section"]
 
 
 def _timing(median: float, batch_size: int) -> dict[str, Any]:
@@ -52,7 +90,7 @@ def full_report() -> dict[str, Any]:
     stages = [
         ("dense", 0.985),
         ("channels removed", 0.8125),
-        ("batch norm recalibrated", 0.9475),
+        ("compensated", 0.9475),
         ("fine-tuned", 0.975),
     ]
     return {
@@ -82,6 +120,17 @@ def full_report() -> dict[str, Any]:
             "groups": groups,
         },
         "verification": {"largest_difference": 2.1e-7, "tolerance": 1e-4, "unchecked": {"norm": "mixes channels"}},
+        "recovery": {
+            "method": "compensate",
+            "images": 1000,
+            "seconds": 6.5,
+            "layers": [
+                {"layer": "block1.conv1", "rows": 64_000, "unknowns": 144, "before": 0.372, "after": 0.007},
+                {"layer": "block2.conv1", "rows": 16_000, "unknowns": 288, "before": 0.493, "after": 0.062},
+                {"layer": "head", "rows": 1000, "unknowns": 64, "before": 0.342, "after": 0.074},
+            ],
+            "left": {"block3.mix": "its weights are not its own"},
+        },
         "accuracy": [{"stage": stage, "accuracy": share, "images": 400} for stage, share in stages],
         "cost": {
             "macs": {"before": 1.2e7, "after": 5.93e6},

@@ -31,6 +31,11 @@ class Small(nn.Module):
         x = torch.relu(self.second(torch.relu(self.norm(self.first(x)))))
         return self.head(self.drop(x.mean((2, 3))))
 
+class Plain(Small):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.Identity()
+
 class Flat(nn.Sequential):
     def __init__(self):
         super().__init__(nn.Flatten(), nn.Linear(64, 3))
@@ -108,7 +113,10 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-RESULTS = ("plan.json", "model.safetensors", "stages/dense.safetensors", "stages/scores.json", "stages/plan.json")
+RESULTS = (
+    "plan.json", "model.safetensors", "stages/dense.safetensors", "stages/scores.json", "stages/plan.json",
+    "stages/recovered.safetensors",
+)  # fmt: skip
 
 
 def results(folder: Path) -> dict[str, bytes]:

@@ -105,7 +105,7 @@ def test_resnet56_on_cifar10(shared: Path, tmp_path: Path) -> None:
     macs = report["cost"]["macs"]
     assert macs["after"] <= 0.5 * macs["before"]
     stages = [fact["stage"] for fact in report["accuracy"]]
-    assert stages == ["dense", "channels removed", "batch norm recalibrated", "fine-tuned"]
+    assert stages == ["dense", "channels removed", "compensated", "fine-tuned"]
     assert report["accuracy"][0]["accuracy"] > 0.8, "the trained weights were not used"
     assert report["onnx"]["parity"]["passed"]
     assert report["onnx"]["parity"]["top1_agreement"] == 1.0

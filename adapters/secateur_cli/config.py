@@ -12,9 +12,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from secateur.errors import ConfigError
-from secateur_cli.schema import DataConfig, NetworkConfig, RunConfig, first_difference
+from secateur_cli.schema import DataConfig, NetworkConfig, RunConfig
 
-__all__ = ["DataConfig", "NetworkConfig", "RunConfig", "first_difference", "load_config", "nearest", "resolve"]
+__all__ = ["DataConfig", "NetworkConfig", "RunConfig", "load_config", "nearest", "resolve"]
 
 WORDS = {
     "missing": "missing; it must be given",

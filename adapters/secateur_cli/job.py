@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from secateur.cost import MacsCost
 from secateur.evaluation import accuracy
+from secateur.files import replacing
 from secateur.records import ChannelGroups
 from secateur.training import Epoch, Recipe, fine_tune
+from secateur.weights import tensors_of
 from secateur_cli.data import Data
 from secateur_cli.progress import Progress
 from secateur_cli.schema import RunConfig, Search, TrainConfig
@@ -72,6 +75,11 @@ class Job:
         fact = self.once(f"accuracy: {stage}", measure)
         self.facts["accuracy"].append(fact)
         self.progress.say(f"{stage}: {fact['accuracy']:.1%} of {fact['images']:,} held-out images right")
+
+    def keep(self, model: nn.Module, name: str) -> None:
+        """Write the tensors of `model` to a safetensors file of the folder, which appears whole or not at all."""
+        with replacing(self.workspace.path(name)) as temporary:
+            save_file({key: value.clone().contiguous() for key, value in tensors_of(model).items()}, temporary)
 
     def train(self, model: nn.Module, settings: TrainConfig, title: str) -> dict[str, Any]:
         """Train `model` in place, choosing the epoch by the validation images; return the epochs as plain data."""

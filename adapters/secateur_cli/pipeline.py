@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -20,16 +19,16 @@ from secateur.channel_graph import apply_plan, verify_pruning
 from secateur.checkpoint import MODEL_FILE, PLAN_FILE, load_pruned, save_pruned
 from secateur.criteria import known_criterion
 from secateur.evaluation import MaskedAccuracy
-from secateur.files import replacing, write_json
+from secateur.files import write_json
 from secateur.modes import evaluating
 from secateur.records import PruningPlan, ScoreTable
-from secateur.recovery import recalibrate_batch_norm
 from secateur.scoring import scores_by_name
 from secateur.search import GreedyStep, format_cost, greedy_plan, parse_budget, uniform_plan
-from secateur.weights import load_weights, tensors_of
+from secateur.weights import load_weights
 from secateur_cli.job import Job
 from secateur_cli.preparation import prepare
 from secateur_cli.progress import Progress
+from secateur_cli.recovery import RECOVERED, recover
 from secateur_cli.schema import RunConfig, Search
 
 DENSE_WEIGHTS = "stages/dense.safetensors"
@@ -41,6 +40,7 @@ FILES = {
     "training": (DENSE_WEIGHTS,),
     "scores": (SCORES,),
     "plan": (PLAN,),
+    "recovery": (RECOVERED,),
     "model": (PLAN_FILE, MODEL_FILE),
     "onnx": (DENSE_ONNX, PRUNED_ONNX),
 }
@@ -73,6 +73,7 @@ def run_job(
         scores = score(job)
         plan = choose_widths(job, scores)
         pruned = remove_channels(job, plan)
+        recover(job, plan, pruned)
         pruned = train_pruned(job, plan, pruned)
         export_both(job, plan, pruned)
         time_both(job)
@@ -84,18 +85,17 @@ def run_job(
 
 def train_dense(job: Job) -> None:
     """Train the network where the configuration says so; otherwise it is taken as it comes."""
-    settings, path = job.config.train, job.workspace.path(DENSE_WEIGHTS)
+    settings = job.config.train
     if settings is None:
         return
 
     def work() -> dict[str, Any]:
         history = job.train(job.model, settings, "training the dense network")
-        with replacing(path) as temporary:
-            save_file({k: v.clone().contiguous() for k, v in tensors_of(job.model).items()}, temporary)
+        job.keep(job.model, DENSE_WEIGHTS)
         return history
 
     job.facts["training"] = job.once("training", work)
-    load_weights(job.model, path)
+    load_weights(job.model, job.workspace.path(DENSE_WEIGHTS))
 
 
 def score(job: Job) -> ScoreTable:
@@ -171,7 +171,7 @@ def choose_widths(job: Job, scores: ScoreTable) -> PruningPlan:
 
 
 def remove_channels(job: Job, plan: PruningPlan) -> nn.Module:
-    """Cut the network, prove the cut right on the example, and measure batch norm afresh."""
+    """Cut the network, and prove the cut right on the example."""
     pruned = apply_plan(job.model, plan)
 
     def work() -> dict[str, Any]:
@@ -183,12 +183,6 @@ def remove_channels(job: Job, plan: PruningPlan) -> nn.Module:
 
     job.facts |= job.once("removal", work)
     job.judge("channels removed", pruned)
-    if job.config.recover == "recalibrate":
-        if "model" not in job.workspace.stages:  # not kept in a file of its own, for it is quickly done again
-            job.workspace.stages.pop("recalibration", None)
-        watched = job.progress.track(iter(job.data.calibration), "measuring batch norm")
-        if job.once("recalibration", lambda: recalibrate_batch_norm(pruned, watched)):
-            job.judge("batch norm recalibrated", pruned)
     return pruned
 
 

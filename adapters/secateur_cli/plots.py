@@ -122,6 +122,26 @@ def _score_panel(group: Mapping[str, Any], name: str) -> str:
     return _drawn(name, f"Scores of {said}", (PANEL, 1.75), draw)
 
 
+def errors_plot(layers: Sequence[Mapping[str, Any]]) -> str:
+    """Return how far each of the first layers was from the dense network, before and after it was solved for."""
+    shown = layers[:MAX_ROWS]
+
+    def draw(figure: Figure) -> None:
+        axes = _axes(figure, grid="x")
+        rows = range(len(shown))
+        before, after = ([100 * fit[key] for fit in shown] for key in ("before", "after"))
+        axes.hlines(rows, after, before, color=GREY, linewidth=0.8)
+        axes.plot(before, rows, linestyle="", label="before", **(DENSE | {"markersize": 4.5}))
+        axes.plot(after, rows, linestyle="", label="after", **(PRUNED | {"markersize": 4}))
+        _name_rows(axes, [str(fit["layer"]) for fit in shown])
+        axes.set_xlim(left=0)
+        axes.set_xlabel("squared error (% of the variance)")
+        figure.legend(loc="outside upper right", ncols=2)
+
+    said = "; ".join(f"{f['layer']} {percent(f['before'])} before, {percent(f['after'])} after" for f in shown)
+    return _drawn("errors", f"Error of each layer: {said}", (COLUMN, 1.0 + ROW * len(shown)), draw)
+
+
 def speed_plot(comparisons: Sequence[Mapping[str, Any]]) -> str:
     """Return how many times as fast the pruned network is, with its interval, against the line of no difference."""
     known = [c for c in comparisons if None not in (c.get("ratio"), c.get("lower"), c.get("upper"))]

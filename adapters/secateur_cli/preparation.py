@@ -29,6 +29,7 @@ from secateur_cli.data import load_data
 from secateur_cli.failures import described
 from secateur_cli.job import Job
 from secateur_cli.progress import Progress
+from secateur_cli.recovery import calibration_images
 from secateur_cli.schema import RunConfig, Search
 from secateur_cli.sources import build_network, network_factory
 from secateur_cli.workspace import Workspace
@@ -125,7 +126,7 @@ def _rehearse(config: RunConfig, model: nn.Module, example: Tensor, groups: Chan
     """Walk through scoring and the search's statement on two images, to be refused now and not after the training.
 
     Raises: SecateurError: layers that the criterion cannot score, a budget that is met already or out of reach,
-        weights that cannot be saved or trained.
+        weights that cannot be saved or trained, more images to recover on than fit into memory.
     """
     plan, settings = config.plan, config.score
     parse_budget(plan.budget.macs, cost({}))
@@ -145,6 +146,7 @@ def _rehearse(config: RunConfig, model: nn.Module, example: Tensor, groups: Chan
             reduction="sum",
         )
     tensors_of(model)
+    calibration_images(config.recover, example)
     if (config.train or config.fine_tune) and not any(p.requires_grad for p in model.parameters()):
         raise NetworkError("no parameter of the network needs a gradient, so it cannot be trained; set fine_tune: null")
 

@@ -8,9 +8,8 @@ turns what is refused into errors in the words of its author.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -20,6 +19,7 @@ from secateur.search.budget import parse_budget
 Count = Annotated[int, Field(strict=True, gt=0)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Search = Literal["uniform", "greedy"]
+Recovery = Literal["none", "recalibrate", "compensate"]
 SMOKE_IMAGES = 64
 SMOKE_SEARCH_IMAGES = 16  # a greedy search reads them hundreds of times
 
@@ -43,6 +43,13 @@ def _budget(value: Any) -> Any:
         raise ValueError(f"the budget {value!r} is already met; it must be below the dense network")
     parse_budget(value, 1e300)  # only its form: whether it can be met is known once there is a network
     return value
+
+
+def _as_method(value: Any) -> Any:
+    if value is None or isinstance(value, (bool, int, float, list)):
+        allowed = ", ".join(get_args(Recovery))
+        raise ValueError(f"{value!r}: must be {allowed}, or a mapping with the keys method, samples")
+    return {"method": value} if isinstance(value, str) else value
 
 
 class Section(BaseModel):
@@ -200,6 +207,21 @@ class PlanConfig(Section):
         return self
 
 
+class RecoverConfig(Section):
+    """How accuracy comes back without labels and without training."""
+
+    method: Recovery = Field(
+        default="compensate",
+        description="compensate: weights behind removed channels solved for anew, so that each layer comes closest to "
+        "what it gave in the dense network; recalibrate: batch norm measured afresh; none: nothing",
+    )
+    samples: Annotated[int, Field(strict=True, ge=2)] | None = Field(
+        default=None,
+        description="training images to read; null: 1,000 to compensate, or as many as fit into memory; 2,000 to "
+        "recalibrate",
+    )
+
+
 class OnnxConfig(Section):
     """Where the exported network is timed."""
 
@@ -223,8 +245,10 @@ class RunConfig(Section):
     )
     score: ScoreConfig = Field(default=ScoreConfig(), description="what a channel is worth")
     plan: PlanConfig = Field(description="how many channels each layer keeps")
-    recover: Literal["none", "recalibrate"] = Field(
-        default="recalibrate", description="accuracy back without training: batch norm measured afresh, or nothing"
+    recover: Annotated[RecoverConfig, BeforeValidator(_as_method)] = Field(
+        default=RecoverConfig(),
+        description="accuracy back before any training: none, recalibrate or compensate, or a mapping {method: "
+        "compensate, samples: 500}",
     )
     fine_tune: FineTuneConfig | None = Field(
         default=FineTuneConfig(), description="accuracy back by training; null: not at all"
@@ -250,7 +274,7 @@ class RunConfig(Section):
         data, plan, onnx = self.data, self.plan, self.onnx
         few = min(SMOKE_IMAGES, data.limit or SMOKE_IMAGES)
         short = {"epochs": 1, "warmup_epochs": 0.0}
-        samples = None if self.score.samples is None else min(self.score.samples, few)
+        samples, images = (section.samples and min(section.samples, few) for section in (self.score, self.recover))
         return self.model_copy(
             update={
                 "data": data.model_copy(update={"limit": few, "batch_size": min(data.batch_size, 32)}),
@@ -259,6 +283,7 @@ class RunConfig(Section):
                 "plan": plan.model_copy(
                     update={"search": plan.search[:1], "images": min(plan.images, SMOKE_SEARCH_IMAGES)}
                 ),
+                "recover": self.recover.model_copy(update={"samples": images}),
                 "fine_tune": self.fine_tune and self.fine_tune.model_copy(update=short),
                 "onnx": onnx.model_copy(
                     update={"batch_sizes": onnx.batch_sizes[:1], "seconds": min(onnx.seconds, 0.2)}
@@ -269,23 +294,3 @@ class RunConfig(Section):
     def canonical(self) -> dict[str, Any]:
         """Return what decides the result as plain data, every default written out: all keys but `output`."""
         return self.model_dump(mode="json", exclude={"output"})
-
-
-def first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """Name the first key, by its full path, in which two `RunConfig.canonical` differ, or return None.
-
-    Example:
-        >>> first_difference({"plan": {"round_to": 8}, "seed": 0}, {"plan": {"round_to": 4}, "seed": 0})
-        'plan.round_to: 8 before, 4 now'
-    """
-    for key in dict.fromkeys([*before, *now]):
-        if key not in before or key not in now:
-            return f"{key}: {'given before, absent now' if key in before else 'absent before, given now'}"
-        old, new = before[key], now[key]
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            inner = first_difference(old, new)
-            if inner is not None:
-                return f"{key}.{inner}"
-        elif old != new:
-            return f"{key}: {old!r} before, {new!r} now"
-    return None

@@ -7,6 +7,7 @@ import yaml
 from secateur_cli import plots
 from secateur_cli.deployment import medians, onnx_section, speed_section
 from secateur_cli.page import Figure, Report, Section, Table, as_text, part
+from secateur_cli.recovery_section import recovery_section
 from secateur_cli.wording import (
     COSTS,
     NONE,
@@ -36,6 +37,9 @@ def summary(report: Report) -> Table:
     if len(stages) > 1:
         first, last = stages[0].get("accuracy"), stages[-1].get("accuracy")
         rows.append(["top-1 accuracy", percent(first), percent(last), points(_minus(last, first))])
+        if stages[-1].get("stage") == "fine-tuned":
+            share = stages[-2].get("accuracy")
+            rows.append(["before fine-tuning", percent(first), percent(share), points(_minus(share, first))])
     cost = part(report, "cost")
     rows += [_cost_row(name, cost[name]) for name in ("macs", "parameters") if cost.get(name)]
     files = {side: part(report, "onnx", side).get("file_bytes") for side in ("dense", "pruned")}
@@ -50,7 +54,18 @@ def summary(report: Report) -> Table:
 
 def sections(report: Report) -> list[Section]:
     """Return the evidence in reading order."""
-    makers = (_accuracy, speed_section, _widths, _scores, _search, _cost, onnx_section, _removal, _skipped)
+    makers = (
+        _accuracy,
+        speed_section,
+        recovery_section,
+        _widths,
+        _scores,
+        _search,
+        _cost,
+        onnx_section,
+        _removal,
+        _skipped,
+    )
     trained = (
         _epochs(report, "training", "Training of the dense network"),
         _epochs(report, "fine_tuning", "Fine-tuning"),
@@ -150,7 +165,7 @@ def _removal(report: Report) -> Section | None:
     if not found:
         return None
     text = (
-        "Before anything was recalibrated or trained, the outputs of the network with its channels removed were "
+        "Before anything was recovered or trained, the outputs of the network with its channels removed were "
         "compared with those of the network with them masked, on a batch of the data: largest difference "
         f"{tiny(found.get('largest_difference'))} of the largest output, "
         f"{tiny(found.get('tolerance'))} allowed."

@@ -27,8 +27,10 @@ def summary(search: str, report: Mapping[str, Any]) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("", "dense", "pruned", "ratio", f"{confidence:.0%} interval"):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
-    before, after = report["accuracy"][0]["accuracy"], report["accuracy"][-1]["accuracy"]
-    table.add_row("top-1, held out", f"{before:.1%}", f"{after:.1%}", f"{100 * (after - before):+.1f} points")
+    dense_share, *steps = (step["accuracy"] for step in report["accuracy"])
+    table.add_row("top-1, held out", f"{dense_share:.1%}")
+    for step, share in zip(report["accuracy"][1:], steps, strict=True):
+        table.add_row(f"  {step['stage']}", "", f"{share:.1%}", f"{100 * (share - dense_share):+.1f} points")
     for name, label in COSTS.items():
         dense, pruned = cost[name]["before"], cost[name]["after"]
         table.add_row(label, format_cost(dense), format_cost(pruned), f"{pruned / dense:.1%}")

@@ -234,6 +234,25 @@ def agreement(parity: Mapping[str, Any]) -> str:
     )
 
 
+def few_positions(layers: Sequence[Mapping[str, Any]]) -> str:
+    """Return which layers were solved for from fewer output positions than they have weights; "" where none was.
+
+    Example:
+        >>> few_positions([{"layer": "head", "rows": 5, "unknowns": 16}, {"layer": "stem", "rows": 99, "unknowns": 9}])
+        'too few images to settle all weights of 1 of 2 layers: head (5 positions for 16 weights). There the weights \
+stay near what they were; more images would serve better.'
+    """
+    few = [fit for fit in layers if fit["rows"] < fit["unknowns"]]
+    if not few:
+        return ""
+    named = ", ".join(f"{fit['layer']} ({fit['rows']:,} positions for {fit['unknowns']:,} weights)" for fit in few[:4])
+    more = f" and {len(few) - 4} more" if len(few) > 4 else ""
+    return (
+        f"too few images to settle all weights of {len(few)} of {len(layers)} layers: {named}{more}. There the weights "
+        "stay near what they were; more images would serve better."
+    )
+
+
 def _signed(value: float) -> str:
     text = f"{value:+.1f}"
     return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "\N{MINUS SIGN}")

@@ -13,7 +13,6 @@ from typing import Any, Self
 
 from secateur.errors import CheckpointError, ConfigError
 from secateur.files import write_json
-from secateur_cli.schema import first_difference
 
 RUN_FILE = "run.json"
 FORMAT = 1
@@ -180,3 +179,23 @@ class Workspace:
     def _write(self) -> None:
         record = {"format": FORMAT, "settings": self.settings, "seconds": self.seconds, "stages": self.stages}
         write_json(self.folder / RUN_FILE, record)
+
+
+def first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """Name the first key, by its full path, in which two `RunConfig.canonical` differ, or return None.
+
+    Example:
+        >>> first_difference({"plan": {"round_to": 8}, "seed": 0}, {"plan": {"round_to": 4}, "seed": 0})
+        'plan.round_to: 8 before, 4 now'
+    """
+    for key in dict.fromkeys([*before, *now]):
+        if key not in before or key not in now:
+            return f"{key}: {'given before, absent now' if key in before else 'absent before, given now'}"
+        old, new = before[key], now[key]
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            inner = first_difference(old, new)
+            if inner is not None:
+                return f"{key}.{inner}"
+        elif old != new:
+            return f"{key}: {old!r} before, {new!r} now"
+    return None

@@ -163,6 +163,7 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     (("plan.bugdet.macs=50%",), "plan.bugdet: unknown key; did you mean 'budget'?"),
     (("plan.ignore=[frist]",), "the network has no layer 'frist' to ignore; did you mean first?"),
     (("onnx.provider=tensorrt",), "the provider 'tensorrt' is not part of the installed onnxruntime"),
+    (("recover.samples=5000000",), "recover.samples: 5,000,000 images of (1, 8, 8) do not fit into the 1,024 MiB that"),
     (("seed",), "--set 'seed': must be a key and a value"),
 ]
 

@@ -12,7 +12,8 @@ import yaml
 
 from secateur.errors import ConfigError
 from secateur.training.recipe import Recipe
-from secateur_cli.config import RunConfig, first_difference, load_config
+from secateur_cli.config import RunConfig, load_config
+from secateur_cli.workspace import first_difference
 
 MINIMAL: dict[str, Any] = {
     "network": {"build": "torchvision.models:resnet18"},
@@ -34,7 +35,7 @@ def test_defaults(file: Path) -> None:
     assert config.plan.search == ("uniform",)
     assert (config.plan.round_to, config.plan.min_keep, config.plan.images) == (8, 1, 1000)
     assert (config.score.criterion, config.score.tap, config.score.samples) == ("hrank", "act", None)
-    assert config.recover == "recalibrate"
+    assert (config.recover.method, config.recover.samples) == ("compensate", None)
     assert config.train is None
     assert config.fine_tune is not None
     assert (config.fine_tune.epochs, config.fine_tune.learning_rate) == (1, 0.01)
@@ -53,6 +54,14 @@ def test_training_sections_are_recipes(file: Path) -> None:
     assert config.train is not None
     recipe = Recipe(**config.train.model_dump(), seed=config.seed)
     assert (recipe.epochs, recipe.learning_rate) == (3, 0.1)
+
+
+@pytest.mark.parametrize("method", ["none", "recalibrate", "compensate"])
+def test_recovery_is_a_word_or_a_mapping(file: Path, method: str) -> None:
+    word = load_config(file, overrides=[f"recover={method}"])
+    assert word.recover.method == method
+    assert word.canonical() == load_config(file, overrides=[f"recover={{method: {method}}}"]).canonical()
+    assert load_config(file, overrides=["recover.samples=9"]).recover.method == "compensate"
 
 
 def test_overrides_replace_add_and_keep_the_rest(file: Path) -> None:
@@ -96,7 +105,14 @@ def test_configurations_are_immutable(file: Path) -> None:
         ("score.tap=relu", "score.tap: 'relu' is not allowed; allowed: 'act', 'bn', 'conv'"),
         ("score.criterion=hrnak", "score: unknown criterion 'hrnak'; did you mean 'hrank'?"),
         ("score.options={rows: 3}", "score: unknown option of the criterion 'hrank': 'rows'"),
-        ("recover=maybe", "recover: 'maybe' is not allowed; allowed: 'none', 'recalibrate'"),
+        ("recover=maybe", "recover.method: 'maybe' is not allowed; allowed: 'none', 'recalibrate', 'compensate'"),
+        ("recover=null", "recover: None: must be none, recalibrate, compensate, or a mapping with the keys method"),
+        ("recover=no", "recover: False: must be none, recalibrate, compensate, or a mapping"),
+        ("recover=[compensate]", "recover: ['compensate']: must be none, recalibrate, compensate, or a mapping"),
+        ("recover.method=all", "recover.method: 'all' is not allowed; allowed: 'none', 'recalibrate', 'compensate'"),
+        ("recover.sample=9", "recover.sample: unknown key; did you mean 'samples'?"),
+        ("recover.samples=1", "recover.samples: 1: must be at least 2"),
+        ("recover.samples=few", "recover.samples: 'few': must be a whole number"),
         ("onnx.provider=gpu", "onnx.provider: 'gpu' is not allowed; allowed: 'cpu', 'cuda', 'tensorrt'"),
         ("train.epochs=many", "train.epochs: 'many': must be a whole number"),
         ("train={epochs: 2, warmup_epochs: 3}", "train: warmup_epochs: 3: must be at most the epochs, 2"),
@@ -164,12 +180,13 @@ def test_malformed_files(tmp_path: Path, text: str, message: str) -> None:
 
 def test_smoke_is_small_and_another_run(file: Path) -> None:
     config = load_config(
-        file, overrides=["train={epochs: 30, warmup_epochs: 5}", "score.samples=500", "plan.search=[uniform, greedy]"]
-    )
+        file, overrides=["train={epochs: 30, warmup_epochs: 5}", "score.samples=500", "plan.search=[uniform, greedy]",
+                         "recover.samples=500"]
+    )  # fmt: skip
     smoke = config.smoke()
     assert smoke.train is not None
     assert (smoke.train.epochs, smoke.train.warmup_epochs) == (1, 0)
-    assert smoke.data.limit == smoke.score.samples == 64
+    assert smoke.data.limit == smoke.score.samples == smoke.recover.samples == 64
     assert smoke.plan.images == 16
     assert len(smoke.onnx.batch_sizes) == 1
     assert smoke.onnx.seconds <= 0.2

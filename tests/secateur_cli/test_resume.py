@@ -16,7 +16,7 @@ import pytest
 
 from runs_for_tests import User, contents, results
 from secateur.errors import CheckpointError
-from secateur_cli import job, pipeline
+from secateur_cli import job, pipeline, recovery
 from secateur_cli.workspace import Workspace
 
 Finished = tuple[Path, dict[str, Any]]
@@ -68,9 +68,9 @@ def test_stopped_before_and_after_each_stage_is_recorded(
 
 
 WITHIN = [
-    (pipeline, "save_file"), (job, "fine_tune"), (job, "accuracy"), (pipeline, "scores_by_name"),
+    (job, "save_file"), (job, "fine_tune"), (job, "accuracy"), (pipeline, "scores_by_name"),
     (pipeline, "uniform_plan"), (pipeline, "apply_plan"), (pipeline, "verify_pruning"),
-    (pipeline, "recalibrate_batch_norm"), (pipeline, "save_pruned"), (pipeline, "load_pruned"),
+    (recovery, "compensate"), (pipeline, "save_pruned"), (pipeline, "load_pruned"),
     (pipeline.secateur_onnx, "export"), (pipeline.secateur_onnx, "check_parity"),
     (pipeline.secateur_onnx, "benchmark"),
 ]  # fmt: skip
@@ -96,6 +96,48 @@ def test_stopped_within_each_stage(
     report, calls = call_until_done(user, tmp_path / "run", lambda _: None)
     assert calls == len(WITHIN)
     assert_same_end(tmp_path / "run", report, finished)
+
+
+def test_stopped_between_two_layers_of_the_compensation(
+    user: User, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    solve, begun = recovery.compensate, 0
+
+    def stopping_once(*args: Any, on_layer: Callable[[str, int, int], None], **kwargs: Any) -> Any:
+        nonlocal begun
+        begun += 1
+
+        def watch(layer: str, done: int, total: int) -> None:
+            on_layer(layer, done, total)
+            if begun == 1 and done == 1:  # the first layer has its new weights
+                raise KeyboardInterrupt
+
+        return solve(*args, on_layer=watch, **kwargs)
+
+    monkeypatch.setattr(recovery, "compensate", stopping_once)
+    report, calls = call_until_done(user, tmp_path / "run", lambda _: None)
+    assert (calls, begun) == (1, 2)
+    assert_same_end(tmp_path / "run", report, finished)
+
+
+def test_a_compensated_network_is_not_solved_for_again(
+    user: User, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, train = tmp_path / "run", pipeline.Job.train
+
+    def stop(self: Any, model: Any, settings: Any, title: str) -> dict[str, Any]:
+        if title == "fine-tuning":
+            raise KeyboardInterrupt
+        return train(self, model, settings, title)
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr(pipeline.Job, "train", stop)
+        with pytest.raises(KeyboardInterrupt):
+            user.call(output)
+    monkeypatch.delattr(recovery, "compensate")
+    report = user.call(output)
+    assert_same_end(output, report, finished)
+    assert report["recovery"]["layers"] == finished[1]["recovery"]["layers"]
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
@@ -164,17 +206,23 @@ def test_a_file_that_is_gone_is_made_again_with_what_follows(
 ) -> None:
     output = tmp_path / "run"
     user.call(output)
-    (output / "stages" / "plan.json").unlink()
-    monkeypatch.delattr(pipeline, "scores_by_name")  # what came before is not repeated
-    code, said, complained = user.command(output)
-    assert (code, complained) == (0, "")
-    assert f"{output / 'stages' / 'plan.json'} is gone: making it again, and what follows from it" in said
-    assert_same_end(output, json.loads((output / "report.json").read_text()), finished)
+    for name in ("plan.json", "recovered.safetensors"):
+        (output / "stages" / name).unlink()
+        monkeypatch.delattr(pipeline, "scores_by_name", raising=False)  # what came before is not repeated
+        code, said, complained = user.command(output)
+        assert (code, complained) == (0, "")
+        assert f"{output / 'stages' / name} is gone: making it again, and what follows from it" in said
+        assert_same_end(output, json.loads((output / "report.json").read_text()), finished)
 
 
 def test_a_damaged_file_is_named(user: User, tmp_path: Path) -> None:
     output = tmp_path / "run"
     user.call(output)
+    recovered = output / "stages" / "recovered.safetensors"
+    recovered.write_bytes(recovered.read_bytes()[:-8])
+    with pytest.raises(CheckpointError, match=r"recovered\.safetensors is not a safetensors file, or it is truncated"):
+        user.call(output)
+    recovered.unlink()
     (output / "stages" / "scores.json").write_text('{"sco')
     with pytest.raises(CheckpointError, match=r"scores\.json is damaged .*delete it, and the same command"):
         user.call(output)

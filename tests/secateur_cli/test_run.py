@@ -18,11 +18,11 @@ from safetensors.torch import load_file, save_file
 from runs_for_tests import RESULTS, User, contents, results
 from secateur.checkpoint import load_pruned
 from secateur.networks import digits_resnet
-from secateur_cli import pipeline
+from secateur_cli import pipeline, recovery
 
 KEYS = {
     "accuracy", "config", "cost", "created", "data", "fine_tuning", "format", "machine", "network", "onnx", "plan",
-    "scores", "seconds", "smoke", "training", "verification", "versions",
+    "recovery", "scores", "seconds", "smoke", "training", "verification", "versions",
 }  # fmt: skip
 FILES = {*RESULTS, "run.json", "dense.onnx", "model.onnx"}
 
@@ -35,7 +35,7 @@ def test_a_run_leaves_everything(finished: tuple[Path, dict[str, Any]]) -> None:
     output, report = finished
     assert set(contents(output)) == FILES
     assert set(report) == KEYS
-    assert stages(report) == ["dense", "channels removed", "batch norm recalibrated", "fine-tuned"]
+    assert stages(report) == ["dense", "channels removed", "compensated", "fine-tuned"]
     assert report["plan"]["after"] <= report["plan"]["budget"] == 0.5 * report["plan"]["before"]
     assert report["cost"]["macs"] == {"before": report["plan"]["before"], "after": report["plan"]["after"]}
     assert [entry["images"] for entry in report["accuracy"]] == [48] * 4
@@ -85,8 +85,9 @@ def test_a_finished_run_is_not_repeated(user: User, tmp_path: Path, monkeypatch:
     user.command(output)
     before, report = contents(output), json.loads((output / "report.json").read_text())
     (output / "report.json").unlink()
-    for name in ("scores_by_name", "recalibrate_batch_norm", "save_pruned", "verify_pruning", "uniform_plan"):
+    for name in ("scores_by_name", "save_pruned", "verify_pruning", "uniform_plan"):
         monkeypatch.delattr(pipeline, name)
+    monkeypatch.delattr(recovery, "compensate")
     for name in ("export", "benchmark", "check_parity"):
         monkeypatch.delattr(pipeline.secateur_onnx, name)
     begun = time.monotonic()
@@ -117,16 +118,20 @@ def test_both_searches_in_one_command(user: User, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        (("fine_tune=null",), ["dense", "channels removed", "batch norm recalibrated"]),
+        (("fine_tune=null",), ["dense", "channels removed", "compensated"]),
+        (("recover=recalibrate",), ["dense", "channels removed", "batch norm recalibrated", "fine-tuned"]),
         (("recover=none",), ["dense", "channels removed", "fine-tuned"]),
         (("fine_tune=null", "recover=none", "score.criterion=di"), ["dense", "channels removed"]),
     ],
 )
 def test_steps_that_are_left_out(user: User, tmp_path: Path, settings: tuple[str, ...], expected: list[str]) -> None:
-    code, _, complained = user.command(tmp_path / "run", *settings)
+    code, said, complained = user.command(tmp_path / "run", *settings)
     assert (code, complained) == (0, "")
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert stages(report) == expected
+    rows = [line.strip() for line in said[said.index("top-1, held out") :].splitlines()]
+    assert [next(s for s in expected if row.startswith(s)) for row in rows[1 : len(expected)]] == expected[1:]
+    assert ("recovery" in report) == ("recover=none" not in settings)
     assert ("fine_tuning" in report) == ("fine-tuned" in expected)
     assert report["scores"]["criterion"] == ("di" if len(settings) == 3 else "hrank")
 
