@@ -25,7 +25,7 @@ from secateur.importance import (
 )
 from secateur.pruning import PruneResult, prune
 from secateur.records import ChannelGroup, ChannelGroups, PruningPlan, ScoreTable
-from secateur.recovery import Compensation, compensate, recalibrate_batch_norm
+from secateur.recovery import Compensation, Reconstructed, compensate, recalibrate_batch_norm, reconstruct
 from secateur.scoring import gradient_scores, reconstruction_scores, weight_scores
 from secateur.search import cross_layer_plan, greedy_plan, uniform_plan
 from secateur.training import fine_tune
@@ -43,6 +43,7 @@ __all__ = [
     "ParameterCost",
     "PruneResult",
     "PruningPlan",
+    "Reconstructed",
     "ReconstructionImportance",
     "ScoreTable",
     "WeightImportance",
@@ -59,6 +60,7 @@ __all__ = [
     "load_pruned",
     "prune",
     "recalibrate_batch_norm",
+    "reconstruct",
     "reconstruction_scores",
     "save_pruned",
     "uniform_plan",

@@ -44,13 +44,41 @@ def masked(
     """
     undo: list[Callable[[], object]] = []
     try:
-        for name, channels in kept.items():
-            for member, dropped in _dropped(groups, name, channels):
-                undo.append(_silence(model.get_submodule(member.layer), dropped, name=member.layer))
+        silence(model, groups, kept, undo=undo)
         yield model
     finally:
         for restore in reversed(undo):
             restore()
+
+
+def silence(
+    model: nn.Module,
+    groups: Mapping[str, ChannelGroup],
+    kept: Mapping[str, Sequence[int]],
+    *,
+    undo: list[Callable[[], object]] | None = None,
+) -> None:
+    """Mask `model` in place and for good, as `masked` does for a while.
+
+    Args:
+        model, groups, kept: as in `masked`.
+        undo: gets, one by one, the functions that take it back, to be called in reverse.
+
+    Raises:
+        PlanError: as `masked`; what was masked before stays masked.
+
+    Example:
+        >>> from secateur.channel_graph import channel_groups
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> silence(net, channel_groups(net, torch.randn(2, 3, 8, 8)), {"0": (1, 2)})
+        >>> net[2].weight.abs().sum((0, 2, 3)).count_nonzero().item()
+        2
+    """
+    for name, channels in kept.items():
+        for member, dropped in _dropped(groups, name, channels):
+            restore = _silence(model.get_submodule(member.layer), dropped, name=member.layer)
+            if undo is not None:
+                undo.append(restore)
 
 
 def _dropped(

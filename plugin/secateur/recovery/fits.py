@@ -13,6 +13,8 @@ from secateur.errors import SecateurWarning
 from secateur.recovery.walk import Step
 from secateur.regression import Solution
 
+NAMED = 8  # layers that a warning names before it counts them
+
 
 @dataclass(frozen=True)
 class LayerFit:
@@ -60,7 +62,8 @@ def warn_of_few_rows(fits: Sequence[LayerFit]) -> None:
     """Warn, with their names, of layers with fewer rows than unknowns."""
     few = [fit for fit in fits if fit.rows < fit.unknowns]
     if few:
-        named = ", ".join(f"{fit.layer} ({fit.rows:,} for {fit.unknowns:,})" for fit in few)
+        named = ", ".join(f"{fit.layer} ({fit.rows:,} for {fit.unknowns:,})" for fit in few[:NAMED])
+        named += f" and {len(few) - NAMED} more" if len(few) > NAMED else ""
         warnings.warn(
             f"fewer rows than unknowns, so that the ridge decides, in {named}: more images would serve better",
             SecateurWarning,

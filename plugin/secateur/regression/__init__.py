@@ -1,7 +1,7 @@
 """A layer as a regression: the rows that it reads, the outputs that it should make of them, and the weights that do."""
 
 from secateur.regression.equations import NormalEquations, Rows, Solution, regression
-from secateur.regression.layer_rows import Layout, layout_of, reason_against, weight_rows, write_weight
+from secateur.regression.layer_rows import Layout, columns_of, layout_of, reason_against, weight_rows, write_weight
 from secateur.regression.reading import Samples, rows_of, sample_outputs
 from secateur.regression.replay import Replay
 from secateur.regression.targets import At, Target, targets_of
@@ -15,6 +15,7 @@ __all__ = [
     "Samples",
     "Solution",
     "Target",
+    "columns_of",
     "layout_of",
     "reason_against",
     "regression",

@@ -14,6 +14,7 @@ convolution) and compute in float64.
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import NamedTuple
 
@@ -144,8 +145,8 @@ class NormalEquations:
         return Solution(W, b, self.EE, torch.minimum(after.clamp(min=0), self.EE))
 
     def _with(self, inputs: Tensor, errors: Tensor, UU: Tensor, UE: Tensor, EE: Tensor) -> NormalEquations:
-        other = NormalEquations.__new__(NormalEquations)
-        other.rows, other.inputs, other.errors, other.UU, other.UE, other.EE = self.rows, inputs, errors, UU, UE, EE
+        other = copy.copy(self)
+        other.inputs, other.errors, other.UU, other.UE, other.EE = inputs, errors, UU, UE, EE
         return other
 
 
@@ -180,6 +181,14 @@ class Rows:
             self._held.append((U[:, :left].double(), E[:, :left].double()))
             self.rows += self._held[-1][0].shape[1]
 
+    def shifted(self, change: Tensor) -> Rows:
+        """Return the rows with the errors E + U `change`; see `NormalEquations.shifted`."""
+        return self._with([(U, E + U @ change) for U, E in self._held])
+
+    def taking(self, unknowns: Tensor) -> Rows:
+        """Return the rows of the inputs at `unknowns` (G, d) alone; see `NormalEquations.taking`."""
+        return self._with([(U.gather(2, unknowns[:, None].expand(-1, U.shape[1], -1)), E) for U, E in self._held])
+
     def solve(self, *, ridge: float, intercept: bool = True) -> Solution:
         """Return the change of the weights that takes most of the errors away; see the module."""
         U, E = (torch.cat(parts, dim=1) for parts in zip(*self._held, strict=True))
@@ -195,6 +204,11 @@ class Rows:
         after = (E - U @ W).square().sum(1)
         b = (means[1] - means[0] @ W)[:, 0] if intercept else torch.zeros_like(E[:, 0])
         return Solution(W, b, before, after)
+
+    def _with(self, held: list[tuple[Tensor, Tensor]]) -> Rows:
+        other = copy.copy(self)
+        other._held = held
+        return other
 
 
 def _solve(UU: Tensor, UE: Tensor, ridge: float) -> Tensor:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from secateur.index_maps import Indices
+
 _FORWARDS = (nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward, nn.Linear.forward)
 
 
@@ -83,6 +85,29 @@ def write_weight(module: nn.Module, weight: Tensor) -> None:
     own = _weight(module)
     with torch.no_grad():
         own.copy_(weight.mT.reshape(own.shape))
+
+
+def columns_of(module: nn.Module, inputs: Indices) -> list[Indices]:
+    """Return for each block of a layer which columns of its rows belong to each channel of a group.
+
+    Args:
+        module: the layer.
+        inputs: for each channel the inputs of the layer that it owns; see `secateur.records.Member.indices`.
+
+    Example:
+        >>> columns_of(nn.Conv1d(4, 4, 2, groups=2), ((0, 2), (1, 3)))
+        [((0, 1), (2, 3)), ((0, 1), (2, 3))]
+    """
+    blocks, unknowns, _ = layout_of(module)
+    kernel = _weight(module)[0, 0].numel()
+    each = unknowns // kernel
+    return [
+        tuple(
+            tuple((p - first) * kernel + k for p in owned if first <= p < first + each for k in range(kernel))
+            for owned in inputs
+        )
+        for first in range(0, blocks * each, each)
+    ]
 
 
 def positions_of(module: nn.Module, output: Tensor) -> int:
