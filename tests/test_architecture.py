@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "secateur.search": FOUNDATION,
     "secateur.channel_graph": FOUNDATION,
     "secateur.regression": FOUNDATION | {"feature_maps"},
-    "secateur.recovery": FOUNDATION | {"regression", "criteria", "channel_graph"},
+    "secateur.recovery": FOUNDATION | {"feature_maps", "regression", "criteria", "channel_graph"},
     "secateur.training": FOUNDATION | {"evaluation"},
     "secateur.evaluation": FOUNDATION | {"channel_graph"},
     "secateur.weights": FOUNDATION,

@@ -130,8 +130,8 @@ class Standardised(nn.Conv2d):
     ("layer", "reason"),
     [
         (nn.ConvTranspose2d(2, 2, 3), "transposed"),
-        (nn.MultiheadAttention(4, 2), "no weights to solve for"),
-        (nn.BatchNorm2d(2), "no weights to solve for"),
+        (nn.MultiheadAttention(4, 2), "neither a convolution nor a linear layer"),
+        (nn.BatchNorm2d(2), "neither a convolution nor a linear layer"),
         (Standardised(2, 2, 3), "forward of its own"),
         (nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)), "computed from others"),
     ],

@@ -47,7 +47,10 @@ def layers_to_solve(
 
 
 def consumers_of(network: nn.Module, plan: PruningPlan) -> list[str]:
-    """Return the layers that read channels which the plan removes: consumers, and grouped convolutions on the way."""
+    """Return the layers that read channels which the plan removes.
+
+    Consumers, and what mixes channels on the way: grouped convolutions, attention, recurrent layers.
+    """
     found: dict[str, None] = {}
     for group in plan.groups:
         if not plan.removed(group.name):
@@ -55,7 +58,8 @@ def consumers_of(network: nn.Module, plan: PruningPlan) -> list[str]:
         for member in group.members:
             module = None if member.axis is not None else network.get_submodule(member.layer)
             grouped = isinstance(module, _ConvNd) and module.groups > 1
-            if member.role == "consumer" or (member.role == "producer" and grouped):
+            mixes = (member.role == "producer" and grouped) or isinstance(module, (nn.MultiheadAttention, nn.RNNBase))
+            if member.role == "consumer" or mixes:
                 found[member.layer] = None
     return list(found)
 

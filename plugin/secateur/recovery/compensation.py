@@ -31,6 +31,7 @@ from torch import nn
 from secateur.batches import Batches
 from secateur.channel_graph.surgery import check_fits
 from secateur.errors import ConfigError
+from secateur.feature_maps.tap import unwrapped
 from secateur.modes import device_of
 from secateur.records import PruningPlan
 from secateur.recovery.affected import Layers, kept_outputs, layers_to_solve
@@ -82,6 +83,7 @@ def compensate(
 
     Raises:
         ConfigError: an argument is out of range.
+        NetworkError: a network is compiled or scripted.
         PlanError: the plan is not that of these networks.
         DataError: no images, too many for the memory, or values that are NaN or infinite (the layer is named). The
             pruned network is then as it was.
@@ -115,6 +117,7 @@ def compensate(
     check_settings(samples, rows, ridge)
     if layers not in get_args(Layers):
         raise ConfigError(f"unknown layers {layers!r}; allowed: {', '.join(get_args(Layers))}")
+    model, pruned = unwrapped(model), unwrapped(pruned)
     check_fits(model, plan)
     outputs = kept_outputs(model, pruned, plan)
     images = hold_images(batches, samples, memory // 2)

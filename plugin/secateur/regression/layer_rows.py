@@ -37,7 +37,7 @@ def reason_against(module: nn.Module) -> str:
 
     Example:
         >>> reason_against(nn.Linear(2, 2)), reason_against(nn.ReLU())
-        ('', 'a ReLU has no weights to solve for')
+        ('', 'a ReLU is neither a convolution nor a linear layer')
     """
     if isinstance(module, _ConvTransposeNd):
         return "the inputs that one output of a transposed convolution reads depend on where it lies"
@@ -47,7 +47,7 @@ def reason_against(module: nn.Module) -> str:
                 f"a {type(module).__name__} has a forward of its own: it may not be the product of inputs and weights"
             )
         return "" if "weight" in module._parameters else "its weights are computed from others at each call"
-    return f"a {type(module).__name__} has no weights to solve for"
+    return f"a {type(module).__name__} is neither a convolution nor a linear layer"
 
 
 def layout_of(module: nn.Module) -> Layout:
