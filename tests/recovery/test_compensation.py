@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from compensation_for_tests import changed, error, plan_without, pruned_by, random_plan, randomise, state
-from networks_for_tests import Residual
+from networks_for_tests import ConcatTwice, Depthwise, Grouped, Residual
 from secateur import PruningPlan, apply_plan
 from secateur.errors import ConfigError, DataError, PlanError, SecateurWarning
 from secateur.recovery import compensate, recalibrate_batch_norm
@@ -20,8 +20,8 @@ def images(count: int = 24, size: int = 10) -> Tensor:
     return torch.randn(count, 3, size, size)
 
 
-def small() -> nn.Module:
-    model = randomise(Residual())
+def small(network: type[nn.Module] = Residual) -> nn.Module:
+    model = randomise(network())
     recalibrate_batch_norm(model, [images(64)])
     return model
 
@@ -32,10 +32,11 @@ def prepared(model: nn.Module | None = None) -> tuple[nn.Module, nn.Module, Prun
     return model, apply_plan(model, plan).eval(), plan
 
 
-def test_the_outputs_come_closer_on_images_not_seen() -> None:
+@pytest.mark.parametrize("network", [Residual, Depthwise, Grouped, ConcatTwice])
+def test_the_outputs_come_closer_on_images_not_seen(network: type[nn.Module]) -> None:
     for seed in range(5):
         torch.manual_seed(seed)
-        model, pruned, plan = prepared()
+        model, pruned, plan = prepared(small(network))
         held_out = images(100)
         before = error(model, pruned, held_out)
         report = compensate(model, pruned, plan, [images(100)])
@@ -123,7 +124,7 @@ def test_images_may_come_in_any_form() -> None:
             yield part, torch.zeros(len(part))
 
     states = []
-    for batches in ([batch], generator(), list(batch.split(4)), [(batch, None)]):
+    for batches in ([batch], generator(), list(batch.split(4)), [(batch, None)], [batch[:0], batch, batch[:0]]):
         pruned = apply_plan(model, plan).eval()
         assert compensate(model, pruned, plan, batches).images == 30
         states.append(state(pruned))
@@ -207,7 +208,7 @@ def test_too_many_images_for_the_memory() -> None:
 def test_a_memory_that_holds_no_equations() -> None:
     model, pruned, plan = prepared()
     before = state(pruned)
-    with pytest.raises(DataError, match="allow more memory"):
+    with pytest.raises(DataError, match=r"layer 'first': .* two rows .*: allow more memory"):
         compensate(model, pruned, plan, [images(1, 4)], memory=600)
     assert not changed(pruned, before)
 
@@ -282,7 +283,7 @@ def test_settings_out_of_range_are_refused(options: dict[str, object], message: 
         compensate(model, pruned, plan, [images()], **options)  # type: ignore[arg-type] # what is tested
 
 
-@pytest.mark.parametrize("batches", [[], iter([])])
+@pytest.mark.parametrize("batches", [[], iter([]), [images(0)]])
 def test_no_images(batches: object) -> None:
     model, pruned, plan = prepared()
     with pytest.raises(DataError, match="the batches are empty"):

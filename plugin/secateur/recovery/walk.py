@@ -34,7 +34,8 @@ def hold_images(batches: Batches, samples: int, memory: int) -> list[Tensor]:
     """
     held: list[Tensor] = []
     for inputs, _ in rebatch(batches, None, samples=samples):
-        held.append(inputs)
+        if len(inputs):
+            held.append(inputs)
         if sum(batch.nbytes for batch in held) > memory:
             raise DataError(
                 f"{sum(map(len, held)):,} images of {tuple(inputs.shape[1:])} need more than "
@@ -120,7 +121,10 @@ def walk(
                 on_layer(name, done, len(todo))
             samples = _narrowed(wanted.pop(name), (outputs or {}).get(name))
             layout = layout_of(network.get_submodule(name))
-            equations = regression(layout, device=device_of(network), memory=memory // 2)
+            try:
+                equations = regression(layout, device=device_of(network), memory=memory // 2)
+            except DataError as error:
+                raise DataError(f"layer {name!r}: {error}") from error
             for U, E in rows_of(network, name, todo[name], images, samples, replay=replay):
                 equations.add(U, E)
             yield Step(name, todo[name], samples, equations)
