@@ -245,7 +245,10 @@ def block_losses(M: Tensor, R: Tensor) -> Tensor:
         >>> block_losses(torch.tensor([[[4.0]]]), torch.tensor([[[6.0]]]))
         tensor([9.])
     """
-    Z: Tensor = torch.linalg.solve_triangular(_cholesky(M), R, upper=False)
+    factor = _cholesky(M)
+    if R.shape[2] > 2 * R.shape[1]:  # RR' is smaller
+        return torch.cholesky_solve(R @ R.mT, factor).diagonal(dim1=1, dim2=2).sum(1)
+    Z: Tensor = torch.linalg.solve_triangular(factor, R, upper=False)
     return Z.square().sum((1, 2))
 
 

@@ -28,7 +28,7 @@ from typing import get_args
 import torch
 from torch import nn
 
-from secateur.batches import Batches
+from secateur.batches import Batches, hold
 from secateur.channel_graph.surgery import check_fits
 from secateur.errors import ConfigError
 from secateur.feature_maps.tap import unwrapped
@@ -36,7 +36,7 @@ from secateur.modes import device_of
 from secateur.records import PruningPlan
 from secateur.recovery.affected import Layers, kept_outputs, layers_to_solve
 from secateur.recovery.fits import Compensation, LayerFit, fit_of, warn_of_few_rows
-from secateur.recovery.walk import OnLayer, hold_images, walk
+from secateur.recovery.walk import OnLayer, walk
 from secateur.regression import At, weight_rows, write_weight
 
 
@@ -120,7 +120,7 @@ def compensate(
     model, pruned = unwrapped(model), unwrapped(pruned)
     check_fits(model, plan)
     outputs = kept_outputs(model, pruned, plan)
-    images = hold_images(batches, samples, memory // 2)
+    images, _ = hold(batches, samples=samples, memory=memory)
     room = memory - sum(batch.nbytes for batch in images)
     todo, left = layers_to_solve(pruned, plan, images[0][:2].to(device_of(pruned)), target, layers)
     fits: list[LayerFit] = []
@@ -128,7 +128,7 @@ def compensate(
     try:
         for step in walk(model, pruned, todo, images, rows=rows, memory=room, outputs=outputs, on_layer=on_layer):
             module = pruned.get_submodule(step.layer)
-            found = step.equations.solve(ridge=ridge, intercept=step.target.can_shift(module))
+            found = step.solve(module, ridge=ridge)
             if bool(found.before.any()):
                 write_weight(module, weight_rows(module) + found.weight)
                 step.target.shift(module, found.intercept.flatten())

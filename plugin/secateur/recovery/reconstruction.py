@@ -15,17 +15,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from secateur.batches import Batches
+from secateur.batches import Batches, hold
 from secateur.channel_graph import apply_plan
 from secateur.channel_graph.masks import silence
 from secateur.channel_graph.surgery import check_fits
 from secateur.criteria.reconstruction import Reading, elimination
+from secateur.feature_maps.tap import unwrapped
 from secateur.modes import device_of
 from secateur.records import ChannelGroup, Member, PruningPlan
 from secateur.recovery.affected import layers_to_solve
 from secateur.recovery.compensation import check_settings
 from secateur.recovery.fits import Compensation, LayerFit, fit_of, warn_of_few_rows
-from secateur.recovery.walk import OnLayer, Step, hold_images, walk
+from secateur.recovery.walk import OnLayer, Step, walk
 from secateur.regression import At, NormalEquations, Target, columns_of, layout_of, weight_rows, write_weight
 
 
@@ -89,8 +90,9 @@ def reconstruct(
     Deviations: a normalisation over channels (layer norm, group norm) sees the removed channels until all are chosen.
     """
     check_settings(samples, rows, ridge)
+    model = unwrapped(model)
     check_fits(model, plan)
-    images = hold_images(batches, samples, memory // 2)
+    images, _ = hold(batches, samples=samples, memory=memory)
     room = memory - sum(batch.nbytes for batch in images)
     work = copy.deepcopy(model)
     todo, left = layers_to_solve(work, plan, images[0][:2].to(device_of(work)), target, "all")
@@ -172,7 +174,7 @@ def _remove(network: nn.Module, group: ChannelGroup, kept: Sequence[int], live: 
 def _solve(step: Step, module: nn.Module, lost: Tensor, live: Tensor, ridge: float, fits: list[LayerFit]) -> None:
     """Give a layer the best weights for its live unknowns, in place, now that `lost` has been taken from them."""
     unknowns = torch.stack([row.nonzero()[:, 0] for row in live]).to(lost.device)
-    found = step.equations.shifted(lost).taking(unknowns).solve(ridge=ridge, intercept=step.target.can_shift(module))
+    found = step.solve(module, ridge=ridge, equations=step.equations.shifted(lost).taking(unknowns))
     if bool(found.before.any()):
         change = torch.zeros_like(lost).scatter_(1, unknowns[:, :, None].expand_as(found.weight), found.weight)
         write_weight(module, weight_rows(module) + change)

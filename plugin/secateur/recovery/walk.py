@@ -7,43 +7,25 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from secateur.batches import Batches, rebatch
-from secateur.errors import DataError
+from secateur.errors import ConfigError, DataError
 from secateur.modes import device_of
 from secateur.recovery.affected import outputs_of
 from secateur.regression import (
+    Layout,
     NormalEquations,
     Replay,
     Rows,
+    Solution,
     Target,
     layout_of,
     regression,
     rows_of,
+    rows_that_fit,
     sample_outputs,
 )
 from secateur.regression.reading import Sample
 
 OnLayer = Callable[[str, int, int], None]
-
-
-def hold_images(batches: Batches, samples: int, memory: int) -> list[Tensor]:
-    """Return the first `samples` inputs, in their batches.
-
-    Raises:
-        DataError: there are none, or they need more than `memory` bytes.
-    """
-    held: list[Tensor] = []
-    for inputs, _ in rebatch(batches, None, samples=samples):
-        if len(inputs):
-            held.append(inputs)
-        if sum(batch.nbytes for batch in held) > memory:
-            raise DataError(
-                f"{sum(map(len, held)):,} images of {tuple(inputs.shape[1:])} need more than "
-                f"{memory / 2**20:,.0f} MiB, half of the memory allowed: take fewer samples, or allow more memory"
-            )
-    if not held:
-        raise DataError("there are no images to compensate on: the batches are empty")
-    return held
 
 
 def _narrowed(samples: Sequence[Sequence[Sample]], outputs: Tensor | None) -> list[list[Sample]]:
@@ -53,12 +35,23 @@ def _narrowed(samples: Sequence[Sequence[Sample]], outputs: Tensor | None) -> li
     return [[Sample(s.positions, s.values[:, outputs.to(s.values.device)]) for s in batch] for batch in samples]
 
 
-def _chunks(targets: Mapping[str, Target], network: nn.Module, rows: int, memory: int) -> Iterator[list[str]]:
+def _rows_for(layer: str, layout: Layout, calls: int, rows: int, memory: int) -> int:
+    """Return how many positions of a layer to read: as many as asked for, or as its equations take in."""
+    try:
+        room = rows_that_fit(layout, memory=memory)
+    except DataError as error:
+        raise DataError(f"layer {layer!r}: {error}") from error
+    return rows if room is None else max(1, min(rows, room // calls))
+
+
+def _chunks(
+    targets: Mapping[str, Target], network: nn.Module, rows: Mapping[str, int], memory: int
+) -> Iterator[list[str]]:
     """Yield the layers in order, as many at a time as have their samples fit into `memory` bytes; one at least."""
     chunk: list[str] = []
     size = 0
     for name, target in targets.items():
-        need = rows * target.calls * (8 + 4 * outputs_of(network.get_submodule(name)))
+        need = rows[name] * target.calls * (8 + 4 * outputs_of(network.get_submodule(name)))
         if chunk and size + need > memory:
             yield chunk
             chunk, size = [], 0
@@ -83,6 +76,17 @@ class Step:
     target: Target
     samples: Sequence[Sequence[Sample]]
     equations: NormalEquations | Rows
+
+    def solve(self, module: nn.Module, *, ridge: float, equations: NormalEquations | Rows | None = None) -> Solution:
+        """Return the change of the weights of the layer, `module`, by its equations or by what was made of them.
+
+        Raises:
+            ConfigError: the ridge is too small for this layer.
+        """
+        try:
+            return (equations or self.equations).solve(ridge=ridge, intercept=self.target.can_shift(module))
+        except ConfigError as error:
+            raise ConfigError(f"layer {self.layer!r}: {error}") from error
 
 
 def walk(
@@ -113,18 +117,16 @@ def walk(
         DataError: values that are NaN or infinite, or a layer whose equations do not fit.
     """
     replay = Replay(network, images, memory=memory // 4)
+    layouts = {name: layout_of(network.get_submodule(name)) for name in todo}
+    asked = {name: _rows_for(name, layouts[name], target.calls, rows, memory // 2) for name, target in todo.items()}
     done = 0
-    for chunk in _chunks(todo, right, rows, memory // 4):
-        wanted = sample_outputs(right, images, {name: todo[name] for name in chunk}, rows=rows)
+    for chunk in _chunks(todo, right, asked, memory // 4):
+        wanted = sample_outputs(right, images, {name: todo[name] for name in chunk}, rows=asked)
         for name in chunk:
             if on_layer is not None:
                 on_layer(name, done, len(todo))
             samples = _narrowed(wanted.pop(name), (outputs or {}).get(name))
-            layout = layout_of(network.get_submodule(name))
-            try:
-                equations = regression(layout, device=device_of(network), memory=memory // 2)
-            except DataError as error:
-                raise DataError(f"layer {name!r}: {error}") from error
+            equations = regression(layouts[name], device=device_of(network), memory=memory // 2)
             for U, E in rows_of(network, name, todo[name], images, samples, replay=replay):
                 equations.add(U, E)
             yield Step(name, todo[name], samples, equations)

@@ -1,6 +1,6 @@
 """A layer as a regression: the rows that it reads, the outputs that it should make of them, and the weights that do."""
 
-from secateur.regression.equations import NormalEquations, Rows, Solution, regression
+from secateur.regression.equations import NormalEquations, Rows, Solution, regression, rows_that_fit
 from secateur.regression.layer_rows import Layout, columns_of, layout_of, reason_against, weight_rows, write_weight
 from secateur.regression.reading import Samples, rows_of, sample_outputs
 from secateur.regression.replay import Replay
@@ -20,6 +20,7 @@ __all__ = [
     "reason_against",
     "regression",
     "rows_of",
+    "rows_that_fit",
     "sample_outputs",
     "targets_of",
     "weight_rows",

@@ -62,6 +62,18 @@ def regression(layout: Layout, *, device: torch.device, memory: int) -> NormalEq
     return Rows(layout, device=device, memory=memory)
 
 
+def rows_that_fit(layout: Layout, *, memory: int) -> int | None:
+    """Return how many rows the equations of a `layout` take in at most, None for no limit; see `regression`.
+
+    `memory` counts bytes.
+
+    Example:
+        >>> [rows_that_fit(Layout(1, 100, 10), memory=m) for m in (2**20, 2**16)]
+        [None, 25]
+    """
+    return None if NormalEquations.bytes_for(layout) <= memory else Rows(layout, memory=memory).room
+
+
 class NormalEquations:
     """U'U (G, D, D), U'E (G, D, O), |E|^2 (G, O) and the sums of U and E, over the rows added so far.
 

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from secateur.errors import DataError
 from secateur.feature_maps import tapped
 from secateur.modes import device_of, evaluating
-from secateur.regression.layer_rows import input_rows, output_rows, positions_of
+from secateur.regression.layer_rows import input_rows, layout_of, output_rows, positions_of
 from secateur.regression.replay import Replay
 from secateur.regression.targets import Target
 
+PIECE = 2**24  # numbers of U that are made at a time
 Receive = Callable[[str, Tensor], None]
 
 
@@ -31,7 +32,12 @@ Samples = dict[str, list[list[Sample]]]
 
 
 def sample_outputs(
-    network: nn.Module, images: Sequence[Tensor], targets: Mapping[str, Target], *, rows: int, seed: int = 0
+    network: nn.Module,
+    images: Sequence[Tensor],
+    targets: Mapping[str, Target],
+    *,
+    rows: int | Mapping[str, int],
+    seed: int = 0,
 ) -> Samples:
     """Return the values of each layer's target at positions drawn at random, about `rows` of a layer in all.
 
@@ -39,7 +45,8 @@ def sample_outputs(
         network: the one that is right.
         images: batches.
         targets: the layers to read.
-        rows: positions of each layer, shared out over the batches by their size; all, where there are fewer.
+        rows: positions of each layer, or layer -> positions, shared out over the batches by their size; where there are
+            fewer, all.
         seed: draws the positions; a layer's are the same whichever layers are read beside it.
 
     Raises:
@@ -59,7 +66,8 @@ def sample_outputs(
 
     def receive(name: str, values: Tensor) -> None:
         module = network.get_submodule(name)
-        size, share = positions_of(module, values), -(-rows * len(images[place]) // total)
+        asked = rows if isinstance(rows, int) else rows[name]
+        size, share = positions_of(module, values), -(-asked * len(images[place]) // total)
         drawn = torch.arange(size) if size <= share else torch.randint(size, (share,), generator=draws[name])
         drawn = drawn.to(values.device)
         found[name][place].append(Sample(drawn, _checked(name, output_rows(module, values, drawn))))
@@ -79,7 +87,7 @@ def rows_of(
     *,
     replay: Replay | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield for each batch the rows that a layer reads, U (G, n, D), and how much its outputs must change, E (G, n, O).
+    """Yield, piece by piece, the rows that a layer reads, U (G, n, D), and what its outputs lack there, E (G, n, O).
 
     Args:
         network: the one that is not right yet; run until the layer's target is known, and no further.
@@ -91,7 +99,8 @@ def rows_of(
     Raises:
         DataError: a value is NaN or infinite.
 
-    Cost: a forward pass over the images, up to the target; with `replay`, from where the last one ended.
+    Cost: a forward pass over the images, up to the target; with `replay`, from where the last one ended. Memory: what
+    the layer reads of one batch, and `PIECE` numbers of U.
 
     Example:
         >>> right, other = nn.Linear(2, 1), nn.Linear(2, 1)
@@ -104,19 +113,20 @@ def rows_of(
     with nullcontext(lambda _: None) if replay is None else replay.before(layer) as at:
         for place, (batch, drawn) in enumerate(zip(images, samples, strict=True)):
             at(place)
-            yield _rows_of_batch(network, layer, target, batch, drawn)
+            yield from _rows_of_batch(network, layer, target, batch, drawn)
 
 
 def _rows_of_batch(
     network: nn.Module, layer: str, target: Target, batch: Tensor, drawn: Sequence[Sample]
-) -> tuple[Tensor, Tensor]:
+) -> Iterator[tuple[Tensor, Tensor]]:
     module = network.get_submodule(layer)
-    rows: list[Tensor] = []
+    blocks, unknowns, _ = layout_of(module)
+    read: list[tuple[Tensor, torch.Size]] = []
     errors: list[Tensor] = []
 
-    def read(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+    def keep(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
         (inputs,) = (*args, *kwargs.values())
-        rows.append(_checked(layer, input_rows(module, inputs, output.shape, drawn[len(rows)].positions)))
+        read.append((_checked(layer, inputs).clone(), output.shape))  # the network may go on to work on it in place
 
     def receive(_layer: str, values: Tensor) -> None:
         if len(errors) < len(drawn):
@@ -125,7 +135,7 @@ def _rows_of_batch(
         if len(errors) == len(drawn):
             raise _Enough
 
-    handle = module.register_forward_hook(read, with_kwargs=True)
+    handle = module.register_forward_hook(keep, with_kwargs=True)
     try:
         with _watching(network, {layer: target}, receive):
             network(batch.to(device_of(network)))
@@ -133,8 +143,10 @@ def _rows_of_batch(
         pass
     finally:
         handle.remove()
-    U, E = torch.cat(rows, dim=1), torch.cat(errors)
-    return U, E.view(len(E), U.shape[0], -1).transpose(0, 1)
+    piece = max(1, PIECE // (blocks * unknowns))
+    for (inputs, shape), sample, error in zip(read, drawn, errors, strict=True):
+        for positions, E in zip(torch.split(sample.positions, piece), torch.split(error, piece), strict=True):
+            yield input_rows(module, inputs, shape, positions), E.view(len(E), blocks, -1).transpose(0, 1)
 
 
 class _Enough(Exception):  # noqa: N818 - it tells of no error

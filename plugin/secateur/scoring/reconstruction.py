@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from secateur.batches import Batches, rebatch
+from secateur.batches import Batches, hold
 from secateur.criteria import Reconstruction, options_of
 from secateur.criteria.inputs import as_classes
 from secateur.criteria.reconstruction import Reading
@@ -118,23 +118,12 @@ def reconstruction_scores(
 
 def _held(batches: Batches, rule: Reconstruction) -> tuple[list[Tensor], list[Tensor] | None]:
     """Return the images in their batches, and where labels are asked for their classes, (N, L) of zeros and ones."""
-    images: list[Tensor] = []
-    labels: list[Tensor] = []
-    for inputs, marks in rebatch(batches, None, samples=rule.samples):
-        images.append(inputs)
-        if rule.labels and marks is None:
-            raise DataError(f"labels={rule.labels} reads labels, but the batches hold inputs alone")
-        if rule.labels:
-            labels.append(marks)
-        if sum(batch.nbytes for batch in images) > rule.memory // 2:
-            raise DataError(
-                f"{sum(map(len, images)):,} images of {tuple(inputs.shape[1:])} need more than "
-                f"{rule.memory / 2**21:,.0f} MiB, half of the memory allowed: take fewer samples, or allow more memory"
-            )
-    if not images:
-        raise DataError("there is no image to read the layers' inputs from: the batches are empty")
-    if not labels:
+    images, found = hold(batches, samples=rule.samples, memory=rule.memory)
+    if not rule.labels:
         return images, None
+    labels = [marks for marks in found if marks is not None]
+    if len(labels) < len(images):
+        raise DataError(f"labels={rule.labels} reads labels, but the batches hold inputs alone")
     sizes = [len(batch) for batch in images]
     return images, list(torch.split(functional.one_hot(as_classes(torch.cat(labels), sum(sizes))), sizes))
 
