@@ -55,9 +55,9 @@ pruned = secateur.apply_plan(dense, plan)
 secateur.verify_pruning(dense, pruned, plan, example)
 accuracy["channels removed"] = secateur.accuracy(pruned, test)
 
-# Recover: batch norm's statistics without gradients, then a short training.
-secateur.recalibrate_batch_norm(pruned, train)
-accuracy["batch norm recalibrated"] = secateur.accuracy(pruned, test)
+# Recover: least squares without labels or gradients, then a short training.
+secateur.compensate(dense, pruned, plan, train)
+accuracy["compensated"] = secateur.accuracy(pruned, test)
 secateur.fine_tune(pruned, train, validation, epochs=1 if options.smoke else 4, learning_rate=0.02)
 accuracy["fine-tuned"] = secateur.accuracy(pruned, test)
 

@@ -52,7 +52,7 @@ def test_prune_and_deploy(tmp_path: Path) -> None:
     for line in (
         rf"dense +{PERCENT} of 400 held-out images",
         rf"channels removed +{PERCENT} of 400",
-        rf"batch norm recalibrated +{PERCENT} of 400",
+        rf"compensated +{PERCENT} of 400",
         rf"fine-tuned +{PERCENT} of 400",
         r"MACs +16\.40 M -> [1-8]\.\d\d M",
         rf"ONNX Runtime vs\. torch +largest difference \d\.\de-\d\d, same class {PERCENT}",
@@ -147,8 +147,9 @@ def test_resnet18_on_a_folder_of_images(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sorted((EXAMPLES / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
-def test_benchmarks_print_both_sides(path: Path, tmp_path: Path) -> None:
+def test_benchmarks_print_both_sides(path: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """A smoke run asserts no bound: it shows that the script still measures what it says."""
-    printed = run(path, "--smoke", folder=tmp_path)
-    assert re.search(r"forward pass|bare", printed)
+    networks = ("--shared", request.getfixturevalue("shared")) if path.stem == "recovery" else ()
+    printed = run(path, "--smoke", *networks, folder=tmp_path)
+    assert re.search(r"forward pass|bare|dense", printed)
     assert re.search(r"\d+\.\d+", printed)
