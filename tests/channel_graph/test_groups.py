@@ -171,3 +171,13 @@ def test_a_network_that_cannot_be_copied_is_refused() -> None:
     net.lock = threading.Lock()  # type: ignore[assignment]  # a user's module may hold anything
     with pytest.raises(NetworkError, match=r"cannot be copied \(TypeError: .*locks, open files"):
         channel_groups(net, torch.randn(2, 1, 8, 8))
+
+
+def test_a_stream_that_the_code_fixes_stays() -> None:
+    """A vision transformer reshapes to the width that it was built with, behind layer norms that forbid comparing."""
+    network = torchvision.models.VisionTransformer(
+        image_size=8, patch_size=4, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=12, num_classes=3
+    ).eval()
+    groups = channel_groups(network, torch.randn(2, 3, 8, 8))
+    assert list(groups) == ["encoder.layers.encoder_layer_0.mlp.0"]
+    assert "does not run any more" in groups.skipped["conv_proj"]

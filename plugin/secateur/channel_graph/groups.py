@@ -16,13 +16,14 @@ from torch.nn.utils import parametrize
 
 from secateur.channel_graph.hosts import CHANNEL_MAP_PRUNER
 from secateur.channel_graph.surgery import layer_size
-from secateur.channel_graph.verify import TOLERANCE, difference, mixes_channels
+from secateur.channel_graph.verify import TOLERANCE, difference, mixes_channels, runs
 from secateur.channel_map import ChannelMap
 from secateur.errors import ConfigError, NetworkError
 from secateur.records import ChannelGroup, ChannelGroups, Member, Role
 
 Residual = Literal["joint", "skip"]
 PRODUCERS = (_ConvNd, nn.Linear)
+NO_LONGER_RUNS = "the network does not run any more once its channels are removed"
 
 
 def channel_groups(
@@ -48,7 +49,8 @@ def channel_groups(
         ignore: names of layers, or of modules that contain them, whose outputs must stay as they are.
         residual: "joint" prunes the layers that a shortcut sums together, as the DI paper does; "skip" leaves residual
             streams as they are, so that only channels inside the blocks are pruned.
-        check: whether to try the groups. Groups that pass through a normalisation over channels cannot be tried.
+        check: whether to try the groups. Of groups that pass through a normalisation over channels it can only be seen
+            whether the network still runs without them.
 
     Raises:
         ConfigError: `residual` is neither "joint" nor "skip".
@@ -228,16 +230,21 @@ def _keep_what_verifies(
 ) -> tuple[list[ChannelGroup], dict[str, str]]:
     """Return the groups whose removal equals masking, and for the others the reason to leave them alone."""
     by_name = {group.name: group for group in groups}
-    trial = {g.name: _lopsided(g.width, idx) for idx, g in enumerate(groups) if not mixes_channels(model, g)}
-    if difference(model, by_name, trial, inputs) <= TOLERANCE:
-        return list(groups), {}
+    trial = {group.name: _lopsided(group.width, idx) for idx, group in enumerate(groups)}
+    mixed = {name: channels for name, channels in trial.items() if mixes_channels(model, by_name[name])}
+    tried = {name: channels for name, channels in trial.items() if name not in mixed}
     wrong: dict[str, str] = {}
-    for name, channels in trial.items():
-        found = difference(model, by_name, {name: channels}, inputs)
-        if found == float("inf"):
-            wrong[name] = "the network does not run any more once its channels are removed"
-        elif not found <= TOLERANCE:
-            wrong[name] = f"removing its channels is not the same as masking them: the outputs differ by {found:.0e}"
+    if not difference(model, by_name, tried, inputs) <= TOLERANCE:
+        for name, channels in tried.items():
+            found = difference(model, by_name, {name: channels}, inputs)
+            if found == float("inf"):
+                wrong[name] = NO_LONGER_RUNS
+            elif not found <= TOLERANCE:
+                wrong[name] = (
+                    f"removing its channels is not the same as masking them: the outputs differ by {found:.0e}"
+                )
+    if mixed and not runs(model, by_name, mixed, inputs):
+        wrong |= {n: NO_LONGER_RUNS for n, channels in mixed.items() if not runs(model, by_name, {n: channels}, inputs)}
     return [group for group in groups if group.name not in wrong], wrong
 
 

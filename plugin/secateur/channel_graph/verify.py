@@ -103,23 +103,37 @@ def difference(
     Infinite where the pruned network cannot run at all. `pruned` is made here unless it is given.
     """
     if pruned is None:
-        decision = {name: tuple(channels) for name, channels in kept.items()}
-        pruned = apply_plan(model, PruningPlan(tuple(groups.values()), decision, "none", 0.0, 0.0, 0.0))
+        pruned = _without(model, groups, kept)
     with masked(model, groups, kept):
         return _distance(model, pruned, inputs)
 
 
+def runs(model: nn.Module, groups: Mapping[str, ChannelGroup], kept: Mapping[str, Sequence[int]], inputs: Any) -> bool:
+    """Return whether the network still runs with only the channels `kept`, whatever it computes then."""
+    return _outputs_or_none(_without(model, groups, kept), inputs) is not None
+
+
+def _without(model: nn.Module, groups: Mapping[str, ChannelGroup], kept: Mapping[str, Sequence[int]]) -> nn.Module:
+    decision = {name: tuple(channels) for name, channels in kept.items()}
+    return apply_plan(model, PruningPlan(tuple(groups.values()), decision, "none", 0.0, 0.0, 0.0))
+
+
 def _distance(model: nn.Module, pruned: nn.Module, inputs: Any) -> float:
     expected = _outputs(model, inputs)
-    try:
-        found = _outputs(pruned, inputs)
-    except (RuntimeError, IndexError, ValueError):
-        return float("inf")
-    if [t.shape for t in found] != [t.shape for t in expected]:
+    found = _outputs_or_none(pruned, inputs)
+    if found is None or [t.shape for t in found] != [t.shape for t in expected]:
         return float("inf")
     largest = max(float(t.abs().max()) for t in expected)
     distance = max(float((a - b).abs().max()) for a, b in zip(found, expected, strict=True))
     return distance / max(largest, torch.finfo(torch.float32).tiny)
+
+
+def _outputs_or_none(model: nn.Module, inputs: Any) -> list[Tensor] | None:
+    """Return the outputs, None where a network that was cut cannot run."""
+    try:
+        return _outputs(model, inputs)
+    except (RuntimeError, IndexError, ValueError, AssertionError):
+        return None
 
 
 def _outputs(model: nn.Module, inputs: Any) -> list[Tensor]:
