@@ -4,31 +4,63 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch_pruning as tp
 
+import secateur
 from secateur.networks import digits_resnet
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
-@pytest.mark.parametrize("code", BLOCKS, ids=["ten lines", "in Torch-Pruning"])
-def test_the_code_runs(
-    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def blocks(*, naming: str) -> str:
+    """Return the one block of code that names something."""
+    (code,) = (code for code in BLOCKS if naming in code)
+    return code.replace("model = ...", "").replace("loader = ...", "")
+
+
+@pytest.fixture
+def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Return what the README's reader has: a trained network, and images."""
     monkeypatch.chdir(tmp_path)
-    model = digits_resnet().eval()
     loader = [(torch.rand(32, 1, 8, 8), torch.arange(32) % 10) for _ in range(2)]
-    names = {"model": model, "loader": loader, "images": loader[0][0], "tp": tp}
-    exec(code.replace("model = ...", "").replace("loader = ...", ""), names)
-    if "benchmark" in code:
-        assert "batch 32" in capsys.readouterr().out
-        assert sum(p.numel() for p in names["pruned"].parameters()) < sum(p.numel() for p in model.parameters())
-    else:
-        assert model(names["images"]).shape[1] < 10 or names["model"] is model
+    return {"model": digits_resnet().eval(), "loader": loader, "images": loader[0][0], "tp": tp, "secateur": secateur}
+
+
+def size(model: torch.nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def test_ten_lines(names: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    exec(blocks(naming="benchmark("), names)
+    assert "batch 32" in capsys.readouterr().out
+    assert size(names["pruned"]) < size(names["model"])
+
+
+def test_in_torch_pruning(names: dict[str, Any]) -> None:
+    before = size(names["model"])
+    exec(blocks(naming="HRankImportance("), names)
+    assert size(names["model"]) < before
+
+
+@pytest.mark.filterwarnings("ignore:fewer rows than unknowns")
+def test_accuracy_back(names: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    model, loader, images = names["model"], names["loader"], names["images"]
+    groups = secateur.channel_groups(model, images)
+    scores = secateur.collect_scores(model, loader, "hrank")
+    names["plan"] = secateur.uniform_plan(groups, scores, secateur.MacsCost(model, images, groups), "50%")
+    names["pruned"] = secateur.apply_plan(model, names["plan"])
+    exec(blocks(naming="reconstruct("), names)
+    assert "linear" in capsys.readouterr().out
+    assert size(names["done"].model) == size(names["pruned"]) < size(model)
+
+
+def test_every_block_is_run() -> None:
+    assert len(BLOCKS) == 3
 
 
 def test_links_lead_somewhere() -> None:

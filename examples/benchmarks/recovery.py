@@ -1,7 +1,8 @@
 """How much accuracy comes back without labels or training: a trained ResNet-56, channels removed inside its blocks.
 
     python examples/benchmarks/recovery.py                     # 30%, 50% and 60% of the MACs less: minutes
-    python examples/benchmarks/recovery.py --epochs 1 2 5      # and what training makes of it at 50% less: an hour
+    python examples/benchmarks/recovery.py --ways              # and what each part of compensation brings at 50% less
+    python examples/benchmarks/recovery.py --epochs 1 2 5      # and what training makes of it at 50% less: half an hour
     python examples/benchmarks/recovery.py --smoke             # few images, one budget, no bound is asserted
 
 Every criterion chooses the channels of the same uniform widths; shown is the share of the 5,000 held-out images that is
@@ -9,8 +10,9 @@ answered rightly: after the cut, with batch norm recalibrated on 2,000 training 
 `reconstruction` chooses by the dense network, `layer by layer` (`secateur.reconstruct`) by what has become of it.
 Asserted is what the best of them loses against the dense network, and that one compensation takes less than a minute.
 
-With --epochs, the network pruned by L1 is trained for so many epochs, once from the weights that it was cut to and once
-from the compensated ones; one seed each.
+With --ways, the network pruned by L1 is compensated on each layer's own output or behind the residual sum, and in all
+layers or in those alone that read removed channels. With --epochs, it is trained for so many epochs, once from the
+weights that it was cut to and once from the compensated ones; one seed each.
 """
 
 from __future__ import annotations
@@ -47,6 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="accuracy back without labels and without training")
     parser.add_argument("--budgets", nargs="*", default=list(LOSSES), help="shares of the dense network's MACs")
     parser.add_argument("--criteria", nargs="*", default=list(CRITERIA))
+    parser.add_argument("--ways", action="store_true", help="compare targets and layers, too")
     parser.add_argument("--epochs", type=int, nargs="*", default=[], help="train for so many epochs, too")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--shared", type=Path, default=SHARED, help="the folder with models/ and data/")
@@ -76,6 +79,8 @@ def main() -> None:
             assert lost <= LOSSES[budget], f"{lost:.2f} points are lost at {budget}, more than {LOSSES[budget]}"
             assert slowest <= SECONDS, f"a compensation took {slowest:.0f} s, more than {SECONDS}; is the machine busy?"
             print(f"{lost:.2f} points are lost, at most {LOSSES[budget]} are allowed; {slowest:.0f} s of {SECONDS}\n")
+    if given.ways:
+        ways(network, uniform(network, groups, data, "l1", "50%"), data)
     if given.epochs:
         train(network, uniform(network, groups, data, "l1", "50%"), data, given.epochs)
 
@@ -113,6 +118,17 @@ def compare(
 def uniform(network: nn.Module, groups: ChannelGroups, data: Data, criterion: str, budget: str) -> PruningPlan:
     scores = scores_by_name(network, data.calibration, criterion, groups=groups)
     return secateur.uniform_plan(groups, scores, secateur.MacsCost(network, data.example, groups), budget)
+
+
+def ways(network: nn.Module, plan: PruningPlan, data: Data) -> None:
+    """Print what each target and each choice of layers brings."""
+    print(f"{'l1, 50% of the MACs':24}{'layers':>12}{'compensated':>13}{'seconds':>9}")
+    for target in ("layer", "sum"):
+        for layers in ("consumers", "all"):
+            cut, begun = secateur.apply_plan(network, plan), time.perf_counter()
+            secateur.compensate(network, cut, plan, data.calibration, samples=IMAGES, target=target, layers=layers)
+            seconds = time.perf_counter() - begun
+            print(f"{f'target {target}':24}{layers:>12}{accuracy(cut, data):13.2f}{seconds:9.0f}", flush=True)
 
 
 def train(network: nn.Module, plan: PruningPlan, data: Data, epochs: list[int]) -> None:
