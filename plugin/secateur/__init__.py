@@ -27,7 +27,7 @@ from secateur.pruning import PruneResult, prune
 from secateur.records import ChannelGroup, ChannelGroups, PruningPlan, ScoreTable
 from secateur.recovery import Compensation, Reconstructed, compensate, recalibrate_batch_norm, reconstruct
 from secateur.scoring import gradient_scores, reconstruction_scores, weight_scores
-from secateur.search import cross_layer_plan, greedy_plan, uniform_plan
+from secateur.search import cross_layer_plan, curve_plan, greedy_plan, uniform_plan
 from secateur.training import fine_tune
 
 __all__ = [
@@ -53,6 +53,7 @@ __all__ = [
     "collect_scores",
     "compensate",
     "cross_layer_plan",
+    "curve_plan",
     "fine_tune",
     "gradient_scores",
     "greedy_plan",

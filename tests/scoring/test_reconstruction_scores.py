@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+import secateur
 from networks_for_tests import ConcatTwice, Depthwise, Grouped, Residual, randomise_batch_norm
-from secateur import MacsCost, ScoreTable, channel_groups, reconstruction_scores, uniform_plan
+from secateur import MacsCost, ScoreTable, channel_groups, uniform_plan
 from secateur.errors import ConfigError, DataError, NetworkError, SecateurWarning
 from secateur.modes import structure_of
 from secateur.records import ChannelGroup, Member
 
+# the naive twins below count errors in the reader's own unit
+reconstruction_scores = partial(secateur.reconstruction_scores, relative=False)
 IMAGES = torch.randn(12, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(12) % 3
 BATCHES = [(IMAGES[:8], LABELS[:8]), (IMAGES[8:], LABELS[8:])]
@@ -433,3 +437,16 @@ def test_a_network_in_half_precision_is_solved_in_float64() -> None:
     found = reconstruction_scores(net.bfloat16(), groups, [IMAGES.bfloat16()])
     for name in expected:
         torch.testing.assert_close(found[name], expected[name], rtol=0.1, atol=1e-3)
+
+
+def test_relative_errors_are_shares_of_what_the_readers_output_is_added_to() -> None:
+    """Behind batch norm and, where there is a shortcut, behind the sum."""
+    network = Residual().eval()
+    groups = channel_groups(network, IMAGES[:2])
+    absolute = reconstruction_scores(network, groups, BATCHES)
+    relative = secateur.reconstruction_scores(network, groups, BATCHES)
+    with torch.no_grad():
+        stem = torch.relu(network.stem(IMAGES))
+        added = stem + network.norm(network.second(torch.relu(network.body_norm(network.first(stem)))))
+    variance = float(added.double().movedim(1, -1).flatten(0, 2).var(0, unbiased=False).sum())
+    torch.testing.assert_close(relative["first"], absolute["first"] / variance)

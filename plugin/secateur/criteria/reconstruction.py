@@ -65,6 +65,8 @@ class Reconstruction:
         labels: how much the images' classes weigh beside the readers' outputs, 0 for not at all: they join the targets
             T, scaled so that their variation is this many times that of the outputs.
         memory: bytes for images, equations and solving; channels whose readers need more are not scored.
+        relative: whether a reader's error counts as a share of the variance of what it is added to, behind batch norm
+            and residual sum. Errors of several readers, and scores of several groups, are in one unit then.
 
     Raises:
         ConfigError: an option out of range.
@@ -82,6 +84,7 @@ class Reconstruction:
     ridge: float = 1e-2
     labels: float = 0.0
     memory: int = 2**31
+    relative: bool = True
 
     def __post_init__(self) -> None:
         for option in ("samples", "rows", "memory"):

@@ -8,20 +8,27 @@ channels merely pass, such as depthwise convolutions, share nothing between them
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from secateur.criteria.reconstruction import Reading
 from secateur.errors import DataError
-from secateur.index_maps import Indices
 from secateur.modes import device_of, evaluating
 from secateur.records import ChannelGroup, Member
-from secateur.regression import Layout, NormalEquations, Target, layout_of, reason_against, targets_of
+from secateur.regression import (
+    Layout,
+    NormalEquations,
+    Target,
+    columns_of,
+    layout_of,
+    reason_against,
+    sample_outputs,
+    targets_of,
+)
 from secateur.regression.layer_rows import input_rows, output_rows, positions_of
 
 CHUNK = 2**23  # numbers of rows that are made at a time
@@ -112,8 +119,25 @@ def gather(
     return equations
 
 
+def variations(network: nn.Module, layers: Collection[str], images: Sequence[Tensor], rows: int) -> dict[str, float]:
+    """Return for each layer the variance of what its output is added to, summed over its channels.
+
+    That is what lies behind the layer's batch norm and residual sum, in the unit of the errors of `gather`; 1 where
+    nothing varies.
+
+    Cost: a forward pass.
+    """
+    targets = targets_of(network, images[0][:2].to(device_of(network)), layers, at="sum")
+    found = {}
+    for name, batches in sample_outputs(network, images, targets, rows=rows).items():
+        values = torch.cat([sample.values.double() for batch in batches for sample in batch])
+        gain = targets[name].gain if targets[name].at == "layer" else None
+        found[name] = float((values if gain is None else values * gain).var(0, unbiased=False).sum()) or 1.0
+    return found
+
+
 def readings_of(
-    equations: NormalEquations, module: nn.Module, target: Target, member: Member, labels: float
+    equations: NormalEquations, module: nn.Module, target: Target, member: Member, labels: float, unit: float
 ) -> Iterator[Reading]:
     """Yield for each block of a layer that reads channels of a group what it gives, per row.
 
@@ -122,6 +146,7 @@ def readings_of(
         module, target: the layer.
         member: which of its inputs the channels of the group are.
         labels: how many times the outputs' variation that of the classes shall be; 0 where there are none.
+        unit: the squared error that counts as 1.
     """
     outputs = layout_of(module).outputs
     UU, UT, TT = equations.moments(intercept=target.can_shift(module))
@@ -130,26 +155,12 @@ def readings_of(
         scale = labels * variation[:, :outputs].sum(1) / variation[:, outputs:].sum(1)
         UT = torch.cat([UT[:, :, :outputs], about[:, :, outputs:] * scale.sqrt()[:, None, None]], dim=2)
         TT = torch.cat([TT[:, :outputs], variation[:, outputs:] * scale[:, None]], dim=1)
-    for block, owned in enumerate(_columns(module, member)):
+    for block, owned in enumerate(columns_of(module, member.indices)):
         if any(owned):
             n = equations.rows
-            yield Reading(UU[block] / n, UT[block] / n, float(TT[block].sum()) / n, owned)
+            yield Reading(UU[block] / n, UT[block] / n / unit**0.5, float(TT[block].sum()) / n / unit, owned)
 
 
 def is_uneven(module: nn.Module, member: Member) -> bool:
     """Return whether channels of a group own different numbers of the inputs of a block of a layer."""
-    return any(len({len(columns) for columns in owned if columns}) > 1 for owned in _columns(module, member))
-
-
-def _columns(module: nn.Module, member: Member) -> list[Indices]:
-    """Return for each block of a layer which columns of its rows belong to each channel of the group."""
-    blocks, unknowns, _ = layout_of(module)
-    kernel = module.weight[0, 0].numel() if isinstance(module, _ConvNd) else 1
-    inputs = unknowns // kernel
-    return [
-        tuple(
-            tuple((p - first) * kernel + k for p in owned if first <= p < first + inputs for k in range(kernel))
-            for owned in member.indices
-        )
-        for first in range(0, blocks * inputs, inputs)
-    ]
+    return any(len({len(columns) for columns in owned if columns}) > 1 for owned in columns_of(module, member.indices))

@@ -21,8 +21,9 @@ from secateur.feature_maps.tap import unwrapped
 from secateur.modes import structure_of
 from secateur.records import ChannelGroup, Member, ScoreTable
 from secateur.regression import layout_of
-from secateur.scoring.readers import bytes_for, consumers, gather, is_uneven, readers_of, readings_of
+from secateur.scoring.readers import bytes_for, consumers, gather, is_uneven, readers_of, readings_of, variations
 
+STREAM_ROWS = 8192  # from which the variance of what a reader's output is added to is told
 RANKING = 4  # how many times the memory of a group's equations it takes to rank its channels
 
 
@@ -36,12 +37,14 @@ def reconstruction_scores(
     ridge: float = 1e-2,
     labels: float = 0.0,
     memory: int = 2**31,
+    relative: bool = True,
 ) -> ScoreTable:
     """Return for each channel the error of its readers once it, and all that are worth less, are gone.
 
-    Formula: `secateur.criteria.Reconstruction`, in units of squared output (behind batch norm) per row: a pixel of the
-    reader's output, or an image for a linear layer. Errors of several readers are summed. Sorted, a group's scores are
-    its error curve: what pruning to each width costs at least, when no weights but the readers' adapt.
+    Formula: `secateur.criteria.Reconstruction`, per row: a pixel of the reader's output, or an image for a linear layer;
+    as a share of the variance of what that output is added to, or in units of squared output. Errors of several readers
+    are summed. Sorted, a group's scores are its error curve: what pruning to each width costs at least, when no weights
+    but the readers' adapt.
 
     Args:
         model: the network; left as it is.
@@ -52,6 +55,8 @@ def reconstruction_scores(
         ridge: r, as a share of the mean of the diagonal of U'U.
         labels: how much the images' classes weigh beside the outputs; 0: not at all.
         memory: bytes for the held images, the equations and ranking, beside the forward pass.
+        relative: whether errors are shares of the variance of what the reader's output is added to, so that those of
+            several groups can be compared.
 
     Returns:
         The scores, under the name of each group: the layer that produces its channels, (C,). The settings are
@@ -77,11 +82,11 @@ def reconstruction_scores(
         >>> _ = net[0].weight.data.copy_(torch.eye(3)[:, :, None, None])
         >>> _ = net[1].weight.data.copy_(torch.tensor([1.0, 3.0, 2.0]).view(1, 3, 1, 1))
         >>> images = torch.eye(3)[:, :, None, None]  # of one pixel, each of another colour
-        >>> scores = reconstruction_scores(net, channel_groups(net, images), [images], ridge=1e-9)
+        >>> scores = reconstruction_scores(net, channel_groups(net, images), [images], ridge=1e-9, relative=False)
         >>> [round(3 * score) for score in scores["0"].tolist()]  # squares of the weights, added up
         [1, 14, 5]
     """
-    rule = Reconstruction(samples=samples, rows=rows, ridge=ridge, labels=labels, memory=memory)
+    rule = Reconstruction(samples=samples, rows=rows, ridge=ridge, labels=labels, memory=memory, relative=relative)
     network = unwrapped(model)
     images, classes = _held(batches, rule)
     targets, unread = readers_of(network, groups, images[0][:2])
@@ -89,6 +94,7 @@ def reconstruction_scores(
     sizes = {name: bytes_for(network.get_submodule(name), width) for name in targets}
     room = memory - sum(batch.nbytes for batch in images)
     todo, skipped = _to_score(network, groups, unread, sizes, room)
+    unit = variations(network, targets, images, min(rows, STREAM_ROWS)) if relative else {}
     found: dict[str, Tensor] = {}
     counted: dict[str, int] = {}
     for chunk in _chunks(todo, sizes, room):
@@ -99,7 +105,8 @@ def reconstruction_scores(
             readings: list[Reading] = []
             for member in todo[name]:
                 module, target = network.get_submodule(member.layer), targets[member.layer]
-                readings += readings_of(equations[member.layer], module, target, member, labels)
+                one = unit.get(member.layer, 1.0)
+                readings += readings_of(equations[member.layer], module, target, member, labels, one)
             found[name] = _by_position(groups[name], rule(readings))
     if not found:
         raise NetworkError("no group can be scored: " + "; ".join(f"{name}: {why}" for name, why in skipped.items()))

@@ -2,6 +2,7 @@
 
 from secateur.search.budget import format_cost, parse_budget
 from secateur.search.cross_layer import convolution_cost, cross_layer_plan, cross_layer_widths
+from secateur.search.curves import curve_plan
 from secateur.search.greedy import GreedyStep, greedy_plan
 from secateur.search.selection import allowed_widths, keep_count, select, ties_at_cut
 from secateur.search.uniform import uniform_plan
@@ -12,6 +13,7 @@ __all__ = [
     "convolution_cost",
     "cross_layer_plan",
     "cross_layer_widths",
+    "curve_plan",
     "format_cost",
     "greedy_plan",
     "keep_count",

@@ -1,0 +1,108 @@
+"""Widths from error curves, beside the optimum that trying everything finds."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from secateur.errors import BudgetError
+from secateur.records import ChannelGroup, Member, ScoreTable
+from secateur.search import curve_plan
+
+
+class Prices:
+    """So much for each channel of each group."""
+
+    name, unit = "channels", "channels"
+
+    def __init__(self, prices: Mapping[str, float], width: int) -> None:
+        self.prices, self.width = prices, width
+
+    def __call__(self, widths: Mapping[str, int]) -> float:
+        return sum(price * widths.get(name, self.width) for name, price in self.prices.items())
+
+
+class Chain(Prices):
+    """Layers in a row: each costs its inputs times its outputs."""
+
+    def __call__(self, widths: Mapping[str, int]) -> float:
+        every = [widths.get(name, self.width) for name in self.prices]
+        return float(sum(a * b for a, b in itertools.pairwise([1, *every, 1])))
+
+
+def groups_of(names: str, width: int) -> dict[str, ChannelGroup]:
+    own = tuple((c,) for c in range(width))
+    return {name: ChannelGroup(name, width, (Member(name, "producer", own),)) for name in names}
+
+
+def error_of(scores: torch.Tensor, width: int) -> float:
+    return float(scores.sort().values[len(scores) - width - 1]) if width < len(scores) else 0.0
+
+
+def best_error(curves: Mapping[str, torch.Tensor], cost: Prices, budget: float) -> float:
+    """Try all widths."""
+    tried = (
+        dict(zip(curves, widths, strict=True))
+        for widths in itertools.product(range(1, cost.width + 1), repeat=len(curves))
+    )
+    return min(sum(error_of(curves[n], w) for n, w in widths.items()) for widths in tried if cost(widths) <= budget)
+
+
+curves_of = st.lists(st.lists(st.integers(0, 50), min_size=5, max_size=5), min_size=3, max_size=3)
+
+
+@settings(deadline=None, max_examples=60)
+@given(steps=curves_of, prices=st.lists(st.integers(1, 5), min_size=3, max_size=3), share=st.integers(35, 95))
+def test_no_widths_of_the_same_cost_have_a_lower_error(steps: list[list[int]], prices: list[int], share: int) -> None:
+    """At the price that was found the choice is optimal; what the rest buys only lowers the error."""
+    cost = Prices(dict(zip("abc", map(float, prices), strict=True)), 5)
+    curves = {name: torch.tensor(step, dtype=torch.float64).cumsum(0) for name, step in zip("abc", steps, strict=True)}
+    plan = curve_plan(groups_of("abc", 5), ScoreTable(curves), cost, f"{share}%")
+    assert plan.cost_after <= plan.budget
+    assert plan.settings["error"] == sum(error_of(curves[n], w) for n, w in plan.widths.items())
+    assert plan.settings["error"] <= plan.settings["error_at_price"]
+    assert plan.settings["error"] >= best_error(curves, cost, plan.budget)
+    for name, width in plan.widths.items():
+        wider = {**plan.widths, name: width + 1}
+        if width < 5 and cost(wider) <= plan.budget:
+            assert error_of(curves[name], width + 1) == error_of(curves[name], width), "money was left that buys"
+
+
+def test_convex_curves_are_spent_on_optimally() -> None:
+    torch.manual_seed(0)
+    for _ in range(20):
+        curves = {name: torch.rand(5, dtype=torch.float64).sort().values.cumsum(0) for name in "abcd"}
+        cost = Prices(dict.fromkeys("abcd", 1.0), 5)
+        plan = curve_plan(groups_of("abcd", 5), ScoreTable(curves), cost, 11)
+        assert plan.settings["error"] == pytest.approx(best_error(curves, cost, 11))
+
+
+def test_layers_in_a_row_come_near_the_optimum() -> None:
+    torch.manual_seed(0)
+    for _ in range(20):
+        curves = {name: torch.rand(6, dtype=torch.float64).sort().values.cumsum(0) for name in "abc"}
+        cost = Chain(dict.fromkeys("abc", 1.0), 6)
+        plan = curve_plan(groups_of("abc", 6), ScoreTable(curves), cost, "50%")
+        assert plan.cost_after <= plan.budget
+        assert plan.settings["error"] <= 1.5 * best_error(curves, cost, plan.budget)
+
+
+def test_what_is_worthless_goes_first() -> None:
+    curves = {"a": torch.tensor([1e-9, 2e-9, 3e-9, 4e-9]), "b": torch.tensor([1.0, 2.0, 3.0, 4.0])}
+    plan = curve_plan(groups_of("ab", 4), ScoreTable(curves), Prices({"a": 1.0, "b": 1.0}, 4), "62.5%")
+    assert plan.widths == {"a": 1, "b": 4}
+    assert plan.settings["search"] == "curves"
+
+
+def test_rounding_and_floors_are_kept() -> None:
+    curves = {"a": torch.arange(8.0), "b": 100 + torch.arange(8.0)}
+    cost = Prices({"a": 1.0, "b": 1.0}, 8)
+    plan = curve_plan(groups_of("ab", 8), ScoreTable(curves), cost, "70%", round_to=4, min_keep=2)
+    assert plan.widths == {"a": 4, "b": 4} or (plan.widths == {"a": 4, "b": 8} and plan.cost_after <= plan.budget)
+    with pytest.raises(BudgetError, match="lowest cost"):
+        curve_plan(groups_of("ab", 8), ScoreTable(curves), cost, "10%", min_keep=2)
