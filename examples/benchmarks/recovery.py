@@ -8,8 +8,8 @@
 Every criterion chooses the channels of the same uniform widths; shown is the share of the 5,000 held-out images that is
 answered rightly: after the cut, with batch norm recalibrated on 2,000 training images, and compensated on 1,000.
 `reconstruction` chooses by the dense network, `layer by layer` (`secateur.reconstruct`) by what has become of it, and
-`error curves` also spends the budget unevenly (`secateur.curve_plan`). Asserted is what the best with uniform widths and
-what the curves lose against the dense network, and that one compensation takes less than a minute.
+`error curves` also spends the budget unevenly (`secateur.curve_plan`). Asserted is what the best with uniform widths
+and what the curves lose against the dense network, and that one compensation takes less than a minute.
 
 With --ways, the network pruned by L1 is compensated on each layer's own output or behind the residual sum, and in all
 layers or in those alone that read removed channels. With --epochs, it is trained for so many epochs, once from the
