@@ -14,22 +14,21 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import secateur_onnx
-from secateur.batches import rebatch
 from secateur.channel_graph import apply_plan, verify_pruning
 from secateur.checkpoint import MODEL_FILE, PLAN_FILE, load_pruned, save_pruned
 from secateur.criteria import known_criterion
-from secateur.evaluation import MaskedAccuracy
 from secateur.files import write_json
 from secateur.modes import evaluating
 from secateur.records import PruningPlan, ScoreTable
 from secateur.scoring import scores_by_name
-from secateur.search import GreedyStep, format_cost, greedy_plan, parse_budget, uniform_plan
+from secateur.search import format_cost
 from secateur.weights import load_weights
 from secateur_cli.job import Job
 from secateur_cli.preparation import prepare
 from secateur_cli.progress import Progress
 from secateur_cli.recovery import RECOVERED, recover
 from secateur_cli.schema import RunConfig, Search
+from secateur_cli.searching import search
 
 DENSE_WEIGHTS = "stages/dense.safetensors"
 SCORES = "stages/scores.json"
@@ -134,7 +133,7 @@ def choose_widths(job: Job, scores: ScoreTable) -> PruningPlan:
     """Spend the budget: how many channels each group keeps, and which."""
 
     def work() -> dict[str, Any]:
-        plan, steps = _search(job, scores)
+        plan, steps = search(job, scores)
         write_json(job.workspace.path(PLAN), plan.to_json())
         return {"steps": steps}
 
@@ -251,35 +250,6 @@ def time_both(job: Job) -> None:
         return timed.to_json()
 
     job.facts["onnx"]["benchmark"] = job.once("benchmark", work)
-
-
-def _search(job: Job, scores: ScoreTable) -> tuple[PruningPlan, list[dict[str, Any]]]:
-    config, cost = job.config.plan, job.cost
-    budget, round_to, min_keep = config.budget.macs, config.round_to, config.min_keep
-    if job.search == "uniform":
-        return uniform_plan(job.groups, scores, cost, budget, round_to=round_to, min_keep=min_keep), []
-    worth = MaskedAccuracy(job.model, job.groups, rebatch(job.data.validation, None, samples=config.images))
-    dense = cost({})
-    to_free = dense - parse_budget(budget, dense)
-    steps: list[GreedyStep] = []
-    with job.progress.task("greedy search, percent of the way") as advance:
-
-        def watched(kept: Any) -> float:
-            advance(min(int(100 * (dense - (steps[-1].cost if steps else dense)) / to_free), 99), 100)
-            return worth(kept)
-
-        plan = greedy_plan(
-            job.groups,
-            scores,
-            cost,
-            budget,
-            watched,
-            delta=config.delta,
-            round_to=round_to,
-            min_keep=min_keep,
-            on_step=steps.append,
-        )
-    return plan, [asdict(step) for step in steps]
 
 
 def _counts(job: Job, model: nn.Module) -> dict[str, float]:

@@ -18,7 +18,7 @@ from secateur.search.budget import parse_budget
 
 Count = Annotated[int, Field(strict=True, gt=0)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
-Search = Literal["uniform", "greedy"]
+Search = Literal["uniform", "greedy", "curves"]
 Recovery = Literal["none", "recalibrate", "compensate"]
 SMOKE_IMAGES = 64
 SMOKE_SEARCH_IMAGES = 16  # a greedy search reads them hundreds of times
@@ -185,7 +185,7 @@ class PlanConfig(Section):
     """How many channels each layer keeps."""
 
     search: Annotated[tuple[Search, ...], BeforeValidator(_as_tuple), Field(min_length=1)] = Field(
-        default=("uniform",), description="uniform, greedy, or a list of both to compare them"
+        default=("uniform",), description="uniform, greedy, curves (of reconstruction errors), or a list of them"
     )
     budget: BudgetConfig = Field(description="what the pruned network may cost, e.g. {macs: 50%}")
     round_to: Count = Field(default=8, description="widths are multiples of it: odd widths run slowly")

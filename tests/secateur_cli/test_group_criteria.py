@@ -20,3 +20,15 @@ def test_bad_options_are_refused_before_anything_runs(user: User, tmp_path: Path
     code, _, complained = user.command(tmp_path, "score.criterion=reconstruction", "score.options={rigde: 0.1}")
     assert code != 0
     assert "did you mean 'ridge'" in complained
+
+
+def test_a_run_by_error_curves(user: User, tmp_path: Path) -> None:
+    report = user.call(tmp_path / "run", "score.criterion=reconstruction", "plan.search=curves")
+    assert report["plan"]["search"] == "curves"
+    assert report["plan"]["after"] <= report["plan"]["budget"]
+
+
+def test_curves_without_errors_are_refused(user: User, tmp_path: Path) -> None:
+    code, _, complained = user.command(tmp_path, "plan.search=curves")
+    assert code != 0
+    assert "score.criterion: reconstruction" in " ".join(complained.split())

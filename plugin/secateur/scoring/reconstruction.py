@@ -41,11 +41,10 @@ def reconstruction_scores(
 ) -> ScoreTable:
     """Return for each channel the error of its readers once it, and all that are worth less, are gone.
 
-    Formula: `secateur.criteria.Reconstruction`, per row, which is a pixel of the reader's output or an image for a linear
-    layer;
-    as a share of the variance of what that output is added to, or in units of squared output. Errors of several readers
-    are summed. Sorted, a group's scores are its error curve: what pruning to each width costs at least, when no weights
-    but the readers' adapt.
+    Formula: `secateur.criteria.Reconstruction`, per row: a pixel of the reader's output, an image for a linear layer.
+    Errors are shares of the variance of what that output is added to, or in units of squared output; those of several
+    readers are summed. Sorted, a group's scores are its error curve: what pruning to each width costs at least, when no
+    weights but the readers' adapt.
 
     Args:
         model: the network; left as it is.
