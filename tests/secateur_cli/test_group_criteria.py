@@ -23,7 +23,7 @@ def test_bad_options_are_refused_before_anything_runs(user: User, tmp_path: Path
 
 
 def test_a_run_by_error_curves(user: User, tmp_path: Path) -> None:
-    report = user.call(tmp_path / "run", "score.criterion=reconstruction", "plan.search=curves")
+    report = user.call(tmp_path / "run", "score.criterion=reconstruction", search="curves")
     assert report["plan"]["search"] == "curves"
     assert report["plan"]["after"] <= report["plan"]["budget"]
 
