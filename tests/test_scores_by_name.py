@@ -37,7 +37,7 @@ def test_options_reach_the_criterion() -> None:
     assert scores_by_name(Residual(), BATCHES, "random", options={"seed": 7}).settings["options"] == {"seed": 7}
     net, own = Residual(), {"labels": 0.5, "rows": 500, "samples": 12}
     found = scores_by_name(net, BATCHES, "reconstruction", options=own, groups=channel_groups(net, BATCHES[0][0]))
-    assert found.settings["options"] == {"ridge": 1e-2, "memory": 2**31, **own}
+    assert found.settings["options"] == {"ridge": 1e-2, "memory": 2**31, "relative": True, **own}
     assert found.settings["samples"] == 12
 
 

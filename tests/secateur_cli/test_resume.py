@@ -16,7 +16,7 @@ import pytest
 
 from runs_for_tests import User, contents, results
 from secateur.errors import CheckpointError
-from secateur_cli import job, pipeline, recovery
+from secateur_cli import job, pipeline, recovery, searching
 from secateur_cli.workspace import Workspace
 
 Finished = tuple[Path, dict[str, Any]]
@@ -69,7 +69,7 @@ def test_stopped_before_and_after_each_stage_is_recorded(
 
 WITHIN = [
     (job, "save_file"), (job, "fine_tune"), (job, "accuracy"), (pipeline, "scores_by_name"),
-    (pipeline, "uniform_plan"), (pipeline, "apply_plan"), (pipeline, "verify_pruning"),
+    (searching, "uniform_plan"), (pipeline, "apply_plan"), (pipeline, "verify_pruning"),
     (recovery, "compensate"), (pipeline, "save_pruned"), (pipeline, "load_pruned"),
     (pipeline.secateur_onnx, "export"), (pipeline.secateur_onnx, "check_parity"),
     (pipeline.secateur_onnx, "benchmark"),

@@ -85,7 +85,7 @@ def test_a_finished_run_is_not_repeated(user: User, tmp_path: Path, monkeypatch:
     user.command(output)
     before, report = contents(output), json.loads((output / "report.json").read_text())
     (output / "report.json").unlink()
-    for name in ("scores_by_name", "save_pruned", "verify_pruning", "uniform_plan"):
+    for name in ("scores_by_name", "save_pruned", "verify_pruning", "search"):
         monkeypatch.delattr(pipeline, name)
     monkeypatch.delattr(recovery, "compensate")
     for name in ("export", "benchmark", "check_parity"):

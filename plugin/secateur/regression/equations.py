@@ -69,7 +69,7 @@ def rows_that_fit(layout: Layout, *, memory: int) -> int | None:
 
     Example:
         >>> [rows_that_fit(Layout(1, 100, 10), memory=m) for m in (2**20, 2**16)]
-        [None, 25]
+        [None, 27]
     """
     return None if NormalEquations.bytes_for(layout) <= memory else Rows(layout, memory=memory).room
 
