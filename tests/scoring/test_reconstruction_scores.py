@@ -51,7 +51,10 @@ class Chain(nn.Module):
 def seen(network: nn.Module, layer: str) -> list[tuple[Tensor, Tensor]]:
     """Return each input and output of a layer, on all images at once."""
     calls: list[tuple[Tensor, Tensor]] = []
-    handle = network.get_submodule(layer).register_forward_hook(lambda _, i, o: calls.append((i[0].clone(), o.clone())))
+    handle = network.get_submodule(layer).register_forward_hook(
+        lambda _, args, named, output: calls.append((next(iter((*args, *named.values()))).clone(), output.clone())),
+        with_kwargs=True,
+    )
     with torch.no_grad():
         network.eval()(IMAGES)
     handle.remove()
@@ -236,6 +239,16 @@ def test_a_layer_that_runs_twice_reads_what_both_calls_read() -> None:
     table = reconstruction_scores(net, {"first": group}, [IMAGES])
     assert table.settings["rows"] == {"second": 2 * 12 * 36}
     assert table["first"].tolist() == pytest.approx(naive_scores([*naive_readers(net, "second", ones(4))]), rel=1e-3)
+
+
+def test_a_layer_that_is_called_by_keyword_is_read() -> None:
+    class ByKeyword(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return self[1](input=torch.relu(self[0](x)))
+
+    net = ByKeyword(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1))
+    table = reconstruction_scores(net, channel_groups(net, IMAGES[:2]), [IMAGES])
+    assert table["0"].tolist() == pytest.approx(naive_scores([*naive_readers(net, "1", ones(4))]), rel=1e-3)
 
 
 # --- what must hold ---------------------------------------------------------------------------------------------------

@@ -90,7 +90,7 @@ class Reconstruction:
         for option in ("samples", "rows", "memory"):
             if getattr(self, option) < 1:
                 raise ConfigError(f"reconstruction: {option} is {getattr(self, option)}; it must be at least 1")
-        _check_ridge(self.ridge)
+        check_ridge(self.ridge)
         if not 0 <= self.labels < float("inf"):
             raise ConfigError(f"reconstruction: labels is {self.labels}; allowed: numbers from 0 (no labels) on")
 
@@ -128,7 +128,7 @@ def elimination(readings: Sequence[Reading], *, ridge: float = 1e-2, keep: int =
         >>> order, [round(e, 3) for e in errors]
         ([2, 0, 1], [0.75, 1.0, 2.0])
     """
-    _check_ridge(ridge)
+    check_ridge(ridge)
     if len({len(reading.owned) for reading in readings}) != 1:
         raise ScoreError("readings are needed, at least one, and all of the same channels")
     states = [_State(reading, ridge) for reading in readings]
@@ -209,7 +209,8 @@ class _State:
         self.V, self.B, self.live = self.V[left][:, left], self.B[left], self.live[left]
 
 
-def _check_ridge(ridge: float) -> None:
+def check_ridge(ridge: float) -> None:
+    """Raise ConfigError for a ridge that leaves the weights undefined."""
     if not 0 < ridge < float("inf"):
         raise ConfigError(f"ridge is {ridge}; it must be a positive number (without it the weights are not defined)")
 

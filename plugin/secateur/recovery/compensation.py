@@ -30,6 +30,7 @@ from torch import nn
 
 from secateur.batches import Batches, hold
 from secateur.channel_graph.surgery import check_fits
+from secateur.criteria.reconstruction import check_ridge
 from secateur.errors import ConfigError
 from secateur.feature_maps.tap import unwrapped
 from secateur.modes import device_of
@@ -146,5 +147,4 @@ def check_settings(samples: int, rows: int, ridge: float) -> None:
     """Raise ConfigError for a number that is out of range."""
     if samples < 1 or rows < 1:
         raise ConfigError(f"samples and rows must be at least 1; found {samples} and {rows}")
-    if not 0 < ridge < float("inf"):
-        raise ConfigError(f"ridge is {ridge}; it must be a positive number (without it the weights are not defined)")
+    check_ridge(ridge)

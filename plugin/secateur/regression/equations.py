@@ -59,7 +59,7 @@ def regression(layout: Layout, *, device: torch.device, memory: int) -> NormalEq
     """
     if NormalEquations.bytes_for(layout) <= memory:
         return NormalEquations(layout, device=device)
-    return Rows(layout, device=device, memory=memory)
+    return Rows(layout, memory=memory)
 
 
 def rows_that_fit(layout: Layout, *, memory: int) -> int | None:
@@ -173,7 +173,7 @@ class Rows:
         [1.0, 1.0, 1.0]
     """
 
-    def __init__(self, layout: Layout, *, memory: int, device: torch.device | None = None) -> None:
+    def __init__(self, layout: Layout, *, memory: int) -> None:
         self.rows = 0
         # U and E twice while they are put together, U U', its copy and its factor: 8 G (2 n (D + O) + 3 n^2) bytes
         width = 2 * (layout.unknowns + layout.outputs)
@@ -184,7 +184,6 @@ class Rows:
                 "inputs: allow more memory"
             )
         self._held: list[tuple[Tensor, Tensor]] = []
-        self._device = device
 
     def add(self, U: Tensor, E: Tensor) -> None:
         """Add rows U (G, n, D) and their errors E (G, n, O), until there is no room."""

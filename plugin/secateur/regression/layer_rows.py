@@ -7,7 +7,8 @@ and O outputs of each block. A linear layer is a convolution whose kernel sees e
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -113,6 +114,27 @@ def columns_of(module: nn.Module, inputs: Indices) -> list[Indices]:
 def positions_of(module: nn.Module, output: Tensor) -> int:
     """Return at how many positions a layer made `output`: images times pixels."""
     return output.numel() // (output.shape[1] if isinstance(module, _ConvNd) else output.shape[-1])
+
+
+def draw_positions(size: int, share: int, generator: torch.Generator) -> Tensor:
+    """Return which of `size` positions are read: all, or `share` of them drawn at random where there are more.
+
+    Example:
+        >>> draw_positions(3, 5, torch.Generator())
+        tensor([0, 1, 2])
+    """
+    return torch.arange(size) if size <= share else torch.randint(size, (share,), generator=generator)
+
+
+def sole_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    """Return the one argument that a layer was called with, by place or by name.
+
+    Example:
+        >>> sole_input((), {"input": torch.ones(1)})
+        tensor([1.])
+    """
+    (inputs,) = (*args, *kwargs.values())
+    return cast(Tensor, inputs)
 
 
 def output_rows(module: nn.Module, output: Tensor, positions: Tensor) -> Tensor:

@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from secateur.errors import DataError
 from secateur.feature_maps import tapped
 from secateur.modes import device_of, evaluating
-from secateur.regression.layer_rows import input_rows, layout_of, output_rows, positions_of
+from secateur.regression.layer_rows import (
+    draw_positions,
+    input_rows,
+    layout_of,
+    output_rows,
+    positions_of,
+    sole_input,
+)
 from secateur.regression.replay import Replay
 from secateur.regression.targets import Target
 
@@ -68,9 +75,8 @@ def sample_outputs(
         module = network.get_submodule(name)
         asked = rows if isinstance(rows, int) else rows[name]
         size, share = positions_of(module, values), -(-asked * len(images[place]) // total)
-        drawn = torch.arange(size) if size <= share else torch.randint(size, (share,), generator=draws[name])
-        drawn = drawn.to(values.device)
-        found[name][place].append(Sample(drawn, _checked(name, output_rows(module, values, drawn))))
+        drawn = draw_positions(size, share, draws[name]).to(values.device)
+        found[name][place].append(Sample(drawn, checked(name, output_rows(module, values, drawn))))
 
     for place in range(len(images)):
         with _watching(network, targets, receive):
@@ -125,13 +131,14 @@ def _rows_of_batch(
     errors: list[Tensor] = []
 
     def keep(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-        (inputs,) = (*args, *kwargs.values())
-        read.append((_checked(layer, inputs).clone(), output.shape))  # the network may go on to work on it in place
+        read.append(
+            (checked(layer, sole_input(args, kwargs)).clone(), output.shape)
+        )  # the network may go on to work on it in place
 
     def receive(_layer: str, values: Tensor) -> None:
         if len(errors) < len(drawn):
             wanted = drawn[len(errors)]
-            errors.append(target.error(_checked(layer, output_rows(module, values, wanted.positions)), wanted.values))
+            errors.append(target.error(checked(layer, output_rows(module, values, wanted.positions)), wanted.values))
         if len(errors) == len(drawn):
             raise _Enough
 
@@ -149,7 +156,7 @@ def _rows_of_batch(
             yield input_rows(module, inputs, shape, positions), E.view(len(E), blocks, -1).transpose(0, 1)
 
 
-class _Enough(Exception):  # noqa: N818 - it tells of no error
+class _Enough(Exception):  # noqa: N818  # it tells of no error
     """All that was asked for has been seen."""
 
 
@@ -171,7 +178,8 @@ def _watching(network: nn.Module, targets: Mapping[str, Target], receive: Receiv
         yield
 
 
-def _checked(layer: str, values: Tensor) -> Tensor:
+def checked(layer: str, values: Tensor) -> Tensor:
+    """Return the values that a layer gives or reads; refuse NaN and infinity in its name."""
     if not bool(torch.isfinite(values).all()):
         raise DataError(f"layer {layer!r} gives or reads NaN or infinite values on these images")
     return values

@@ -29,7 +29,7 @@ class Replay:
     A network whose modules keep tensors between calls, other than parameters and buffers, is always run whole: it may
     hand values on in ways that cannot be seen.
 
-    Cost: two runs on two images; then, for each layer asked for, what lies between it and the one asked for before.
+    Cost: a run on two images; then, for each layer asked for, what lies between it and the one asked for before.
 
     Example:
         >>> import torch

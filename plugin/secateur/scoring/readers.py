@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from secateur.criteria.reconstruction import Reading
-from secateur.errors import DataError
 from secateur.modes import device_of, evaluating
 from secateur.records import ChannelGroup, Member
 from secateur.regression import (
@@ -29,7 +28,8 @@ from secateur.regression import (
     sample_outputs,
     targets_of,
 )
-from secateur.regression.layer_rows import input_rows, output_rows, positions_of
+from secateur.regression.layer_rows import draw_positions, input_rows, output_rows, positions_of, sole_input
+from secateur.regression.reading import checked
 
 CHUNK = 2**23  # numbers of rows that are made at a time
 
@@ -92,15 +92,13 @@ def gather(
         equations[name] = NormalEquations(Layout(blocks, unknowns, outputs + extra), device=device)
 
     def reader(name: str, place: int) -> Any:
-        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
             size, share = positions_of(module, output), -(-rows * len(images[place]) // total)
-            drawn = torch.arange(size) if size <= share else torch.randint(size, (share,), generator=draws[name])
+            drawn = draw_positions(size, share, draws[name])
             layout, gain = layout_of(module), targets[name].gain
             for positions in torch.split(drawn.to(device), max(1, CHUNK // (layout.blocks * layout.unknowns))):
-                U = input_rows(module, inputs[0], output.shape, positions)
-                T = output_rows(module, output, positions).double()
-                if not bool(torch.isfinite(U).all() and torch.isfinite(T).all()):
-                    raise DataError(f"layer {name!r} gives or reads NaN or infinite values on these images")
+                U = checked(name, input_rows(module, sole_input(args, kwargs), output.shape, positions))
+                T = checked(name, output_rows(module, output, positions)).double()
                 E = (T if gain is None else T * gain).view(len(T), layout.blocks, -1).transpose(0, 1)
                 if classes is not None:
                     marks = classes[place].to(device)[positions * len(images[place]) // size]
@@ -112,7 +110,9 @@ def gather(
     for place, batch in enumerate(images):
         with ExitStack() as stack:
             for name in targets:
-                stack.callback(network.get_submodule(name).register_forward_hook(reader(name, place)).remove)
+                stack.callback(
+                    network.get_submodule(name).register_forward_hook(reader(name, place), with_kwargs=True).remove
+                )
             stack.enter_context(evaluating(network))
             stack.enter_context(torch.inference_mode())
             network(batch.to(device))

@@ -93,8 +93,6 @@ def _curve(scores: list[float], widths: tuple[int, ...]) -> dict[int, float]:
 def _at_the_lowest_price(problem: Problem, errors: Mapping[str, Mapping[int, float]]) -> tuple[dict[str, int], float]:
     """Return the widths at the smallest price that meets the budget, and the price."""
     widths = {name: allowed[-1] for name, allowed in problem.widths.items()}
-    if problem.cost(widths) <= problem.largest_cost:
-        return widths, 0.0
     narrowest = {name: allowed[0] for name, allowed in problem.widths.items()}
     low, high = 0.0, 1.0
     found = _at(problem, errors, high, widths)
