@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "secateur.cost": FOUNDATION,
     "secateur.search": FOUNDATION,
     "secateur.channel_graph": FOUNDATION,
-    "secateur.regression": FOUNDATION | {"feature_maps"},
+    "secateur.regression": FOUNDATION | {"feature_maps", "criteria"},
     "secateur.recovery": FOUNDATION | {"feature_maps", "regression", "criteria", "channel_graph"},
     "secateur.training": FOUNDATION | {"evaluation"},
     "secateur.evaluation": FOUNDATION | {"channel_graph"},

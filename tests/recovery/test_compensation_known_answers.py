@@ -14,6 +14,7 @@ from compensation_for_tests import changed, error, plan_without, pruned_by, rand
 from secateur import channel_groups
 from secateur.errors import SecateurWarning
 from secateur.recovery import compensate
+from secateur.regression import At
 
 IMAGES = (48, 3, 8, 8)
 
@@ -97,7 +98,7 @@ NETWORKS: dict[str, Callable[[], Net]] = {
 
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("target", ["sum", "layer"])
-def test_copies_of_channels_are_not_missed(name: str, target: str) -> None:
+def test_copies_of_channels_are_not_missed(name: str, target: At) -> None:
     model, images = NETWORKS[name](), torch.randn(IMAGES).double()
     if name == "grouped":  # the blocks read channels 0..3 and 4..7, and the same offset of both falls
         model.copy_channels("stem", {2: 0, 3: 1, 6: 4, 7: 5})
@@ -107,7 +108,7 @@ def test_copies_of_channels_are_not_missed(name: str, target: str) -> None:
     plan = plan_without(model, images[:2], {"stem": fallen(model, images, gone)})
     pruned, before = pruned_by(model, plan)
     assert error(model, before, images) > 1e-3
-    report = compensate(model, pruned, plan, [images], ridge=1e-10, target=target)  # type: ignore[arg-type] # one of two
+    report = compensate(model, pruned, plan, [images], ridge=1e-10, target=target)
     held_out = torch.randn(IMAGES).double()
     assert error(model, pruned, held_out) < 1e-9
     assert all(fit.after < 1e-9 for fit in report.layers)

@@ -36,9 +36,9 @@ from secateur.feature_maps.tap import unwrapped
 from secateur.modes import device_of
 from secateur.records import PruningPlan
 from secateur.recovery.affected import Layers, kept_outputs, layers_to_solve
-from secateur.recovery.fits import Compensation, LayerFit, fit_of, warn_of_few_rows
+from secateur.recovery.fits import Compensation, LayerFit, fit_of
 from secateur.recovery.walk import OnLayer, walk
-from secateur.regression import At, weight_rows, write_weight
+from secateur.regression import At, warn_of_few_rows
 
 
 def compensate(
@@ -131,15 +131,14 @@ def compensate(
             module = pruned.get_submodule(step.layer)
             found = step.solve(module, ridge=ridge)
             if bool(found.before.any()):
-                write_weight(module, weight_rows(module) + found.weight)
-                step.target.shift(module, found.intercept.flatten())
+                step.put(module, found.weight, found.intercept)
             fits.append(fit_of(step, found))
     except BaseException:
         with torch.no_grad():
             for tensor, value in before:
                 tensor.copy_(value)
         raise
-    warn_of_few_rows(fits)
+    warn_of_few_rows({fit.layer: (fit.rows, fit.unknowns) for fit in fits})
     return Compensation(tuple(fits), left, sum(map(len, images)))
 
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 
-from secateur.errors import SecateurWarning
 from secateur.recovery.walk import Step
 from secateur.regression import Solution
-
-NAMED = 8  # layers that a warning names before it counts them
 
 
 @dataclass(frozen=True)
@@ -56,16 +52,3 @@ def fit_of(step: Step, found: Solution) -> LayerFit:
     before, after = (float((weights * error.flatten()).sum()) for error in (found.before, found.after))
     shares = (before / variation, after / variation) if variation else (0.0, 0.0)
     return LayerFit(step.layer, equations.rows, found.weight.shape[1], *shares)
-
-
-def warn_of_few_rows(fits: Sequence[LayerFit]) -> None:
-    """Warn, with their names, of layers with fewer rows than unknowns."""
-    few = [fit for fit in fits if fit.rows < fit.unknowns]
-    if few:
-        named = ", ".join(f"{fit.layer} ({fit.rows:,} for {fit.unknowns:,})" for fit in few[:NAMED])
-        named += f" and {len(few) - NAMED} more" if len(few) > NAMED else ""
-        warnings.warn(
-            f"fewer rows than unknowns, so that the ridge decides, in {named}: more images would serve better",
-            SecateurWarning,
-            stacklevel=3,
-        )

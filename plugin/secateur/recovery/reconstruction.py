@@ -19,15 +19,24 @@ from secateur.batches import Batches, hold
 from secateur.channel_graph import apply_plan
 from secateur.channel_graph.masks import silence
 from secateur.channel_graph.surgery import check_fits
-from secateur.criteria.reconstruction import Reading, elimination
+from secateur.criteria.reconstruction import elimination
 from secateur.feature_maps.tap import unwrapped
 from secateur.modes import device_of
 from secateur.records import ChannelGroup, Member, PruningPlan
 from secateur.recovery.affected import layers_to_solve
 from secateur.recovery.compensation import check_settings
-from secateur.recovery.fits import Compensation, LayerFit, fit_of, warn_of_few_rows
+from secateur.recovery.fits import Compensation, LayerFit, fit_of
 from secateur.recovery.walk import OnLayer, Step, walk
-from secateur.regression import At, NormalEquations, Target, columns_of, layout_of, weight_rows, write_weight
+from secateur.regression import (
+    At,
+    NormalEquations,
+    Target,
+    columns_of,
+    layout_of,
+    readings_of,
+    warn_of_few_rows,
+    weight_rows,
+)
 
 
 @dataclass(frozen=True)
@@ -116,7 +125,7 @@ def reconstruct(
                 left[name] = "its reader's equations do not fit in memory: its channels are those of the plan"
             _remove(work, groups[name], kept[name], live)
         _solve(step, module, before - weight_rows(module), live[step.layer], ridge, fits)
-    warn_of_few_rows(fits)
+    warn_of_few_rows({fit.layer: (fit.rows, fit.unknowns) for fit in fits})
     done = replace(
         plan,
         kept=kept,
@@ -142,21 +151,7 @@ def _choose(
     ridge: float,
 ) -> tuple[int, ...]:
     """Return the channels that a layer had best keep, by the equations of what its outputs should be."""
-    UU, UT, TT = equations.moments(intercept=target.can_shift(module))
-    gain = torch.ones(TT.numel(), device=TT.device) if target.gain is None else target.gain
-    weights = gain.double().view(TT.shape)
-    readings = []
-    for block, owned in enumerate(columns_of(module, reader.indices)):
-        columns = live[block].nonzero()[:, 0]
-        place = {column: idx for idx, column in enumerate(columns.tolist())}
-        readings.append(
-            Reading(
-                UU[block][columns][:, columns],
-                UT[block][columns] * weights[block],
-                float((TT[block] * weights[block].square()).sum()),
-                tuple(tuple(place[column] for column in own) for own in owned),
-            )
-        )
+    readings = readings_of(equations, module, target, reader, live=live)
     order, _ = elimination(readings, ridge=ridge, keep=keep)
     return tuple(sorted({*range(len(reader.indices))} - {*order}))
 
@@ -177,6 +172,5 @@ def _solve(step: Step, module: nn.Module, lost: Tensor, live: Tensor, ridge: flo
     found = step.solve(module, ridge=ridge, equations=step.equations.shifted(lost).taking(unknowns))
     if bool(found.before.any()):
         change = torch.zeros_like(lost).scatter_(1, unknowns[:, :, None].expand_as(found.weight), found.weight)
-        write_weight(module, weight_rows(module) + change)
-        step.target.shift(module, found.intercept.flatten())
+        step.put(module, change, found.intercept)
     fits.append(fit_of(step, found))

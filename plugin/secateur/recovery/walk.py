@@ -22,6 +22,8 @@ from secateur.regression import (
     rows_of,
     rows_that_fit,
     sample_outputs,
+    weight_rows,
+    write_weight,
 )
 from secateur.regression.reading import Sample
 
@@ -87,6 +89,11 @@ class Step:
             return (equations or self.equations).solve(ridge=ridge, intercept=self.target.can_shift(module))
         except ConfigError as error:
             raise ConfigError(f"layer {self.layer!r}: {error}") from error
+
+    def put(self, module: nn.Module, change: Tensor, intercept: Tensor) -> None:
+        """Add a change (G, D, O) to the weights of the layer, `module`, and a constant (G, O) to its outputs."""
+        write_weight(module, weight_rows(module) + change)
+        self.target.shift(module, intercept.flatten())
 
 
 def walk(

@@ -16,17 +16,20 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from secateur.errors import ConfigError, DataError
+from secateur.errors import ConfigError, DataError, SecateurWarning
 from secateur.regression.layer_rows import Layout
 
 DOUBLE = 8  # bytes
 CONSTANT = 1e-10  # a variance so far below the square of the mean is rounding
 CHUNK = 2**23  # numbers of U that are made float64 at a time
+NAMED = 8  # layers that a warning names before it counts them
 
 
 class Solution(NamedTuple):
@@ -220,6 +223,26 @@ class Rows:
         other = copy.copy(self)
         other._held = held
         return other
+
+
+def warn_of_few_rows(sizes: Mapping[str, tuple[int, int]]) -> None:
+    """Warn the caller's caller, with their names, of layers with fewer rows than unknowns.
+
+    Args:
+        sizes: layer -> (rows, unknowns).
+
+    Example:
+        >>> warn_of_few_rows({"conv1": (100, 27)})  # enough of them
+    """
+    few = [f"{name} ({rows:,} for {unknowns:,})" for name, (rows, unknowns) in sizes.items() if rows < unknowns]
+    if few:
+        more = f" and {len(few) - NAMED} more" if len(few) > NAMED else ""
+        warnings.warn(
+            f"fewer rows than unknowns, so that the ridge decides, in {', '.join(few[:NAMED])}{more}: "
+            "more images would serve better",
+            SecateurWarning,
+            stacklevel=3,
+        )
 
 
 def _solve(UU: Tensor, UE: Tensor, ridge: float) -> Tensor:

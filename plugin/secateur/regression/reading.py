@@ -131,9 +131,8 @@ def _rows_of_batch(
     errors: list[Tensor] = []
 
     def keep(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-        read.append(
-            (checked(layer, sole_input(args, kwargs)).clone(), output.shape)
-        )  # the network may go on to work on it in place
+        inputs = checked(layer, sole_input(args, kwargs)).clone()  # the network may go on to work on it in place
+        read.append((inputs, output.shape))
 
     def receive(_layer: str, values: Tensor) -> None:
         if len(errors) < len(drawn):

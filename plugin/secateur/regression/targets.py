@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.errors import ConfigError
+from secateur.feature_maps.norms import norms_reading
 from secateur.feature_maps.operations import Kind, kind_of
 from secateur.feature_maps.trail import address
 from secateur.modes import evaluating
@@ -110,32 +112,23 @@ def _readers(
     else; and if it has statistics, so that it is affine.
     """
     calls: dict[str, int] = {}
-    outputs: dict[str, tuple[Tensor, int]] = {}
-    found: dict[str, list[_BatchNorm]] = {name: [] for name in layers}
-    runs: dict[_BatchNorm, int] = {}
+    runs: Counter[nn.Module] = Counter()
     reads = _Reads()
 
     def leave(name: str) -> Any:
         def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
             calls[name] = calls.get(name, 0) + 1
-            outputs[name] = output, output._version  # the version tells of changes in place
             reads.watch(name, output)
 
         return hook
-
-    def enter(norm: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if isinstance(norm, _BatchNorm):
-            runs[norm] = runs.get(norm, 0) + 1
-            for name, (output, version) in outputs.items():
-                if inputs and output is inputs[0] and output._version == version:
-                    found[name].append(norm)
 
     with ExitStack() as stack:
         for name, module in layers.items():
             stack.callback(module.register_forward_hook(leave(name)).remove)
         for module in network.modules():
             if isinstance(module, _BatchNorm):
-                stack.callback(module.register_forward_pre_hook(enter).remove)
+                stack.callback(module.register_forward_pre_hook(lambda norm, _: runs.update([norm])).remove)
+        found = stack.enter_context(norms_reading(network, layers))
         stack.enter_context(evaluating(network))
         stack.enter_context(torch.no_grad())
         stack.enter_context(reads)

@@ -8,14 +8,13 @@ channels merely pass, such as depthwise convolutions, share nothing between them
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from secateur.criteria.reconstruction import Reading
 from secateur.modes import device_of, evaluating
 from secateur.records import ChannelGroup, Member
 from secateur.regression import (
@@ -95,11 +94,11 @@ def gather(
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
             size, share = positions_of(module, output), -(-rows * len(images[place]) // total)
             drawn = draw_positions(size, share, draws[name])
-            layout, gain = layout_of(module), targets[name].gain
+            layout = layout_of(module)
             for positions in torch.split(drawn.to(device), max(1, CHUNK // (layout.blocks * layout.unknowns))):
                 U = checked(name, input_rows(module, sole_input(args, kwargs), output.shape, positions))
                 T = checked(name, output_rows(module, output, positions)).double()
-                E = (T if gain is None else T * gain).view(len(T), layout.blocks, -1).transpose(0, 1)
+                E = T.view(len(T), layout.blocks, -1).transpose(0, 1)
                 if classes is not None:
                     marks = classes[place].to(device)[positions * len(images[place]) // size]
                     E = torch.cat([E, marks.double().expand(layout.blocks, -1, -1)], dim=2)
@@ -122,8 +121,8 @@ def gather(
 def variations(network: nn.Module, layers: Collection[str], images: Sequence[Tensor], rows: int) -> dict[str, float]:
     """Return for each layer the variance of what its output is added to, summed over its channels.
 
-    That is what lies behind the layer's batch norm and residual sum, in the unit of the errors of `gather`; 1 where
-    nothing varies.
+    That is what lies behind the layer's batch norm and residual sum, in the unit of the errors of `readings_of`; 1
+    where nothing varies.
 
     Cost: a forward pass.
     """
@@ -134,31 +133,6 @@ def variations(network: nn.Module, layers: Collection[str], images: Sequence[Ten
         gain = targets[name].gain if targets[name].at == "layer" else None
         found[name] = float((values if gain is None else values * gain).var(0, unbiased=False).sum()) or 1.0
     return found
-
-
-def readings_of(
-    equations: NormalEquations, module: nn.Module, target: Target, member: Member, labels: float, unit: float
-) -> Iterator[Reading]:
-    """Yield for each block of a layer that reads channels of a group what it gives, per row.
-
-    Args:
-        equations: of the layer, from `gather`.
-        module, target: the layer.
-        member: which of its inputs the channels of the group are.
-        labels: how many times the outputs' variation that of the classes shall be; 0 where there are none.
-        unit: the squared error that counts as 1.
-    """
-    outputs = layout_of(module).outputs
-    UU, UT, TT = equations.moments(intercept=target.can_shift(module))
-    if labels:
-        about, variation = equations.moments(intercept=True)[1:]
-        scale = labels * variation[:, :outputs].sum(1) / variation[:, outputs:].sum(1)
-        UT = torch.cat([UT[:, :, :outputs], about[:, :, outputs:] * scale.sqrt()[:, None, None]], dim=2)
-        TT = torch.cat([TT[:, :outputs], variation[:, outputs:] * scale[:, None]], dim=1)
-    for block, owned in enumerate(columns_of(module, member.indices)):
-        if any(owned):
-            n = equations.rows
-            yield Reading(UU[block] / n, UT[block] / n / unit**0.5, float(TT[block].sum()) / n / unit, owned)
 
 
 def is_uneven(module: nn.Module, member: Member) -> bool:

@@ -5,7 +5,6 @@ The mathematics is in `secateur.criteria.reconstruction`, the readers are in `se
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
@@ -16,12 +15,12 @@ from secateur.batches import Batches, hold
 from secateur.criteria import Reconstruction, options_of
 from secateur.criteria.inputs import as_classes
 from secateur.criteria.reconstruction import Reading
-from secateur.errors import DataError, NetworkError, SecateurWarning
+from secateur.errors import DataError, NetworkError
 from secateur.feature_maps.tap import unwrapped
 from secateur.modes import structure_of
 from secateur.records import ChannelGroup, Member, ScoreTable
-from secateur.regression import layout_of
-from secateur.scoring.readers import bytes_for, consumers, gather, is_uneven, readers_of, readings_of, variations
+from secateur.regression import layout_of, readings_of, warn_of_few_rows
+from secateur.scoring.readers import bytes_for, consumers, gather, is_uneven, readers_of, variations
 
 STREAM_ROWS = 8192  # from which the variance of what a reader's output is added to is told
 RANKING = 4  # how many times the memory of a group's equations it takes to rank its channels
@@ -70,7 +69,7 @@ def reconstruction_scores(
         NetworkError: no group can be scored; a compiled or scripted network.
 
     Warns:
-        SecateurWarning: a reader has fewer rows than inputs.
+        SecateurWarning: a reader has fewer rows than unknowns.
 
     Cost: a forward pass for every `memory` bytes that the equations of all readers fill, at 8 D (D + O) for a reader of
     D inputs and O outputs; n D (D + O) + D^3 operations each, for n rows. Ranking a group's channels takes
@@ -106,11 +105,11 @@ def reconstruction_scores(
             for member in todo[name]:
                 module, target = network.get_submodule(member.layer), targets[member.layer]
                 one = unit.get(member.layer, 1.0)
-                readings += readings_of(equations[member.layer], module, target, member, labels, one)
+                readings += readings_of(equations[member.layer], module, target, member, labels=labels, unit=one)
             found[name] = _by_position(groups[name], rule(readings))
     if not found:
         raise NetworkError("no group can be scored: " + "; ".join(f"{name}: {why}" for name, why in skipped.items()))
-    _warn_of_few_rows(network, counted)
+    warn_of_few_rows({name: (n, layout_of(network.get_submodule(name)).unknowns) for name, n in counted.items()})
     settings = {
         "criterion": rule.name,
         "options": options_of(rule),
@@ -193,14 +192,3 @@ def _by_position(group: ChannelGroup, scores: Tensor) -> Tensor:
     for score, owned in zip(scores, own.indices, strict=True):
         found[list(owned)] = score
     return found
-
-
-def _warn_of_few_rows(network: nn.Module, counted: Mapping[str, int]) -> None:
-    unknowns = {name: layout_of(network.get_submodule(name)).unknowns for name in counted}
-    few = [f"{name} ({rows:,} for {unknowns[name]:,})" for name, rows in counted.items() if rows < unknowns[name]]
-    if few:
-        warnings.warn(
-            f"fewer rows than inputs, so that the ridge decides, in {', '.join(few)}: more images would serve better",
-            SecateurWarning,
-            stacklevel=3,
-        )

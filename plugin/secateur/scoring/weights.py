@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +11,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 
 from secateur import criteria
 from secateur.errors import ConfigError, NetworkError, ScoreError
+from secateur.feature_maps.norms import norms_reading
 from secateur.feature_maps.tap import producers, unwrapped
 from secateur.modes import device_of, evaluating, structure_of
 from secateur.protocols import WeightCriterion
@@ -155,35 +153,11 @@ def norms_behind(
 ) -> dict[str, list[_BatchNorm]]:
     """Return for each layer the batch norms that read its very output, as one forward pass shows.
 
-    A batch norm behind an activation, an addition or a concatenation, in place or not, is not among them.
-
     Example:
         >>> network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(inplace=True), nn.BatchNorm2d(2))
         >>> norms_behind(network, {"0": network[0]}, torch.zeros(1, 1, 2, 2))
         {'0': []}
     """
-    found: dict[str, list[_BatchNorm]] = {name: [] for name in layers}
-    outputs: dict[str, tuple[weakref.ref[Tensor], int]] = {}
-
-    def leave(name: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            outputs[name] = weakref.ref(output), output._version  # the version tells of changes in place
-
-        return hook
-
-    def enter(norm: nn.Module, inputs: tuple[Any, ...]) -> None:
-        for name, (output, version) in outputs.items():
-            tensor = output()
-            same = tensor is not None and tensor is inputs[0] and tensor._version == version
-            if same and isinstance(norm, _BatchNorm) and norm not in found[name]:
-                found[name].append(norm)
-
-    with ExitStack() as stack:
-        for name, module in layers.items():
-            stack.callback(module.register_forward_hook(leave(name)).remove)
-        for module in network.modules():
-            if isinstance(module, _BatchNorm):
-                stack.callback(module.register_forward_pre_hook(enter).remove)
-        with evaluating(network), torch.no_grad():
-            network(example_inputs.to(device_of(network)))
-    return found
+    with norms_reading(network, layers) as found, evaluating(network), torch.no_grad():
+        network(example_inputs.to(device_of(network)))
+    return {name: list(dict.fromkeys(norms)) for name, norms in found.items()}
