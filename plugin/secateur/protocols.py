@@ -3,12 +3,14 @@
 The three kinds of criteria share what they return, one score per channel, and nothing else.
 """
 
-from collections.abc import Mapping
-from typing import Literal, Protocol, TypeVar, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
 S = TypeVar("S")
+Kept = Mapping[str, tuple[int, ...]]
+"""A candidate of a search: group -> the channels that it keeps; absent groups keep all."""
 
 
 @runtime_checkable
@@ -107,6 +109,34 @@ class CostModel(Protocol):
 class Evaluate(Protocol):
     """What a candidate of the search is worth; larger is better."""
 
-    def __call__(self, kept: Mapping[str, tuple[int, ...]]) -> float:
+    def __call__(self, kept: Kept) -> float:
         """Return the worth of the network that keeps the channels `kept[g]` of group g, and all of absent groups."""
+        ...
+
+
+class Worth(NamedTuple):
+    """What a candidate is worth, or, if not `exact`, a number that its worth does not exceed."""
+
+    value: float
+    exact: bool = True
+
+
+@runtime_checkable
+class Race(Evaluate, Protocol):
+    """An evaluation that finds the best of several candidates with less work than by judging each to the end."""
+
+    def race(
+        self,
+        candidates: Sequence[Kept],
+        *,
+        known: Mapping[int, Worth] = ...,
+        record: Callable[[int, Worth], None] = ...,
+    ) -> list[Worth]:
+        """Return the worth of each candidate; it is exact wherever no other candidate is worth more.
+
+        Args:
+            candidates: what is compared; `evaluate(candidates[i])` is the exact worth of each.
+            known: number of a candidate -> what an earlier race, of these or other candidates, found for it.
+            record: called with a candidate's number and worth as soon as either is settled.
+        """
         ...
