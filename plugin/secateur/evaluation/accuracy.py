@@ -16,6 +16,10 @@ def check_labels(labels: Tensor | None, outputs: Tensor) -> Tensor:
     Raises:
         DataError: outputs that are not (N, classes), labels that are missing, not whole numbers, or not in
             0..classes - 1.
+
+    Example:
+        >>> check_labels(torch.tensor([1, 0], dtype=torch.uint8), torch.zeros(2, 3))
+        tensor([1, 0])
     """
     if outputs.ndim != 2:
         raise DataError(f"the network must return logits (N, classes); it returned shape {tuple(outputs.shape)}")

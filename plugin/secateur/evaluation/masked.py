@@ -32,6 +32,7 @@ class MaskedAccuracy:
     Cost: memory of the batches and of one network; each call one forward pass over the batches.
 
     Example:
+        >>> import torch
         >>> from secateur.records import ChannelGroup, Member
         >>> net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
         >>> for layer in net:
