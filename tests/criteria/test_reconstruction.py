@@ -100,6 +100,28 @@ def test_it_is_the_regression_solved_again_without_each_channel(case: str, ridge
     assert errors == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_a_given_order_has_the_errors_of_the_regressions_on_what_it_leaves(case: str) -> None:
+    readers, ridge = CASES[case], 1e-2
+    order = list(range(len(readers[0].owned)))[::-1]
+    gone, errors = elimination([r.reading() for r in readers], ridge=ridge, order=order)
+    expected = []
+    for step in range(1, len(order) + 1):
+        total = 0.0
+        for U, T, owned in readers:
+            left = sorted({*range(U.shape[1])} - {d for c in order[:step] for d in owned[c]})
+            total += naive_error(U, T, left, ridge * float(U.square().sum()) / U.shape[1])
+        expected.append(total)
+    assert gone == order
+    assert errors == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("order", [[0, 1], [0, 1, 2, 2], [1, 2, 3, 4], []])
+def test_an_order_that_is_none_is_refused(order: list[int]) -> None:
+    with pytest.raises(ScoreError, match="the order must name each of 4 channels once"):
+        elimination([CASES["blocks"][0].reading()], order=order)
+
+
 def test_once_all_is_gone_the_error_is_that_of_answering_zero() -> None:
     readings = [r.reading() for r in CASES["two readers"]]
     _, errors = elimination(readings)

@@ -277,6 +277,24 @@ def with_transposed(*, alone: bool) -> nn.Module:
     return Up()
 
 
+@pytest.mark.filterwarnings("ignore:fewer rows")
+def test_in_the_order_of_another_criterion_it_is_that_criterions_error_curve() -> None:
+    net = Chain().eval()
+    groups = channel_groups(net, IMAGES)
+    other = ScoreTable(
+        {"first": torch.tensor([3.0, 1.0, 5.0, 1.0, 4.0]), "third": torch.rand(4)}, settings={"criterion": "mine"}
+    )
+    table = reconstruction_scores(net, groups, [IMAGES], order=other)
+    (reader,) = naive_readers(net, "second", ones(5), norm=net.second_norm)
+    going = [1, 3, 0, 4, 2]  # of equal scores the lower index goes first
+    expected = {channel: reader.error_without({*going[: place + 1]}, 1e-2) for place, channel in enumerate(going)}
+    assert table["first"].tolist() == pytest.approx([expected[channel] for channel in range(5)], rel=1e-3)
+    assert table["third"].argsort().tolist() == other["third"].argsort().tolist()
+    assert table.settings["order"] == {"criterion": "mine", "reduction": "sum"}
+    assert set(table) == {"first", "third"}
+    assert table.settings["skipped"]["second"] == "the scores to order its channels by are missing"
+
+
 def test_readers_that_cannot_be_solved_for_are_told() -> None:
     own = tuple((c,) for c in range(5))
     members = (Member("middle", "producer", own), Member("up", "consumer", own), Member("side", "consumer", own))

@@ -16,6 +16,7 @@ surgeon's saliency [Hassibi1993] for a block of weights. The channel with the sm
 
 and so on to the last. Where several layers read the channels their losses are summed. A channel's score is the error
 once it and all that fell before it are gone: the error curve of the layer, e(k) for k kept channels, and its ranking.
+In the order of another criterion's scores the same update gives the error curve of that criterion.
 
 References:
     [Hassibi1993] B. Hassibi and D. Stork, Second Order Derivatives for Network Pruning: Optimal Brain Surgeon,
@@ -94,21 +95,24 @@ class Reconstruction:
         if not 0 <= self.labels < float("inf"):
             raise ConfigError(f"reconstruction: labels is {self.labels}; allowed: numbers from 0 (no labels) on")
 
-    def __call__(self, readings: Sequence[Reading]) -> Tensor:
-        """Return the score of each channel of a group from what its readers give."""
-        order, errors = elimination(readings, ridge=self.ridge)
-        scores = torch.empty(len(order), dtype=torch.float64)
-        scores[order] = torch.tensor(errors, dtype=torch.float64)
+    def __call__(self, readings: Sequence[Reading], *, order: Sequence[int] | None = None) -> Tensor:
+        """Return the score of each channel of a group from what its readers give; `order` as in `elimination`."""
+        gone, errors = elimination(readings, ridge=self.ridge, order=order)
+        scores = torch.empty(len(gone), dtype=torch.float64)
+        scores[gone] = torch.tensor(errors, dtype=torch.float64)
         return scores
 
 
-def elimination(readings: Sequence[Reading], *, ridge: float = 1e-2, keep: int = 0) -> tuple[list[int], list[float]]:
+def elimination(
+    readings: Sequence[Reading], *, ridge: float = 1e-2, keep: int = 0, order: Sequence[int] | None = None
+) -> tuple[list[int], list[float]]:
     """Return the channels in the order in which they go, and the squared error once each is gone; see the module.
 
     Args:
         readings: of every layer that reads the channels; means taken away beforehand where the layer has an intercept.
         ridge: r, as a share of the mean of the diagonal of U'U.
         keep: at how many channels to stop.
+        order: all channels in the order in which they go; None: always the one of least loss.
 
     Returns:
         Channels and errors, both of the length `len(owned) - keep`; errors never fall. Of equal losses the channel with
@@ -116,8 +120,8 @@ def elimination(readings: Sequence[Reading], *, ridge: float = 1e-2, keep: int =
 
     Raises:
         ConfigError: a ridge that is not positive, or so small that float64 cannot solve.
-        ScoreError: there is no reading, they tell of different numbers of channels, or channels of one reader own
-            different numbers of columns.
+        ScoreError: there is no reading, they tell of different numbers of channels, channels of one reader own
+            different numbers of columns, or `order` does not name each channel once.
 
     Cost: D^3 + d^2 D for each reader of D columns, d of them owned by the channels, in float64; three times 8 D^2
     bytes, 16 d^2 of them throughout.
@@ -133,22 +137,24 @@ def elimination(readings: Sequence[Reading], *, ridge: float = 1e-2, keep: int =
         raise ScoreError("readings are needed, at least one, and all of the same channels")
     states = [_State(reading, ridge) for reading in readings]
     alive = torch.ones(len(readings[0].owned), dtype=torch.bool)
+    if order is not None and sorted(order) != list(range(len(alive))):
+        raise ScoreError(f"the order must name each of {len(alive)} channels once")
     error = sum(state.error for state in states)
-    order: list[int] = []
+    gone: list[int] = []
     errors: list[float] = []
-    for _ in range(len(alive) - keep):
+    for step in range(len(alive) - keep):
         losses = torch.zeros(len(alive), dtype=torch.float64)
         for state in states:
             losses[state.channels] += state.losses().cpu()
         losses[~alive] = torch.inf
-        channel = int(losses.argmin())
+        channel = int(losses.argmin()) if order is None else order[step]
         error += float(losses[channel])
         for state in states:
             state.remove(channel)
         alive[channel] = False
-        order.append(channel)
+        gone.append(channel)
         errors.append(error)
-    return order, errors
+    return gone, errors
 
 
 class _State:

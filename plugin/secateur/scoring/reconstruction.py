@@ -18,7 +18,7 @@ from secateur.criteria.reconstruction import Reading
 from secateur.errors import DataError, NetworkError
 from secateur.feature_maps.tap import unwrapped
 from secateur.modes import structure_of
-from secateur.records import ChannelGroup, Member, ScoreTable
+from secateur.records import ChannelGroup, Member, Reduction, ScoreTable
 from secateur.regression import layout_of, readings_of, warn_of_few_rows
 from secateur.scoring.readers import bytes_for, consumers, gather, is_uneven, readers_of, variations
 
@@ -37,13 +37,16 @@ def reconstruction_scores(
     labels: float = 0.0,
     memory: int = 2**31,
     relative: bool = True,
+    order: ScoreTable | None = None,
+    reduction: Reduction = "sum",
 ) -> ScoreTable:
     """Return for each channel the error of its readers once it, and all that are worth less, are gone.
 
     Formula: `secateur.criteria.Reconstruction`, per row: a pixel of the reader's output, an image for a linear layer.
     Errors are shares of the variance of what that output is added to, or in units of squared output; those of several
     readers are summed. Sorted, a group's scores are its error curve: what pruning to each width costs at least, when no
-    weights but the readers' adapt.
+    weights but the readers' adapt. With `order`, channels go in the order of another criterion's scores, and what is
+    returned is that criterion's error curve: the same ranking, in a unit that can be compared across groups.
 
     Args:
         model: the network; left as it is.
@@ -56,11 +59,14 @@ def reconstruction_scores(
         memory: bytes for the held images, the equations and ranking, beside the forward pass.
         relative: whether errors are shares of the variance of what the reader's output is added to, so that those of
             several groups can be compared.
+        order: scores of another criterion, larger = keep, by which the channels go; None: the one that costs least.
+            Groups that it does not score are skipped.
+        reduction: how `order` combines where several layers produce a group's channels.
 
     Returns:
         The scores, under the name of each group: the layer that produces its channels, (C,). The settings are
         criterion, options, samples (images really read), rows (reader -> how many), structure, skipped: group -> why it
-        has no scores, and unread: layer -> why its error does not count.
+        has no scores, order (the settings of `order`), and unread: layer -> why its error does not count.
 
     Raises:
         ConfigError: an argument out of range.
@@ -93,6 +99,10 @@ def reconstruction_scores(
     sizes = {name: bytes_for(network.get_submodule(name), width) for name in targets}
     room = memory - sum(batch.nbytes for batch in images)
     todo, skipped = _to_score(network, groups, unread, sizes, room)
+    going = {name: None if order is None else _order_of(groups[name], order, reduction) for name in todo}
+    for name in [name for name, channels in going.items() if channels == []]:
+        skipped[name] = "the scores to order its channels by are missing"
+        del todo[name]
     unit = variations(network, targets, images, min(rows, STREAM_ROWS)) if relative else {}
     found: dict[str, Tensor] = {}
     counted: dict[str, int] = {}
@@ -106,7 +116,7 @@ def reconstruction_scores(
                 module, target = network.get_submodule(member.layer), targets[member.layer]
                 one = unit.get(member.layer, 1.0)
                 readings += readings_of(equations[member.layer], module, target, member, labels=labels, unit=one)
-            found[name] = _by_position(groups[name], rule(readings))
+            found[name] = _by_position(groups[name], rule(readings, order=going[name]))
     if not found:
         raise NetworkError("no group can be scored: " + "; ".join(f"{name}: {why}" for name, why in skipped.items()))
     warn_of_few_rows({name: (n, layout_of(network.get_submodule(name)).unknowns) for name, n in counted.items()})
@@ -119,6 +129,8 @@ def reconstruction_scores(
         "unread": unread,
         "structure": structure_of(network),
     }
+    if order is not None:
+        settings["order"] = dict(order.settings) | {"reduction": reduction}
     return ScoreTable({name: found[name] for name in groups if name in found}, settings=settings)
 
 
@@ -163,6 +175,13 @@ def _to_score(
         else:
             todo[name] = readers
     return todo, skipped
+
+
+def _order_of(group: ChannelGroup, order: ScoreTable, reduction: Reduction) -> list[int]:
+    """Return the channels of a group in the order in which they go by the scores of another criterion; [] without."""
+    if not any(member.layer in order for member in group.producers):
+        return []
+    return [int(channel) for channel in group.combine(order, reduction=reduction).argsort(stable=True)]
 
 
 def _total(readers: Sequence[Member], sizes: Mapping[str, int]) -> int:
