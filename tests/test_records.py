@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secateur.errors import PlanError, ScoreError
-from secateur.records import ChannelGroup, ChannelGroups, Member, PruningPlan, ScoreTable
+from secateur.records import ChannelGroup, ChannelGroups, Member, PruningPlan, ScoreTable, Spent
 
 OWN = ((0,), (1,), (2,))
 
@@ -75,6 +75,17 @@ def test_plans_survive_json_and_keep_their_fingerprint() -> None:
     assert again.fingerprint == plan(settings={"search": "greedy"}).fingerprint
 
 
+def test_plans_tell_what_is_spent_of_each_budget() -> None:
+    both = plan(further={"parameters": Spent(9.0, 5.0, 6.5)})
+    assert both.spent == {"macs": Spent(30.0, 20.0, 21.0), "parameters": Spent(9.0, 5.0, 6.5)}
+    assert PruningPlan.from_json(json.loads(json.dumps(both.to_json()))) == both
+    assert both.fingerprint == plan().fingerprint
+    assert "further" not in plan().to_json(), "plans with one budget are written as ever, and read"
+    assert plan().spent == {"macs": Spent(30.0, 20.0, 21.0)}
+    with pytest.raises(PlanError, match="two budgets for the cost 'macs'"):
+        plan(further={"macs": Spent(9.0, 5.0, 6.5)})
+
+
 def test_plans_know_what_goes_and_what_stays() -> None:
     assert plan()["conv"] == (0, 2)
     assert plan().removed("conv") == (1,)
@@ -98,7 +109,10 @@ def test_impossible_plans_are_refused(kept: dict[str, tuple[int, ...]], message:
         plan(kept=kept)
 
 
-@pytest.mark.parametrize("damage", [{"format": 2}, {"groups": None}, {"kept": [1]}, {"cost": {}}, {"ties": {"a": "b"}}])
+@pytest.mark.parametrize(
+    "damage",
+    [{"format": 2}, {"groups": None}, {"kept": [1]}, {"cost": {}}, {"ties": {"a": "b"}}, {"further": {"b": {}}}],
+)
 def test_damaged_plans_are_refused(damage: dict[str, Any]) -> None:
     with pytest.raises(PlanError):
         PruningPlan.from_json(plan().to_json() | damage)

@@ -1,0 +1,142 @@
+"""Channel groups: which channels of which layers live or die together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+
+from secateur.errors import PlanError, ScoreError
+from secateur.index_maps import Indices, pack_indices, unpack_indices
+
+Role = Literal["producer", "carrier", "consumer"]
+Reduction = Literal["sum", "mean", "max"]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One dimension of one layer that belongs to a channel group.
+
+    Attributes:
+        layer: the module's name, or the parameter's for parameters that stand alone.
+        role: "producer" (its outputs are the channels: convolution, linear), "carrier" (the channels pass through:
+            batch norm, PReLU, a lone parameter) or "consumer" (its inputs are the channels).
+        indices: for each channel of the group, the positions it owns in this dimension. One position as a rule;
+            several behind a flatten (H*W of them) or in a grouped convolution; none where only the other channels
+            pass through this layer.
+        axis: which axis of the tensor, for a parameter that stands alone; None for a module.
+    """
+
+    layer: str
+    role: Role
+    indices: Indices
+    axis: int | None = None
+
+    def positions(self, channels: Sequence[int]) -> list[int]:
+        """Return the sorted positions that `channels` of the group own in this layer."""
+        return sorted(p for channel in channels for p in self.indices[channel])
+
+    def to_json(self) -> dict[str, Any]:
+        axis = {} if self.axis is None else {"axis": self.axis}
+        return {"layer": self.layer, "role": self.role, "indices": pack_indices(self.indices)} | axis
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], width: int) -> Member:
+        role = data["role"]
+        if role not in ("producer", "carrier", "consumer"):
+            raise PlanError(f"layer {data['layer']!r} has the role {role!r}; allowed: producer, carrier, consumer")
+        axis = None if data.get("axis") is None else int(data["axis"])
+        return cls(str(data["layer"]), cast(Role, role), unpack_indices(data["indices"], width), axis)
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Channels of several layers that live or die together.
+
+    Attributes:
+        name: the name of the layer that produces them (the first one, where several are summed).
+        width: how many channels can be decided about one by one.
+        members: every layer dimension that the channels pass through.
+    """
+
+    name: str
+    width: int
+    members: tuple[Member, ...]
+
+    @property
+    def producers(self) -> tuple[Member, ...]:
+        return tuple(m for m in self.members if m.role == "producer")
+
+    def combine(self, scores: Mapping[str, Tensor], *, reduction: Reduction = "sum") -> Tensor:
+        """Return the score of each channel of the group, (width,), from the scores of its producers.
+
+        Formula: `reduction` over producers of the mean over the positions that the channel owns in the producer.
+        The sum is the DI paper's rule for channels that meet in a shortcut. Producers without scores are left out.
+
+        Raises:
+            ScoreError: no producer has scores, or their number does not fit the layer.
+        """
+        rows = []
+        for member in self.producers:
+            if member.layer not in scores:
+                continue
+            values = scores[member.layer].to("cpu", torch.float64)
+            last = max(p for owned in member.indices for p in owned)
+            if last >= len(values):
+                raise ScoreError(
+                    f"layer {member.layer!r} has {len(values)} scores but its channel {last} belongs to the "
+                    f"group {self.name!r}: the scores are those of another structure"
+                )
+            rows.append(torch.stack([values[list(owned)].mean() for owned in member.indices]))  # NaN: owns none
+        if not rows:
+            raise ScoreError(
+                f"no scores for the group {self.name!r}; it needs those of one of: "
+                + ", ".join(m.layer for m in self.producers)
+            )
+        stacked = torch.stack(rows)
+        if reduction == "sum":
+            return stacked.nansum(0)
+        if reduction == "mean":
+            return stacked.nanmean(0)
+        if reduction == "max":
+            return stacked.nan_to_num(nan=-torch.inf).amax(0)
+        raise ScoreError(f"unknown reduction {reduction!r}; allowed: sum, mean, max")
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "width": self.width, "members": [m.to_json() for m in self.members]}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ChannelGroup:
+        width = int(data["width"])
+        return cls(str(data["name"]), width, tuple(Member.from_json(m, width) for m in data["members"]))
+
+
+class ChannelGroups(Mapping[str, ChannelGroup]):
+    """The groups of a network by name, and in `skipped` the layers that cannot be pruned, each with the reason.
+
+    Example:
+        >>> own = ((0,), (1,))
+        >>> groups = ChannelGroups(
+        ...     [ChannelGroup("conv1", 2, (Member("conv1", "producer", own), Member("conv2", "consumer", own)))],
+        ...     skipped={"conv2": "its channels are the network's outputs"},
+        ... )
+        >>> list(groups), groups["conv1"].width, list(groups.skipped)
+        (['conv1'], 2, ['conv2'])
+    """
+
+    def __init__(self, groups: Sequence[ChannelGroup], *, skipped: Mapping[str, str] | None = None) -> None:
+        self._groups = {group.name: group for group in groups}
+        self.skipped: Mapping[str, str] = MappingProxyType(dict(skipped or {}))
+
+    def __getitem__(self, name: str) -> ChannelGroup:
+        return self._groups[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._groups)
+
+    def __len__(self) -> int:
+        return len(self._groups)
