@@ -54,6 +54,19 @@ class Criterion(Protocol[S]):
 
 
 @runtime_checkable
+class Mergeable(Criterion[S], Protocol[S]):
+    """A criterion whose states add up, so that several processes may each read a share of the images.
+
+    `merge` in any order and of any shares gives the state of one process that read all of their batches, up to
+    rounding. States must survive pickle, in which they are sent.
+    """
+
+    def merge(self, state: S, other: S) -> S:
+        """Return the state of the batches that either of two states has seen; both may be empty."""
+        ...
+
+
+@runtime_checkable
 class WeightCriterion(Protocol):
     """A function of a layer's weights that gives each of its channels one score; larger = keep.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from secateur.criteria import CRITERIA, criterion
 from secateur.errors import ConfigError, DataError
-from secateur.protocols import Criterion
+from secateur.protocols import Criterion, Mergeable
 
 N, C, H, W = 24, 5, 6, 4
 DEAD, DULL, TELLING = 0, 1, 2
@@ -94,6 +94,24 @@ def test_without_a_batch_size_any_split_gives_the_same_scores(rule: Criterion[An
         torch.testing.assert_close(score(rule, *halves), score(rule, (maps, labels)), rtol=1e-12, atol=1e-15)
     else:
         assert not torch.allclose(score(rule, *halves), score(rule, (maps, labels)))
+
+
+def test_states_of_shares_add_up_in_any_order(rule: Criterion[Any]) -> None:
+    assert isinstance(rule, Mergeable)
+    shares = [batch(rule, seed=seed, images=12 + 3 * seed) for seed in range(3)]
+    states = [rule.update(rule.init(C), maps, labels) for maps, labels in shares]
+    empty = rule.init(C)
+    before = [rule.compute(state) for state in states]
+    for a, b, c in ((0, 1, 2), (2, 0, 1), (1, 2, 0)):
+        merged = rule.merge(rule.merge(rule.merge(empty, states[a]), states[b]), rule.merge(states[c], empty))
+        torch.testing.assert_close(rule.compute(merged), score(rule, *shares), rtol=1e-12, atol=1e-15)
+        going_on = rule.update(merged, *shares[0])
+        torch.testing.assert_close(rule.compute(going_on), score(rule, *shares, shares[0]), rtol=1e-12, atol=1e-15)
+    assert all(torch.equal(rule.compute(state), scores) for state, scores in zip(states, before, strict=True))
+    with pytest.raises(DataError, match="seen"):
+        rule.compute(rule.merge(empty, rule.init(C)))
+    if rule.name == "hrank":  # integers: exactly
+        assert torch.equal(rule.compute(merged), score(rule, *shares))
 
 
 def test_state_is_returned_and_nowhere_hidden(rule: Criterion[Any]) -> None:

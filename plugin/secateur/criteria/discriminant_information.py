@@ -203,6 +203,10 @@ class DI:
             scores = ridge.removal_losses(maps, marks, rho=rho, memory=self.memory)
         return InformationSums(state.sums + scores.to(state.sums.device), state.batches + 1)
 
+    def merge(self, state: InformationSums, other: InformationSums) -> InformationSums:
+        """Return the state of the batches that either has seen, each batch a kernel of its own as before."""
+        return InformationSums(state.sums + other.sums, state.batches + other.batches)
+
     def compute(self, state: InformationSums) -> Tensor:
         """Return the summed scores, (C,), float64."""
         if state.batches == 0:

@@ -169,6 +169,10 @@ class HRank:
             )
         return RankSums(state.sums + _ranks_of_maps(maps).sum(0).to(state.sums.device), state.images + N)
 
+    def merge(self, state: RankSums, other: RankSums) -> RankSums:
+        """Return the state of the images that either has seen, exactly."""
+        return RankSums(state.sums + other.sums, state.images + other.images)
+
     def compute(self, state: RankSums) -> Tensor:
         """Return the average ranks, (C,), float64."""
         if state.images == 0:

@@ -82,6 +82,10 @@ class MeanActivation:
         sums = maps.abs().sum((2, 3), dtype=torch.float64).sum(0).cpu()
         return ValueSums(state.sums + sums, state.values + maps[:, 0].numel())
 
+    def merge(self, state: ValueSums, other: ValueSums) -> ValueSums:
+        """Return the state of the images that either has seen."""
+        return ValueSums(state.sums + other.sums, state.values + other.values)
+
     def compute(self, state: ValueSums) -> Tensor:
         """Return the scores, (C,), float64."""
         if state.values == 0:
@@ -144,15 +148,18 @@ class FeatureVariance:
     ) -> MapMoments:
         """Add a batch of maps (N, C, H, W); labels are not looked at. Returns a new state."""
         maps = as_feature_maps(feature_maps, state.channels).flatten(2)
-        batch = position_moments(maps)
-        if state.moments is None:
-            return MapMoments(state.channels, batch)
-        if state.moments.mean.shape != batch.mean.shape:
+        return self.merge(state, MapMoments(state.channels, position_moments(maps)))
+
+    def merge(self, state: MapMoments, other: MapMoments) -> MapMoments:
+        """Return the state of the images that either has seen. Raises DataError for maps of different sizes."""
+        if state.moments is None or other.moments is None:
+            return other if state.moments is None else state
+        if state.moments.mean.shape != other.moments.mean.shape:
             raise DataError(
-                f"feature maps have {batch.mean.shape[1]} positions and had {state.moments.mean.shape[1]} before; "
-                f"{self.name} compares images position by position and needs inputs of one size"
+                f"feature maps have {other.moments.mean.shape[1]} positions and had {state.moments.mean.shape[1]} "
+                f"before; {self.name} compares images position by position and needs inputs of one size"
             )
-        return MapMoments(state.channels, state.moments.joined(batch))
+        return MapMoments(state.channels, state.moments.joined(other.moments))
 
     def compute(self, state: MapMoments) -> Tensor:
         """Return the scores, (C,), float64."""

@@ -127,11 +127,15 @@ class OneVsRest(ABC):
         moments = image_moments(maps)
         if self.reduce == "gap":
             moments = Moments(torch.ones_like(moments.count), moments.mean, torch.zeros_like(moments.mean))
-        union: Tensor = torch.unique(torch.cat([state.labels, numbers]))
-        old, new = (torch.searchsorted(union, known) for known in (state.labels, numbers))
-        images = torch.zeros(len(union), dtype=torch.float64).index_add_(0, new, torch.ones(len(new)).double())
+        return self.merge(state, ClassMoments(numbers, torch.ones(len(numbers), dtype=torch.float64), moments))
+
+    def merge(self, state: ClassMoments, other: ClassMoments) -> ClassMoments:
+        """Return the state of the images that either has seen."""
+        union: Tensor = torch.unique(torch.cat([state.labels, other.labels]))
+        old, new = (torch.searchsorted(union, known) for known in (state.labels, other.labels))
+        images = torch.zeros(len(union), dtype=torch.float64).index_add_(0, new, other.images)
         images[old] += state.images
-        joined = state.moments.summed(old, len(union)).joined(moments.summed(new, len(union)))
+        joined = state.moments.summed(old, len(union)).joined(other.moments.summed(new, len(union)))
         return ClassMoments(union, images, joined)
 
     def compute(self, state: ClassMoments) -> Tensor:
