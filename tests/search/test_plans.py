@@ -226,6 +226,7 @@ def test_greedy_takes_the_cut_of_greatest_worth_and_says_so() -> None:
     assert asked == [
         {"a": (0, 2, 3, 4, 5, 6, 7)},
         {"b": (1, 2, 3, 4, 5, 6, 7)},
+        {"b": (1, 2, 3, 4, 5, 6, 7)},  # the first winner, to see whether it is worth the same
         {"a": (0, 2, 3, 4, 5, 6, 7), "b": (1, 2, 3, 4, 5, 6, 7)},
         {"b": (2, 3, 4, 5, 6, 7)},
     ]
@@ -391,7 +392,7 @@ def test_the_greedy_search_values_what_the_variant_keeps() -> None:
         return 1.0
 
     plan = greedy_plan(*case.arguments, "90%", evaluate, delta=0.05, variant="reverse")
-    assert asked == [{"a": (0, 1, 2, 3, 4, 5, 6)}, {"b": (0, 1, 2, 3, 4, 5, 6)}]
+    assert asked[:2] == [{"a": (0, 1, 2, 3, 4, 5, 6)}, {"b": (0, 1, 2, 3, 4, 5, 6)}]
     assert plan.kept["a"] == (0, 1, 2, 3, 4, 5, 6)
     assert plan.settings["variant"] == "reverse"
 

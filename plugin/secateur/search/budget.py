@@ -27,13 +27,23 @@ def parse_budget(budget: str | float, dense_cost: float) -> float:
         >>> parse_budget("50%", 125.49e6), parse_budget("60.5M", 125.49e6)
         (62745000.0, 60500000.0)
     """
-    allowed = _from_text(budget, dense_cost) if isinstance(budget, str) else _from_number(budget, dense_cost)
+    allowed = allowed_cost(budget, dense_cost)
     if allowed >= dense_cost:
         raise BudgetError(
             f"the budget {budget!r} is already met: the dense network costs {format_cost(dense_cost)}; "
             "a budget must be below that"
         )
     return allowed
+
+
+def allowed_cost(budget: str | float, dense_cost: float) -> float:
+    """Return what `parse_budget` does, also for a budget that the dense network meets.
+
+    Example:
+        >>> allowed_cost("100%", 640), allowed_cost("2K", 640)
+        (640.0, 2000.0)
+    """
+    return _from_text(budget, dense_cost) if isinstance(budget, str) else _from_number(budget, dense_cost)
 
 
 def format_cost(cost: float, unit: str = "") -> str:

@@ -33,10 +33,10 @@ import torch
 from torch import Tensor
 
 from secateur.errors import ConfigError, ScoreError
-from secateur.protocols import CostModel
 from secateur.records import ChannelGroup, PruningPlan, Reduction, ScoreTable
 from secateur.search.problem import state_problem
 from secateur.search.selection import Variant
+from secateur.search.spending import Budgets, Costs
 
 
 def convolution_cost(inputs: int, outputs: int, *, kernel: int, positions: int, bias: bool = False) -> float:
@@ -95,8 +95,8 @@ def cross_layer_widths(
 def cross_layer_plan(
     groups: Mapping[str, ChannelGroup],
     scores: ScoreTable,
-    cost: CostModel,
-    budget: str | float,
+    cost: Costs,
+    budget: Budgets,
     *,
     weights: Mapping[str, Tensor],
     unit_costs: Mapping[str, float],
@@ -116,8 +116,9 @@ def cross_layer_plan(
         groups: the channel groups by name; each is a unit.
         scores: (C,) for at least one producer of a group, larger = keep; groups without scores stay as they are, with
             a SecateurWarning that names them.
-        cost: what the budget is counted in, non-decreasing in every width.
-        budget: "50%", "60.5M" or the largest cost as a number; see `parse_budget`.
+        cost: what the budget is counted in, non-decreasing in every width; or several such, whose budgets are all met.
+        budget: "50%", "60.5M" or the largest cost as a number, see `parse_budget`; for several costs a mapping from
+            their names to that.
         weights: group -> weights (W, ...) of the layer that produces it, or of several side by side.
         unit_costs: group -> the cost that its weights are divided by, > 0; see `convolution_cost`.
         exponent: power of the unit cost, >= 0.
@@ -129,7 +130,8 @@ def cross_layer_plan(
         NetworkError: there is no group to prune.
         ScoreError: scores or weights are missing or do not fit their group.
         ConfigError: a setting out of range.
-        BudgetError: the budget is malformed, already met, or out of reach; the lowest reachable cost is named.
+        BudgetError: a budget is malformed, already met, or out of reach; the lowest cost that can be reached of each is
+            named.
 
     Cost: one sort of all weights, then O(log(weights)) evaluations of `cost`.
 
@@ -170,7 +172,7 @@ def cross_layer_plan(
         return {name: next(w for w in allowed if w >= found[name]) for name, allowed in problem.widths.items()}
 
     total = len(ranking.pool)
-    above = bisect.bisect_right(range(total + 1), problem.largest_cost, key=lambda keep: cost(widths(keep)))
+    above = bisect.bisect_left(range(total + 1), True, key=lambda keep: not problem.met(widths(keep)))
     chosen = {"search": "cross_layer", "share": 1 - (above - 1) / total, "exponent": exponent}
     return problem.plan(widths(above - 1), chosen | {"unit_costs": {name: unit_costs[name] for name in problem.widths}})
 

@@ -23,9 +23,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from secateur.protocols import CostModel
 from secateur.records import ChannelGroup, PruningPlan, ScoreTable
 from secateur.search.problem import Problem, state_problem
+from secateur.search.spending import Budgets, Costs, load
 
 SWEEPS = 20  # over the groups, for a cost that is no sum over them
 HALVINGS = 40  # of the interval of prices
@@ -35,8 +35,8 @@ HIGHEST = 1e30  # a price at which no error counts
 def curve_plan(
     groups: Mapping[str, ChannelGroup],
     scores: ScoreTable,
-    cost: CostModel,
-    budget: str | float,
+    cost: Costs,
+    budget: Budgets,
     *,
     round_to: int = 1,
     min_keep: int = 1,
@@ -50,8 +50,9 @@ def curve_plan(
     Args:
         groups: the channel groups by name.
         scores: errors that can be compared across groups, as `reconstruction_scores(..., relative=True)` gives them.
-        cost: non-decreasing in every width.
-        budget: "50%", "60.5M" or the largest cost as a number; see `parse_budget`.
+        cost: non-decreasing in every width; or several such, whose budgets are all met.
+        budget: "50%", "60.5M" or the largest cost as a number, see `parse_budget`; for several costs a mapping from
+            their names to that.
         round_to, min_keep: see `allowed_widths`.
 
     Raises:
@@ -92,17 +93,16 @@ def _curve(scores: list[float], widths: tuple[int, ...]) -> dict[int, float]:
 
 def _at_the_lowest_price(problem: Problem, errors: Mapping[str, Mapping[int, float]]) -> tuple[dict[str, int], float]:
     """Return the widths at the smallest price that meets the budget, and the price."""
-    widths = {name: allowed[-1] for name, allowed in problem.widths.items()}
-    narrowest = {name: allowed[0] for name, allowed in problem.widths.items()}
+    widths, narrowest = problem.dense, problem.narrowest
     low, high = 0.0, 1.0
     found = _at(problem, errors, high, widths)
-    while problem.cost(found) > problem.largest_cost:
+    while not problem.met(found):
         low, high = high, 4 * high
         found = _at(problem, errors, high, widths) if high < HIGHEST else narrowest
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         tried = _at(problem, errors, middle, widths)
-        if problem.cost(tried) <= problem.largest_cost:
+        if problem.met(tried):
             high, found = middle, tried
         else:
             low = middle
@@ -113,12 +113,12 @@ def _at(
     problem: Problem, errors: Mapping[str, Mapping[int, float]], price: float, start: Mapping[str, int]
 ) -> dict[str, int]:
     """Return the widths at which no group would rather have another, at a price for the share of the dense cost."""
-    widths = dict(start)
+    widths, counted = dict(start), problem.unmet(problem.dense)
     for _ in range(SWEEPS):
         before = dict(widths)
         for name, curve in errors.items():
             paid = {
-                width: (error + price * problem.cost({**widths, name: width}) / problem.dense_cost, width)
+                width: (error + price * load(counted, {**widths, name: width}) / counted[0].dense, width)
                 for width, error in curve.items()
             }
             widths[name] = min(paid, key=lambda width: paid[width])
@@ -131,17 +131,17 @@ def _spend_the_rest(
     problem: Problem, errors: Mapping[str, Mapping[int, float]], widths: Mapping[str, int]
 ) -> dict[str, int]:
     """Widen, one group at a time, where it takes most error away for its cost, while the budget allows."""
-    widths = dict(widths)
+    widths, counted = dict(widths), problem.unmet(problem.dense)
     while True:
-        spent = problem.cost(widths)
+        spent = load(counted, widths)
         best: tuple[float, str, int] | None = None
         for name, curve in errors.items():
             for width in curve:
                 gained = curve[widths[name]] - curve[width]
                 if width <= widths[name] or gained <= 0:
                     continue
-                more = problem.cost({**widths, name: width}) - spent
-                if spent + more <= problem.largest_cost:
+                more = load(counted, {**widths, name: width}) - spent
+                if problem.met({**widths, name: width}):
                     rate = gained / max(more, 1e-300)
                     if best is None or rate > best[0]:
                         best = rate, name, width

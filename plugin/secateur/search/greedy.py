@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-from secateur.errors import BudgetError, ConfigError, EvaluationError
-from secateur.protocols import CostModel, Evaluate
+from secateur.errors import BudgetError, ConfigError, ScoreError, SecateurWarning
+from secateur.protocols import Evaluate, Kept
 from secateur.records import ChannelGroup, PruningPlan, Reduction, ScoreTable
-from secateur.search.budget import format_cost
+from secateur.search.judging import Candidate, check_repeats, judge, settings_of
 from secateur.search.problem import Problem, state_problem
 from secateur.search.selection import Variant
+from secateur.search.spending import Budgets, Costs, Spending, load
 
 
 @dataclass(frozen=True)
@@ -28,9 +31,10 @@ class GreedyStep:
         step: its number, from 1.
         group: the group that was cut.
         width: how many channels the group keeps from now on.
-        cost: of the network after the cut.
+        cost: of the network after the cut; where there are several, the first of them.
         worth: what `evaluate` gave for it.
-        candidates: how many candidates were evaluated in this step.
+        candidates: how many candidates were compared in this step.
+        further: name of each other cost -> what the network costs after the cut.
     """
 
     step: int
@@ -39,13 +43,14 @@ class GreedyStep:
     cost: float
     worth: float
     candidates: int
+    further: Mapping[str, float] = field(default_factory=dict)
 
 
 def greedy_plan(
     groups: Mapping[str, ChannelGroup],
     scores: ScoreTable,
-    cost: CostModel,
-    budget: str | float,
+    cost: Costs,
+    budget: Budgets,
     evaluate: Evaluate,
     *,
     delta: float = 0.005,
@@ -54,11 +59,13 @@ def greedy_plan(
     reduction: Reduction = "sum",
     variant: Variant = "low",
     seed: int = 0,
+    rescore: Callable[[Kept], ScoreTable] | None = None,
+    rescore_every: int = 1,
     on_step: Callable[[GreedyStep], None] | None = None,
 ) -> PruningPlan:
     """Return the plan that Algorithm 1 of [Hou2020] finds.
 
-    While the cost exceeds the budget:
+    While a budget is not met:
 
         1. each group proposes its smallest further cut that frees at least `delta` of the dense cost;
            a group that cannot free so much proposes nothing;
@@ -67,36 +74,49 @@ def greedy_plan(
         3. the proposal of greatest worth is accepted; among equals the one that frees more cost per channel, then
            the group that comes first.
 
-    The budget is met from below; the last step may overshoot it by less than what that step frees.
+    The budget is met from below; the last step may overshoot it by less than what that step frees. Of several budgets
+    only those not met count: their costs, each as a share of the dense one, are added up. What one step removes never
+    comes back. The winner of the first step is evaluated twice, so that an evaluation that is not deterministic is
+    noticed.
 
     Args:
         groups: the channel groups by name.
-        scores: (C,) for at least one producer of a group, larger = keep; not recomputed between steps. Groups without
-            scores stay as they are, with a SecateurWarning that names them.
-        cost: non-decreasing in every width.
-        budget: "50%", "60.5M" or the largest cost as a number; see `parse_budget`.
+        scores: (C,) for at least one producer of a group, larger = keep. Groups without scores stay as they are, with
+            a SecateurWarning that names them.
+        cost: non-decreasing in every width; or several such.
+        budget: "50%", "60.5M" or the largest cost as a number, see `parse_budget`; for several costs a mapping from
+            their names to that.
         evaluate: worth of a candidate, larger is better, from the kept channels of the groups cut so far; as
-            published, the accuracy on held-out images without fine-tuning.
+            published, the accuracy on held-out images without fine-tuning. Its `race` is used if it has one
+            (`secateur.protocols.Race`), its `fresh` to judge a candidate anew where it remembers, its `settings`, plain
+            data, are recorded.
         delta: least share of the dense cost that a step frees, above 0 and at most 1.
         round_to, min_keep: see `allowed_widths`.
         reduction: how the scores of a group's producers combine.
         variant: which channels go, see `select`: "low" is the method, the others are its ablations.
         seed: draws the channels of the variant "random", each group's its own.
+        rescore: the scores of the network that keeps these channels, for those that it keeps; None: never anew. See
+            `secateur.channel_graph.masked_scores`.
+        rescore_every: after how many steps they are made anew.
         on_step: called after each step with a `GreedyStep`.
 
     Raises:
         NetworkError: there is no group to prune.
-        ScoreError: no group has scores, or scores do not fit their group.
-        ConfigError: `delta`, `round_to`, `min_keep` or `seed` out of range, or an unknown variant.
-        BudgetError: the budget is malformed, already met, or out of reach; said before any evaluation, with the
-            lowest reachable cost.
+        ScoreError: no group has scores, or scores do not fit their group; or `rescore` failed, with the step.
+        ConfigError: `delta`, `round_to`, `min_keep`, `seed` or `rescore_every` out of range, an unknown variant, costs
+            of one name, or settings of the evaluation that are not plain data.
+        BudgetError: a budget is malformed, already met, or out of reach; said before any evaluation, with the lowest
+            cost that can be reached of each.
         EvaluationError: `evaluate` raised or gave no finite number; names the group and the step.
+
+    Warns:
+        SecateurWarning: groups have no scores, the evaluation is not deterministic, or no group can free `delta`.
 
     Cost: at most ceil(share to remove / delta) steps while groups can free delta, one evaluation a group in each.
 
     Deviations: the published code interleaves training and recomputes scores; the printed algorithm does neither, nor
-    does this. Its step sizes are linear extrapolations; here they are exact. Step 2 is not in the paper, which stops
-    short of such budgets.
+    does this unless `rescore` is given. Its step sizes are linear extrapolations; here they are exact. Step 2 is not in
+    the paper, which stops short of such budgets.
 
     Example:
         >>> import torch
@@ -113,6 +133,8 @@ def greedy_plan(
     """
     if not 0 < delta <= 1:
         raise ConfigError(f"delta is {delta}; it must be a share of the dense cost above 0 and at most 1")
+    if rescore_every < 1:
+        raise ConfigError(f"rescore_every is {rescore_every}; it must be at least 1")
     problem = state_problem(
         groups,
         scores,
@@ -124,64 +146,96 @@ def greedy_plan(
         variant=variant,
         seed=seed,
     )
-    widths = {name: allowed[-1] for name, allowed in problem.widths.items()}
-    current, step, evaluations = problem.dense_cost, 0, 0
-    while current > problem.largest_cost:
+    settings: dict[str, Any] = {"search": "greedy", "delta": delta, **settings_of(evaluate)}
+    widths, step, evaluations, rescored = problem.dense, 0, 0, 0
+    while unmet := problem.unmet(widths):
+        if step and rescore is not None and step % rescore_every == 0:
+            problem, rescored = _rescored(problem, rescore, widths, step=step), rescored + 1
         step += 1
-        cuts = _propose(problem, widths, current, delta)
-        worths = [_value(problem, evaluate, widths, cut=cut, step=step) for cut in cuts]
-        worth, cut = max(zip(worths, cuts, strict=True), key=lambda pair: (pair[0], pair[1].freed_per_channel))
-        widths[cut.group] = cut.width
-        current, evaluations = cut.cost, evaluations + len(cuts)
+        cuts = _propose(problem, widths, unmet, delta)
+        if step == 1 and not cuts[0].ordinary:
+            _warn_of(delta, cuts, dense=unmet[0].dense)
+        candidates = [_candidate(problem, {**widths, cut.group: cut.width}, cut, step=step) for cut in cuts]
+        worths = judge(evaluate, candidates, where=f"in step {step}")
+        best = max(
+            (idx for idx, worth in enumerate(worths) if worth.exact),
+            key=lambda idx: (worths[idx].value, cuts[idx].freed / cuts[idx].channels),
+        )
+        if step == 1:
+            check_repeats(evaluate, candidates[best], worths[best].value)
+        widths[cuts[best].group] = cuts[best].width
+        evaluations += len(cuts)
         if on_step is not None:
-            on_step(GreedyStep(step, cut.group, cut.width, current, worth, len(cuts)))
-    return problem.plan(widths, {"search": "greedy", "delta": delta, "steps": step, "evaluations": evaluations})
+            on_step(_told(problem, widths, cuts[best], step, worths[best].value, len(cuts)))
+    if rescore is not None:
+        settings |= {"rescore_every": rescore_every, "rescored": rescored}
+    return problem.plan(widths, {**settings, "steps": step, "evaluations": evaluations})
 
 
 @dataclass(frozen=True)
 class _Cut:
+    """A proposal; `ordinary` as in 1 of `greedy_plan`, or else as in 2."""
+
     group: str
     width: int
-    cost: float
-    freed_per_channel: float
+    channels: int
+    freed: float
+    ordinary: bool
 
 
-def _propose(problem: Problem, widths: Mapping[str, int], current: float, delta: float) -> list[_Cut]:
+def _propose(problem: Problem, widths: Mapping[str, int], unmet: Sequence[Spending], delta: float) -> list[_Cut]:
     """Return the next cuts to choose from, in the order of the groups (1 and 2 of `greedy_plan`)."""
-    needed = delta * problem.dense_cost * (1 - 1e-9)  # the product is rounded: 0.07 * 100 > 7
-    ordinary, last = [], []
+    # the product is rounded, 0.07 * 100 > 7, and must not become nothing
+    needed = max(delta * unmet[0].dense * (1 - 1e-9), math.ulp(0.0))
+    current, ordinary, last = load(unmet, widths), [], []
     for name, width in widths.items():
 
-        def cost(narrower: int, name: str = name) -> float:
-            return problem.cost({**widths, name: narrower})
-
-        def cut(narrower: int, cost: Callable[[int], float] = cost, name: str = name, width: int = width) -> _Cut:
-            after = cost(narrower)
-            return _Cut(name, narrower, after, (current - after) / (width - narrower))
+        def freed(narrower: int, name: str = name) -> float:
+            return current - load(unmet, {**widths, name: narrower})
 
         below = [w for w in reversed(problem.widths[name]) if w < width]
-        idx = bisect.bisect_left(below, needed, key=lambda narrower: current - cost(narrower))
+        idx = bisect.bisect_left(below, needed, key=freed)
         if idx < len(below):
-            ordinary.append(cut(below[idx]))
-        elif below and cost(below[-1]) < current:
-            last.append(cut(below[-1]))
+            ordinary.append(_Cut(name, below[idx], width - below[idx], freed(below[idx]), ordinary=True))
+        elif below and freed(below[-1]) > 0:
+            last.append(_Cut(name, below[-1], width - below[-1], freed(below[-1]), ordinary=False))
     if not (ordinary or last):
-        raise BudgetError(
-            f"stuck at {format_cost(current, problem.cost.unit)}, above the budget of "
-            f"{format_cost(problem.largest_cost, problem.cost.unit)}: no single group can lower the cost any further"
+        where = ", and ".join(
+            f"{spending.told(spending.of(widths))}, above the budget of {spending.told(spending.largest)}"
+            for spending in unmet
         )
+        raise BudgetError(f"stuck at {where}: no single group can lower the cost any further")
     return ordinary or last
 
 
-def _value(problem: Problem, evaluate: Evaluate, widths: Mapping[str, int], *, cut: _Cut, step: int) -> float:
-    """Return the worth of a candidate, a finite number."""
-    after = {**widths, cut.group: cut.width}
-    narrowed = {name: width for name, width in after.items() if width < problem.groups[name].width}
-    where = f"the candidate that cuts the group {cut.group!r} to {cut.width} channels in step {step}"
+def _candidate(problem: Problem, widths: Mapping[str, int], cut: _Cut, *, step: int) -> Candidate:
+    name = f"the candidate that cuts the group {cut.group!r} to {cut.width} channels in step {step}"
+    return Candidate(problem.cut(widths), name)
+
+
+def _rescored(
+    problem: Problem, rescore: Callable[[Kept], ScoreTable], widths: Mapping[str, int], *, step: int
+) -> Problem:
     try:
-        worth = float(evaluate(problem.kept(narrowed)))
+        return problem.rescored(widths, rescore(problem.cut(widths)))
     except Exception as error:
-        raise EvaluationError(f"evaluating {where} failed: {type(error).__name__}: {error}") from error
-    if not math.isfinite(worth):
-        raise EvaluationError(f"evaluating {where} gave {worth}; it must give a finite number, larger = better")
-    return worth
+        raise ScoreError(f"scoring anew after step {step} failed: {type(error).__name__}: {error}") from error
+
+
+def _told(
+    problem: Problem, widths: Mapping[str, int], cut: _Cut, step: int, worth: float, candidates: int
+) -> GreedyStep:
+    first, *others = problem.spendings
+    further = {spending.cost.name: spending.of(widths) for spending in others}
+    return GreedyStep(step, cut.group, cut.width, first.of(widths), worth, candidates, further)
+
+
+def _warn_of(delta: float, cuts: Sequence[_Cut], *, dense: float) -> None:
+    """Say that `delta` is more than any group can free."""
+    most = max(cuts, key=lambda cut: cut.freed)
+    warnings.warn(
+        f"no group can free delta={delta} of the dense cost, the most is {most.freed / dense:.2g} by {most.group!r}; "
+        "so each step takes one group down to its smallest width: choose a smaller delta",
+        SecateurWarning,
+        stacklevel=3,
+    )

@@ -1,71 +1,122 @@
-"""What every search starts from and ends with: scored groups, a cost, a budget; then a plan."""
+"""What every search starts from and ends with: scored groups, costs and their budgets; then a plan."""
 
 from __future__ import annotations
 
 import warnings
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 from torch import Tensor
 
-from secateur.errors import BudgetError, ConfigError, NetworkError, ScoreError, SecateurWarning
-from secateur.protocols import CostModel
-from secateur.records import ChannelGroup, PruningPlan, Reduction, ScoreTable
-from secateur.search.budget import format_cost, parse_budget
+from secateur.errors import ConfigError, NetworkError, ScoreError, SecateurWarning
+from secateur.records import ChannelGroup, PruningPlan, Reduction, ScoreTable, Spent
 from secateur.search.selection import Variant, allowed_widths, select, ties_at_cut
+from secateur.search.spending import Budgets, Costs, Spending, Widths, check_reach, state_spendings
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Widths to choose: `cost` must come down from `dense_cost` to `largest_cost`.
+    """Widths to choose, so that every budget is met.
 
     Attributes:
         groups: the channel groups by name.
         scores: group -> score of each channel, (width,), float64; groups without scores stay as they are.
+        spendings: the costs, each with its budget; the plan is counted in the first.
         widths: group that has scores -> the widths it may be cut to, ascending, its full width last.
+        reduction: how the scores of a group's producers combine.
         variant, seed: which channels go, see `select`; the seed counts for the variant "random" alone.
         settings: what the plan records whatever the search.
+        left: group -> the channels that may still be kept, ascending; absent groups have all.
+        ties: group of `left` -> the ties by which those were chosen.
     """
 
     groups: Mapping[str, ChannelGroup]
     scores: Mapping[str, Tensor]
-    cost: CostModel
-    dense_cost: float
-    largest_cost: float
+    spendings: tuple[Spending, ...]
     widths: Mapping[str, tuple[int, ...]]
+    reduction: Reduction
     variant: Variant
     seed: int
     settings: Mapping[str, Any]
+    left: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    ties: Mapping[str, int] = field(default_factory=dict)
 
-    def kept(self, widths: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    @property
+    def dense(self) -> dict[str, int]:
+        """The full width of each group that may be cut."""
+        return {name: allowed[-1] for name, allowed in self.widths.items()}
+
+    @property
+    def narrowest(self) -> dict[str, int]:
+        """The smallest width of each group that may be cut."""
+        return {name: allowed[0] for name, allowed in self.widths.items()}
+
+    def unmet(self, widths: Widths) -> tuple[Spending, ...]:
+        """Return the costs that are above their budgets."""
+        return tuple(spending for spending in self.spendings if not spending.met(widths))
+
+    def met(self, widths: Widths) -> bool:
+        """Whether every budget is met."""
+        return all(spending.met(widths) for spending in self.spendings)
+
+    def kept(self, widths: Widths) -> dict[str, tuple[int, ...]]:
         """Return the `widths[g]` channels of each group g that stay, ascending: by the variant "low" the best."""
-        return {
-            name: select(self.scores[name], width, variant=self.variant, seed=zlib.crc32(name.encode(), self.seed))
-            for name, width in widths.items()
-        }
+        return {name: self._stay(name, width) for name, width in widths.items()}
 
-    def plan(self, widths: Mapping[str, int], settings: Mapping[str, Any]) -> PruningPlan:
+    def cut(self, widths: Widths) -> dict[str, tuple[int, ...]]:
+        """Return what `kept` does, of the groups alone that lose channels: a candidate to evaluate."""
+        return self.kept({name: width for name, width in widths.items() if width < self.groups[name].width})
+
+    def rescored(self, widths: Widths, scores: ScoreTable) -> Problem:
+        """Return the problem that goes on from `widths` by other scores: what has gone stays gone.
+
+        Raises:
+            ScoreError: a group that had scores has none, or they do not fit it.
+        """
+        combined = {name: self.groups[name].combine(scores, reduction=self.reduction) for name in self.scores}
+        return replace(self, scores=combined, left=self.kept(widths), ties=self._ties(widths))
+
+    def plan(self, widths: Widths, settings: Mapping[str, Any]) -> PruningPlan:
         """Return the plan that keeps at these widths what the variant keeps."""
-        ties = {name: ties_at_cut(self.scores[name], width, variant=self.variant) for name, width in widths.items()}
+        first, *others = self.spendings
         return PruningPlan(
             groups=tuple(self.groups.values()),
             kept=self.kept(widths),
-            cost=self.cost.name,
-            cost_before=self.dense_cost,
-            cost_after=self.cost(widths),
-            budget=self.largest_cost,
-            ties={name: count for name, count in ties.items() if count},
+            cost=first.cost.name,
+            cost_before=first.dense,
+            cost_after=first.of(widths),
+            budget=first.largest,
+            ties={name: count for name, count in self._ties(widths).items() if count},
             settings={**self.settings, **settings},
+            further={each.cost.name: Spent(each.dense, each.of(widths), each.largest) for each in others},
         )
+
+    def _left(self, name: str) -> list[int]:
+        return list(self.left.get(name, range(self.groups[name].width)))
+
+    def _stay(self, name: str, width: int) -> tuple[int, ...]:
+        left = self._left(name)
+        seed = zlib.crc32(name.encode(), self.seed)
+        return tuple(left[c] for c in select(self.scores[name][left], width, variant=self.variant, seed=seed))
+
+    def _ties(self, widths: Widths) -> dict[str, int]:
+        """Return the ties at the last cut of each group."""
+        found = {}
+        for name, width in widths.items():
+            left = self._left(name)
+            cut = width < len(left)
+            ties = ties_at_cut(self.scores[name][left], width, variant=self.variant) if cut else 0
+            found[name] = ties if cut else self.ties.get(name, 0)
+        return found
 
 
 def state_problem(
     groups: Mapping[str, ChannelGroup],
     scores: ScoreTable,
-    cost: CostModel,
-    budget: str | float,
+    cost: Costs,
+    budget: Budgets,
     *,
     round_to: int,
     min_keep: int,
@@ -78,8 +129,10 @@ def state_problem(
     Raises:
         NetworkError: there is no group to prune.
         ScoreError: no group has scores, or scores do not fit their group.
-        ConfigError: `round_to` or `min_keep` below 1, an unknown variant, or a negative seed.
-        BudgetError: the budget is malformed, already met, or below what the narrowest widths cost.
+        ConfigError: `round_to` or `min_keep` below 1, an unknown variant, a negative seed, costs of one name, or a
+            cost that is no finite number.
+        BudgetError: a budget is malformed, missing, of no cost, or below what the narrowest widths cost; or all are
+            already met.
     """
     if variant not in get_args(Variant):
         raise ConfigError(f"unknown variant {variant!r}; allowed: {', '.join(get_args(Variant))}")
@@ -90,15 +143,7 @@ def state_problem(
     scored = _with_scores(groups, scores)
     combined = {name: group.combine(scores, reduction=reduction) for name, group in scored.items()}
     widths = {name: allowed_widths(g.width, min_keep=min_keep, round_to=round_to) for name, g in scored.items()}
-    dense = cost({name: group.width for name, group in groups.items()})
-    largest = parse_budget(budget, dense)
-    lowest = cost({name: allowed[0] for name, allowed in widths.items()})
-    if lowest > largest:
-        raise BudgetError(
-            f"the budget {budget!r} allows {format_cost(largest, cost.unit)}, but the lowest cost that can be reached "
-            f"is {format_cost(lowest, cost.unit)} ({100 * lowest / dense:.1f}% of the dense network) with "
-            f"min_keep={min_keep} and round_to={round_to}"
-        )
+    spendings = state_spendings(cost, budget, {name: group.width for name, group in groups.items()})
     settings = {
         "round_to": round_to,
         "min_keep": min_keep,
@@ -108,7 +153,9 @@ def state_problem(
     }
     if variant == "random":
         settings["seed"] = seed
-    return Problem(groups, combined, cost, dense, largest, widths, variant, seed, settings)
+    problem = Problem(groups, combined, spendings, widths, reduction, variant, seed, settings)
+    check_reach(spendings, problem.narrowest, f"min_keep={min_keep} and round_to={round_to}")
+    return problem
 
 
 def _with_scores(groups: Mapping[str, ChannelGroup], scores: ScoreTable) -> dict[str, ChannelGroup]:

@@ -10,17 +10,17 @@ from __future__ import annotations
 import bisect
 from collections.abc import Mapping
 
-from secateur.protocols import CostModel
 from secateur.records import ChannelGroup, PruningPlan, Reduction, ScoreTable
 from secateur.search.problem import state_problem
 from secateur.search.selection import Variant, keep_count
+from secateur.search.spending import Budgets, Costs
 
 
 def uniform_plan(
     groups: Mapping[str, ChannelGroup],
     scores: ScoreTable,
-    cost: CostModel,
-    budget: str | float,
+    cost: Costs,
+    budget: Budgets,
     *,
     round_to: int = 1,
     min_keep: int = 1,
@@ -38,8 +38,9 @@ def uniform_plan(
         groups: the channel groups by name.
         scores: (C,) for at least one producer of a group, larger = keep; groups without scores stay as they are, with
             a SecateurWarning that names them.
-        cost: non-decreasing in every width.
-        budget: "50%", "60.5M" or the largest cost as a number; see `parse_budget`.
+        cost: non-decreasing in every width; or several such, whose budgets are all met.
+        budget: "50%", "60.5M" or the largest cost as a number, see `parse_budget`; for several costs a mapping from
+            their names to that.
         round_to, min_keep: see `allowed_widths`.
         reduction: how the scores of a group's producers combine.
         variant: which channels go, see `select`: "low" is the method, the others are its ablations.
@@ -49,7 +50,8 @@ def uniform_plan(
         NetworkError: there is no group to prune.
         ScoreError: no group has scores, or scores do not fit their group.
         ConfigError: `round_to` or `min_keep` below 1, an unknown variant, or a negative seed.
-        BudgetError: the budget is malformed, already met, or out of reach; the lowest reachable cost is named.
+        BudgetError: a budget is malformed, already met, or out of reach; the lowest cost that can be reached of each is
+            named.
 
     Cost: O(log(sum of widths)) evaluations of `cost`.
 
@@ -88,5 +90,5 @@ def uniform_plan(
 
     dense = {allowed[-1] for allowed in problem.widths.values()}
     rates = sorted({removed / width for width in dense for removed in range(width + 1)})
-    rate = rates[bisect.bisect_left(rates, -problem.largest_cost, key=lambda r: -cost(widths(r)))]
+    rate = rates[bisect.bisect_left(rates, True, key=lambda rate: problem.met(widths(rate)))]
     return problem.plan(widths(rate), {"search": "uniform", "rate": rate})
