@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted([*ROOT.glob("plugin/**/*.py"), *ROOT.glob("adapters/**/*.py")])
 
-FOUNDATION = {"errors", "protocols", "records", "batches", "modes", "files", "channel_map", "index_maps"}
+FOUNDATION = {"errors", "protocols", "records", "batches", "modes", "files", "channel_map", "index_maps", "distributed"}
 MAY_IMPORT = {
     **{f"secateur.{name}": FOUNDATION for name in FOUNDATION},
     "secateur.networks": FOUNDATION,
@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "secateur.training": FOUNDATION | {"evaluation"},
     "secateur.evaluation": FOUNDATION | {"channel_graph"},
     "secateur.weights": FOUNDATION,
+    "secateur.journal": FOUNDATION | {"weights"},
     "secateur.pruning": FOUNDATION | {"channel_graph", "search"},
     "secateur.checkpoint": FOUNDATION | {"weights"},
     "secateur.scoring": FOUNDATION | {"criteria", "feature_maps", "regression"},

@@ -41,6 +41,14 @@ class EvaluationError(SecateurError, RuntimeError):
     """A candidate of a search could not be valued: the evaluation failed or gave no finite number."""
 
 
+class ProcessError(SecateurError, RuntimeError):
+    """A result of several processes cannot be had: one of them failed, ended, or does something else."""
+
+
+class JournalError(SecateurError, RuntimeError):
+    """The journal of a search is of another search, is no journal, or cannot be read or written."""
+
+
 class VerificationError(SecateurError):
     """A pruned network does not compute what the masked network computes."""
 

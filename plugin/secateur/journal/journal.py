@@ -1,0 +1,208 @@
+"""The journal of one search: every score, evaluation, measurement and decision, stored as it happens.
+
+A search is a function of its scores, its evaluations and its settings. So a search that was killed is simply begun
+again: it finds in the journal what it had found out, decides what it had decided, and goes on where it ended.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, Protocol, Self
+
+import torch
+
+from secateur.errors import JournalError
+from secateur.journal.identity import Identity, differences, flat
+from secateur.journal.remembering import Remembering, remembering
+from secateur.journal.store import Store
+from secateur.protocols import Evaluate
+from secateur.records import PruningPlan, ScoreTable
+
+
+class Decision(Protocol):
+    """A step that a search took: a dataclass with the number `step`, of plain data."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+class Journal:
+    """What one search has found out, in a file of sqlite that any tool reads.
+
+    Its tables are identity (key, value), score_tables and scores (name, layer, channel, score), evaluations (candidate,
+    worth, exact, seconds, widths), decisions (step, channel_group, width, cost, worth), measurements (name, value,
+    unit) and plans (fingerprint, plan).
+
+    What is stored is there for good, whenever the process is killed and, but for bounds of a race, also when the power
+    fails. Several processes may hold one journal open: whoever stores first is believed by all.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for _ in range(2):  # the second search finds what the first has found out
+        ...         with Journal.open(f"{folder}/journal.sqlite", {"seed": 0}) as journal:
+        ...             evaluate = journal.remembering(lambda kept: 0.5)
+        ...             evaluate({"conv": (0, 1)}), evaluate.made
+        (0.5, 1)
+        (0.5, 0)
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    @classmethod
+    def open(cls, path: str | PathLike[str], identity: Identity, *, patience: float = 30.0) -> Self:
+        """Open the journal of a search, or begin it.
+
+        Args:
+            path: the file; its folder exists.
+            identity: what makes it the same search, plain data; see `identify`.
+            patience: seconds to wait for another process that writes.
+
+        Raises:
+            JournalError: the journal is of another search (named is what differs), the file is no journal or one of a
+                newer format, and stays as it is then; or it cannot be read or written.
+        """
+        parts = flat(identity)
+        if not parts:
+            raise JournalError("the identity of a search must have at least one part, or any search would do")
+        store = Store(Path(path), patience=patience)
+        try:
+            with store.writing() as write:
+                before = dict(store.read("SELECT key, value FROM identity ORDER BY rowid"))
+                if not before:
+                    for key, value in parts.items():
+                        write("INSERT INTO identity VALUES (?, ?)", key, value)
+            differing = differences(before, parts) if before else []
+            if differing:
+                raise JournalError(
+                    f"the journal {path} is of another search: {'; '.join(differing)}. Repeat that search's settings "
+                    "to go on with it, or choose another place for this one"
+                )
+        except BaseException:
+            store.close()
+            raise
+        return cls(store)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def scores(self, name: str, compute: Callable[[], ScoreTable]) -> ScoreTable:
+        """Return the scores stored under a name, or compute and store them. Raises JournalError."""
+        stored = self._scores(name)
+        if stored is not None:
+            return stored
+        begun = time.monotonic()
+        table = compute()
+        row = (name, json.dumps(dict(table.settings)), time.monotonic() - begun)
+        with self._store.writing() as write:
+            if write("INSERT OR IGNORE INTO score_tables (name, settings, seconds) VALUES (?, ?, ?)", *row):
+                for layer, values in table.items():
+                    for channel, score in enumerate(values.tolist()):
+                        write("INSERT INTO scores VALUES (?, ?, ?, ?)", name, layer, channel, score)
+        return self._scores(name) or table
+
+    def remembering(self, evaluate: Evaluate) -> Remembering:
+        """Return `evaluate` with this journal as its memory; a `Race` stays one.
+
+        What evaluations of other `settings` have found is kept apart.
+        """
+        return remembering(self._store, evaluate)
+
+    def measurement(self, name: str, measure: Callable[[], float], *, unit: str = "") -> float:
+        """Return the number stored under a name, such as a time, or measure and store it.
+
+        Raises:
+            JournalError: the number is not finite, or the journal cannot be read or written.
+        """
+        stored = self._store.read("SELECT value FROM measurements WHERE name = ?", name)
+        if not stored:
+            begun = time.monotonic()
+            value = float(measure())
+            if not math.isfinite(value):
+                raise JournalError(f"the measurement {name!r} gave {value}; it must be a finite number")
+            row = (name, value, unit, time.monotonic() - begun)
+            with self._store.writing() as write:
+                write("INSERT OR IGNORE INTO measurements (name, value, unit, seconds) VALUES (?, ?, ?, ?)", *row)
+            stored = self._store.read("SELECT value FROM measurements WHERE name = ?", name)
+        return float(stored[0][0])
+
+    def decided(self, step: Decision) -> None:
+        """Store a step of the search; for `on_step`.
+
+        Raises:
+            JournalError: an earlier run of the same search decided otherwise, or the journal cannot be written.
+        """
+        fields = asdict(step)
+        number, record = fields["step"], json.dumps(fields)
+        columns = (fields.get("group"), fields.get("width"), _number(fields.get("cost")), _number(fields.get("worth")))
+        with self._store.writing() as write:
+            write(
+                "INSERT OR IGNORE INTO decisions (step, channel_group, width, cost, worth, record) "
+                "VALUES (?, ?, ?, ?, ?, ?)",
+                *(number, *columns, record),
+            )
+        self._compare(f"step {number}", record, self._store.read("SELECT record FROM decisions WHERE step = ?", number))
+
+    def finished(self, plan: PruningPlan) -> None:
+        """Store the plan that the search has ended in.
+
+        Raises:
+            JournalError: an earlier run of the same search ended in another, or the journal cannot be written.
+        """
+        record = json.dumps(plan.to_json())
+        with self._store.writing() as write:
+            write("INSERT OR IGNORE INTO plans (id, fingerprint, plan) VALUES (1, ?, ?)", plan.fingerprint, record)
+        self._compare("the plan", record, self._store.read("SELECT plan FROM plans"))
+
+    @property
+    def plan(self) -> PruningPlan | None:
+        """The plan that the search has ended in; None where it has not."""
+        stored = self._store.read("SELECT plan FROM plans")
+        return PruningPlan.from_json(json.loads(stored[0][0])) if stored else None
+
+    @property
+    def evaluations(self) -> int:
+        """How many exact worths are stored."""
+        return int(self._store.read("SELECT count(*) FROM evaluations WHERE exact")[0][0])
+
+    def _compare(self, what: str, record: str, stored: list[tuple[Any, ...]]) -> None:
+        ((before,),) = stored
+        if record != before:
+            raise JournalError(
+                f"{what} of the search is {_shortly(record)}, but the journal {self._store.path} holds "
+                f"{_shortly(before)}: it is not the same search, or not a deterministic one"
+            )
+
+    def _scores(self, name: str) -> ScoreTable | None:
+        found = self._store.read("SELECT settings FROM score_tables WHERE name = ?", name)
+        if not found:
+            return None
+        layers: dict[str, list[float]] = {}
+        for layer, score in self._store.read("SELECT layer, score FROM scores WHERE name = ? ORDER BY rowid", name):
+            layers.setdefault(layer, []).append(float(score))
+        scores = {layer: torch.tensor(values, dtype=torch.float64) for layer, values in layers.items()}
+        return ScoreTable(scores, settings=json.loads(found[0][0]))
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+def _shortly(record: str) -> str:
+    return record if len(record) < 160 else f"{record[:150]} ..."

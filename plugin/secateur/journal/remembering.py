@@ -1,0 +1,156 @@
+"""An evaluation that looks up what it has found before, and stores what it finds as it happens."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from secateur.journal.store import Store
+from secateur.protocols import Evaluate, Kept, Race, Worth
+
+COLUMNS = "(candidate, evaluation, worth, exact, seconds, widths)"
+
+
+class Remembering:
+    """An evaluation with a memory in a journal; made by `Journal.remembering`.
+
+    A worth counts as stored in the file, also right after it was computed: several processes on one journal decide by
+    the same values, those of whoever was first. Numbers that are not finite are returned but never stored.
+
+    Attributes:
+        made: how many candidates were judged to the end by the evaluation itself, not looked up.
+        settings: those of the evaluation, where it has any; what evaluations of other settings have found is not used.
+
+    Example:
+        >>> import tempfile
+        >>> from secateur.journal import Journal
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> with folder as path, Journal.open(f"{path}/journal.sqlite", {"seed": 0}) as journal:
+        ...     evaluate = journal.remembering(lambda kept: len(kept["conv"]) / 8)
+        ...     evaluate({"conv": (0, 3)}), evaluate({"conv": (0, 3)}), evaluate.made
+        (0.25, 0.25, 1)
+    """
+
+    settings: Mapping[str, Any]
+
+    def __init__(self, store: Store, evaluate: Evaluate) -> None:
+        self.made = 0
+        self._store = store
+        self._evaluate = evaluate
+        settings = getattr(evaluate, "settings", None)
+        if settings is not None:
+            self.settings = settings
+        self._evaluation = json.dumps(dict(settings or {}), sort_keys=True)
+
+    def __call__(self, kept: Kept) -> float:
+        """Return the worth of a candidate, from memory if it is there.
+
+        Raises:
+            JournalError: the journal cannot be read or written.
+        """
+        known = self._recall(kept)
+        if known is not None and known.exact:
+            return known.value
+        begun = time.monotonic()
+        value = float(self._evaluate(kept))
+        self.made += 1
+        if not math.isfinite(value):
+            return value
+        return self._keep(kept, Worth(value), seconds=time.monotonic() - begun).value
+
+    def fresh(self, kept: Kept) -> float:
+        """Return the worth as the evaluation itself finds it now, past the memory."""
+        return float(getattr(self._evaluate, "fresh", self._evaluate)(kept))
+
+    def _recall(self, kept: Kept) -> Worth | None:
+        """Return what is stored of a candidate."""
+        rows = self._store.read(
+            "SELECT worth, exact FROM evaluations WHERE candidate = ? AND evaluation = ?",
+            candidate_key(kept),
+            self._evaluation,
+        )
+        return Worth(float(rows[0][0]), bool(rows[0][1])) if rows else None
+
+    def _keep(self, kept: Kept, worth: Worth, *, seconds: float) -> Worth:
+        """Store a worth; return what is stored: the first exact worth, else the lowest bound."""
+        widths = json.dumps({group: len(channels) for group, channels in kept.items()})
+        row = (candidate_key(kept), self._evaluation, worth.value, worth.exact, seconds, widths)
+        with self._store.writing(lasting=worth.exact) as write:
+            write(
+                f"INSERT INTO evaluations {COLUMNS} VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
+                "worth = excluded.worth, exact = excluded.exact, seconds = excluded.seconds, at = CURRENT_TIMESTAMP "
+                "WHERE NOT exact AND (excluded.exact OR excluded.worth < worth)",
+                *row,
+            )
+        return self._recall(kept) or worth
+
+
+class RememberingRace(Remembering):
+    """A race with a memory in a journal: what earlier races have found is handed to the next."""
+
+    _evaluate: Race
+
+    def race(
+        self,
+        candidates: Sequence[Kept],
+        *,
+        known: Mapping[int, Worth] | None = None,
+        record: Callable[[int, Worth], None] | None = None,
+    ) -> list[Worth]:
+        """Return the worth of each candidate, as `secateur.protocols.Race` has it.
+
+        Args:
+            candidates: what is compared.
+            known: number of a candidate -> what is known besides what the journal holds.
+            record: called with a candidate's number and worth once that is stored.
+
+        Raises:
+            JournalError: the journal cannot be read or written.
+        """
+        remembered = {idx: worth for idx, kept in enumerate(candidates) if (worth := self._recall(kept)) is not None}
+        start = {idx: _better(worth, remembered.get(idx)) for idx, worth in (known or {}).items()}
+        start = remembered | start
+        settled = dict(start)
+        begun = time.monotonic()
+
+        def keep(idx: int, worth: Worth) -> None:
+            nonlocal begun
+            if settled.get(idx) != worth and math.isfinite(worth.value):
+                self.made += worth.exact
+                worth = self._keep(candidates[idx], worth, seconds=time.monotonic() - begun)
+                begun = time.monotonic()
+            settled[idx] = worth
+            if record is not None:
+                record(idx, worth)
+
+        for idx, worth in enumerate(self._evaluate.race(candidates, known=start, record=keep)):
+            if idx not in settled or _better(worth, settled[idx]) != settled[idx]:
+                keep(idx, worth)
+        return [settled[idx] for idx in range(len(candidates))]
+
+
+def remembering(store: Store, evaluate: Evaluate) -> Remembering:
+    """Return `evaluate` with a memory; it can hold races if `evaluate` can."""
+    return RememberingRace(store, evaluate) if isinstance(evaluate, Race) else Remembering(store, evaluate)
+
+
+def candidate_key(kept: Kept) -> str:
+    """Return the sha256 of a candidate: groups in any order, and the channels that they keep.
+
+    Example:
+        >>> candidate_key({"a": (0, 1), "b": (2,)}) == candidate_key({"b": (2,), "a": (0, 1)})
+        True
+    """
+    text = json.dumps({group: list(channels) for group, channels in kept.items()}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _better(worth: Worth, other: Worth | None) -> Worth:
+    """Return what says more of a candidate: what is exact, else the lower bound; the second where they say the same."""
+    if other is None or (worth.exact, -worth.value) > (other.exact, -other.value):
+        return worth
+    return other

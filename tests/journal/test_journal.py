@@ -1,0 +1,269 @@
+"""What a journal promises: what is stored is found, by whoever asks, and nothing else is ever changed."""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from secateur.errors import JournalError, ScoreError
+from secateur.journal import Journal, Remembering
+from secateur.journal.remembering import candidate_key
+from secateur.journal.store import FORMAT
+from secateur.protocols import Evaluate, Kept, Race
+from secateur.records import PruningPlan, ScoreTable
+
+IDENTITY = {"weights": "abc", "data": "def", "seed": 0, "settings": {"plan": {"delta": 0.1}}}
+
+
+@dataclass(frozen=True)
+class Step:
+    """As a search reports its steps."""
+
+    step: int
+    group: str
+    width: int
+    cost: float
+    worth: float
+
+
+class Counting:
+    """The worth of a candidate is its channels' sum; every evaluation is counted."""
+
+    def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
+        self.seen: list[Kept] = []
+        self.settings = settings or {}
+
+    def __call__(self, kept: Kept) -> float:
+        self.seen.append(kept)
+        return sum(sum(channels) for channels in kept.values()) / 10
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "journal.sqlite"
+
+
+@pytest.fixture
+def journal(path: Path) -> Iterator[Journal]:
+    with Journal.open(path, IDENTITY) as opened:
+        yield opened
+
+
+def rows(path: Path, query: str) -> list[tuple[Any, ...]]:
+    """Read as any other tool would."""
+    connection = sqlite3.connect(path)
+    try:
+        return connection.execute(query).fetchall()
+    finally:
+        connection.close()
+
+
+def test_a_candidate_is_evaluated_once(path: Path, journal: Journal) -> None:
+    inner = Counting()
+    evaluate = journal.remembering(inner)
+    assert [evaluate({"a": (1, 2)}), evaluate({"a": (1,)}), evaluate({"a": (1, 2)})] == [0.3, 0.1, 0.3]
+    with Journal.open(path, IDENTITY) as again:
+        assert again.remembering(Counting())({"a": (1, 2)}) == 0.3
+        assert again.evaluations == 2
+    assert len(inner.seen) == evaluate.made == 2
+    assert rows(path, "SELECT worth, exact, widths FROM evaluations ORDER BY worth") == [
+        (0.1, 1, '{"a": 1}'),
+        (0.3, 1, '{"a": 2}'),
+    ]
+
+
+@given(st.dictionaries(st.text(max_size=3), st.sets(st.integers(0, 9)).map(lambda s: tuple(sorted(s)))), st.randoms())
+def test_candidates_are_told_apart_by_what_they_keep(kept: dict[str, tuple[int, ...]], random: Any) -> None:
+    shuffled = list(kept.items())
+    random.shuffle(shuffled)
+    assert candidate_key(dict(shuffled)) == candidate_key(kept)
+    assert candidate_key(kept | {"more": (0,)}) != candidate_key(kept)
+    for group, channels in kept.items():
+        assert candidate_key(kept | {group: (*channels, 10)}) != candidate_key(kept)
+
+
+@pytest.mark.parametrize("worth", [0.1 + 0.2, 1 / 3, -1e300, 5e-324, 0.0, 7])
+def test_worths_come_back_to_the_bit(path: Path, journal: Journal, worth: float) -> None:
+    assert journal.remembering(lambda kept: worth)({}) == worth
+    with Journal.open(path, IDENTITY) as again:
+        found = again.remembering(Counting())({})
+    assert (found, type(found)) == (worth, float)
+
+
+@pytest.mark.parametrize("worth", [math.nan, math.inf, -math.inf])
+def test_what_is_no_number_is_returned_and_not_stored(path: Path, journal: Journal, worth: float) -> None:
+    assert str(journal.remembering(lambda kept: worth)({})) == str(worth)
+    assert rows(path, "SELECT * FROM evaluations") == []
+
+
+def test_an_evaluation_that_fails_leaves_nothing(path: Path, journal: Journal) -> None:
+    def fail(kept: Kept) -> float:
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        journal.remembering(fail)({})
+    assert rows(path, "SELECT * FROM evaluations") == []
+    assert journal.remembering(Counting())({}) == 0
+
+
+def test_settings_are_carried_and_keep_evaluations_apart(journal: Journal) -> None:
+    accuracy, loss = (journal.remembering(Counting({"measure": name})) for name in ("accuracy", "loss"))
+    assert accuracy.settings == {"measure": "accuracy"}
+    assert accuracy({"a": (1,)}) == loss({"a": (1,)}) == 0.1
+    assert (accuracy.made, loss.made, journal.evaluations) == (1, 1, 2)
+    assert not hasattr(journal.remembering(lambda kept: 0.0), "settings")
+
+
+def test_fresh_goes_past_the_memory(journal: Journal) -> None:
+    numbers = iter([0.5, 0.6, 0.7])
+    evaluate = journal.remembering(lambda kept: next(numbers))
+    assert [evaluate({}), evaluate.fresh({}), evaluate({}), evaluate.fresh({})] == [0.5, 0.6, 0.5, 0.7]
+
+
+def test_an_evaluation_stays_what_it_was(journal: Journal) -> None:
+    plain: Evaluate = journal.remembering(Counting())
+    assert isinstance(plain, Remembering)
+    assert not isinstance(plain, Race)
+
+
+def table() -> ScoreTable:
+    scores = {"second": torch.tensor([0.1, 1 / 3, -2.0], dtype=torch.float64), "first": torch.tensor([1e-300])}
+    return ScoreTable(scores, settings={"criterion": "hrank", "samples": 5, "options": {"a": None}})
+
+
+def test_scores_are_computed_once_and_come_back_to_the_bit(path: Path, journal: Journal) -> None:
+    found = journal.scores("hrank", table)
+    with Journal.open(path, IDENTITY) as again:
+        after = again.scores("hrank", lambda: pytest.fail("computed again"))
+    for other in (found, after):
+        assert other.to_json() == table().to_json()
+        assert list(other) == ["second", "first"]
+    assert (
+        journal.scores("none", lambda: ScoreTable({}, settings={"criterion": "none"})).settings["criterion"] == "none"
+    )
+    assert rows(path, "SELECT layer, channel, score FROM scores WHERE score < 0") == [("second", 2, -2.0)]
+
+
+def test_scores_that_cannot_be_computed_leave_nothing(path: Path, journal: Journal) -> None:
+    with pytest.raises(ScoreError):
+        journal.scores("hrank", lambda: ScoreTable({"a": torch.tensor([math.nan])}))
+    assert rows(path, "SELECT * FROM score_tables") == rows(path, "SELECT * FROM scores") == []
+
+
+def test_measurements_are_taken_once(path: Path, journal: Journal) -> None:
+    times = iter([2.5, 3.5])
+    assert [journal.measurement("batch 8", lambda: next(times), unit="ms") for _ in range(2)] == [2.5, 2.5]
+    assert rows(path, "SELECT name, value, unit FROM measurements") == [("batch 8", 2.5, "ms")]
+    with pytest.raises(JournalError, match="'batch 1' gave nan"):
+        journal.measurement("batch 1", lambda: math.nan)
+
+
+def test_decisions_are_stored_and_compared(path: Path, journal: Journal) -> None:
+    steps = [Step(1, "a", 4, 90.0, 0.5), Step(2, "b", 2, 80.0, 0.25)]
+    for step in (*steps, *steps):  # the second time by a search that is continued
+        journal.decided(step)
+    query = "SELECT step, channel_group, width, cost, worth FROM decisions ORDER BY step"
+    assert rows(path, query) == [(1, "a", 4, 90.0, 0.5), (2, "b", 2, 80.0, 0.25)]
+    with pytest.raises(
+        JournalError, match=r'step 2 of the search is .*"c".*, but the journal .* holds .*"b".*determin'
+    ):
+        journal.decided(Step(2, "c", 2, 80.0, 0.25))
+
+
+def test_the_plan_is_stored_and_compared(path: Path, journal: Journal) -> None:
+    def plan(after: float) -> PruningPlan:
+        return PruningPlan(groups=(), kept={}, cost="macs", cost_before=9, cost_after=after, budget=5)
+
+    assert journal.plan is None
+    journal.finished(plan(4.5))
+    journal.finished(plan(4.5))
+    with pytest.raises(JournalError, match="the plan of the search"):
+        journal.finished(plan(4.0))
+    with Journal.open(path, IDENTITY) as again:
+        assert again.plan == plan(4.5)
+
+
+def test_a_journal_of_another_search_is_refused_by_what_differs(path: Path, journal: Journal) -> None:
+    journal.remembering(Counting())({})
+    other = IDENTITY | {"weights": "xyz", "settings": {"plan": {"delta": 0.2}, "tap": "act"}}
+    before = rows(path, "SELECT * FROM identity")
+    with pytest.raises(JournalError) as caught:
+        Journal.open(path, other)
+    for part in (
+        'weights: "abc" before, "xyz" now',
+        "settings.plan.delta: 0.1 before, 0.2 now",
+        'settings.tap: absent before, "act" now',
+    ):
+        assert part in str(caught.value)
+    assert "seed" not in str(caught.value)
+    assert rows(path, "SELECT * FROM identity") == before
+    assert journal.evaluations == 1
+
+
+def test_an_identity_of_nothing_is_refused(path: Path) -> None:
+    with pytest.raises(JournalError, match="at least one part"):
+        Journal.open(path, {})
+    assert not path.exists()
+
+
+def foreign_database(path: Path) -> None:
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE customers (name TEXT)")
+    connection.commit()
+    connection.close()
+
+
+def newer_journal(path: Path) -> None:
+    Journal.open(path, IDENTITY).close()
+    connection = sqlite3.connect(path)
+    connection.execute(f"PRAGMA user_version={FORMAT + 1}")
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: path.write_text("step 1: a"), "is not a journal of secateur"),
+        (lambda path: path.write_bytes(b"SQLite format 3\0" + bytes(500)), "is not a journal of secateur"),
+        (foreign_database, "is not a journal of secateur"),
+        (newer_journal, rf"has format {FORMAT + 1}; this version of secateur reads format {FORMAT}"),
+        (Path.mkdir, "cannot be read"),
+    ],
+)
+def test_other_files_are_refused_and_left_alone(path: Path, make: Callable[[Path], object], message: str) -> None:
+    make(path)
+    before = path.read_bytes() if path.is_file() else b""
+    with pytest.raises(JournalError, match=message):
+        Journal.open(path, IDENTITY)
+    assert (path.read_bytes() if path.is_file() else b"") == before
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_a_file_of_no_bytes_is_begun(path: Path) -> None:
+    path.touch()
+    with Journal.open(path, IDENTITY) as journal:
+        assert journal.evaluations == 0
+
+
+def test_a_damaged_journal_is_named(path: Path) -> None:
+    with Journal.open(path, IDENTITY) as journal:
+        journal.remembering(Counting())({"a": (1,)})
+    data = bytearray(path.read_bytes())
+    data[100:] = bytes(len(data) - 100)
+    path.write_bytes(data)
+    with pytest.raises(JournalError, match=r"journal\.sqlite is damaged \(.*\); move it away"):
+        Journal.open(path, IDENTITY)
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(JournalError, match=r"gone/journal\.sqlite cannot be used: unable to open"):
+        Journal.open(tmp_path / "gone" / "journal.sqlite", IDENTITY)
