@@ -71,12 +71,12 @@ def prune(
         iterative_steps: reach the ratio in so many equal steps, scored afresh each time.
         round_to: widths become multiples of it, upwards, never zero; see `secateur.search.allowed_widths`.
         ignored_layers: names or modules whose outputs stay, with all layers tied to them.
-        residual: see `channel_groups`.
+        residual: "joint" or "skip", see `channel_groups`.
         on_step: called with the network after each step and the step's number, to train it in place in between.
 
     Raises:
-        ConfigError: a ratio outside 0..1, layers that share channels but have different ratios, or `isomorphic`
-            without `global_pruning`, which Torch-Pruning would cut wrongly.
+        ConfigError: a ratio outside 0..1, `residual` that is "mask", layers that share channels but have different
+            ratios, or `isomorphic` without `global_pruning`, which Torch-Pruning would cut wrongly.
         NetworkError: a layer is not the network's, or nothing can be pruned.
         ScoreError: the importance gives NaN or a wrong number of scores.
 
@@ -93,6 +93,8 @@ def prune(
     _check_shares({"pruning_ratio": pruning_ratio, "max_pruning_ratio": max_pruning_ratio})
     if isomorphic and not global_pruning:
         raise ConfigError("isomorphic ranks groups of the same build together: it needs global_pruning=True")
+    if residual == "mask":
+        raise ConfigError("residual is 'mask'; a step could not tell masked channels from others; allowed: joint, skip")
     if iterative_steps < 1:
         raise ConfigError(f"iterative_steps is {iterative_steps}; it must be at least 1")
     inputs = tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,)

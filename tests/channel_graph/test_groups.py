@@ -95,7 +95,7 @@ def test_residual_streams_can_be_left_alone() -> None:
     assert set(groups) == {"first"}
     assert groups.skipped["stem"] == "a residual stream, summed with second"
     assert "expand" in channel_groups(Depthwise(), IMAGES, residual="skip")
-    with pytest.raises(ConfigError, match="unknown residual 'none'; allowed: joint, skip"):
+    with pytest.raises(ConfigError, match="unknown residual 'none'; allowed: joint, skip, mask"):
         channel_groups(Residual(), IMAGES, residual="none")  # type: ignore[arg-type]  # what a user may write
 
 

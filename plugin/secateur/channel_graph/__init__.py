@@ -3,7 +3,7 @@
 from secateur.channel_graph.groups import Residual, channel_groups
 from secateur.channel_graph.masks import masked
 from secateur.channel_graph.scoring import importance_scores
-from secateur.channel_graph.surgery import apply_plan
+from secateur.channel_graph.surgery import apply_plan, zero_masked
 from secateur.channel_graph.verify import Verification, verify_pruning
 
 __all__ = [
@@ -14,4 +14,5 @@ __all__ = [
     "importance_scores",
     "masked",
     "verify_pruning",
+    "zero_masked",
 ]

@@ -15,14 +15,16 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
 from secateur.channel_graph.hosts import CHANNEL_MAP_PRUNER
+from secateur.channel_graph.streams import masked_group, writers_of
 from secateur.channel_graph.surgery import layer_size
 from secateur.channel_graph.verify import TOLERANCE, difference, mixes_channels, runs
 from secateur.channel_map import ChannelMap
 from secateur.errors import ConfigError, NetworkError
 from secateur.records import ChannelGroup, ChannelGroups, Member, Role
 
-Residual = Literal["joint", "skip"]
+Residual = Literal["joint", "skip", "mask"]
 PRODUCERS = (_ConvNd, nn.Linear)
+ASKED = "asked to be left as it is"
 NO_LONGER_RUNS = "the network does not run any more once its channels are removed"
 
 
@@ -48,12 +50,14 @@ def channel_groups(
         example_inputs: a tensor or a tuple of the network's arguments; real images make the check sharper.
         ignore: names of layers, or of modules that contain them, whose outputs must stay as they are.
         residual: "joint" prunes the layers that a shortcut sums together, as the DI paper does; "skip" leaves residual
-            streams as they are, so that only channels inside the blocks are pruned.
+            streams as they are, so that only channels inside the blocks are pruned; "mask" gives each layer that writes
+            a stream a group of its own, whose channels become zero where they are and make nothing smaller, as HRank's
+            code does.
         check: whether to try the groups. Of groups that pass through a normalisation over channels it can only be seen
             whether the network still runs without them.
 
     Raises:
-        ConfigError: `residual` is neither "joint" nor "skip".
+        ConfigError: `residual` is not one of these.
         NetworkError: the network cannot be copied or traced, a layer's weights are computed by a parametrization, a
             name in `ignore` does not exist, or nothing can be pruned.
 
@@ -77,9 +81,15 @@ def channel_groups(
     found: list[ChannelGroup] = []
     skipped: dict[str, str] = {}
     for group, record in groups_of(graph, model):
+        writers = writers_of(traced, record) if residual != "joint" else []
+        if residual == "mask" and len(writers) > 1 and not reaches_outputs(group):
+            alone = _masked_groups(graph, traced, writers, ignored)
+            found += [mask for mask in alone.values() if isinstance(mask, ChannelGroup)]
+            skipped |= {name: why for name, why in alone.items() if isinstance(why, str)}
+            continue
         reason = _reason_to_skip(traced, group, record, ignored)
-        if not reason and residual == "skip":
-            reason = _stream(traced, record)
+        if not reason and len(writers) > 1:
+            reason = f"a residual stream, summed with {', '.join(w for w in writers if w != record.name)}"
         if reason:
             skipped[record.name] = reason
         else:
@@ -200,11 +210,7 @@ def _reason_to_skip(model: nn.Module, group: Any, record: ChannelGroup, ignored:
         return "its channels are the network's outputs"
     for member in record.producers:
         if member.layer in ignored:
-            return (
-                "asked to be left as it is"
-                if member.layer == record.name
-                else f"tied to {member.layer}, which is ignored"
-            )
+            return ASKED if member.layer == record.name else f"tied to {member.layer}, which is ignored"
     if record.width < 2:
         return "it has only one channel"
     for member in record.members:
@@ -215,14 +221,12 @@ def _reason_to_skip(model: nn.Module, group: Any, record: ChannelGroup, ignored:
     return ""
 
 
-def _stream(model: nn.Module, record: ChannelGroup) -> str:
-    """Return why a group is a residual stream, or the empty string: several layers write its channels."""
-    writers = [
-        member.layer
-        for member in record.producers
-        if not isinstance(module := model.get_submodule(member.layer), _ConvNd) or module.groups < module.out_channels
-    ]
-    return f"a residual stream, summed with {', '.join(writers[1:])}" if len(writers) > 1 else ""
+def _masked_groups(
+    graph: tp.DependencyGraph, model: nn.Module, writers: Sequence[str], ignored: frozenset[str]
+) -> dict[str, ChannelGroup | str]:
+    """Return, for each layer that writes a stream, the group that masks it by itself, or why it stays as it is."""
+    layers = [name for name in writers if not isinstance(model.get_submodule(name), ChannelMap)]
+    return {name: ASKED if name in ignored else masked_group(graph, model, name) for name in layers}
 
 
 def _keep_what_verifies(

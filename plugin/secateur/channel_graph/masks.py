@@ -1,4 +1,8 @@
-"""What removal means, without removing: the consumers of dropped channels stop listening to them."""
+"""What removal means, without removing: the consumers of dropped channels stop listening to them.
+
+Of a masked group, whose channels stay in the network also when a plan is applied, the dropped outputs themselves are
+zero: the weights and bias of the layer, and those of the batch norm behind it.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from secateur.channel_map import ZERO, ChannelMap
@@ -20,9 +25,10 @@ def masked(
 ) -> Iterator[nn.Module]:
     """Within the block, `model` computes what it will compute once only the channels `kept` are left.
 
-    The weights with which consumers read a dropped channel are zero inside the block and restored when it ends. This
-    equals removal whatever lies between producer and consumer (batch norm, an activation that does not map zero to
-    zero, a shortcut, a gate), as long as the channels stay apart on the way; a normalisation over channels mixes them.
+    The weights with which consumers read a dropped channel, and those with which a masked layer writes one, are zero
+    inside the block and restored when it ends. This equals removal whatever lies between producer and consumer (batch
+    norm, an activation that does not map zero to zero, a shortcut, a gate), as long as the channels stay apart on the
+    way; a normalisation over channels mixes them.
 
     Args:
         model: the dense network; its weights are changed in place for the duration of the block.
@@ -76,7 +82,8 @@ def silence(
     """
     for name, channels in kept.items():
         for member, dropped in _dropped(groups, name, channels):
-            restore = _silence(model.get_submodule(member.layer), dropped, name=member.layer)
+            turn_off = zero_outputs if member.role == "masked" else _silence
+            restore = turn_off(model.get_submodule(member.layer), dropped, name=member.layer)
             if undo is not None:
                 undo.append(restore)
 
@@ -84,7 +91,7 @@ def silence(
 def _dropped(
     groups: Mapping[str, ChannelGroup], name: str, channels: Sequence[int]
 ) -> Iterator[tuple[Member, list[int]]]:
-    """Yield each consumer of a group with the positions of the channels that do not stay."""
+    """Yield each consumer and masked layer of a group with the positions of the channels that do not stay."""
     if name not in groups:
         raise PlanError(f"no channel group {name!r}; known: {', '.join(groups)}")
     group, stay = groups[name], set(channels)
@@ -92,7 +99,7 @@ def _dropped(
         raise PlanError(f"the group {name!r} has the channels 0..{group.width - 1}; asked to keep {sorted(stay)}")
     gone = [c for c in range(group.width) if c not in stay]
     for member in group.members:
-        if member.role == "consumer" and (positions := member.positions(gone)):
+        if member.role in ("consumer", "masked") and (positions := member.positions(gone)):
             yield member, positions
 
 
@@ -118,3 +125,35 @@ def _silence(module: nn.Module, positions: list[int], *, name: str) -> Callable[
     values = weight.index_select(axis, columns)
     weight.index_fill_(axis, columns, 0.0)
     return lambda: weight.index_copy_(axis, columns, values)
+
+
+def zero_outputs(module: nn.Module, positions: list[int], *, name: str) -> Callable[[], object]:
+    """Let a layer write zero to some of its outputs, in place; return what makes it write again.
+
+    Args:
+        module: a convolution, a linear layer or a batch norm.
+        positions: of its outputs.
+        name: of the layer, for the error.
+
+    Raises:
+        PlanError: another type of layer.
+
+    Example:
+        >>> layer = nn.Linear(1, 3)
+        >>> write_again = zero_outputs(layer, [0, 2], name="layer")
+        >>> layer(torch.ones(1)).count_nonzero().item()
+        1
+    """
+    if isinstance(module, _ConvTransposeNd) or not isinstance(module, (_ConvNd, nn.Linear, _BatchNorm)):
+        raise PlanError(
+            f"the outputs of {name!r} ({type(module).__name__}) cannot be masked; "
+            "allowed: convolutions that are not transposed, linear layers and batch norm"
+        )
+    undo = []
+    for tensor in (module.weight, module.bias):
+        if tensor is not None:
+            values = tensor.detach()
+            rows = torch.tensor(positions, device=values.device)
+            undo.append((values, rows, values.index_select(0, rows)))
+            values.index_fill_(0, rows, 0.0)
+    return lambda: [values.index_copy_(0, rows, old) for values, rows, old in undo]

@@ -23,7 +23,7 @@ def importance_scores(
 
     The importance sees the groups of a copy of the network, with its gradients, as Torch-Pruning's pruners show them.
     Where a grouped convolution ties channels together, their scores are averaged, as there. Groups that the importance
-    passes by (it returns None) are left out.
+    passes by (it returns None) are left out, and so are masked ones, which Torch-Pruning does not have.
 
     Args:
         model: the network; left as it is.
@@ -49,7 +49,7 @@ def importance_scores(
         own.grad = original.grad
     scores: dict[str, Tensor] = {}
     for group, record in groups_of(trace(copied, inputs), model):
-        if record.name not in groups:
+        if record.name not in groups or groups[record.name].masked:
             continue
         with torch.no_grad():
             given = importance(group)

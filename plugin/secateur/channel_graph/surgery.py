@@ -1,16 +1,22 @@
-"""Remove channels for good: the pruning plan applied to a copy of the network, layer by layer, by Torch-Pruning."""
+"""Remove channels for good: the pruning plan applied to a copy of the network, layer by layer, by Torch-Pruning.
+
+References:
+    [Lin2020] M. Lin et al., HRank: Filter Pruning using High-Rank Feature Map, CVPR 2020.
+"""
 
 from __future__ import annotations
 
 import copy
 from collections import defaultdict
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 from secateur.channel_graph.hosts import channels_of, cut
+from secateur.channel_graph.masks import zero_outputs
 from secateur.errors import PlanError
-from secateur.records import Member, PruningPlan
+from secateur.records import ChannelGroup, Member, PruningPlan
 
 
 def apply_plan(model: nn.Module, plan: PruningPlan) -> nn.Module:
@@ -18,8 +24,9 @@ def apply_plan(model: nn.Module, plan: PruningPlan) -> nn.Module:
 
     The plan knows every layer dimension that its channels pass through, so nothing is traced again. Each of them is cut
     by Torch-Pruning's own pruning function for the layer's type. Kept weights, biases and batch statistics are copied
-    exactly. Parameters of the copy are new objects: an optimizer must be made after this call. The copy keeps the
-    training mode and `requires_grad` of the original, not the channels_last memory layout.
+    exactly; channels of masked groups stay, as zeros. Parameters of the copy are new objects: an optimizer must be made
+    after this call. The copy keeps the training mode and `requires_grad` of the original, not the channels_last memory
+    layout.
 
     Args:
         model: the dense network that the plan was made for.
@@ -43,7 +50,7 @@ def apply_plan(model: nn.Module, plan: PruningPlan) -> nn.Module:
     check_fits(model, plan)
     for group in plan.groups:
         channels = plan.removed(group.name)
-        for member in group.members if channels else ():
+        for member in group.members if channels and not group.masked else ():
             removals[member.layer, member.role == "consumer", member.axis].update(member.positions(channels))
 
     pruned = copy.deepcopy(model)
@@ -52,15 +59,50 @@ def apply_plan(model: nn.Module, plan: PruningPlan) -> nn.Module:
             cut(pruned.get_submodule(layer), positions, inputs=inputs)
         else:
             _cut_parameter(pruned, layer, positions, axis=axis)
+    zero_masked(pruned, plan)
     trainable = {name: p.requires_grad for name, p in model.named_parameters(remove_duplicate=False)}
     for name, parameter in pruned.named_parameters(remove_duplicate=False):
         parameter.requires_grad_(trainable[name])
     return pruned
 
 
+def zero_masked(model: nn.Module, plan: PruningPlan) -> None:
+    """Set to zero, in place, the channels that `plan` masks: those that go and cannot be removed.
+
+    `apply_plan` does so once. Training gives such channels values again, so they are to be set to zero after each step
+    of it, as the code of [Lin2020] does.
+
+    Args:
+        model: the dense network or the pruned one.
+        plan: of its groups those that are masked count.
+
+    Raises:
+        PlanError: the network does not have such a layer, or not so many channels.
+
+    Cost: proportional to the weights that become zero.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 3))
+        >>> group = ChannelGroup("0", 3, (Member("0", "masked", ((0,), (1,), (2,))),))
+        >>> zero_masked(net, PruningPlan((group,), {"0": (1,)}, "macs", 6, 6, 6))
+        >>> net(torch.ones(2)).count_nonzero().item()
+        1
+    """
+    masked = [group for group in plan.groups if group.name in plan.masked]
+    _check_members(model, masked)
+    for group in masked:
+        for member in group.members:
+            positions = member.positions(plan.removed(group.name))
+            zero_outputs(model.get_submodule(member.layer), positions, name=member.layer)
+
+
 def check_fits(model: nn.Module, plan: PruningPlan) -> None:
     """Raise PlanError unless `model` has every layer that the plan speaks of, with as many channels."""
-    sizes = [(member, layer_size(model, member)) for group in plan.groups for member in group.members]
+    _check_members(model, plan.groups)
+
+
+def _check_members(model: nn.Module, groups: Sequence[ChannelGroup]) -> None:
+    sizes = [(member, layer_size(model, member)) for group in groups for member in group.members]
     for member, size in sizes:
         if size is None:
             raise PlanError(f"the plan prunes {member.layer!r}, which this network does not have: it is another's plan")

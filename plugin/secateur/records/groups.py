@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from secateur.errors import PlanError, ScoreError
 from secateur.index_maps import Indices, pack_indices, unpack_indices
 
-Role = Literal["producer", "carrier", "consumer"]
+Role = Literal["producer", "carrier", "consumer", "masked"]
 Reduction = Literal["sum", "mean", "max"]
 
 
@@ -24,7 +24,8 @@ class Member:
     Attributes:
         layer: the module's name, or the parameter's for parameters that stand alone.
         role: "producer" (its outputs are the channels: convolution, linear), "carrier" (the channels pass through:
-            batch norm, PReLU, a lone parameter) or "consumer" (its inputs are the channels).
+            batch norm, PReLU, a lone parameter), "consumer" (its inputs are the channels) or "masked" (its outputs are
+            the channels, and what goes is set to zero where it is: the layer keeps its shape).
         indices: for each channel of the group, the positions it owns in this dimension. One position as a rule;
             several behind a flatten (H*W of them) or in a grouped convolution; none where only the other channels
             pass through this layer.
@@ -47,8 +48,8 @@ class Member:
     @classmethod
     def from_json(cls, data: Mapping[str, Any], width: int) -> Member:
         role = data["role"]
-        if role not in ("producer", "carrier", "consumer"):
-            raise PlanError(f"layer {data['layer']!r} has the role {role!r}; allowed: producer, carrier, consumer")
+        if role not in get_args(Role):
+            raise PlanError(f"layer {data['layer']!r} has the role {role!r}; allowed: {', '.join(get_args(Role))}")
         axis = None if data.get("axis") is None else int(data["axis"])
         return cls(str(data["layer"]), cast(Role, role), unpack_indices(data["indices"], width), axis)
 
@@ -69,7 +70,13 @@ class ChannelGroup:
 
     @property
     def producers(self) -> tuple[Member, ...]:
-        return tuple(m for m in self.members if m.role == "producer")
+        """The layers that make the channels; of a masked group the one that it is named after."""
+        return tuple(m for m in self.members if m.role == "producer" or (self.masked and m.layer == self.name))
+
+    @property
+    def masked(self) -> bool:
+        """Whether channels that go stay in the network as zeros: no layer becomes smaller."""
+        return any(m.role == "masked" for m in self.members)
 
     def combine(self, scores: Mapping[str, Tensor], *, reduction: Reduction = "sum") -> Tensor:
         """Return the score of each channel of the group, (width,), from the scores of its producers.

@@ -90,6 +90,11 @@ class PruningPlan:
         return tuple(c for c in range(group.width) if c not in keep)
 
     @property
+    def masked(self) -> dict[str, tuple[int, ...]]:
+        """Masked group name -> the channels that the plan sets to zero and leaves in the network; only where any go."""
+        return {g.name: gone for g in self.groups if g.masked and (gone := self.removed(g.name))}
+
+    @property
     def spent(self) -> dict[str, Spent]:
         """Name of each cost that has a budget -> what is spent of it."""
         return {self.cost: Spent(self.cost_before, self.cost_after, self.budget), **self.further}

@@ -29,7 +29,7 @@ import torch
 from torch import nn
 
 from secateur.batches import Batches, hold
-from secateur.channel_graph.surgery import check_fits
+from secateur.channel_graph.surgery import check_fits, zero_masked
 from secateur.criteria.reconstruction import check_ridge
 from secateur.errors import ConfigError
 from secateur.feature_maps.tap import unwrapped
@@ -132,6 +132,7 @@ def compensate(
             found = step.solve(module, ridge=ridge)
             if bool(found.before.any()):
                 step.put(module, found.weight, found.intercept)
+                zero_masked(pruned, plan)
             fits.append(fit_of(step, found))
     except BaseException:
         with torch.no_grad():

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from secateur.batches import Batches, hold
 from secateur.channel_graph import apply_plan
 from secateur.channel_graph.masks import silence
-from secateur.channel_graph.surgery import check_fits
+from secateur.channel_graph.surgery import check_fits, zero_masked
 from secateur.criteria.reconstruction import elimination
 from secateur.feature_maps.tap import unwrapped
 from secateur.modes import device_of
@@ -125,6 +125,7 @@ def reconstruct(
                 left[name] = "its reader's equations do not fit in memory: its channels are those of the plan"
             _remove(work, groups[name], kept[name], live)
         _solve(step, module, before - weight_rows(module), live[step.layer], ridge, fits)
+        zero_masked(work, plan)
     warn_of_few_rows({fit.layer: (fit.rows, fit.unknowns) for fit in fits})
     done = replace(
         plan,

@@ -1,0 +1,67 @@
+"""Residual streams: which layers write the same channels, and how each of them can be masked by itself.
+
+Layers that a shortcut sums together write one stream. Its channels can be removed only in all of them at once. The code
+of [Lin2020] does not do that: it sets the chosen filters of each convolution, and the same channels of the batch norm
+behind it, to zero, layer by layer. The stream keeps its width, and what the shortcut carries stays.
+
+References:
+    [Lin2020] M. Lin et al., HRank: Filter Pruning using High-Rank Feature Map, CVPR 2020.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch_pruning as tp
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from secateur.channel_graph.surgery import layer_size
+from secateur.channel_map import ChannelMap
+from secateur.records import ChannelGroup, Member
+
+
+def writers_of(model: nn.Module, group: ChannelGroup) -> list[str]:
+    """Return the layers that write the channels of a group; more than one make it a residual stream.
+
+    Not the depthwise convolutions, which hand on what they read; but the channel maps, which bring what a narrower
+    stream carries.
+    """
+    return [
+        member.layer
+        for member in group.members
+        if member.axis is None
+        and member.role != "consumer"
+        and (member.role == "producer" or isinstance(model.get_submodule(member.layer), ChannelMap))
+        and not _is_depthwise(model.get_submodule(member.layer))
+    ]
+
+
+def masked_group(graph: tp.DependencyGraph, model: nn.Module, layer: str) -> ChannelGroup | str:
+    """Return the group in which the channels of a layer are masked by themselves, or why they cannot be.
+
+    Its members are the layer, and the batch norm that alone reads it, if there is one.
+
+    Args:
+        graph: of `model`.
+    """
+    module: Any = model.get_submodule(layer)
+    size = layer_size(model, Member(layer, "masked", ()))
+    names = {module: name for name, module in model.named_modules()}
+    behind = graph.module2node[module].outputs
+    norms = [node for node in behind if isinstance(node.module, _BatchNorm) and len(behind) == len(node.inputs) == 1]
+    if size is None or size < 2:
+        return "it has only one channel"
+    if isinstance(module, _ConvTransposeNd):
+        return "a transposed convolution cannot be masked by itself"
+    if any(not node.module.affine for node in norms):
+        return f"{names[norms[0].module]}, behind it, has no weight that could be zero"
+    channels = tuple((channel,) for channel in range(size))
+    return ChannelGroup(
+        layer, size, tuple(Member(name, "masked", channels) for name in (layer, *(names[n.module] for n in norms)))
+    )
+
+
+def _is_depthwise(module: nn.Module) -> bool:
+    return isinstance(module, _ConvNd) and 1 < module.groups == module.out_channels
