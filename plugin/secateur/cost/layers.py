@@ -1,4 +1,4 @@
-"""What one forward pass says about each convolution and linear layer: kernel, positions, channels.
+"""What one forward pass says about each convolution, linear layer and batch norm: kernel, positions, channels.
 
 The pass changes nothing: evaluation mode and gradients are restored, hooks removed, also when it fails.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -21,6 +21,8 @@ from secateur.modes import evaluating
 Kind = Literal["convolution", "transposed", "linear"]
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+Places = Callable[[Tensor, Tensor], int]
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,11 @@ class LayerRecord:
     def depthwise(self) -> bool:
         """Whether each input channel has a group of its own, so that groups fall with the channels."""
         return self.groups == self.inputs and self.groups > 1
+
+    @property
+    def blocks(self) -> int:
+        """Into how many parts the layer's weight falls that do not go with the channels: 1 where depthwise."""
+        return 1 if self.depthwise else self.groups
 
     @property
     def macs(self) -> float:
@@ -93,29 +100,63 @@ def record_layers(model: nn.Module, example_inputs: Any) -> dict[str, LayerRecor
         >>> records["0"].positions, records["0"].macs
         (64.0, 13824.0)
     """
+    described = {name: record for name, module in model.named_modules() if (record := describe_layer(name, module))}
+
+    def places(name: str) -> Places:
+        record = described[name]
+        return lambda x, y: x.numel() // record.inputs if record.kind == "transposed" else y.numel() // record.outputs
+
+    positions, total = _watched_pass(model, example_inputs, {name: places(name) for name in described})
+    records = {name: replace(described[name], positions=count) for name, count in positions.items() if count}
+    _warn_of_the_rest(total, sum(r.macs for r in records.values()))
+    return records
+
+
+def record_norms(model: nn.Module, example_inputs: Any) -> dict[str, tuple[int, float]]:
+    """Return the channels of each batch norm that runs and its positions for one input, by name, from one forward pass.
+
+    Args, Raises: as `record_layers`.
+
+    Cost: one forward pass.
+
+    Example:
+        >>> record_norms(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)), torch.zeros(2, 3, 10, 10))
+        {'1': (8, 64.0)}
+    """
+    channels = {name: module.num_features for name, module in model.named_modules() if isinstance(module, BATCH_NORMS)}
+
+    def places(name: str) -> Places:
+        return lambda _, y: y.numel() // channels[name]
+
+    positions, _ = _watched_pass(model, example_inputs, {name: places(name) for name in channels})
+    return {name: (channels[name], count) for name, count in positions.items() if count}
+
+
+def _watched_pass(
+    model: nn.Module, example_inputs: Any, watched: Mapping[str, Places]
+) -> tuple[dict[str, float], float]:
+    """Return what `watched` says of each module's input and output, summed over its calls, and the network's MACs.
+
+    Both for one input: divided by the N of the first tensor.
+    """
     args, kwargs = _arguments(example_inputs)
     tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and x.ndim > 0]
     if not tensors or len(tensors[0]) == 0:
         raise NetworkError(
             "the example inputs must hold a tensor whose first dimension counts the inputs, at least one"
         )
-    described = {name: describe_layer(name, module) for name, module in model.named_modules()}
-    places = dict.fromkeys((name for name, record in described.items() if record is not None), 0)
+    places = dict.fromkeys(watched, 0)
 
-    def count(record: LayerRecord) -> Any:
+    def count(name: str) -> Any:
         def hook(_module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Tensor) -> None:
-            if record.kind == "transposed":
-                places[record.name] += (inputs[0] if inputs else named["input"]).numel() // record.inputs
-            else:
-                places[record.name] += output.numel() // record.outputs
+            places[name] += watched[name](inputs[0] if inputs else named["input"], output)
 
         return hook
 
     handles = []
     try:
-        for name, module in model.named_modules():
-            if (record := described[name]) is not None:
-                handles.append(module.register_forward_hook(count(record), with_kwargs=True))
+        for name in watched:
+            handles.append(model.get_submodule(name).register_forward_hook(count(name), with_kwargs=True))
         with torch.no_grad(), evaluating(model), FlopCounterMode(display=False) as counter:
             model(*args, **kwargs)
     except Exception as error:
@@ -124,14 +165,8 @@ def record_layers(model: nn.Module, example_inputs: Any) -> dict[str, LayerRecor
     finally:
         for handle in handles:
             handle.remove()
-
-    records = {
-        name: replace(record, positions=places[name] / len(tensors[0]))
-        for name, record in described.items()
-        if record is not None and places[name]
-    }
-    _warn_of_the_rest(counter.get_total_flops() / 2 / len(tensors[0]), sum(r.macs for r in records.values()))
-    return records
+    N = len(tensors[0])
+    return {name: count / N for name, count in places.items()}, counter.get_total_flops() / 2 / N
 
 
 def _warn_of_the_rest(total: float, recorded: float) -> None:

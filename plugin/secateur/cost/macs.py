@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from secateur.cost.layers import record_layers
-from secateur.cost.terms import Term, check_layers, layer_counts, total_cost
+from secateur.cost.terms import TermCost, check_layers, mac_terms
 from secateur.records import ChannelGroup
 
 
@@ -25,8 +25,8 @@ class MacsCost:
     channels of one group own different numbers of positions in a layer (behind a chunk), because widths alone do not
     say which of them go.
 
-    Batch norm, activations, biases and pooling count nothing. Networks with other accounting in the literature
-    (batch norm included, inputs of the next layer not removed, two operations for each MAC) are not comparable.
+    Batch norm, activations, biases and pooling count nothing. Figures of the literature that count otherwise are not
+    comparable; `secateur.cost.cost_model` has three other ways by name.
 
     Attributes:
         name, unit: "macs" and "MACs".
@@ -58,15 +58,10 @@ class MacsCost:
     unit = "MACs"
 
     def __init__(self, model: nn.Module, example_inputs: Any, groups: Mapping[str, ChannelGroup]) -> None:
-        check_layers(groups, {name for name, _ in [*model.named_modules(), *model.named_parameters()]})
-        self.groups = dict(groups)
+        check_layers(groups, model)
         self.layers = record_layers(model, example_inputs)
-        self._terms = []
-        for record in self.layers.values():
-            counts = layer_counts(record, groups)
-            divisor = 1 if record.depthwise else record.groups
-            self._terms.append(Term(record.positions * record.kernel / divisor, counts))
+        self._sum = TermCost(self.name, self.unit, dict(groups), mac_terms(self.layers, groups))
 
     def __call__(self, widths: Mapping[str, int]) -> float:
         """Return the MACs of one input when group g keeps `widths[g]` channels; absent groups keep all."""
-        return total_cost(self._terms, self.groups, widths)
+        return self._sum(widths)

@@ -4,7 +4,8 @@ A count says how many positions of one dimension stay. Where every channel of gr
 
     count(widths) = total - sum_g s_g * (W_g - widths_g),      W_g the dense width of g,
 
-and a cost is sum over terms of scale * product of counts. Groups that meet in one dimension (a concatenation) add up.
+and a cost is a sum over terms of scale * product of counts / divisor. Groups that meet in one dimension (a
+concatenation) add up.
 
 Where channels of one group own different numbers of positions (a chunk sends them to different layers), the cost
 depends on which of them go. Then the fewest positions that so many channels can own are subtracted: an upper bound,
@@ -15,8 +16,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from torch import nn
 
 from secateur.cost.layers import LayerRecord
 from secateur.errors import NetworkError, PlanError
@@ -48,44 +51,66 @@ class Count:
 
 @dataclass(frozen=True)
 class Term:
-    """A part of a cost: scale * product of counts."""
+    """A part of a cost: scale * product of counts / divisor, in this order, so that whole numbers stay exact."""
 
     scale: float
     counts: tuple[Count, ...] = ()
+    divisor: int = 1
 
     def value(self, removed: Mapping[str, int]) -> float:
-        return self.scale * math.prod(count.kept(removed) for count in self.counts)
+        return self.scale * math.prod(count.kept(removed) for count in self.counts) / self.divisor
+
+    def times(self, factor: float) -> Term:
+        return replace(self, scale=factor * self.scale)
 
 
-def total_cost(terms: Iterable[Term], groups: Groups, widths: Mapping[str, int]) -> float:
-    """Return the sum of the terms when group g keeps `widths[g]` channels; absent groups keep all.
+@dataclass
+class TermCost:
+    """A cost model that is a sum of terms.
 
-    Raises:
-        PlanError: a width of an unknown group, or outside 0..width of its group.
-
-    Cost: proportional to the number of terms.
+    Attributes:
+        name, unit: what is counted, and in what.
+        groups: the channel groups by name.
+        terms: what is summed.
     """
-    for name, width in widths.items():
-        if name not in groups:
-            raise PlanError(f"no channel group is called {name!r}; the groups are: {', '.join(groups)}")
-        if not 0 <= width <= groups[name].width:
-            raise PlanError(f"the group {name!r} cannot keep {width} channels; allowed: 0..{groups[name].width}")
-    removed = {name: groups[name].width - width for name, width in widths.items()}
-    return float(sum(term.value(removed) for term in terms))
+
+    name: str
+    unit: str
+    groups: Groups
+    terms: Sequence[Term]
+
+    def __call__(self, widths: Mapping[str, int]) -> float:
+        """Return the cost when group g keeps `widths[g]` channels; absent groups keep all.
+
+        Raises:
+            PlanError: a width of an unknown group, or outside 0..width of its group.
+
+        Cost: proportional to the number of terms.
+        """
+        for name, width in widths.items():
+            if name not in self.groups:
+                raise PlanError(f"no channel group is called {name!r}; the groups are: {', '.join(self.groups)}")
+            dense = self.groups[name].width
+            if not 0 <= width <= dense:
+                raise PlanError(f"the group {name!r} cannot keep {width} channels; allowed: 0..{dense}")
+        removed = {name: self.groups[name].width - width for name, width in widths.items()}
+        return float(sum(term.value(removed) for term in self.terms))
 
 
 PRODUCED: tuple[Role, ...] = ("producer", "carrier")
+WRITTEN: tuple[Role, ...] = (*PRODUCED, "masked")  # masked outputs are zero where they are: no layer shrinks
 CARRIED: tuple[Role, ...] = ("carrier",)
 CONSUMED: tuple[Role, ...] = ("consumer",)
 
 
-def layer_counts(record: LayerRecord, groups: Groups) -> tuple[Count, ...]:
+def layer_counts(record: LayerRecord, groups: Groups, *, produced: Collection[Role] = PRODUCED) -> tuple[Count, ...]:
     """Return the counts whose product, over the number of groups that stays, gives the pairs of connected channels.
 
     Inputs and outputs as a rule. For a depthwise layer the outputs alone: inputs over groups stays 1, and what
-    removes an input removes its outputs, whichever side names it.
+    removes an input removes its outputs, whichever side names it. Outputs are those of members whose role is one of
+    `produced`.
     """
-    outputs = owned_positions(record.name, groups, roles=PRODUCED, total=record.outputs)
+    outputs = owned_positions(record.name, groups, roles=produced, total=record.outputs)
     inputs = owned_positions(record.name, groups, roles=CONSUMED, total=record.inputs)
     if not record.depthwise:
         return Count.of(record.inputs, inputs), Count.of(record.outputs, outputs)
@@ -94,6 +119,14 @@ def layer_counts(record: LayerRecord, groups: Groups) -> tuple[Count, ...]:
         named = outputs.get(group, [0] * len(sizes))
         outputs[group] = [max(size, each * count) for size, count in zip(named, sizes, strict=True)]
     return (Count.of(record.outputs, outputs),)
+
+
+def mac_terms(layers: Mapping[str, LayerRecord], groups: Groups) -> list[Term]:
+    """Return the MACs of each layer, once for each of its positions."""
+    return [
+        Term(record.positions * record.kernel, layer_counts(record, groups), record.blocks)
+        for record in layers.values()
+    ]
 
 
 def owned_positions(
@@ -122,8 +155,9 @@ def owned_positions(
     return owned
 
 
-def check_layers(groups: Groups, known: Collection[str]) -> None:
+def check_layers(groups: Groups, model: nn.Module) -> None:
     """Raise NetworkError if a group names a layer or a parameter that the network does not have."""
+    known = {name for name, _ in [*model.named_modules(), *model.named_parameters()]}
     for name, group in groups.items():
         for member in group.members:
             if member.layer not in known:
