@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.batches import Batches, unpack
+from secateur.distributed import Across, jointly, local
 from secateur.errors import DataError
 from secateur.modes import device_of, evaluating
 
@@ -35,7 +36,7 @@ def check_labels(labels: Tensor | None, outputs: Tensor) -> Tensor:
     return labels.to(outputs.device, torch.int64)
 
 
-def accuracy(model: nn.Module, batches: Batches) -> float:
+def accuracy(model: nn.Module, batches: Batches, *, across: Across = None) -> float:
     """Return the share of images whose largest logit is that of their label, in [0, 1].
 
     Formula: |{n : argmax_k model(x_n)_k = y_n}| / N; among equal logits the first class counts.
@@ -43,16 +44,32 @@ def accuracy(model: nn.Module, batches: Batches) -> float:
     Args:
         model: gives logits (N, classes); evaluated in eval mode, on the device where it lies, and left as it was.
         batches: yields `(inputs, labels)`, inputs (N, ...) and labels (N,) in 0..classes - 1.
+        across: a process group of torch.distributed: each process gives the batches of its own share, of any size or
+            none, and all get the accuracy over all images, exactly that of one process. Each image must be in one share
+            (DistributedSampler repeats some to even the shares out; `range(rank, images, processes)` does not). None:
+            this process alone, which `torch.distributed.group.WORLD` means too before `init_process_group`.
 
     Raises:
         DataError: no images, no labels, labels out of range, or an output that is NaN.
+        ProcessError: another process failed, ended, or holds other weights; see `secateur.distributed`.
+        ConfigError: `across` is no process group that this process belongs to.
 
-    Cost: one forward pass over the batches.
+    Cost: one forward pass over the batches; `across` processes a hash of the weights and one exchange beside it.
 
     Example:
         >>> accuracy(nn.Identity(), [(torch.eye(4), torch.tensor([0, 1, 2, 0]))])
         0.75
     """
+    network = local(model)
+    counts = jointly(lambda: _count(network, batches), across, what="the accuracy", network=network)
+    hits, images = sum(hits for hits, _ in counts), sum(images for _, images in counts)
+    if not images:
+        raise DataError("there are no images to evaluate on: the batches are empty")
+    return hits / images
+
+
+def _count(model: nn.Module, batches: Batches) -> tuple[int, int]:
+    """Return how many images `model` names the class of, and how many there are."""
     device, hits, images = device_of(model), 0, 0
     with evaluating(model), torch.inference_mode():
         for batch in batches:
@@ -63,6 +80,4 @@ def accuracy(model: nn.Module, batches: Batches) -> float:
                 raise DataError(f"the network returned NaN for images {images}..{images + len(inputs) - 1}")
             hits += int((outputs.argmax(1) == targets).sum())
             images += len(inputs)
-    if not images:
-        raise DataError("there are no images to evaluate on: the batches are empty")
-    return hits / images
+    return hits, images

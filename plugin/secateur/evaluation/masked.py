@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from secateur.batches import Batches, unpack
 from secateur.channel_graph.masks import masked
+from secateur.distributed import Across, jointly, local
 from secateur.errors import DataError
 from secateur.evaluation.accuracy import accuracy
 from secateur.modes import device_of
@@ -25,9 +26,12 @@ class MaskedAccuracy:
         model: the dense network; copied once, never touched.
         groups: its channel groups by name.
         batches: yields `(inputs, labels)`; read once and held in memory, on the device of the model.
+        across: the processes that share the images, see `accuracy`. All run the same search, each over its own share,
+            and value each candidate alike; None for this process alone.
 
     Raises:
         DataError: no images, or batches that `accuracy` refuses; the latter when called.
+        ProcessError, ConfigError: those of `accuracy` across processes; the former also when called.
 
     Cost: memory of the batches and of one network; each call one forward pass over the batches.
 
@@ -44,23 +48,30 @@ class MaskedAccuracy:
         (1.0, 0.5)
     """
 
-    def __init__(self, model: nn.Module, groups: Mapping[str, ChannelGroup], batches: Batches) -> None:
-        device = device_of(model)
-        self._model = copy.deepcopy(model).eval()
+    def __init__(
+        self, model: nn.Module, groups: Mapping[str, ChannelGroup], batches: Batches, *, across: Across = None
+    ) -> None:
+        self._model = copy.deepcopy(local(model)).eval()
         self._groups = dict(groups)
         self._batches: list[tuple[Tensor, Tensor | None]] = []
+        self._across = across
+        if not any(jointly(lambda: self._hold(batches), across, what="the images to evaluate on", network=self._model)):
+            raise DataError("there are no images to evaluate on: the batches are empty")
+
+    def _hold(self, batches: Batches) -> int:
+        """Hold the batches of this process, and return how many they are."""
+        device = device_of(self._model)
         for batch in batches:
             inputs, labels = unpack(batch)
             self._batches.append((inputs.to(device), None if labels is None else labels.to(device)))
-        if not self._batches:
-            raise DataError("there are no images to evaluate on: the batches are empty")
+        return len(self._batches)
 
     def __call__(self, kept: Mapping[str, tuple[int, ...]]) -> float:
         """Return the accuracy in [0, 1] with only the channels `kept[g]` of group g, and all of absent groups.
 
         Raises:
             PlanError: an unknown group or channels that it does not have.
-            DataError: what `accuracy` raises.
+            DataError, ProcessError: what `accuracy` raises.
         """
         with masked(self._model, self._groups, kept) as candidate:
-            return accuracy(candidate, self._batches)
+            return accuracy(candidate, self._batches, across=self._across)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from secateur import criteria
 from secateur.batches import Batches, rebatch
+from secateur.distributed import Across, jointly, part_of
 from secateur.errors import ConfigError, DataError, NetworkError
 from secateur.feature_maps.saturation import saturated_layers, warn_of_saturation
+from secateur.feature_maps.streams import Streams, mergeable
 from secateur.feature_maps.tap import Tap, producers, tapped, unwrapped
 from secateur.modes import device_of, evaluating, structure_of
 from secateur.protocols import Criterion
@@ -26,6 +28,7 @@ def collect_scores(
     tap: Tap = "act",
     layers: Iterable[str] | None = None,
     samples: int | None = None,
+    across: Across = None,
 ) -> ScoreTable:
     """Return the score of every channel of every layer, from one pass over the images.
 
@@ -42,6 +45,11 @@ def collect_scores(
             and those whose maps have a side of one pixel and are refused by the criterion (squeeze and excitation),
             are left out and listed with the reason in the table's settings under "skipped".
         samples: how many images to read; None for the criterion's own number. Fewer are read if there are no more.
+        across: a process group of torch.distributed: each process gives the batches of its own share, of any size or
+            none, reads at most its equal part of `samples`, and all get the same scores, those of one process that
+            reads all of these batches: exactly for hrank, else up to rounding in float64. A criterion that is defined
+            on batches of one size makes them within each share, and leaves out the rest of each. None: this process
+            alone, which `torch.distributed.group.WORLD` means too before `init_process_group`.
 
     Returns:
         The scores, layer -> (C,), with the settings criterion, options, tap, samples (images really read), batch_size
@@ -54,14 +62,17 @@ def collect_scores(
     called several times in one pass adds each call to its statistic.
 
     Raises:
-        ConfigError: an unknown criterion or tap; `samples` below one.
+        ConfigError: an unknown criterion or tap; `samples` below one; with `across`, a criterion whose states do not
+            add up (it has no `merge`, see `secateur.protocols.Mergeable`), or no process group.
         DataError: no batch; labels that are missing although the criterion reads them, negative or not integers;
             a feature map that holds NaN or infinite values or changes its number of channels, or that the criterion
             refuses (the layer is named).
         NetworkError: a layer in `layers` does not exist or never runs; no layer is left; a compiled or scripted
             network.
+        ProcessError: another process failed, ended, or has other weights or settings; see `secateur.distributed`.
 
-    Cost: the forward pass plus the criterion's work. Memory: the forward pass plus the criterion's states.
+    Cost: the forward pass plus the criterion's work; `across` processes also a hash of the weights, and one exchange a
+    layer. Memory: the forward pass plus the criterion's states; `across` processes also all of theirs for one layer.
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU())
@@ -75,102 +86,94 @@ def collect_scores(
     """
     rule = criteria.criterion(criterion) if isinstance(criterion, str) else criterion
     limit = rule.samples if samples is None else samples
-    if limit < 1:
-        raise ConfigError(f"samples must be at least one; found {limit}")
-    network = unwrapped(model)
-    wanted = producers(network, layers)
-    if layers is None and not rule.accepts_vectors:
-        wanted = {name: module for name, module in wanted.items() if not isinstance(module, nn.Linear)}
-    if not wanted:
-        raise NetworkError(
-            "the network has no convolution to score; linear layers are scored by criteria that accept vectors, such "
-            "as 'di', or where `layers` names them"
-        )
-    streams = _Streams(rule, wanted, may_skip=layers is None)
-    device = device_of(network)
-    images = largest = 0
-    with evaluating(network), torch.no_grad(), tapped(network, streams.receive, layers=wanted, tap=tap):
-        for inputs, labels in rebatch(batches, rule.batch_size, samples=limit):
-            streams.labels = _checked(labels, device) if rule.needs_labels else None
-            network(inputs.to(device))
-            images, largest = images + len(inputs), max(largest, len(inputs))
-    if images == 0:
-        raise DataError("there is no image to collect scores from: the batches are empty")
-    settings = {
-        "criterion": rule.name,
-        "options": criteria.options_of(rule),
-        "tap": tap,
+    named = None if layers is None else list(layers)
+    if across is not None:
+        mergeable(rule)
+    streams = Streams(rule, may_skip=named is None)
+    settings: dict[str, Any] = {"criterion": rule.name, "options": criteria.options_of(rule), "tap": tap}
+    what = f"scores by {rule.name!r}"
+    shares = jointly(
+        lambda: _read(model, batches, streams, layers=named, tap=tap, samples=limit, across=across),
+        across,
+        what=what,
+        network=model,
+        settings=settings | {"samples": limit, "layers": named},
+    )
+    images, largest = _checked_sum(shares, fixed=rule.batch_size is not None)
+    if across is not None:
+        streams.join(across, what=what)
+    settings |= {
         "samples": images,
         "batch_size": None if rule.batch_size is None else largest,
-        "structure": structure_of(network),
+        "structure": structure_of(unwrapped(model)),
     }
-    table = streams.table(settings)
+    scores, skipped = jointly(streams.scores, across, what=what)[0]
+    table = ScoreTable(scores, settings=settings | {"skipped": skipped, "saturated": saturated_layers(scores)})
     warn_of_saturation(rule.name, table, table.settings["saturated"])
     return table
 
 
-class _Streams:
-    """The criterion's state for each layer."""
+class _Share(NamedTuple):
+    """What one process has read: how many images of which shape, and how many in the largest batch."""
 
-    def __init__(self, rule: Criterion[Any], wanted: dict[str, nn.Module], *, may_skip: bool) -> None:
-        self._rule = rule
-        self._wanted = wanted
-        self._may_skip = may_skip
-        self._states: dict[str, Any] = {}
-        self._widths: dict[str, int] = {}
-        self._skipped: dict[str, str] = {}
-        self.labels: Tensor | None = None
-
-    def receive(self, layer: str, feature_map: Tensor) -> None:
-        """Add the feature map of one call of a layer."""
-        if layer in self._skipped:
-            return
-        maps = _as_maps(feature_map, channels_last=isinstance(self._wanted[layer], nn.Linear))
-        width = self._widths.setdefault(layer, maps.shape[1])
-        if maps.shape[1] != width:
-            raise DataError(f"the feature map of layer {layer!r} had {width} channels and now has {maps.shape[1]}")
-        if self.labels is not None and len(self.labels) != len(maps):
-            raise DataError(f"the feature map of layer {layer!r} has {len(maps)} images for {len(self.labels)} labels")
-        if not bool(torch.isfinite(maps.sum())) and not bool(torch.isfinite(maps).all()):  # a finite sum proves it
-            raise DataError(f"the feature map of layer {layer!r} holds NaN or infinite values")
-        try:
-            state = self._states[layer] if layer in self._states else self._rule.init(width)
-            self._states[layer] = self._rule.update(state, maps, self.labels)
-        except DataError as error:
-            if not (self._may_skip and layer not in self._states and min(maps.shape[2:]) == 1):
-                raise DataError(f"layer {layer!r}: {error}") from error
-            self._skipped[layer] = str(error)
-
-    def table(self, settings: dict[str, Any]) -> ScoreTable:
-        """Return the scores of all layers that were seen."""
-        unseen = [layer for layer in self._wanted if layer not in self._states and layer not in self._skipped]
-        if unseen and not self._may_skip:
-            raise NetworkError(f"no feature map of {', '.join(map(repr, unseen))} was seen: the network never calls it")
-        skipped = self._skipped | dict.fromkeys(unseen, "the network never calls it")
-        if not self._states:
-            reasons = "; ".join(f"{layer!r}: {reason}" for layer, reason in skipped.items())
-            raise NetworkError(f"no layer can be scored by {self._rule.name!r}: {reasons}")
-        scores: dict[str, Tensor] = {}
-        for layer in self._wanted:
-            if layer not in self._states:
-                continue
-            try:
-                scores[layer] = self._rule.compute(self._states[layer])
-            except DataError as error:
-                raise DataError(f"layer {layer!r}: {error}") from error
-        return ScoreTable(scores, settings=settings | {"skipped": skipped, "saturated": saturated_layers(scores)})
+    images: int
+    largest: int
+    shape: tuple[int, ...] | None
 
 
-def _as_maps(feature_map: Tensor, *, channels_last: bool) -> Tensor:
-    """Return any layer's feature map as (N, C, H, W), in float32 if it was half precision."""
-    maps = feature_map.movedim(-1, 1) if channels_last else feature_map
-    if channels_last:
-        maps = maps.flatten(2) if maps.ndim > 2 else maps.unsqueeze(2)
-    if maps.ndim == 3:
-        maps = maps.unsqueeze(3)
-    if maps.ndim > 4:
-        maps = maps.flatten(3)
-    return maps.float() if maps.dtype in (torch.float16, torch.bfloat16) else maps
+def _read(
+    model: nn.Module,
+    batches: Batches,
+    streams: Streams,
+    *,
+    layers: list[str] | None,
+    tap: Tap,
+    samples: int,
+    across: Across,
+) -> _Share:
+    """Let this process's part of `samples` images pass through the network into the streams."""
+    if samples < 1:
+        raise ConfigError(f"samples must be at least one; found {samples}")
+    rule, network = streams.rule, unwrapped(model)
+    streams.layers = producers(network, layers)
+    if layers is None and not rule.accepts_vectors:
+        streams.layers = {name: module for name, module in streams.layers.items() if not isinstance(module, nn.Linear)}
+    if not streams.layers:
+        raise NetworkError(
+            "the network has no convolution to score; linear layers are scored by criteria that accept vectors, such "
+            "as 'di', or where `layers` names them"
+        )
+    device, share = device_of(network), _Share(0, 0, None)
+    part = part_of(samples, across, batch_size=rule.batch_size)
+    own = rebatch(batches, rule.batch_size, samples=part) if part else ()
+    with evaluating(network), torch.no_grad(), tapped(network, streams.receive, layers=streams.layers, tap=tap):
+        for inputs, labels in own:
+            streams.labels = _checked(labels, device) if rule.needs_labels else None
+            network(inputs.to(device))
+            N = len(inputs)
+            share = _Share(share.images + N, max(share.largest, N), tuple(inputs.shape[1:]))
+    return share
+
+
+def _checked_sum(shares: list[_Share], *, fixed: bool) -> tuple[int, int]:
+    """Return how many images have been read in all, and how many in the largest batch; that of all, where it is fixed.
+
+    Raises:
+        DataError: none have been read, or shares do not go together.
+    """
+    read = {rank: share for rank, share in enumerate(shares) if share.images}
+    if not read:
+        raise DataError("there is no image to collect scores from: the batches are empty")
+    if len({share.shape for share in read.values()}) > 1:
+        shapes = ", ".join(f"{share.shape} in process {rank}" for rank, share in read.items())
+        raise DataError(f"the inputs differ in size: {shapes}")
+    if fixed and len({share.largest for share in read.values()}) > 1:
+        sizes = ", ".join(f"{share.largest} in process {rank}" for rank, share in read.items())
+        raise DataError(
+            f"the criterion is defined on batches of one size, but they hold {sizes} images: give each process a whole "
+            "batch at least, or none"
+        )
+    return sum(share.images for share in read.values()), max(share.largest for share in read.values())
 
 
 def _checked(labels: Tensor | None, device: torch.device) -> Tensor:

@@ -1,0 +1,169 @@
+"""Several processes, each with its own share of the images, find one result together.
+
+Nothing is shared unless it is asked for: functions that can share take `across`, a process group of torch.distributed,
+and None means this process alone. Each process first does its part by itself; then all exchange, in one go, what they
+found or how they failed. Every process of the group must make the same calls in the same order.
+
+Nobody waits for ever:
+
+* A part that raises an exception is exchanged as well. That process raises its own error, the others a ProcessError
+  that names it, as soon as they have done their own parts. All of them are still in step, and may go on.
+* Processes that hold other weights, or were asked for something else, are told so by a ProcessError on all of them.
+* A process that has ended, or does not come, is missed by a ProcessError on the others: with gloo at once when it ends,
+  else after the group's timeout (`init_process_group(timeout=...)`). The others should end then as well, which
+  torchrun sees to.
+
+What is exchanged travels by pickle between processes of one run, through the processor's memory. Groups of the backend
+nccl send it through the current device: call `torch.cuda.set_device` first, or give a group of the backend gloo.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+import torch.distributed as dist
+from torch import nn
+
+from secateur.errors import ConfigError, ProcessError
+from secateur.modes import structure_of, weights_hash
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup  # which torch may have been built without
+
+T = TypeVar("T")
+Across: TypeAlias = "ProcessGroup | None"
+"""The processes that find something together; None for this one alone."""
+
+
+def jointly(
+    work: Callable[[], T],
+    across: Across,
+    *,
+    what: str,
+    network: nn.Module | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> list[T]:
+    """Do this process's part; return what the part of each process gave, by rank.
+
+    Args:
+        work: does the part. What it returns must survive pickle where there are several processes.
+        across: the processes; None for this one alone.
+        what: what is found together, as errors should call it; the same on all processes.
+        network: must have the same structure and weights on all processes.
+        settings: must be equal on all processes.
+
+    Raises:
+        ConfigError: `across` is no process group that this process belongs to.
+        ProcessError: the part of another process failed, it found something else, with another network or by other
+            settings, or it does not answer.
+
+    Any error of `work` is passed on, after the others have been told.
+
+    Cost: one exchange, and with `network` a hash of its weights: some milliseconds for every ten megabytes.
+
+    Example:
+        >>> jointly(lambda: 3, None, what="a sum")
+        [3]
+    """
+    if across is None:
+        return [work()]
+    place_in(across)
+    facts: dict[str, Any] = {"what": what}
+    failure: Exception | None = None
+    try:
+        facts |= dict(settings or {})
+        if network is not None:
+            facts |= {"structure of the network": structure_of(network), "weights": weights_hash(network)}
+        sent = pickle.dumps((facts, None, work()))
+    except Exception as error:
+        failure = error
+        sent = pickle.dumps(({"what": what}, f"{type(error).__name__}: {error}", None))
+    received = _exchange(sent, across, what)
+    if failure is not None:
+        raise failure
+    outcomes = [pickle.loads(part) for part in received]  # noqa: S301  # sent by a process of this very run
+    failed = [f"process {rank} failed: {error}" for rank, (_, error, _) in enumerate(outcomes) if error is not None]
+    if failed:
+        raise ProcessError(f"{what}: {'; '.join(failed)}")
+    _require_alike(what, [facts for facts, _, _ in outcomes])
+    return [found for _, _, found in outcomes]
+
+
+def place_in(across: ProcessGroup) -> tuple[int, int]:
+    """Return the rank of this process in a group, and how many processes it has.
+
+    Raises:
+        ConfigError: it is no process group, or one that this process does not belong to.
+
+    Example:
+        >>> place_in("everyone")
+        Traceback (most recent call last):
+        ...
+        secateur.errors.ConfigError: across must be a process group of torch.distributed that this process belongs to, \
+or None for this process alone; found 'everyone'
+    """
+    if not (dist.is_available() and isinstance(across, dist.ProcessGroup)):
+        raise ConfigError(
+            "across must be a process group of torch.distributed that this process belongs to, or None for this "
+            f"process alone; found {across!r}"
+        )
+    return across.rank(), across.size()
+
+
+def part_of(samples: int, across: Across, *, batch_size: int | None = None) -> int:
+    """Return how many of `samples` images this process is to read: equal parts, in whole batches.
+
+    The first processes read one batch (without a batch size, one image) more where there is a rest; fewer images than
+    fill one batch are read by the first process.
+
+    Example:
+        >>> part_of(1280, None, batch_size=128)
+        1280
+    """
+    if across is None:
+        return samples
+    rank, size = place_in(across)
+    unit = min(batch_size or 1, samples)
+    units = samples // unit
+    return unit * (units // size + int(rank < units % size))
+
+
+def local(model: nn.Module) -> nn.Module:
+    """Return the network inside DistributedDataParallel, whose forward pass would wait for the other processes'.
+
+    Example:
+        >>> network = nn.Linear(2, 2)
+        >>> local(network) is network
+        True
+    """
+    if not (dist.is_available() and isinstance(model, nn.parallel.DistributedDataParallel)):
+        return model
+    inside: nn.Module = model.module
+    return inside
+
+
+def _exchange(sent: bytes, across: ProcessGroup, what: str) -> list[bytes]:
+    """Return what each process of the group has sent."""
+    received: list[Any] = [None] * across.size()
+    try:
+        dist.all_gather_object(received, sent, group=across)
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise ProcessError(
+            f"{what}: another process has ended, or is later than the timeout of the process group allows ({reason})"
+        ) from error
+    return received
+
+
+def _require_alike(what: str, facts: list[dict[str, Any]]) -> None:
+    for rank, other in enumerate(facts):
+        different = [key for key in facts[0] | other if facts[0].get(key) != other.get(key)]
+        if "what" in different:
+            raise ProcessError(f"process 0 wants {facts[0]['what']}, process {rank} wants {other['what']}")
+        if different:
+            raise ProcessError(
+                f"{what}: process {rank} differs from process 0 in: {', '.join(different)}; all processes must hold "
+                "the same network and ask for the same"
+            )

@@ -1,0 +1,112 @@
+"""Accuracy, scores and a whole search of two processes, each with a share of the images, are those of one with all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import processes_for_tests as work
+from processes_for_tests import Processes
+from secateur.criteria import CRITERIA, criterion
+from secateur.errors import ConfigError, DataError, NetworkError, ProcessError
+from secateur.feature_maps import collect_scores
+
+SHARES = ("even", "uneven", "empty")
+
+
+def table(json: dict[str, Any]) -> dict[str, Tensor]:
+    return {layer: torch.tensor(scores, dtype=torch.float64) for layer, scores in json["scores"].items()}
+
+
+@pytest.mark.parametrize("shares", SHARES)
+def test_accuracy_is_exactly_that_of_one_process(processes: Processes, shares: str) -> None:
+    found = processes.run(work.find_accuracy, shares)
+    expected = work.accuracy(work.network(), [work.images()])
+    assert found == [expected, expected]
+    assert 0.5 < expected < 1
+
+
+def test_a_wrapped_network_does_not_wait_in_its_forward_pass(processes: Processes) -> None:
+    expected = work.accuracy(work.network(), [work.images()])
+    assert processes.run(work.find_accuracy_of_wrapped, "uneven") == [expected, expected]
+
+
+def test_no_image_anywhere_is_refused_by_all(processes: Processes) -> None:
+    for error in processes.run(work.find_accuracy, "none"):
+        assert isinstance(error, DataError)
+        assert "there are no images to evaluate on" in str(error)
+    for error in processes.run(work.find_scores, "hrank", "none", {}):
+        assert isinstance(error, DataError)
+        assert "there is no image to collect scores from" in str(error)
+
+
+@pytest.mark.parametrize("shares", SHARES)
+@pytest.mark.parametrize("name", sorted(name for name in CRITERIA if criterion(name).batch_size is None))
+def test_scores_are_those_of_one_process(processes: Processes, name: str, shares: str) -> None:
+    one, other = processes.run(work.find_scores, name, shares, {})
+    alone = collect_scores(work.network(), [work.images()], name).to_json()
+    assert one == other
+    assert one["settings"] == alone["settings"]
+    for layer, expected in table(alone).items():
+        tolerance = 0 if name == "hrank" else 1e-12
+        torch.testing.assert_close(table(one)[layer], expected, rtol=tolerance, atol=tolerance)
+
+
+def test_batches_of_one_size_are_made_within_each_share(processes: Processes) -> None:
+    """24 images each: two batches of 10, and a rest of 4 that is left out."""
+    one, other = processes.run(work.find_scores, "di", "halves", {"batch_size": 10})
+    inputs, labels = work.images()
+    used = torch.cat([torch.arange(20), torch.arange(24, 44)])
+    alone = collect_scores(work.network(), [(inputs[used], labels[used])], criterion("di", batch_size=10)).to_json()
+    assert one == other
+    assert one["settings"] == alone["settings"]
+    assert one["settings"]["samples"] == 40
+    for layer, expected in table(alone).items():
+        torch.testing.assert_close(table(one)[layer], expected, rtol=1e-12, atol=1e-12)
+
+
+def test_batches_of_several_sizes_are_refused_where_the_size_counts(processes: Processes) -> None:
+    for error in processes.run(work.find_scores, "di", "uneven", {"batch_size": 8}):
+        assert isinstance(error, DataError)
+        assert "they hold 6 in process 0, 8 in process 1 images" in str(error)
+    one, other = processes.run(work.find_scores, "di", "even", {"batch_size": 128})  # one batch of 24 in each
+    assert one == other
+    assert one["settings"]["batch_size"] == 24
+
+
+def test_samples_are_shared_out(processes: Processes) -> None:
+    one, other = processes.run(work.find_scores, "hrank", "even", {}, 21)
+    inputs, _ = work.images()
+    alone = collect_scores(work.network(), [inputs], "hrank", samples=21).to_json()
+    assert one == other == alone  # every second image each: together the first 21
+    one, other = processes.run(work.find_scores, "hrank", "even", {}, 1)  # nothing is left for the second process
+    assert one == other
+    assert one["settings"]["samples"] == 1
+
+
+def test_what_does_not_go_together_is_refused(processes: Processes) -> None:
+    for error in processes.run(work.find_scores_of_sizes, (8, 10)):
+        assert isinstance(error, DataError)
+        assert "(3, 8, 8) in process 0, (3, 10, 10) in process 1" in str(error)
+    for error in processes.run(work.find_scores_by_different_options):
+        assert isinstance(error, ProcessError)
+        assert "process 1 differs from process 0 in: options;" in str(error)
+    for error in processes.run(work.find_scores_by_what_does_not_add_up):
+        assert isinstance(error, ConfigError)
+        assert "the criterion 'last' has no merge(state, other)" in str(error)
+    one, other = processes.run(work.find_scores_of_a_layer_that_one_has)
+    assert isinstance(one, ProcessError)
+    assert "process 1 failed: NetworkError" in str(one)
+    assert isinstance(other, NetworkError)
+
+
+@pytest.mark.parametrize("shares", ["even", "uneven", "empty"])
+def test_a_whole_greedy_search_finds_the_plan_of_one_process(processes: Processes, shares: str) -> None:
+    one, other = processes.run(work.search, shares)
+    alone = work.plan_of([work.images()])
+    assert one == other == alone
+    assert alone["settings"]["evaluations"] > 5
+    assert work.plan_of(work.share(0, "even"))["kept"] != alone["kept"]  # which the images decide

@@ -1,0 +1,214 @@
+"""Two processes of one gloo group, and what they are asked to do in the tests.
+
+A spawned process must be able to import what it runs: so it stands here, not in the tests.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from datetime import timedelta
+from multiprocessing import get_context
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from networks_for_tests import Residual
+from secateur import MacsCost, MaskedAccuracy, accuracy, channel_groups, collect_scores, greedy_plan
+from secateur.criteria import criterion
+from secateur.distributed import jointly, part_of
+
+IMAGES = 48
+
+
+class Processes:
+    """Processes that stay, one worker pool each, joined by a file in a folder; `run` runs a function in all of them."""
+
+    def __init__(self, folder: Path, *, size: int = 2) -> None:
+        spawn = get_context("spawn")
+        self._pools = [
+            ProcessPoolExecutor(
+                1, mp_context=spawn, initializer=_join, initargs=(rank, size, f"file://{folder / 'meet'}")
+            )
+            for rank in range(size)
+        ]
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for pool in self._pools:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def run(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+        """Return what `function(rank, *arguments)` gives in each process, or the exception that it raises."""
+        futures = [pool.submit(function, rank, *arguments) for rank, pool in enumerate(self._pools)]
+        return [future.exception(timeout=60) or future.result() for future in futures]
+
+
+def _join(rank: int, size: int, meeting: str) -> None:
+    torch.set_num_threads(1)
+    timeout = timedelta(seconds=60)
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=size, timeout=timeout)
+
+
+def network(*, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return Residual().eval()
+
+
+def images() -> tuple[Tensor, Tensor]:
+    """Images, and labels that the network gives to most of them."""
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(IMAGES, 3, 8, 8, generator=generator)
+    with torch.no_grad():
+        labels = network()(inputs).argmax(1)
+    labels[::5] = torch.arange(len(labels[::5])) % 5
+    return inputs, labels
+
+
+def share(rank: int, shares: str = "even", *, size: int = 4) -> list[tuple[Tensor, Tensor]]:
+    """The batches of one of two processes: every second image, or one in eight and the others, or none and all."""
+    inputs, labels = images()
+    everything = torch.arange(IMAGES)
+    own = {
+        "even": everything % 2 == rank,
+        "uneven": (everything % 8 == 0) == (rank == 0),
+        "empty": torch.full((IMAGES,), rank == 0),
+        "halves": everything // (IMAGES // 2) == rank,
+        "none": torch.full((IMAGES,), False),
+    }[shares]
+    return list(zip(inputs[own].split(size), labels[own].split(size), strict=True)) if own.any() else []
+
+
+# What they are asked to do
+
+
+def find_accuracy(rank: int, shares: str) -> float:
+    return accuracy(network(), share(rank, shares), across=dist.group.WORLD)
+
+
+def find_accuracy_of_wrapped(rank: int, shares: str) -> float:
+    wrapped = nn.parallel.DistributedDataParallel(network())
+    return accuracy(wrapped, share(rank, shares), across=dist.group.WORLD)
+
+
+def find_accuracy_of_different_networks(rank: int) -> float:
+    return accuracy(network(seed=rank), share(rank), across=dist.group.WORLD)
+
+
+def find_accuracy_of_different_structures(rank: int) -> float:
+    return accuracy(nn.Sequential(network(), nn.Linear(5, 5 + rank)), share(rank), across=dist.group.WORLD)
+
+
+def fail_and_go_on(rank: int) -> tuple[str, float]:
+    """Process 1 has a label that no output belongs to; then all is well."""
+    inputs, labels = images()
+    if rank == 1:
+        labels[3] = 77
+    try:
+        accuracy(network(), [(inputs, labels)], across=dist.group.WORLD)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}", find_accuracy(rank, "even")
+    return "nothing", 0.0
+
+
+def find_something_else(rank: int) -> Any:
+    if rank == 0:
+        return accuracy(network(), share(rank), across=dist.group.WORLD)
+    return collect_scores(network(), share(rank), across=dist.group.WORLD)
+
+
+def die(rank: int) -> list[int]:
+    if rank == 1:
+        os._exit(1)
+    return jointly(lambda: rank, dist.group.WORLD, what="the ranks")
+
+
+def dawdle(rank: int) -> list[int]:
+    impatient = dist.new_group(timeout=timedelta(seconds=1))
+    if rank == 1:
+        time.sleep(3)
+        return []
+    return jointly(lambda: rank, impatient, what="the ranks")
+
+
+def find_ranks(rank: int) -> list[int]:
+    return jointly(lambda: 10 * rank, dist.group.WORLD, what="the ranks")
+
+
+def send_what_cannot_be_sent(rank: int) -> list[Any]:
+    return jointly(lambda: (lambda: None) if rank == 1 else rank, dist.group.WORLD, what="functions")
+
+
+def ask_a_group_of_others(rank: int) -> list[int]:
+    others = dist.new_group([0])
+    return jointly(lambda: rank, others, what="the ranks")
+
+
+def find_parts(rank: int, samples: int, batch_size: int | None) -> int:
+    return part_of(samples, dist.group.WORLD, batch_size=batch_size)
+
+
+def find_scores(rank: int, name: str, shares: str, options: dict[str, Any], samples: int | None = None) -> Any:
+    rule = criterion(name, **options)
+    return collect_scores(network(), share(rank, shares), rule, samples=samples, across=dist.group.WORLD).to_json()
+
+
+def find_scores_of_sizes(rank: int, sizes: tuple[int, int]) -> Any:
+    inputs = torch.randn(8, 3, sizes[rank], sizes[rank])
+    return collect_scores(network(), [inputs], "variance", across=dist.group.WORLD)
+
+
+def find_scores_by_different_options(rank: int) -> Any:
+    rule = criterion("di", rho=0.1 + rank, batch_size=8)
+    return collect_scores(network(), share(rank), rule, across=dist.group.WORLD)
+
+
+def find_scores_of_a_layer_that_one_has(rank: int) -> Any:
+    layers = ["stem" if rank == 0 else "nosuch"]
+    return collect_scores(network(), share(rank), layers=layers, across=dist.group.WORLD)
+
+
+class Last:
+    """A criterion whose state, the last map, does not add up."""
+
+    name, needs_labels, batch_size, samples, accepts_vectors = "last", False, None, 100, False
+
+    def init(self, channels: int) -> Tensor:
+        return torch.zeros(channels, dtype=torch.float64)
+
+    def update(
+        self,
+        state: Tensor,
+        feature_maps: Tensor,
+        labels: Tensor | None,  # noqa: ARG002  # callers pass labels to every criterion alike
+    ) -> Tensor:
+        return 0 * state + feature_maps[-1].double().mean((1, 2))
+
+    def compute(self, state: Tensor) -> Tensor:
+        return state
+
+
+def find_scores_by_what_does_not_add_up(rank: int) -> Any:
+    return collect_scores(network(), share(rank), Last(), across=dist.group.WORLD)
+
+
+def search(rank: int, shares: str) -> dict[str, Any]:
+    return plan_of(share(rank, shares), across=dist.group.WORLD)
+
+
+def plan_of(batches: list[tuple[Tensor, Tensor]], *, across: dist.ProcessGroup | None = None) -> dict[str, Any]:
+    """A whole greedy search: groups, scores, cost, evaluation and plan."""
+    model, (inputs, _) = network(), images()
+    groups = channel_groups(model, inputs[:2])
+    scores = collect_scores(model, batches, "hrank", across=across)
+    evaluate = MaskedAccuracy(model, groups, batches, across=across)
+    cost = MacsCost(model, inputs[:1], groups)
+    return greedy_plan(groups, scores, cost, "50%", evaluate, delta=0.02).to_json()
