@@ -4,11 +4,13 @@ from secateur.search.budget import format_cost, parse_budget
 from secateur.search.cross_layer import convolution_cost, cross_layer_plan, cross_layer_widths
 from secateur.search.curves import curve_plan
 from secateur.search.greedy import GreedyStep, greedy_plan
+from secateur.search.refine import RefineStep, refine_plan
 from secateur.search.selection import allowed_widths, keep_count, select, ties_at_cut
 from secateur.search.uniform import uniform_plan
 
 __all__ = [
     "GreedyStep",
+    "RefineStep",
     "allowed_widths",
     "convolution_cost",
     "cross_layer_plan",
@@ -18,6 +20,7 @@ __all__ = [
     "greedy_plan",
     "keep_count",
     "parse_budget",
+    "refine_plan",
     "select",
     "ties_at_cut",
     "uniform_plan",

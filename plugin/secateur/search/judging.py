@@ -28,13 +28,16 @@ class Candidate:
     name: str
 
 
-def judge(evaluate: Evaluate, candidates: Sequence[Candidate], *, where: str) -> list[Worth]:
+def judge(
+    evaluate: Evaluate, candidates: Sequence[Candidate], *, where: str, known: Mapping[int, float] | None = None
+) -> list[Worth]:
     """Return what each candidate is worth: by a race if the evaluation offers one, or one by one.
 
     The exact worths are finite, and there is at least one; what is not exact is a bound and may be infinite.
 
     Args:
         where: names the step in errors about all candidates.
+        known: number of a candidate -> what it is worth, where that is known.
 
     Raises:
         EvaluationError: the evaluation raised or gave no finite number for a candidate, which is named, or the race
@@ -44,10 +47,12 @@ def judge(evaluate: Evaluate, candidates: Sequence[Candidate], *, where: str) ->
         >>> judge(lambda kept: len(kept["conv"]), [Candidate({"conv": (0, 2)}, "the candidate")], where="in step 1")
         [Worth(value=2.0, exact=True)]
     """
+    found = {idx: Worth(value) for idx, value in (known or {}).items()}
     if not isinstance(evaluate, Race):
-        return [Worth(_value(evaluate, candidate)) for candidate in candidates]
+        return [found.get(idx) or Worth(_value(evaluate, candidate)) for idx, candidate in enumerate(candidates)]
     try:
-        worths = [Worth(float(value), bool(exact)) for value, exact in evaluate.race([c.kept for c in candidates])]
+        given = evaluate.race([candidate.kept for candidate in candidates], known=found)
+        worths = [Worth(float(value), bool(exact)) for value, exact in given]
     except Exception as error:
         raise EvaluationError(
             f"the race of {len(candidates)} candidates {where} failed: {type(error).__name__}: {error}"
