@@ -123,10 +123,11 @@ def test_settings_are_carried_and_keep_evaluations_apart(journal: Journal) -> No
     assert not hasattr(journal.remembering(lambda kept: 0.0), "settings")
 
 
-def test_fresh_goes_past_the_memory(journal: Journal) -> None:
-    numbers = iter([0.5, 0.6, 0.7])
+def test_a_candidate_is_judged_once_more_past_the_memory(path: Path, journal: Journal) -> None:
+    numbers = iter([0.5, 0.6])
     evaluate = journal.remembering(lambda kept: next(numbers))
-    assert [evaluate({}), evaluate.fresh({}), evaluate({}), evaluate.fresh({})] == [0.5, 0.6, 0.5, 0.7]
+    for _ in range(2):  # both judgements are remembered, each by itself
+        assert [evaluate({}), evaluate.fresh({})] == [0.5, 0.6]
 
 
 def test_an_evaluation_stays_what_it_was(journal: Journal) -> None:
@@ -157,6 +158,19 @@ def test_scores_that_cannot_be_computed_leave_nothing(path: Path, journal: Journ
     with pytest.raises(ScoreError):
         journal.scores("hrank", lambda: ScoreTable({"a": torch.tensor([math.nan])}))
     assert rows(path, "SELECT * FROM score_tables") == rows(path, "SELECT * FROM scores") == []
+
+
+def test_scores_of_a_cut_network_are_computed_once(path: Path, journal: Journal) -> None:
+    cut: list[Kept] = []
+
+    def rescore(kept: Kept) -> ScoreTable:
+        cut.append(kept)
+        return ScoreTable({"first": torch.tensor([1.0 * len(kept["first"])])})
+
+    for _ in range(2):
+        again = journal.rescoring("hrank", rescore)
+        assert [again({"first": (0, 1)})["first"].item(), again({"first": (1,)})["first"].item()] == [2, 1]
+    assert cut == [{"first": (0, 1)}, {"first": (1,)}]
 
 
 def test_measurements_are_taken_once(path: Path, journal: Journal) -> None:

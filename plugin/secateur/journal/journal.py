@@ -20,9 +20,9 @@ import torch
 
 from secateur.errors import JournalError
 from secateur.journal.identity import Identity, differences, flat
-from secateur.journal.remembering import Remembering, remembering
+from secateur.journal.remembering import Remembering, candidate_key, remembering
 from secateur.journal.store import Store
-from secateur.protocols import Evaluate
+from secateur.protocols import Evaluate, Kept
 from secateur.records import PruningPlan, ScoreTable
 
 
@@ -116,6 +116,15 @@ class Journal:
                     for channel, score in enumerate(values.tolist()):
                         write("INSERT INTO scores VALUES (?, ?, ?, ?)", name, layer, channel, score)
         return self._scores(name) or table
+
+    def rescoring(self, name: str, rescore: Callable[[Kept], ScoreTable]) -> Callable[[Kept], ScoreTable]:
+        """Return `rescore`, the scores of a network as cut so far, with this journal as its memory.
+
+        Args:
+            name: tells these scores from others.
+            rescore: the scores of the network that keeps some channels.
+        """
+        return lambda kept: self.scores(f"{name} {candidate_key(kept)}", lambda: rescore(kept))
 
     def remembering(self, evaluate: Evaluate) -> Remembering:
         """Return `evaluate` with this journal as its memory; a `Race` stays one.

@@ -12,8 +12,6 @@ from typing import Any
 from secateur.journal.store import Store
 from secateur.protocols import Evaluate, Kept, Race, Worth
 
-COLUMNS = "(candidate, evaluation, worth, exact, seconds, widths)"
-
 
 class Remembering:
     """An evaluation with a memory in a journal; made by `Journal.remembering`.
@@ -52,41 +50,47 @@ class Remembering:
         Raises:
             JournalError: the journal cannot be read or written.
         """
-        known = self._recall(kept)
+        return self._once(kept, self._evaluate, self._evaluation)
+
+    def fresh(self, kept: Kept) -> float:
+        """Return the worth that a candidate has when it is judged once more; that is remembered by itself.
+
+        Raises:
+            JournalError: as a call.
+        """
+        return self._once(kept, getattr(self._evaluate, "fresh", self._evaluate), f"{self._evaluation} once more")
+
+    def _once(self, kept: Kept, evaluate: Evaluate, evaluation: str) -> float:
+        known = self._recall(kept, evaluation)
         if known is not None and known.exact:
             return known.value
         begun = time.monotonic()
-        value = float(self._evaluate(kept))
+        value = float(evaluate(kept))
         self.made += 1
         if not math.isfinite(value):
             return value
-        return self._keep(kept, Worth(value), seconds=time.monotonic() - begun).value
+        return self._keep(kept, Worth(value), evaluation, seconds=time.monotonic() - begun).value
 
-    def fresh(self, kept: Kept) -> float:
-        """Return the worth as the evaluation itself finds it now, past the memory."""
-        return float(getattr(self._evaluate, "fresh", self._evaluate)(kept))
-
-    def _recall(self, kept: Kept) -> Worth | None:
+    def _recall(self, kept: Kept, evaluation: str) -> Worth | None:
         """Return what is stored of a candidate."""
+        key = candidate_key(kept)
         rows = self._store.read(
-            "SELECT worth, exact FROM evaluations WHERE candidate = ? AND evaluation = ?",
-            candidate_key(kept),
-            self._evaluation,
+            "SELECT worth, exact FROM evaluations WHERE candidate = ? AND evaluation = ?", key, evaluation
         )
         return Worth(float(rows[0][0]), bool(rows[0][1])) if rows else None
 
-    def _keep(self, kept: Kept, worth: Worth, *, seconds: float) -> Worth:
+    def _keep(self, kept: Kept, worth: Worth, evaluation: str, *, seconds: float) -> Worth:
         """Store a worth; return what is stored: the first exact worth, else the lowest bound."""
         widths = json.dumps({group: len(channels) for group, channels in kept.items()})
-        row = (candidate_key(kept), self._evaluation, worth.value, worth.exact, seconds, widths)
         with self._store.writing(lasting=worth.exact) as write:
             write(
-                f"INSERT INTO evaluations {COLUMNS} VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
-                "worth = excluded.worth, exact = excluded.exact, seconds = excluded.seconds, at = CURRENT_TIMESTAMP "
+                "INSERT INTO evaluations (candidate, evaluation, worth, exact, seconds, widths) "
+                "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET worth = excluded.worth, exact = excluded.exact, "
+                "seconds = excluded.seconds, at = CURRENT_TIMESTAMP "
                 "WHERE NOT exact AND (excluded.exact OR excluded.worth < worth)",
-                *row,
+                *(candidate_key(kept), evaluation, worth.value, worth.exact, seconds, widths),
             )
-        return self._recall(kept) or worth
+        return self._recall(kept, evaluation) or worth
 
 
 class RememberingRace(Remembering):
@@ -111,25 +115,28 @@ class RememberingRace(Remembering):
         Raises:
             JournalError: the journal cannot be read or written.
         """
-        remembered = {idx: worth for idx, kept in enumerate(candidates) if (worth := self._recall(kept)) is not None}
-        start = {idx: _better(worth, remembered.get(idx)) for idx, worth in (known or {}).items()}
-        start = remembered | start
+        start = dict(known or {})
+        for idx, kept in enumerate(candidates):
+            remembered = self._recall(kept, self._evaluation)
+            if remembered is not None:
+                start[idx] = _better(remembered, start.get(idx))
         settled = dict(start)
         begun = time.monotonic()
 
-        def keep(idx: int, worth: Worth) -> None:
+        def settle(idx: int, worth: Worth) -> None:
             nonlocal begun
             if settled.get(idx) != worth and math.isfinite(worth.value):
                 self.made += worth.exact
-                worth = self._keep(candidates[idx], worth, seconds=time.monotonic() - begun)
+                worth = self._keep(candidates[idx], worth, self._evaluation, seconds=time.monotonic() - begun)
                 begun = time.monotonic()
             settled[idx] = worth
             if record is not None:
                 record(idx, worth)
 
-        for idx, worth in enumerate(self._evaluate.race(candidates, known=start, record=keep)):
-            if idx not in settled or _better(worth, settled[idx]) != settled[idx]:
-                keep(idx, worth)
+        if not _is_decided(start, len(candidates)):
+            for idx, worth in enumerate(self._evaluate.race(candidates, known=start, record=settle)):
+                if _better(worth, settled.get(idx)) != settled.get(idx):  # the race has not told of it
+                    settle(idx, worth)
         return [settled[idx] for idx in range(len(candidates))]
 
 
@@ -147,6 +154,12 @@ def candidate_key(kept: Kept) -> str:
     """
     text = json.dumps({group: list(channels) for group, channels in kept.items()}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _is_decided(known: Mapping[int, Worth], candidates: int) -> bool:
+    """Whether what is known of candidates tells the best of them, and all that are as good."""
+    best = max((worth.value for worth in known.values() if worth.exact), default=-math.inf)
+    return len(known) == candidates and all(worth.exact or worth.value < best for worth in known.values())
 
 
 def _better(worth: Worth, other: Worth | None) -> Worth:
