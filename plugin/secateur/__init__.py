@@ -12,7 +12,7 @@ or, inside Torch-Pruning, `importance=HRankImportance(loader)`.
 
 from secateur.channel_graph import apply_plan, channel_groups, verify_pruning
 from secateur.checkpoint import load_plan, load_pruned, save_pruned
-from secateur.cost import MacsCost, ParameterCost
+from secateur.cost import ByteCost, MacsCost, ParameterCost, cost_model
 from secateur.evaluation import MaskedAccuracy, accuracy
 from secateur.feature_maps import collect_scores
 from secateur.importance import (
@@ -27,10 +27,11 @@ from secateur.pruning import PruneResult, prune
 from secateur.records import ChannelGroup, ChannelGroups, PruningPlan, ScoreTable
 from secateur.recovery import Compensation, Reconstructed, compensate, recalibrate_batch_norm, reconstruct
 from secateur.scoring import gradient_scores, reconstruction_scores, weight_scores
-from secateur.search import cross_layer_plan, curve_plan, greedy_plan, uniform_plan
+from secateur.search import cross_layer_plan, curve_plan, greedy_plan, rate_plan, uniform_plan
 from secateur.training import fine_tune
 
 __all__ = [
+    "ByteCost",
     "ChannelGroup",
     "ChannelGroups",
     "Compensation",
@@ -52,6 +53,7 @@ __all__ = [
     "channel_groups",
     "collect_scores",
     "compensate",
+    "cost_model",
     "cross_layer_plan",
     "curve_plan",
     "fine_tune",
@@ -60,6 +62,7 @@ __all__ = [
     "load_plan",
     "load_pruned",
     "prune",
+    "rate_plan",
     "recalibrate_batch_norm",
     "reconstruct",
     "reconstruction_scores",

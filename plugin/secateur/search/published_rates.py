@@ -36,6 +36,15 @@ class PublishedRates:
         macs, parameters, top1: as printed, by the accounting of the paper: in millions, in millions, in percent.
         counted: layers whose rate in the printed cost is another than the one that prunes them.
         narrowed: layers that count with the inputs that are left, see `secateur.cost.hrank_cost`.
+
+    Example: what the rates cost, without any plan.
+        >>> import torch
+        >>> from secateur.cost import hrank_cost
+        >>> from secateur.networks import resnet56
+        >>> from secateur.search import rate_widths
+        >>> cost = hrank_cost(resnet56(), torch.zeros(1, 3, 32, 32))
+        >>> cost({}), cost(rate_widths(cost.groups, PUBLISHED_RATES["resnet56"].rates, mode="hrank"))
+        (125485706.0, 62715530.0)
     """
 
     network: str
