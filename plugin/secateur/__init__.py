@@ -27,7 +27,16 @@ from secateur.pruning import PruneResult, prune
 from secateur.records import ChannelGroup, ChannelGroups, PruningPlan, ScoreTable
 from secateur.recovery import Compensation, Reconstructed, compensate, recalibrate_batch_norm, reconstruct
 from secateur.scoring import gradient_scores, reconstruction_scores, weight_scores
-from secateur.search import cross_layer_plan, curve_plan, greedy_plan, rate_plan, uniform_plan
+from secateur.search import (
+    cross_layer_plan,
+    curve_plan,
+    distilled_plan,
+    greedy_plan,
+    rate_plan,
+    refine_plan,
+    stages_of,
+    uniform_plan,
+)
 from secateur.training import fine_tune
 
 __all__ = [
@@ -56,6 +65,7 @@ __all__ = [
     "cost_model",
     "cross_layer_plan",
     "curve_plan",
+    "distilled_plan",
     "fine_tune",
     "gradient_scores",
     "greedy_plan",
@@ -66,7 +76,9 @@ __all__ = [
     "recalibrate_batch_norm",
     "reconstruct",
     "reconstruction_scores",
+    "refine_plan",
     "save_pruned",
+    "stages_of",
     "uniform_plan",
     "verify_pruning",
     "weight_scores",
