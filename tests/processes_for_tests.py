@@ -21,9 +21,18 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from networks_for_tests import Residual
-from secateur import MacsCost, MaskedAccuracy, accuracy, channel_groups, collect_scores, greedy_plan
+from secateur import (
+    MacsCost,
+    MaskedAccuracy,
+    accuracy,
+    channel_groups,
+    collect_scores,
+    greedy_plan,
+    recalibrate_batch_norm,
+)
 from secateur.criteria import criterion
 from secateur.distributed import jointly, part_of
+from secateur.scoring import scores_by_name
 
 IMAGES = 48
 
@@ -160,6 +169,20 @@ def find_parts(rank: int, samples: int, batch_size: int | None) -> int:
 def find_scores(rank: int, name: str, shares: str, options: dict[str, Any], samples: int | None = None) -> Any:
     rule = criterion(name, **options)
     return collect_scores(network(), share(rank, shares), rule, samples=samples, across=dist.group.WORLD).to_json()
+
+
+def find_scores_by_name(rank: int, name: str, shares: str, options: dict[str, Any]) -> Any:
+    model = network()
+    groups = channel_groups(model, images()[0][:2])
+    batches = share(rank, shares)
+    return scores_by_name(model, batches, name, options=options, groups=groups, across=dist.group.WORLD).to_json()
+
+
+def recalibrate(rank: int, shares: str, size: int) -> Any:
+    """Return the statistics of every batch norm, and how many images they were taken from."""
+    model = network()
+    count = recalibrate_batch_norm(model, share(rank, shares, size=size), across=dist.group.WORLD)
+    return count, {name: buffer.tolist() for name, buffer in model.named_buffers()}
 
 
 def find_scores_of_sizes(rank: int, sizes: tuple[int, int]) -> Any:

@@ -21,12 +21,12 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
-from secateur.errors import ConfigError, ProcessError
+from secateur.errors import ConfigError, DataError, ProcessError
 from secateur.modes import structure_of, weights_hash
 
 if TYPE_CHECKING:
@@ -128,6 +128,53 @@ def part_of(samples: int, across: Across, *, batch_size: int | None = None) -> i
     unit = min(batch_size or 1, samples)
     units = samples // unit
     return unit * (units // size + int(rank < units % size))
+
+
+class Share(NamedTuple):
+    """What one process has read: how many images, how many in the largest batch, and their shape.
+
+    Example:
+        >>> import torch
+        >>> Share().with_batch(torch.zeros(4, 3, 8, 8)).with_batch(torch.zeros(2, 3, 8, 8))
+        Share(images=6, largest=4, shape=(3, 8, 8))
+    """
+
+    images: int = 0
+    largest: int = 0
+    shape: tuple[int, ...] = ()
+
+    def with_batch(self, inputs: Tensor) -> Share:
+        """Return the share with one more batch (N, ...)."""
+        return Share(self.images + len(inputs), max(self.largest, len(inputs)), tuple(inputs.shape[1:]))
+
+
+def sum_of(shares: list[Share], *, fixed: bool) -> tuple[int, int]:
+    """Return how many images have been read in all, and how many in the largest batch.
+
+    Args:
+        shares: of all processes, by rank.
+        fixed: whether batches must be of one size, since what is found is defined on them.
+
+    Raises:
+        DataError: no image has been read, or shares do not go together.
+
+    Example:
+        >>> sum_of([Share(40, 8, (3, 8, 8)), Share(), Share(16, 8, (3, 8, 8))], fixed=True)
+        (56, 8)
+    """
+    read = {rank: share for rank, share in enumerate(shares) if share.images}
+    if not read:
+        raise DataError("there is no image to read: the batches are empty")
+    if len({share.shape for share in read.values()}) > 1:
+        shapes = ", ".join(f"{share.shape} in process {rank}" for rank, share in read.items())
+        raise DataError(f"the inputs differ in size: {shapes}")
+    if fixed and len({share.largest for share in read.values()}) > 1:
+        sizes = ", ".join(f"{share.largest} in process {rank}" for rank, share in read.items())
+        raise DataError(
+            f"what is asked for is defined on batches of one size, but they hold {sizes} images: give each process "
+            "a whole batch at least, or none"
+        )
+    return sum(share.images for share in read.values()), max(share.largest for share in read.values())
 
 
 def local(model: nn.Module) -> nn.Module:

@@ -10,9 +10,11 @@ from torch import Tensor
 
 import processes_for_tests as work
 from processes_for_tests import Processes
-from secateur.criteria import CRITERIA, criterion
+from secateur import gradient_scores, recalibrate_batch_norm
+from secateur.criteria import CRITERIA, criterion, gradient_criterion
 from secateur.errors import ConfigError, DataError, NetworkError, ProcessError
 from secateur.feature_maps import collect_scores
+from secateur.scoring import scores_by_name
 
 SHARES = ("even", "uneven", "empty")
 
@@ -40,7 +42,7 @@ def test_no_image_anywhere_is_refused_by_all(processes: Processes) -> None:
         assert "there are no images to evaluate on" in str(error)
     for error in processes.run(work.find_scores, "hrank", "none", {}):
         assert isinstance(error, DataError)
-        assert "there is no image to collect scores from" in str(error)
+        assert "there is no image to read" in str(error)
 
 
 @pytest.mark.parametrize("shares", SHARES)
@@ -85,6 +87,39 @@ def test_samples_are_shared_out(processes: Processes) -> None:
     one, other = processes.run(work.find_scores, "hrank", "even", {}, 1)  # nothing is left for the second process
     assert one == other
     assert one["settings"]["samples"] == 1
+
+
+@pytest.mark.parametrize("shares", ["halves", "empty"])
+def test_gradients_are_averaged_over_the_batches_of_all(processes: Processes, shares: str) -> None:
+    one, other = processes.run(work.find_scores_by_name, "taylor", shares, {"batch_size": 8})
+    alone = gradient_scores(work.network(), [work.images()], gradient_criterion("taylor", batch_size=8)).to_json()
+    assert one == other
+    assert one["settings"] == alone["settings"]
+    for layer, expected in table(alone).items():
+        torch.testing.assert_close(table(one)[layer], expected, rtol=1e-5, atol=0)  # gradients are float32
+
+
+@pytest.mark.parametrize("name", ["l1", "bn_scale"])
+def test_criteria_over_weights_need_the_images_of_one_process_at_most(processes: Processes, name: str) -> None:
+    one, other = processes.run(work.find_scores_by_name, name, "empty", {})
+    assert one == other == scores_by_name(work.network(), [work.images()], name).to_json()
+
+
+@pytest.mark.parametrize("shares", ["halves", "empty"])
+def test_batch_norm_gets_the_mean_over_the_batches_of_all(processes: Processes, shares: str) -> None:
+    one, other = processes.run(work.recalibrate, shares, 8)
+    model, (inputs, _) = work.network(), work.images()
+    count = recalibrate_batch_norm(model, inputs.split(8))
+    assert one == other
+    assert one[0] == count == work.IMAGES
+    for name, buffer in model.named_buffers():
+        torch.testing.assert_close(torch.tensor(one[1][name], dtype=buffer.dtype), buffer, rtol=1e-5, atol=1e-6)
+
+
+def test_batches_of_several_sizes_recalibrate_nothing(processes: Processes) -> None:
+    for error in processes.run(work.recalibrate, "uneven", 12):
+        assert isinstance(error, DataError)
+        assert "they hold 6 in process 0, 12 in process 1 images" in str(error)
 
 
 def test_what_does_not_go_together_is_refused(processes: Processes) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from secateur import criteria
 from secateur.batches import Batches, rebatch
-from secateur.distributed import Across, jointly, part_of
+from secateur.distributed import Across, Share, jointly, part_of, sum_of
 from secateur.errors import ConfigError, DataError, NetworkError
 from secateur.feature_maps.saturation import saturated_layers, warn_of_saturation
 from secateur.feature_maps.streams import Streams, mergeable
@@ -99,7 +99,7 @@ def collect_scores(
         network=model,
         settings=settings | {"samples": limit, "layers": named},
     )
-    images, largest = _checked_sum(shares, fixed=rule.batch_size is not None)
+    images, largest = sum_of(shares, fixed=rule.batch_size is not None)
     if across is not None:
         streams.join(across, what=what)
     settings |= {
@@ -113,14 +113,6 @@ def collect_scores(
     return table
 
 
-class _Share(NamedTuple):
-    """What one process has read: how many images of which shape, and how many in the largest batch."""
-
-    images: int
-    largest: int
-    shape: tuple[int, ...] | None
-
-
 def _read(
     model: nn.Module,
     batches: Batches,
@@ -130,7 +122,7 @@ def _read(
     tap: Tap,
     samples: int,
     across: Across,
-) -> _Share:
+) -> Share:
     """Let this process's part of `samples` images pass through the network into the streams."""
     if samples < 1:
         raise ConfigError(f"samples must be at least one; found {samples}")
@@ -143,37 +135,15 @@ def _read(
             "the network has no convolution to score; linear layers are scored by criteria that accept vectors, such "
             "as 'di', or where `layers` names them"
         )
-    device, share = device_of(network), _Share(0, 0, None)
+    device, share = device_of(network), Share()
     part = part_of(samples, across, batch_size=rule.batch_size)
     own = rebatch(batches, rule.batch_size, samples=part) if part else ()
     with evaluating(network), torch.no_grad(), tapped(network, streams.receive, layers=streams.layers, tap=tap):
         for inputs, labels in own:
             streams.labels = _checked(labels, device) if rule.needs_labels else None
             network(inputs.to(device))
-            N = len(inputs)
-            share = _Share(share.images + N, max(share.largest, N), tuple(inputs.shape[1:]))
+            share = share.with_batch(inputs)
     return share
-
-
-def _checked_sum(shares: list[_Share], *, fixed: bool) -> tuple[int, int]:
-    """Return how many images have been read in all, and how many in the largest batch; that of all, where it is fixed.
-
-    Raises:
-        DataError: none have been read, or shares do not go together.
-    """
-    read = {rank: share for rank, share in enumerate(shares) if share.images}
-    if not read:
-        raise DataError("there is no image to collect scores from: the batches are empty")
-    if len({share.shape for share in read.values()}) > 1:
-        shapes = ", ".join(f"{share.shape} in process {rank}" for rank, share in read.items())
-        raise DataError(f"the inputs differ in size: {shapes}")
-    if fixed and len({share.largest for share in read.values()}) > 1:
-        sizes = ", ".join(f"{share.largest} in process {rank}" for rank, share in read.items())
-        raise DataError(
-            f"the criterion is defined on batches of one size, but they hold {sizes} images: give each process a whole "
-            "batch at least, or none"
-        )
-    return sum(share.images for share in read.values()), max(share.largest for share in read.values())
 
 
 def _checked(labels: Tensor | None, device: torch.device) -> Tensor:

@@ -11,17 +11,19 @@ gradient [Li2020]_.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from secateur.batches import Batches, rebatch, unpack
+from secateur.distributed import Across, Share, jointly, local, part_of, sum_of
 from secateur.errors import ConfigError, DataError
 from secateur.modes import device_of, evaluating
 
 
-def recalibrate_batch_norm(model: nn.Module, batches: Batches, *, samples: int = 2000) -> int:
+def recalibrate_batch_norm(model: nn.Module, batches: Batches, *, samples: int = 2000, across: Across = None) -> int:
     """Replace the running statistics of every batch norm by their mean over fresh batches; return the images used.
 
     Formula, for batches b = 1..B of equal size: running_mean = (1 / B) sum_b mean_b, and
@@ -33,15 +35,20 @@ def recalibrate_batch_norm(model: nn.Module, batches: Batches, *, samples: int =
         batches: yields inputs (N, ...), with or without labels, shuffled; training images, not those held out.
             Batches are made as large as the first; a rest that does not fill one is left out.
         samples: how many images to use at most.
+        across: the processes that share the images, see `secateur.accuracy`: each reads at most its equal part of
+            `samples` in batches of one size, and all get the mean over the batches of all, up to rounding; None for
+            this process alone.
 
     Returns:
         The number of images used; 0, and no image is read, where no batch norm keeps running statistics. Those made
         with track_running_stats=False and frozen ones (torchvision's FrozenBatchNorm2d) have none to replace.
 
     Raises:
-        ConfigError: samples < 2.
+        ConfigError: samples < 2; with `across`, no process group, or a SyncBatchNorm, which waits for the other
+            processes by itself.
         DataError: no images, a first batch of fewer than two, or statistics that are not finite. The old statistics
             are back then, as they are after any other error.
+        ProcessError: another process failed, ended, or has other weights or settings; see `secateur.distributed`.
 
     Cost: one forward pass over `samples` images.
 
@@ -57,7 +64,8 @@ def recalibrate_batch_norm(model: nn.Module, batches: Batches, *, samples: int =
     """
     if samples < 2:
         raise ConfigError(f"samples must be at least 2 images; found {samples}")
-    norms = {name: m for name, m in model.named_modules() if isinstance(m, _BatchNorm) and m.running_mean is not None}
+    network = local(model)
+    norms = {name: m for name, m in network.named_modules() if isinstance(m, _BatchNorm) and m.running_mean is not None}
     if not norms:
         return 0
     before = [(n, n.momentum, {k: v.clone() for k, v in n.named_buffers(recurse=False)}) for n in norms.values()]
@@ -66,7 +74,15 @@ def recalibrate_batch_norm(model: nn.Module, batches: Batches, *, samples: int =
         for norm in norms.values():
             norm.reset_running_stats()
             norm.momentum = None  # torch's sign for the mean over all batches
-        images = _observe(model, list(norms.values()), batches, samples)
+        parts = jointly(
+            lambda: _observe(network, norms, batches, samples, across),
+            across,
+            what="the statistics of batch norm",
+            network=network,
+            settings={"samples": samples},
+        )
+        images, _ = sum_of([share for share, _, _ in parts], fixed=True)
+        _average(norms, [(count, statistics) for _, count, statistics in parts])
         _check(norms)
         done = True
     finally:
@@ -78,22 +94,45 @@ def recalibrate_batch_norm(model: nn.Module, batches: Batches, *, samples: int =
     return images
 
 
-def _observe(model: nn.Module, norms: list[_BatchNorm], batches: Batches, samples: int) -> int:
-    """Run up to `samples` images through `model` with the batch norms alone in train mode; return how many."""
+def _observe(
+    network: nn.Module, norms: Mapping[str, _BatchNorm], batches: Batches, samples: int, across: Across
+) -> tuple[Share, int, dict[str, tuple[Tensor, Tensor]]]:
+    """Run this process's part of `samples` images through the network with the batch norms alone in train mode.
+
+    Returns what was read, in how many batches, and the mean over them of each batch norm's mean and variance.
+    """
+    if across is not None and any(isinstance(norm, nn.SyncBatchNorm) for norm in norms.values()):
+        raise ConfigError("a SyncBatchNorm adds up over processes by itself: turn it into a BatchNorm2d first")
     stream = iter(batches)
     first = next(stream, None)
-    if first is None:
-        raise DataError("there are no images to recalibrate batch norm on: the batches are empty")
-    device, size, images = device_of(model), len(unpack(first)[0]), 0
-    if size < 2:
+    device, share, count = device_of(network), Share(), 0
+    size = 0 if first is None else len(unpack(first)[0])
+    if first is not None and size < 2:
         raise DataError(f"batch norm needs batches of at least two images; the first batch holds {size}")
-    with evaluating(model), torch.no_grad():
-        for norm in norms:
+    size = min(size, samples)
+    part = 0 if first is None else part_of(samples, across, batch_size=size)
+    own = rebatch(itertools.chain([first], stream), size, samples=part) if part else ()
+    with evaluating(network), torch.no_grad():
+        for norm in norms.values():
             norm.train()
-        for inputs, _ in rebatch(itertools.chain([first], stream), min(size, samples), samples=samples):
-            model(inputs.to(device))
-            images += len(inputs)
-    return images
+        for inputs, _ in own:
+            network(inputs.to(device))
+            share, count = share.with_batch(inputs), count + 1
+    return share, count, {name: _statistics(norm) for name, norm in norms.items()}
+
+
+def _statistics(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
+    return norm.get_buffer("running_mean").double().cpu(), norm.get_buffer("running_var").double().cpu()
+
+
+def _average(norms: Mapping[str, _BatchNorm], parts: list[tuple[int, dict[str, tuple[Tensor, Tensor]]]]) -> None:
+    """Give each batch norm the mean over the batches of all processes, each of which has seen `parts[rank][0]`."""
+    total = sum(count for count, _ in parts)
+    for name, norm in norms.items():
+        for idx, statistic in enumerate(("running_mean", "running_var")):
+            summed = torch.stack([count * statistics[name][idx] for count, statistics in parts if count]).sum(0)
+            norm.get_buffer(statistic).copy_(summed / total)
+        norm.get_buffer("num_batches_tracked").fill_(total)
 
 
 def _check(norms: dict[str, _BatchNorm]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from secateur.batches import Batches, unpack
 from secateur.criteria import (
@@ -19,6 +19,7 @@ from secateur.criteria import (
     options_of,
     weight_criterion,
 )
+from secateur.distributed import Across, jointly
 from secateur.errors import ConfigError, DataError
 from secateur.feature_maps import Tap, collect_scores
 from secateur.modes import device_of
@@ -37,6 +38,7 @@ def scores_by_name(
     tap: Tap = "act",
     samples: int | None = None,
     groups: Mapping[str, ChannelGroup] | None = None,
+    across: Across = None,
 ) -> ScoreTable:
     """Return the scores of a network by the criterion called `name`: over feature maps, weights, gradients or groups.
 
@@ -48,11 +50,13 @@ def scores_by_name(
         tap: for criteria over feature maps, see `collect_scores`.
         samples: images to read; None for the criterion's own number.
         groups: what `channel_groups` found; only those in `GROUP_CRITERIA` ask for them.
+        across: the processes that share the images, see `collect_scores`; None for this process alone.
 
     Raises:
         ConfigError: an unknown criterion or option, or groups that are missing.
         DataError, NetworkError: those of `collect_scores`, `weight_scores`, `gradient_scores` and
             `reconstruction_scores`.
+        ProcessError: another process failed, ended, or has other weights or settings; see `secateur.distributed`.
 
     Cost: that of the function that reads what the criterion reads.
 
@@ -73,11 +77,17 @@ def scores_by_name(
         own = options_of(group_criterion(name, **given)) | ({} if samples is None else {"samples": samples})
         return reconstruction_scores(model, groups, batches, **own)
     if name in CRITERIA:
-        return collect_scores(model, batches, criterion(name, **given), tap=tap, samples=samples)
+        return collect_scores(model, batches, criterion(name, **given), tap=tap, samples=samples, across=across)
     if name in WEIGHT_CRITERIA:
-        first = next(iter(batches), None)
-        if first is None:
+        examples = jointly(lambda: _first_inputs(batches), across, what=f"scores by {name!r}", network=model)
+        example = next((inputs for inputs in examples if inputs is not None), None)
+        if example is None:
             raise DataError("there is no image to find the layers' batch norm with: the batches are empty")
-        inputs, _ = unpack(first)
-        return weight_scores(model, weight_criterion(name, **given), example_inputs=inputs[:2].to(device_of(model)))
-    return gradient_scores(model, batches, gradient_criterion(name, **given), samples=samples)
+        return weight_scores(model, weight_criterion(name, **given), example_inputs=example.to(device_of(model)))
+    return gradient_scores(model, batches, gradient_criterion(name, **given), samples=samples, across=across)
+
+
+def _first_inputs(batches: Batches) -> Tensor | None:
+    """Return two inputs of the first batch; None where there is none."""
+    first = next(iter(batches), None)
+    return None if first is None else unpack(first)[0][:2].cpu()

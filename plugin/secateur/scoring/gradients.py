@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 
 from secateur import criteria
 from secateur.batches import Batches, rebatch
+from secateur.distributed import Across, Share, jointly, part_of, sum_of
 from secateur.errors import ConfigError, DataError, NetworkError
 from secateur.feature_maps.tap import producers, unwrapped
 from secateur.modes import device_of, evaluating, structure_of
@@ -30,6 +31,7 @@ def gradient_scores(
     loss: Loss = nn.functional.cross_entropy,
     layers: Iterable[str] | None = None,
     samples: int | None = None,
+    across: Across = None,
 ) -> ScoreTable:
     """Return the score of every channel of every layer from its weights and the gradients of the loss by them.
 
@@ -44,17 +46,20 @@ def gradient_scores(
         layers: names of convolutions and linear layers. None for all on which the loss depends; the others are left out
             and listed with the reason in the settings under "skipped".
         samples: how many images to read; None for the criterion's own number. Fewer are read if there are no more.
+        across: the processes that share the images, see `collect_scores`: batches are made within each share, and all
+            get the mean over the batches of all, up to rounding in float64; None for this process alone.
 
     Returns:
         The scores, layer -> (C,), with the settings criterion, options, samples (images really read), batch_size, loss
         and skipped.
 
     Raises:
-        ConfigError: an unknown criterion; `samples` below one.
+        ConfigError: an unknown criterion; `samples` below one; `across` is no process group.
         DataError: no batch; a loss that fails, is no scalar, or is not finite.
         NetworkError: a layer in `layers` does not exist, or the loss does not depend on it; a compiled or scripted
             network.
         ScoreError: weights or gradients that are NaN or infinite; the layer is named.
+        ProcessError: another process failed, ended, or has other weights or settings; see `secateur.distributed`.
 
     Cost: a forward and a backward pass; memory that of one training step without an optimiser.
 
@@ -67,25 +72,24 @@ def gradient_scores(
     """
     rule = criteria.gradient_criterion(criterion) if isinstance(criterion, str) else criterion
     limit = rule.samples if samples is None else samples
-    if limit < 1:
-        raise ConfigError(f"samples must be at least one; found {limit}")
-    network = unwrapped(model)
-    wanted = producers(network, layers)
-    device = device_of(network)
+    chosen = None if layers is None else list(layers)
+    parts = jointly(
+        lambda: _sums(model, batches, rule, loss, layers=chosen, samples=limit, across=across),
+        across,
+        what=f"scores by {rule.name!r}",
+        network=model,
+        settings={"options": criteria.options_of(rule), "samples": limit, "layers": chosen},
+    )
+    images, largest = sum_of([share for share, _, _ in parts], fixed=True)
+    count = sum(batches for _, batches, _ in parts)
     sums: dict[str, Tensor] = {}
-    images = count = largest = 0
-    with evaluating(network), _differentiable(network):
-        for inputs, labels in rebatch(batches, rule.batch_size, samples=limit):
-            for name, weight, gradient in _gradients(
-                network, wanted, inputs.to(device), None if labels is None else labels.to(device), loss
-            ):
-                scores = named(name, rule, weight, gradient)
-                sums[name] = sums[name] + scores if name in sums else scores
-            images, count, largest = images + len(inputs), count + 1, max(largest, len(inputs))
-    if images == 0:
-        raise DataError("there is no image to compute gradients from: the batches are empty")
+    for _, _, own in parts:
+        for name, scores in own.items():
+            sums[name] = sums[name] + scores if name in sums else scores
+    network = unwrapped(model)
+    wanted = producers(network, chosen)
     skipped = dict.fromkeys((name for name in wanted if name not in sums), "the loss does not depend on its weights")
-    if not sums or (skipped and layers is not None):
+    if not sums or (skipped and chosen is not None):
         raise NetworkError(f"the loss does not depend on the weights of {', '.join(map(repr, skipped)) or 'any layer'}")
     settings = {
         "criterion": rule.name,
@@ -97,6 +101,37 @@ def gradient_scores(
         "structure": structure_of(network),
     }
     return ScoreTable({name: sums[name] / count for name in wanted if name in sums}, settings=settings)
+
+
+def _sums(
+    model: nn.Module,
+    batches: Batches,
+    rule: GradientCriterion,
+    loss: Loss,
+    *,
+    layers: list[str] | None,
+    samples: int,
+    across: Across,
+) -> tuple[Share, int, dict[str, Tensor]]:
+    """Return what this process has read, in how many batches, and the scores of each layer summed over them."""
+    if samples < 1:
+        raise ConfigError(f"samples must be at least one; found {samples}")
+    network = unwrapped(model)
+    wanted = producers(network, layers)
+    device = device_of(network)
+    sums: dict[str, Tensor] = {}
+    share, count = Share(), 0
+    part = part_of(samples, across, batch_size=rule.batch_size)
+    own = rebatch(batches, rule.batch_size, samples=part) if part else ()
+    with evaluating(network), _differentiable(network):
+        for inputs, labels in own:
+            for name, weight, gradient in _gradients(
+                network, wanted, inputs.to(device), None if labels is None else labels.to(device), loss
+            ):
+                scores = named(name, rule, weight, gradient)
+                sums[name] = sums[name] + scores if name in sums else scores
+            share, count = share.with_batch(inputs), count + 1
+    return share, count, {name: values.cpu() for name, values in sums.items()}
 
 
 @contextmanager
