@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from networks_for_tests import Residual, ZeroPaddedShortcut, randomise_batch_norm, torchvision_network
 from secateur.channel_graph import apply_plan, channel_groups, masked, verify_pruning, zero_masked
 from secateur.checkpoint import load_pruned, save_pruned
-from secateur.cost import MacsCost, ParameterCost
+from secateur.cost import MacsCost, ParameterCost, hrank_cost
 from secateur.errors import ConfigError, PlanError
-from secateur.networks import digits_resnet
+from secateur.networks import digits_resnet, resnet56
 from secateur.networks.cifar_resnet import CifarResNet
 from secateur.pruning import prune
 from secateur.records import ChannelGroup, ChannelGroups, Member, PruningPlan, ScoreTable
 from secateur.recovery import compensate, recalibrate_batch_norm, reconstruct
-from secateur.search import uniform_plan
+from secateur.search import PUBLISHED_RATES, rate_plan, uniform_plan
 from secateur.training import fine_tune
 
 CIFAR = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -145,6 +145,24 @@ def test_a_uniform_plan_masks_the_lowest_of_each_layer_by_its_own_scores() -> No
     for name, gone in plan.masked.items():
         assert set(gone) == set(scores[name].argsort()[: len(gone)].tolist())
     assert sum(map(len, plan.masked.values())) > 0
+
+
+def test_the_published_plan_of_resnet56_is_one_of_masks() -> None:
+    """Inner layers shrink, stream layers are zeroed; the paper counts both, and only the first is saved."""
+    net, published = randomise_batch_norm(resnet56()).eval(), PUBLISHED_RATES["resnet56"]
+    groups = channel_groups(net, CIFAR, residual="mask")
+    scores = ScoreTable({name: torch.randperm(group.width).double() for name, group in groups.items()})
+    plan = rate_plan(groups, scores, hrank_cost(net, CIFAR[:1], groups), published.rates, mode="hrank")
+    assert (len(groups), sum(group.masked for group in groups.values())) == (55, 28)
+    assert plan.cost_after / 1e6 == pytest.approx(published.macs, abs=0.01)
+    dense, gone = sum(group.width for group in groups.values()), sum(map(len, plan.masked.values()))
+    assert (dense, gone) == (
+        2032,
+        sum(groups[n].width - plan.widths[n] for n in groups if n.endswith("2") or n == "conv1"),
+    )
+    pruned = apply_plan(net, plan)
+    assert MacsCost(net, CIFAR[:1], groups)(plan.widths) == MacsCost(pruned, CIFAR[:1], {})({}) > plan.cost_after
+    assert verify_pruning(net, pruned, plan, CIFAR).largest_difference < 1e-5
 
 
 def test_plan_and_network_come_back_from_the_disk(tmp_path: Path) -> None:
