@@ -29,6 +29,7 @@ from secateur import (
     collect_scores,
     greedy_plan,
     recalibrate_batch_norm,
+    reconstruction_scores,
 )
 from secateur.criteria import criterion
 from secateur.distributed import jointly, part_of
@@ -176,6 +177,15 @@ def find_scores_by_name(rank: int, name: str, shares: str, options: dict[str, An
     groups = channel_groups(model, images()[0][:2])
     batches = share(rank, shares)
     return scores_by_name(model, batches, name, options=options, groups=groups, across=dist.group.WORLD).to_json()
+
+
+def find_scores_without_labels(rank: int) -> Any:
+    """Process 1 has none, process 0 has."""
+    model, batches = network(), share(rank)
+    groups = channel_groups(model, images()[0][:2])
+    if rank == 1:
+        batches = [inputs for inputs, _ in batches]
+    return reconstruction_scores(model, groups, batches, labels=0.5, across=dist.group.WORLD)
 
 
 def recalibrate(rank: int, shares: str, size: int) -> Any:

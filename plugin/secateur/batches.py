@@ -75,20 +75,21 @@ def rebatch(batches: Batches, size: int | None, *, samples: int | None = None) -
         yield torch.cat(held_inputs), torch.cat(held_labels) if held_labels else None
 
 
-def hold(batches: Batches, *, samples: int, memory: int) -> tuple[list[Tensor], list[Tensor | None]]:
+def hold(batches: Batches, *, samples: int, memory: int, least: int = 1) -> tuple[list[Tensor], list[Tensor | None]]:
     """Return the first `samples` inputs and their labels, in the batches that they come in; empty ones are left out.
 
     Raises:
-        ConfigError: samples < 1.
-        DataError: there are none, they differ in shape, or the inputs need more than half of `memory` bytes.
+        ConfigError: samples < least.
+        DataError: there are fewer than `least`, they differ in shape, or the inputs need more than half of `memory`
+            bytes.
 
     Example:
         >>> images, labels = hold([torch.zeros(4, 1), torch.zeros(4, 1)], samples=6, memory=2**20)
         >>> [len(batch) for batch in images], labels
         ([4, 2], [None, None])
     """
-    if samples < 1:
-        raise ConfigError(f"samples must be at least 1; found {samples}")
+    if samples < least:
+        raise ConfigError(f"samples must be at least {least}; found {samples}")
     images: list[Tensor] = []
     labels: list[Tensor | None] = []
     for inputs, marks in rebatch(batches, None, samples=samples):
@@ -101,6 +102,6 @@ def hold(batches: Batches, *, samples: int, memory: int) -> tuple[list[Tensor], 
                 f"{sum(map(len, images)):,} images of {tuple(inputs.shape[1:])} need more than "
                 f"{memory / 2**21:,.0f} MiB, half of the memory allowed: take fewer samples, or allow more memory"
             )
-    if not images:
+    if sum(map(len, images)) < least:
         raise DataError("there are no images to read: the batches are empty")
     return images, labels

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import processes_for_tests as work
 from processes_for_tests import Processes
-from secateur import gradient_scores, recalibrate_batch_norm
+from secateur import channel_groups, gradient_scores, recalibrate_batch_norm, reconstruction_scores
 from secateur.criteria import CRITERIA, criterion, gradient_criterion
 from secateur.errors import ConfigError, DataError, NetworkError, ProcessError
 from secateur.feature_maps import collect_scores
@@ -97,6 +97,27 @@ def test_gradients_are_averaged_over_the_batches_of_all(processes: Processes, sh
     assert one["settings"] == alone["settings"]
     for layer, expected in table(alone).items():
         torch.testing.assert_close(table(one)[layer], expected, rtol=1e-5, atol=0)  # gradients are float32
+
+
+@pytest.mark.parametrize("shares", SHARES)
+@pytest.mark.parametrize("options", [{}, {"labels": 0.3, "relative": False}], ids=["outputs", "classes"])
+@pytest.mark.filterwarnings("ignore:fewer rows")
+def test_equations_of_the_readers_add_up(processes: Processes, options: dict[str, Any], shares: str) -> None:
+    """Every position is read, so that nothing is drawn."""
+    one, other = processes.run(work.find_scores_by_name, "reconstruction", shares, options)
+    model, (inputs, labels) = work.network(), work.images()
+    alone = reconstruction_scores(model, channel_groups(model, inputs[:2]), [(inputs, labels)], **options).to_json()
+    assert one == other
+    assert one["settings"] == alone["settings"]
+    for layer, expected in table(alone).items():
+        torch.testing.assert_close(table(one)[layer], expected, rtol=1e-5, atol=0)  # outputs are float32
+
+
+def test_missing_labels_are_told_to_all(processes: Processes) -> None:
+    one, other = processes.run(work.find_scores_without_labels)
+    assert isinstance(one, ProcessError)
+    assert "process 1 failed: DataError: labels=0.5 reads labels" in str(one)
+    assert isinstance(other, DataError)
 
 
 @pytest.mark.parametrize("name", ["l1", "bn_scale"])

@@ -115,6 +115,22 @@ class NormalEquations:
             self.UE.baddbmm_(u.mT, e)
             self.EE += e.square().sum(1)
 
+    def joined(self, other: NormalEquations) -> NormalEquations:
+        """Return the equations of the rows of both."""
+        both = self._with(
+            self.inputs + other.inputs,
+            self.errors + other.errors,
+            self.UU + other.UU,
+            self.UE + other.UE,
+            self.EE + other.EE,
+        )
+        both.rows = self.rows + other.rows
+        return both
+
+    def to(self, device: torch.device) -> NormalEquations:
+        """Return the equations on a device."""
+        return self._with(*(part.to(device) for part in (self.inputs, self.errors, self.UU, self.UE, self.EE)))
+
     def shifted(self, change: Tensor) -> NormalEquations:
         """Return the equations for the errors E + U `change`, (G, D, O): what is missing once that is taken away."""
         product = self.UU @ change

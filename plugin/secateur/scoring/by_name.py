@@ -75,7 +75,7 @@ def scores_by_name(
         if groups is None:
             raise ConfigError(f"the criterion {name!r} scores groups of channels: give groups=channel_groups(...)")
         own = options_of(group_criterion(name, **given)) | ({} if samples is None else {"samples": samples})
-        return reconstruction_scores(model, groups, batches, **own)
+        return reconstruction_scores(model, groups, batches, **own, across=across)
     if name in CRITERIA:
         return collect_scores(model, batches, criterion(name, **given), tap=tap, samples=samples, across=across)
     if name in WEIGHT_CRITERIA:

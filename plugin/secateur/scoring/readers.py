@@ -8,7 +8,7 @@ channels merely pass, such as depthwise convolutions, share nothing between them
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -24,7 +24,6 @@ from secateur.regression import (
     columns_of,
     layout_of,
     reason_against,
-    sample_outputs,
     targets_of,
 )
 from secateur.regression.layer_rows import draw_positions, input_rows, output_rows, positions_of, sole_input
@@ -69,6 +68,9 @@ def gather(
     images: Sequence[Tensor],
     classes: Sequence[Tensor] | None,
     rows: int,
+    *,
+    total: int | None = None,
+    seed: int = 0,
 ) -> dict[str, NormalEquations]:
     """Return the equations of each layer for its own output times the gain and, beside it, for the classes.
 
@@ -78,12 +80,14 @@ def gather(
         images: batches (N, ...).
         classes: for each batch (N, L), zeros and ones; None for the outputs alone.
         rows: output positions of each layer, drawn at random, shared out over the batches by their size.
+        total: how many images `rows` are shared out over; None for these.
+        seed: draws the positions.
 
     Raises:
         DataError: a layer gives or reads NaN or infinite values; it is named.
     """
-    device, total = device_of(network), sum(map(len, images))
-    draws = {name: torch.Generator().manual_seed(0) for name in targets}
+    device, total = device_of(network), total or sum(map(len, images))
+    draws = {name: torch.Generator().manual_seed(seed) for name in targets}
     equations = {}
     for name in targets:
         blocks, unknowns, outputs = layout_of(network.get_submodule(name))
@@ -116,23 +120,6 @@ def gather(
             stack.enter_context(torch.inference_mode())
             network(batch.to(device))
     return equations
-
-
-def variations(network: nn.Module, layers: Collection[str], images: Sequence[Tensor], rows: int) -> dict[str, float]:
-    """Return for each layer the variance of what its output is added to, summed over its channels.
-
-    That is what lies behind the layer's batch norm and residual sum, in the unit of the errors of `readings_of`; 1
-    where nothing varies.
-
-    Cost: a forward pass.
-    """
-    targets = targets_of(network, images[0][:2].to(device_of(network)), layers, at="sum")
-    found = {}
-    for name, batches in sample_outputs(network, images, targets, rows=rows).items():
-        values = torch.cat([sample.values.double() for batch in batches for sample in batch])
-        gain = targets[name].gain if targets[name].at == "layer" else None
-        found[name] = float((values if gain is None else values * gain).var(0, unbiased=False).sum()) or 1.0
-    return found
 
 
 def is_uneven(module: nn.Module, member: Member) -> bool:

@@ -9,18 +9,18 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from secateur.batches import Batches, hold
+from secateur.batches import Batches
 from secateur.criteria import Reconstruction, options_of
-from secateur.criteria.inputs import as_classes
 from secateur.criteria.reconstruction import Reading
-from secateur.errors import DataError, NetworkError
+from secateur.distributed import Across, jointly
+from secateur.errors import NetworkError
 from secateur.feature_maps.tap import unwrapped
 from secateur.modes import structure_of
 from secateur.records import ChannelGroup, Member, Reduction, ScoreTable
 from secateur.regression import layout_of, readings_of, warn_of_few_rows
-from secateur.scoring.readers import bytes_for, consumers, gather, is_uneven, readers_of, variations
+from secateur.scoring.holding import held, joint_equations, variations
+from secateur.scoring.readers import bytes_for, consumers, is_uneven, readers_of
 
 STREAM_ROWS = 8192  # from which the variance of what a reader's output is added to is told
 RANKING = 4  # how many times the memory of a group's equations it takes to rank its channels
@@ -39,6 +39,7 @@ def reconstruction_scores(
     relative: bool = True,
     order: ScoreTable | None = None,
     reduction: Reduction = "sum",
+    across: Across = None,
 ) -> ScoreTable:
     """Return for each channel the error of its readers once it, and all that are worth less, are gone.
 
@@ -62,6 +63,9 @@ def reconstruction_scores(
         order: scores of another criterion, larger = keep, by which the channels go; None: the one that costs least.
             Groups that it does not score are skipped.
         reduction: how `order` combines where several layers produce a group's channels.
+        across: the processes that share the images, see `collect_scores`: each holds at most its equal part of
+            `samples` and draws its part of `rows`, and all get the same scores, those of one process up to the rows
+            that are drawn; None for this process alone.
 
     Returns:
         The scores, under the name of each group: the layer that produces its channels, (C,). The settings are
@@ -73,6 +77,7 @@ def reconstruction_scores(
         DataError: no images, more than fit into half of the memory, values that are NaN or infinite (the layer is
             named), or labels that are missing but asked for.
         NetworkError: no group can be scored; a compiled or scripted network.
+        ProcessError: another process failed, ended, or has other weights or settings; see `secateur.distributed`.
 
     Warns:
         SecateurWarning: a reader has fewer rows than unknowns.
@@ -93,11 +98,10 @@ def reconstruction_scores(
     """
     rule = Reconstruction(samples=samples, rows=rows, ridge=ridge, labels=labels, memory=memory, relative=relative)
     network = unwrapped(model)
-    images, classes = _held(batches, rule)
-    targets, unread = readers_of(network, groups, images[0][:2])
-    width = 0 if classes is None else classes[0].shape[1]
-    sizes = {name: bytes_for(network.get_submodule(name), width) for name in targets}
-    room = memory - sum(batch.nbytes for batch in images)
+    images = held(network, batches, rule, across)
+    targets, unread = readers_of(network, groups, images.example)
+    sizes = {name: bytes_for(network.get_submodule(name), images.width) for name in targets}
+    room = memory - images.nbytes
     todo, skipped = _to_score(network, groups, unread, sizes, room)
     going = {name: None if order is None else _order_of(groups[name], order, reduction) for name in todo}
     for name in [name for name, channels in going.items() if channels == []]:
@@ -108,7 +112,7 @@ def reconstruction_scores(
     counted: dict[str, int] = {}
     for chunk in _chunks(todo, sizes, room):
         layers = {member.layer: targets[member.layer] for name in chunk for member in todo[name]}
-        equations = gather(network, layers, images, classes, rows)
+        equations = joint_equations(network, layers, images, rows)
         counted |= {layer: of.rows for layer, of in equations.items()}
         for name in chunk:
             readings: list[Reading] = []
@@ -119,11 +123,12 @@ def reconstruction_scores(
             found[name] = _by_position(groups[name], rule(readings, order=going[name]))
     if not found:
         raise NetworkError("no group can be scored: " + "; ".join(f"{name}: {why}" for name, why in skipped.items()))
+    found = jointly(lambda: found, across, what=f"scores by {rule.name!r}")[0]
     warn_of_few_rows({name: (n, layout_of(network.get_submodule(name)).unknowns) for name, n in counted.items()})
     settings = {
         "criterion": rule.name,
         "options": options_of(rule),
-        "samples": sum(map(len, images)),
+        "samples": images.total,
         "rows": counted,
         "skipped": skipped,
         "unread": unread,
@@ -132,18 +137,6 @@ def reconstruction_scores(
     if order is not None:
         settings["order"] = dict(order.settings) | {"reduction": reduction}
     return ScoreTable({name: found[name] for name in groups if name in found}, settings=settings)
-
-
-def _held(batches: Batches, rule: Reconstruction) -> tuple[list[Tensor], list[Tensor] | None]:
-    """Return the images in their batches, and where labels are asked for their classes, (N, L) of zeros and ones."""
-    images, found = hold(batches, samples=rule.samples, memory=rule.memory)
-    if not rule.labels:
-        return images, None
-    labels = [marks for marks in found if marks is not None]
-    if len(labels) < len(images):
-        raise DataError(f"labels={rule.labels} reads labels, but the batches hold inputs alone")
-    sizes = [len(batch) for batch in images]
-    return images, list(torch.split(functional.one_hot(as_classes(torch.cat(labels), sum(sizes))), sizes))
 
 
 def _to_score(
