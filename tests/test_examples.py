@@ -44,7 +44,11 @@ def run_config(name: str, *arguments: str | Path, folder: Path) -> str:
 
 
 def test_no_script_is_left_untested() -> None:
-    assert [path.name for path in sorted(EXAMPLES.glob("*.py"))] == ["01_prune_and_deploy.py", "02_torch_pruning.py"]
+    assert [path.name for path in sorted(EXAMPLES.glob("*.py"))] == [
+        "01_prune_and_deploy.py",
+        "02_torch_pruning.py",
+        "03_score_on_several_processes.py",
+    ]
 
 
 def test_prune_and_deploy(tmp_path: Path) -> None:
@@ -76,6 +80,19 @@ def test_torch_pruning(tmp_path: Path) -> None:
         assert re.findall(r"(\d+\.\d\d) M MACs", part) == ["16.47", "11.45", "7.34", "4.14"]
         last = part.strip().splitlines()[-1]
         assert last.endswith(f"widths {[24] * 3 + [48] * 8}")
+
+
+def test_score_on_several_processes(tmp_path: Path) -> None:
+    start = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    printed = run(*start, EXAMPLES / "03_score_on_several_processes.py", "--smoke", folder=tmp_path)
+    lines = sorted(line for line in printed.splitlines() if line.startswith("process"))
+    assert len(lines) == 2, printed
+    held = "process {} of 2 holds 300 images, 500 are scored by all; "
+    found = [line.removeprefix(held.format(rank)) for rank, line in enumerate(lines)]
+    assert found[0] == found[1]
+    assert re.fullmatch(r"plan [0-9a-f]{16}, 5\d\.\d% of the MACs, accuracy \d+\.\d\d% -> \d+\.\d\d%", found[0]), (
+        printed
+    )
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
