@@ -61,7 +61,7 @@ def jointly(
 
     Any error of `work` is passed on, after the others have been told.
 
-    Cost: one exchange, and with `network` a hash of its weights: some milliseconds for every ten megabytes.
+    Cost: one exchange, and with `network` a hash of its weights, about a second a gigabyte.
 
     Example:
         >>> jointly(lambda: 3, None, what="a sum")
@@ -125,7 +125,7 @@ def part_of(samples: int, across: Across, *, batch_size: int | None = None) -> i
     if across is None:
         return samples
     rank, size = place_in(across)
-    unit = min(batch_size or 1, samples)
+    unit = max(1, min(batch_size or 1, samples))
     units = samples // unit
     return unit * (units // size + int(rank < units % size))
 

@@ -34,7 +34,8 @@ def problems(draw: Any) -> tuple[Tensor, Tensor, float, bool]:
 def filled(kind: type[Any], U: Tensor, E: Tensor, sizes: list[int] | None = None) -> Any:
     layout = Layout(U.shape[0], U.shape[2], E.shape[2])
     held = kind(layout) if kind is NormalEquations else kind(layout, memory=WIDE)
-    for u, e in zip(U.split(sizes or U.shape[1], 1), E.split(sizes or U.shape[1], 1), strict=True):
+    whole = max(1, U.shape[1])
+    for u, e in zip(U.split(sizes or whole, 1), E.split(sizes or whole, 1), strict=True):
         held.add(u, e)
     return held
 
@@ -73,6 +74,24 @@ def test_any_split_gives_the_same(problem: tuple[Tensor, Tensor, float, bool], d
             filled(kind, U, E, sizes).solve(ridge=ridge, intercept=intercept),
             filled(kind, U, E).solve(ridge=ridge, intercept=intercept),
         )
+
+
+@given(problems(), st.data())
+@settings(deadline=None, max_examples=40)
+def test_equations_of_shares_join_to_those_of_all(
+    problem: tuple[Tensor, Tensor, float, bool], data: st.DataObject
+) -> None:
+    U, E, ridge, intercept = problem
+    here = data.draw(st.integers(0, U.shape[1]))
+    shares = [filled(NormalEquations, U[:, part], E[:, part]) for part in (slice(here), slice(here, None))]
+    before = [share.UU.clone() for share in shares]
+    joined = shares[0].joined(shares[1])
+    assert joined.rows == U.shape[1]
+    same(
+        joined.solve(ridge=ridge, intercept=intercept),
+        filled(NormalEquations, U, E).solve(ridge=ridge, intercept=intercept),
+    )
+    assert all(torch.equal(share.UU, UU) for share, UU in zip(shares, before, strict=True))
 
 
 def test_rows_are_added_up_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
