@@ -11,7 +11,7 @@ import bisect
 from collections.abc import Mapping
 
 from secateur.records import ChannelGroup, PruningPlan, Reduction, ScoreTable
-from secateur.search.problem import state_problem
+from secateur.search.problem import Problem, state_problem
 from secateur.search.selection import Variant, keep_count
 from secateur.search.spending import Budgets, Costs
 
@@ -82,13 +82,18 @@ def uniform_plan(
         seed=seed,
     )
 
+    widths, rate = uniform_widths(problem, round_to=round_to, min_keep=min_keep)
+    return problem.plan(widths, {"search": "uniform", "rate": rate})
+
+
+def uniform_widths(problem: Problem, *, round_to: int, min_keep: int) -> tuple[dict[str, int], float]:
+    """Return the widths of the smallest share that meets every budget when it is removed everywhere, and the share."""
+
     def widths(rate: float) -> dict[str, int]:
         return {
-            name: keep_count(allowed[-1], rate, min_keep=min_keep, round_to=round_to)
-            for name, allowed in problem.widths.items()
+            name: keep_count(width, rate, min_keep=min_keep, round_to=round_to) for name, width in problem.dense.items()
         }
 
-    dense = {allowed[-1] for allowed in problem.widths.values()}
-    rates = sorted({removed / width for width in dense for removed in range(width + 1)})
+    rates = sorted({removed / width for width in problem.dense.values() for removed in range(width + 1)})
     rate = rates[bisect.bisect_left(rates, True, key=lambda rate: problem.met(widths(rate)))]
-    return problem.plan(widths(rate), {"search": "uniform", "rate": rate})
+    return widths(rate), rate
