@@ -65,7 +65,7 @@ CONFIG = """
 network: {build: secateur_user_networks:Small}
 data: {source: secateur_user_data:load}
 train: {epochs: 2, learning_rate: 0.05}
-plan: {budget: {macs: 50%}, round_to: 2, images: 32, delta: 0.1}
+plan: {budget: {macs: 50%}, round_to: 2, worth: {images: 32}, delta: 0.1}
 fine_tune: {epochs: 1}
 onnx: {batch_sizes: [1], seconds: 0.05}
 threads: 1
@@ -89,12 +89,23 @@ class User:
         return run_job(config, search, folder=self.folder, output=output, progress=progress)
 
     def command(
-        self, output: Path, *settings: str, flags: tuple[str, ...] = (), config: Path | None = None
+        self,
+        output: Path,
+        *settings: str,
+        name: str = "run",
+        flags: tuple[str, ...] = (),
+        config: Path | None = None,
+        columns: int = 80,
     ) -> tuple[int, str, str]:
         """Give the command, in this process; return the exit code and what it printed and complained."""
         changes = [word for setting in settings for word in ("--set", setting)]
-        done = CliRunner().invoke(app, ["run", str(config or self.config), "--output", str(output), *changes, *flags])
-        return done.exit_code, done.stdout, done.stderr
+        return give(name, str(config or self.config), "--output", str(output), *changes, *flags, columns=columns)
+
+
+def give(*words: str, columns: int = 80) -> tuple[int, str, str]:
+    """Give a command, in this process; return the exit code and what it printed and complained."""
+    done = CliRunner().invoke(app, list(words), env={"COLUMNS": str(columns)})
+    return done.exit_code, done.stdout, done.stderr
 
 
 def write_user(folder: Path) -> User:

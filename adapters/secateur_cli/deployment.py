@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from secateur_cli import plots
 from secateur_cli.page import Figure, Report, Section, Table, as_text, part
-from secateur_cli.wording import NONE, PROVIDERS, agreement, amount, batch, milliseconds, percent, speed, spread, tiny
+from secateur_cli.verdict import agreement
+from secateur_cli.wording import NONE, PROVIDERS, amount, batch, milliseconds, percent, speed, spread, tiny
 
 
 def speed_section(report: Report) -> Section | None:

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from secateur.cost import MacsCost
 from secateur.evaluation import accuracy
 from secateur.files import replacing
+from secateur.protocols import CostModel
 from secateur.records import ChannelGroups
 from secateur.training import Epoch, Recipe, fine_tune
 from secateur.weights import tensors_of
@@ -31,6 +31,7 @@ class Job:
     Attributes:
         build: returns the network as its factory makes it, without the weights of the configuration.
         model: the dense network, in eval mode.
+        costs: what has a budget; the plan is counted in the first.
         facts: grows into the report.
     """
 
@@ -42,8 +43,13 @@ class Job:
     model: nn.Module
     data: Data
     groups: ChannelGroups
-    cost: MacsCost
+    costs: tuple[CostModel, ...]
     facts: dict[str, Any]
+
+    @property
+    def budgets(self) -> dict[str, str | int | float]:
+        """Name of each cost -> its budget, as it was given."""
+        return self.config.plan.budget.given
 
     def once(self, stage: str, work: Callable[[], Any]) -> Any:
         """Return the result of a stage: what an earlier call has recorded, else of `work`, which is recorded then.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
+from platform import python_version
 from typing import Any
 
 import torch
@@ -16,29 +17,19 @@ from torch.utils.flop_counter import FlopCounterMode
 import secateur_onnx
 from secateur.channel_graph import apply_plan, verify_pruning
 from secateur.checkpoint import MODEL_FILE, PLAN_FILE, load_pruned, save_pruned
-from secateur.criteria import known_criterion
-from secateur.files import write_json
 from secateur.modes import evaluating
-from secateur.records import PruningPlan, ScoreTable
-from secateur.scoring import scores_by_name
-from secateur.search import format_cost
-from secateur.weights import load_weights
+from secateur.records import PruningPlan
+from secateur_cli import planning
 from secateur_cli.job import Job
+from secateur_cli.planning import choose_widths, score, train_dense
 from secateur_cli.preparation import prepare
 from secateur_cli.progress import Progress
 from secateur_cli.recovery import RECOVERED, recover
 from secateur_cli.schema import RunConfig, Search
-from secateur_cli.searching import search
 
-DENSE_WEIGHTS = "stages/dense.safetensors"
-SCORES = "stages/scores.json"
-PLAN = "stages/plan.json"
 DENSE_ONNX = "dense.onnx"
 PRUNED_ONNX = "model.onnx"
-FILES = {
-    "training": (DENSE_WEIGHTS,),
-    "scores": (SCORES,),
-    "plan": (PLAN,),
+FILES = planning.FILES | {
     "recovery": (RECOVERED,),
     "model": (PLAN_FILE, MODEL_FILE),
     "onnx": (DENSE_ONNX, PRUNED_ONNX),
@@ -62,10 +53,13 @@ def run_job(
         SecateurError: anything that the stages refuse; what was finished stays, nothing is half-written.
     """
     begun = time.monotonic()
+    secateur_onnx.check_installation(provider=config.onnx.provider)
     job = prepare(
         config, search, folder=folder, output=output, progress=progress, smoke=smoke, files=FILES, begun=begun
     )
     job.facts |= {"format": 1, "created": datetime.now(UTC).isoformat(timespec="seconds"), "smoke": smoke}
+    machine = secateur_onnx.describe_machine(provider=config.onnx.provider).to_json()
+    job.facts |= {"versions": versions(), "machine": machine | {"threads": torch.get_num_threads()}}
     try:
         train_dense(job)
         job.judge("dense", job.model)
@@ -82,91 +76,11 @@ def run_job(
     return job.facts
 
 
-def train_dense(job: Job) -> None:
-    """Train the network where the configuration says so; otherwise it is taken as it comes."""
-    settings = job.config.train
-    if settings is None:
-        return
-
-    def work() -> dict[str, Any]:
-        history = job.train(job.model, settings, "training the dense network")
-        job.keep(job.model, DENSE_WEIGHTS)
-        return history
-
-    job.facts["training"] = job.once("training", work)
-    load_weights(job.model, job.workspace.path(DENSE_WEIGHTS))
-
-
-def score(job: Job) -> ScoreTable:
-    """Score every channel by the criterion, on training images."""
-    settings = job.config.score
-
-    def work() -> dict[str, Any]:
-        begun = time.monotonic()
-        rule = known_criterion(settings.criterion, **settings.options)
-        own: int = getattr(rule, "samples", 0)  # criteria over weights read no images
-        samples = own if settings.samples is None else settings.samples
-        total = math.ceil(samples / job.config.data.batch_size)
-        watched = job.progress.track(job.data.calibration, f"scoring: {settings.criterion}", total=total)
-        table = scores_by_name(
-            job.model,
-            watched,
-            settings.criterion,
-            options=settings.options,
-            tap=settings.tap,
-            samples=settings.samples,
-            groups=job.groups,
-        )
-        write_json(job.workspace.path(SCORES), table.to_json())
-        return {"seconds": time.monotonic() - begun}
-
-    seconds = job.once("scores", work)["seconds"]
-    table = ScoreTable.from_json(job.workspace.read(SCORES))
-    job.facts["scores"] = {"criterion": settings.criterion, "settings": dict(table.settings)}
-    images = table.settings.get("samples")
-    on = f" on {images:,} images" if images else ""
-    job.progress.say(f"scored {len(table)} layers by {settings.criterion}{on} in {seconds:.1f} s")
-    return table
-
-
-def choose_widths(job: Job, scores: ScoreTable) -> PruningPlan:
-    """Spend the budget: how many channels each group keeps, and which."""
-
-    def work() -> dict[str, Any]:
-        plan, steps = search(job, scores)
-        write_json(job.workspace.path(PLAN), plan.to_json())
-        return {"steps": steps}
-
-    found = job.once("plan", work)
-    plan = PruningPlan.from_json(job.workspace.read(PLAN))
-    if found["steps"]:
-        job.facts["search"] = found
-    job.facts["plan"] = {
-        "search": job.search,
-        "cost": plan.cost,
-        "before": plan.cost_before,
-        "after": plan.cost_after,
-        "budget": plan.budget,
-        "fingerprint": plan.fingerprint,
-        "settings": dict(plan.settings),
-        "groups": [
-            {
-                "name": group.name,
-                "layers": [member.layer for member in group.producers],
-                "width": group.width,
-                "kept": len(plan[group.name]),
-                "kept_channels": list(plan[group.name]),
-                "ties": plan.ties.get(group.name, 0),
-                "scores": group.combine(scores).tolist() if group.name in plan.kept else None,
-            }
-            for group in plan.groups
-        ],
-    }
-    job.progress.say(
-        f"{job.search} plan: {format_cost(plan.cost_after, 'MACs')} of {format_cost(plan.cost_before, 'MACs')} "
-        f"({plan.cost_after / plan.cost_before:.1%}; allowed {format_cost(plan.budget, 'MACs')})"
-    )
-    return plan
+def versions() -> dict[str, str]:
+    """Return the versions of what decides a result."""
+    packages = ("secateur", "torch", "torch-pruning", "onnx")
+    runtime = {"onnxruntime": str(secateur_onnx.describe_machine().onnxruntime)}
+    return {"python": python_version()} | {name: version(name) for name in packages} | runtime
 
 
 def remove_channels(job: Job, plan: PruningPlan) -> nn.Module:

@@ -5,25 +5,24 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
-from platform import python_version
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-import secateur_onnx
 from secateur.channel_graph import channel_groups
 from secateur.channel_map import with_channel_maps
-from secateur.cost import MacsCost
+from secateur.cost import cost_model
 from secateur.criteria import GROUP_CRITERIA
 from secateur.errors import CheckpointError, DataError, NetworkError
 from secateur.modes import evaluating
+from secateur.protocols import CostModel
 from secateur.records import ChannelGroups
 from secateur.scoring import scores_by_name
-from secateur.search import format_cost, parse_budget
+from secateur.search import format_cost
 from secateur.search.problem import state_problem
+from secateur.search.spending import state_spendings
 from secateur.weights import tensors_of
 from secateur_cli.config import resolve
 from secateur_cli.data import load_data
@@ -53,7 +52,6 @@ def prepare(
     Raises: SecateurError: see `secateur_cli.pipeline.run_job`.
     """
     check_search(config, search)
-    secateur_onnx.check_installation(provider=config.onnx.provider)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
@@ -65,22 +63,19 @@ def prepare(
     data = data.for_outputs(outputs)
     model = with_channel_maps(model, data.example)
     groups = channel_groups(model, data.example, ignore=config.plan.ignore, residual=config.plan.residual)
-    cost = MacsCost(model, data.example, groups)
-    _rehearse(config, model, data.example, groups, cost)
+    costs = tuple(cost_model(name, model, data.example, groups) for name in config.plan.budget.given)
+    _rehearse(config, model, data.example, groups, costs)
     workspace.open()
     if workspace.stages:
         progress.say(f"continuing the run in {output}; done so far: {', '.join(workspace.stages)}")
     if workspace.lost is not None:
         progress.say(f"{output / workspace.lost} is gone: making it again, and what follows from it")
-    macs = format_cost(cost({}), "MACs")
+    dense = ", ".join(format_cost(cost({}), cost.unit) for cost in costs)
     number = "1 group" if len(groups) == 1 else f"{len(groups)} groups"
-    progress.say(f"{config.network.build}: {macs}, {number} of channels can be pruned")
+    progress.say(f"{config.network.build}: {dense}, {number} of channels can be pruned")
     if data.classes is not None and data.classes < outputs:
         progress.say(f"warning: the network has {outputs} outputs, but the data only {data.classes} classes")
-    machine = secateur_onnx.describe_machine(provider=config.onnx.provider).to_json()
     facts: dict[str, Any] = {
-        "versions": versions(),
-        "machine": machine | {"threads": torch.get_num_threads()},
         "config": config.model_dump(mode="json"),
         "network": {
             "build": config.network.build,
@@ -91,7 +86,7 @@ def prepare(
         "accuracy": [],
     }
     build = network_factory(config.network, folder)
-    return Job(config, search, workspace, progress, build, model, data, groups, cost, facts)
+    return Job(config, search, workspace, progress, build, model, data, groups, costs, facts)
 
 
 def run_settings(config: RunConfig, search: Search, *, folder: Path, smoke: bool) -> dict[str, Any]:
@@ -100,13 +95,6 @@ def run_settings(config: RunConfig, search: Search, *, folder: Path, smoke: bool
     Raises: CheckpointError: the weights file cannot be read.
     """
     return config.canonical() | {"search": search, "smoke": smoke, "weights_sha256": _digest(config, folder)}
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of what decides a result."""
-    packages = ("secateur", "torch", "torch-pruning", "onnx")
-    runtime = {"onnxruntime": str(secateur_onnx.describe_machine().onnxruntime)}
-    return {"python": python_version()} | {name: version(name) for name in packages} | runtime
 
 
 def _logits(model: nn.Module, example: Tensor) -> Tensor:
@@ -125,7 +113,9 @@ def _logits(model: nn.Module, example: Tensor) -> Tensor:
     return outputs
 
 
-def _rehearse(config: RunConfig, model: nn.Module, example: Tensor, groups: ChannelGroups, cost: MacsCost) -> None:
+def _rehearse(
+    config: RunConfig, model: nn.Module, example: Tensor, groups: ChannelGroups, costs: tuple[CostModel, ...]
+) -> None:
     """Walk through scoring and the search's statement on two images, to be refused now and not after the training.
 
     Raises: SecateurError: layers that the criterion cannot score, a budget that is met already or out of reach,
@@ -134,7 +124,7 @@ def _rehearse(config: RunConfig, model: nn.Module, example: Tensor, groups: Chan
     plan, settings = config.plan, config.score
     quick = "random" if settings.criterion in GROUP_CRITERIA else settings.criterion  # these rank for minutes
     options = {} if quick != settings.criterion else settings.options
-    parse_budget(plan.budget.macs, cost({}))
+    state_spendings(costs, plan.budget.given, {})
     batch = (example, torch.arange(len(example)) % 2)  # the scores mean nothing, so any two classes will do
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what is worth saying comes again with all images
@@ -142,8 +132,8 @@ def _rehearse(config: RunConfig, model: nn.Module, example: Tensor, groups: Chan
         state_problem(
             groups,
             scores,
-            cost,
-            plan.budget.macs,
+            costs,
+            plan.budget.given,
             round_to=plan.round_to,
             min_keep=plan.min_keep,
             reduction="sum",

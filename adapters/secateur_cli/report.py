@@ -9,7 +9,7 @@ from typing import Any
 
 from secateur.errors import MissingDependencyError
 from secateur.files import replacing, write_json
-from secateur_cli.wording import verdict
+from secateur_cli.verdict import verdict
 
 JSON_FILE = "report.json"
 HTML_FILE = "report.html"

@@ -7,19 +7,28 @@ turns what is refused into errors in the words of its author.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from secateur.criteria import known_criterion
-from secateur.search.budget import parse_budget
+from secateur_cli.plan_schema import PlanConfig, Search
+from secateur_cli.values import Count, Number, Recovery, Section, as_tuple
 
-Count = Annotated[int, Field(strict=True, gt=0)]
-Number = Annotated[float, Field(allow_inf_nan=False)]
-Search = Literal["uniform", "greedy", "curves"]
-Recovery = Literal["none", "recalibrate", "compensate"]
+__all__ = [
+    "DataConfig",
+    "FineTuneConfig",
+    "NetworkConfig",
+    "OnnxConfig",
+    "PlanConfig",
+    "RecoverConfig",
+    "RunConfig",
+    "ScoreConfig",
+    "Search",
+    "TrainConfig",
+]
+
 SMOKE_IMAGES = 64
 SMOKE_SEARCH_IMAGES = 16  # a greedy search reads them hundreds of times
 
@@ -32,30 +41,11 @@ SOURCE_KEYS = {
 }
 
 
-def _as_tuple(value: Any) -> Any:
-    return (value,) if isinstance(value, (str, int, float)) else value
-
-
-def _budget(value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise ValueError(f"{value!r}: must be a share such as 50% or an amount such as 60M")
-    if isinstance(value, str) and re.fullmatch(r"\s*100(\.0*)?\s*%\s*", value):
-        raise ValueError(f"the budget {value!r} is already met; it must be below the dense network")
-    parse_budget(value, 1e300)  # only its form: whether it can be met is known once there is a network
-    return value
-
-
 def _as_method(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, list)):
         allowed = ", ".join(get_args(Recovery))
         raise ValueError(f"{value!r}: must be {allowed}, or a mapping with the keys method, samples")
     return {"method": value} if isinstance(value, str) else value
-
-
-class Section(BaseModel):
-    """A part of the configuration: immutable, and with no keys but its own."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class NetworkConfig(Section):
@@ -173,40 +163,6 @@ class ScoreConfig(Section):
         return self
 
 
-class BudgetConfig(Section):
-    """What the pruned network may cost."""
-
-    macs: Annotated[str | int | float, BeforeValidator(_budget)] = Field(
-        description="multiply-accumulates of one image: a share of the dense network's ('50%') or an amount ('60M')"
-    )
-
-
-class PlanConfig(Section):
-    """How many channels each layer keeps."""
-
-    search: Annotated[tuple[Search, ...], BeforeValidator(_as_tuple), Field(min_length=1)] = Field(
-        default=("uniform",), description="uniform, greedy, curves (of reconstruction errors), or a list of them"
-    )
-    budget: BudgetConfig = Field(description="what the pruned network may cost, e.g. {macs: 50%}")
-    round_to: Count = Field(default=8, description="widths are multiples of it: odd widths run slowly")
-    min_keep: Count = Field(default=1, description="channels that every layer keeps at least")
-    delta: Annotated[Number, Field(gt=0)] = Field(
-        default=0.01, description="greedy: the least share of the dense cost that one step frees"
-    )
-    images: Count = Field(default=1000, description="greedy: validation images that a candidate is judged on")
-    residual: Literal["joint", "skip"] = Field(
-        default="joint",
-        description="joint: layers that a shortcut sums are pruned together; skip: they stay as they are",
-    )
-    ignore: tuple[str, ...] = Field(default=(), description="layers that keep all their channels, by name")
-
-    @model_validator(mode="after")
-    def _searches_differ(self) -> Self:
-        if len(set(self.search)) != len(self.search):
-            raise ValueError(f"search: {', '.join(self.search)}: the same search twice")
-        return self
-
-
 class RecoverConfig(Section):
     """How accuracy comes back without labels and without training."""
 
@@ -228,7 +184,7 @@ class OnnxConfig(Section):
     provider: Literal["cpu", "cuda", "tensorrt"] = Field(
         default="cpu", description="execution provider of ONNX Runtime"
     )
-    batch_sizes: Annotated[tuple[Count, ...], BeforeValidator(_as_tuple), Field(min_length=1)] = Field(
+    batch_sizes: Annotated[tuple[Count, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
         default=(1, 8, 32), description="batch sizes that are timed"
     )
     threads: Count | None = Field(default=None, description="threads of ONNX Runtime; null: its own choice")
@@ -281,7 +237,7 @@ class RunConfig(Section):
                 "train": self.train and self.train.model_copy(update=short),
                 "score": self.score.model_copy(update={"samples": samples}),
                 "plan": plan.model_copy(
-                    update={"search": plan.search[:1], "images": min(plan.images, SMOKE_SEARCH_IMAGES)}
+                    update={"search": plan.search[:1], "worth": plan.worth.smoke(SMOKE_SEARCH_IMAGES)}
                 ),
                 "recover": self.recover.model_copy(update={"samples": images}),
                 "fine_tune": self.fine_tune and self.fine_tune.model_copy(update=short),

@@ -8,10 +8,14 @@ from typing import Any
 from secateur.batches import rebatch
 from secateur.errors import ConfigError
 from secateur.evaluation import MaskedAccuracy
+from secateur.journal import Journal, identify
 from secateur.records import PruningPlan, ScoreTable
-from secateur.search import GreedyStep, curve_plan, greedy_plan, parse_budget, uniform_plan
+from secateur.search import GreedyStep, curve_plan, greedy_plan, uniform_plan
+from secateur.search.budget import allowed_cost
 from secateur_cli.job import Job
 from secateur_cli.schema import RunConfig, Search
+
+JOURNAL = "journal.sqlite"
 
 
 def check_search(config: RunConfig, chosen: Search) -> None:
@@ -30,31 +34,61 @@ def check_search(config: RunConfig, chosen: Search) -> None:
 
 def search(job: Job, scores: ScoreTable) -> tuple[PruningPlan, list[dict[str, Any]]]:
     """Return the plan of the job's search, and the steps that it took as plain data, where it took any."""
-    config, cost = job.config.plan, job.cost
-    budget, round_to, min_keep = config.budget.macs, config.round_to, config.min_keep
+    round_to, min_keep = job.config.plan.round_to, job.config.plan.min_keep
     if job.search == "uniform":
-        return uniform_plan(job.groups, scores, cost, budget, round_to=round_to, min_keep=min_keep), []
+        return uniform_plan(job.groups, scores, job.costs, job.budgets, round_to=round_to, min_keep=min_keep), []
     if job.search == "curves":
-        return curve_plan(job.groups, scores, cost, budget, round_to=round_to, min_keep=min_keep), []
-    worth = MaskedAccuracy(job.model, job.groups, rebatch(job.data.validation, None, samples=config.images))
-    dense = cost({})
-    to_free = dense - parse_budget(budget, dense)
-    steps: list[GreedyStep] = []
-    with job.progress.task("greedy search, percent of the way") as advance:
+        return curve_plan(job.groups, scores, job.costs, job.budgets, round_to=round_to, min_keep=min_keep), []
+    return _greedy(job, scores)
 
-        def watched(kept: Any) -> float:
-            advance(min(int(100 * (dense - (steps[-1].cost if steps else dense)) / to_free), 99), 100)
-            return worth(kept)
+
+def _greedy(job: Job, scores: ScoreTable) -> tuple[PruningPlan, list[dict[str, Any]]]:
+    """Search greedily with a journal in the folder of the run, from which a search that was stopped goes on."""
+    config = job.config.plan
+    batches = list(rebatch(job.data.validation, None, samples=config.worth.images))
+    evaluate = MaskedAccuracy(job.model, job.groups, batches)
+    settings = config.model_dump(mode="json") | {"search": job.search, "criterion": job.config.score.criterion}
+    identity = identify(job.model, job.groups, batches, seed=job.config.seed, settings=settings)
+    steps: list[GreedyStep] = []
+    with (
+        Journal.open(job.workspace.path(JOURNAL), identity) as journal,
+        job.progress.task("greedy search, percent of the way") as advance,
+    ):
+        if journal.evaluations:
+            job.progress.say(
+                f"the journal of the search holds {journal.evaluations:,} evaluations: going on from there"
+            )
+
+        def tell() -> None:
+            advance(_way(job, steps[-1]) if steps else 0, 100)
+
+        def decided(step: GreedyStep) -> None:
+            journal.decided(step)
+            steps.append(step)
+            tell()
 
         plan = greedy_plan(
             job.groups,
-            scores,
-            cost,
-            budget,
-            watched,
+            journal.scores(job.config.score.criterion, lambda: scores),
+            job.costs,
+            job.budgets,
+            journal.remembering(evaluate, on_worth=tell),
             delta=config.delta,
-            round_to=round_to,
-            min_keep=min_keep,
-            on_step=steps.append,
+            round_to=config.round_to,
+            min_keep=config.min_keep,
+            on_step=decided,
         )
+        journal.finished(plan)
     return plan, [asdict(step) for step in steps]
+
+
+def _way(job: Job, step: GreedyStep) -> int:
+    """Return how many percent of what must be freed a step has left behind, of the cost that lags most."""
+    after = {job.costs[0].name: step.cost, **step.further}
+    shares = []
+    for cost in job.costs:
+        dense = cost({})
+        to_free = dense - allowed_cost(job.budgets[cost.name], dense)
+        if to_free > 0:
+            shares.append((dense - after[cost.name]) / to_free)
+    return min(int(100 * min(shares)), 99)

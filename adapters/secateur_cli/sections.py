@@ -5,11 +5,11 @@ from __future__ import annotations
 import yaml
 
 from secateur_cli import plots
+from secateur_cli.costs import label, spent, unit
 from secateur_cli.deployment import medians, onnx_section, speed_section
 from secateur_cli.page import Figure, Report, Section, Table, as_text, part
 from secateur_cli.recovery_section import recovery_section
 from secateur_cli.wording import (
-    COSTS,
     NONE,
     amount,
     batch,
@@ -98,10 +98,13 @@ def _widths(report: Report) -> Section | None:
     groups = plan.get("groups") or []
     if not groups:
         return None
-    cost = COSTS.get(str(plan.get("cost")), str(plan.get("cost")))
+    budgets = " ".join(
+        f"Of {label(name)}, {amount(cost['budget'], unit(name))} were allowed: {amount(cost['before'], unit(name))} "
+        f"before, {amount(cost['after'], unit(name))} after."
+        for name, cost in spent(plan).items()
+    )
     text = (
-        f"A {plan.get('search', '')} search spent the budget of {amount(plan.get('budget'), cost)}: "
-        f"{amount(plan.get('before'), cost)} before, {amount(plan.get('after'), cost)} after. "
+        f"The widths are those of a {plan.get('search', '')} search. {budgets} "
         "Layers in one group share their channels, so they lose the same ones. Ties are channels that share the score "
         "at the cut, where their order decided."
     )
@@ -140,7 +143,7 @@ def _search(report: Report) -> Section | None:
     steps = [s for s in steps if s.get("cost") is not None and s.get("worth") is not None]
     if not steps:
         return None
-    cost = COSTS.get(str(plan.get("cost")), "cost")
+    cost = label(str(plan.get("cost") or "cost"))
     rows = [
         [str(s.get("step")), str(s.get("group")), str(s.get("width")), amount(s["cost"]), f"{s['worth']:.4f}",
          str(s.get("candidates"))] for s in steps
@@ -157,6 +160,8 @@ def _search(report: Report) -> Section | None:
 def _cost(report: Report) -> Section | None:
     cost = part(report, "cost")
     rows = [_cost_row(name, pair) for name, pair in cost.items() if pair]
+    further = {name: pair for name, pair in spent(part(report, "plan")).items() if name not in cost}
+    rows += [_row(label(name), pair["before"], pair["after"], unit(name)) for name, pair in further.items()]
     return Section("cost", "Cost", tables=[Table(["", "dense", "pruned", "change"], rows)]) if rows else None
 
 

@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from secateur.search import format_cost
-from secateur_cli.wording import COSTS, PROVIDERS, amount, milliseconds
+from secateur_cli.costs import COUNTED, label, spent
+from secateur_cli.wording import PROVIDERS, amount, milliseconds, percent
 
 
 def summary(search: str, report: Mapping[str, Any]) -> Table:
@@ -31,9 +32,11 @@ def summary(search: str, report: Mapping[str, Any]) -> Table:
     table.add_row("top-1, held out", f"{dense_share:.1%}")
     for step, share in zip(report["accuracy"][1:], steps, strict=True):
         table.add_row(f"  {step['stage']}", "", f"{share:.1%}", f"{100 * (share - dense_share):+.1f} points")
-    for name, label in COSTS.items():
-        dense, pruned = cost[name]["before"], cost[name]["after"]
-        table.add_row(label, format_cost(dense), format_cost(pruned), f"{pruned / dense:.1%}")
+    budgets = spent(report["plan"])
+    for name in dict.fromkeys([*COUNTED, *budgets]):
+        dense, pruned = (cost.get(name) or budgets[name])["before"], (cost.get(name) or budgets[name])["after"]
+        allowed = f"allowed {percent(budgets[name]['budget'] / dense)}" if name in budgets else ""
+        table.add_row(label(name), format_cost(dense), format_cost(pruned), f"{pruned / dense:.1%}", allowed)
     dense, pruned = (onnx[side]["file_bytes"] for side in ("dense", "pruned"))
     table.add_row("ONNX file", amount(dense, "B"), amount(pruned, "B"), f"{pruned / dense:.1%}")
     for row in timed["comparisons"]:

@@ -23,7 +23,7 @@ from secateur.files import replacing
 from secateur.records import PruningPlan
 from secateur.weights import check_fit, few, load_weights, read_safetensors, tensors_of
 
-__all__ = ["load_plan", "load_pruned", "load_weights", "save_pruned"]
+__all__ = ["load_plan", "load_pruned", "load_weights", "save_plan", "save_pruned"]
 
 PLAN_FILE = "plan.json"
 MODEL_FILE = "model.safetensors"
@@ -71,15 +71,37 @@ def save_pruned(model: nn.Module, dense: nn.Module, plan: PruningPlan, folder: s
         "channel_maps": _channel_maps(model, dense),
         "shapes": {k: list(t.shape) for k, t in tensors.items() if t.shape != before[k].shape},
     }
-    try:
-        text = json.dumps(record, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"the plan must hold plain finite data to be saved: {error}") from error
+    text = _as_text(record)
     copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / PLAN_FILE) as plan_file, replacing(folder / MODEL_FILE) as model_file:
         save_file(copies, model_file, metadata={"plan": plan.fingerprint})
+        plan_file.write_text(text, encoding="utf-8")
+
+
+def save_plan(plan: PruningPlan, folder: str | Path) -> None:
+    """Write a plan that was applied to no network yet to `folder`/plan.json, from where `load_plan` reads it.
+
+    Args:
+        plan: what is to be removed.
+        folder: made if missing; a plan.json in it is replaced.
+
+    Raises:
+        CheckpointError: the plan holds more than plain finite data.
+
+    Example:
+        >>> import tempfile
+        >>> plan = PruningPlan(groups=(), kept={}, cost="macs", cost_before=6, cost_after=6, budget=6)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_plan(plan, folder)
+        ...     load_plan(folder) == plan
+        True
+    """
+    text = _as_text({"format": FORMAT, "plan": plan.to_json(), "structure": {}, "channel_maps": {}, "shapes": {}})
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / PLAN_FILE) as plan_file:
         plan_file.write_text(text, encoding="utf-8")
 
 
@@ -135,6 +157,13 @@ def load_plan(folder: str | Path) -> PruningPlan:
     """
     folder = Path(folder)
     return _plan(_read_record(folder), folder)
+
+
+def _as_text(record: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(record, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"the plan must hold plain finite data to be saved: {error}") from error
 
 
 def _numbers(module: nn.Module) -> dict[str, int | tuple[int, ...]]:

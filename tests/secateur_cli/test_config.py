@@ -33,7 +33,7 @@ def test_defaults(file: Path) -> None:
     config = load_config(file)
     assert config.output == Path("runs/small")
     assert config.plan.search == ("uniform",)
-    assert (config.plan.round_to, config.plan.min_keep, config.plan.images) == (8, 1, 1000)
+    assert (config.plan.round_to, config.plan.min_keep, config.plan.worth.images) == (8, 1, 1000)
     assert (config.score.criterion, config.score.tap, config.score.samples) == ("hrank", "act", None)
     assert (config.recover.method, config.recover.samples) == ("compensate", None)
     assert config.train is None
@@ -86,8 +86,17 @@ def test_configurations_are_immutable(file: Path) -> None:
         ("plan.bugdet=1", "plan.bugdet: unknown key; did you mean 'budget'?"),
         ("nework.build=a:b", "nework: unknown key; did you mean 'network'?"),
         ("fine_tune.epoch=3", "fine_tune.epoch: unknown key; did you mean 'epochs'?"),
-        ("plan.budget={flops: 50%}", "plan.budget.flops: unknown key; allowed: macs"),
-        ("plan.budget={}", "plan.budget.macs: missing"),
+        ("plan.budget={flops: 50%}", "plan.budget.flops: unknown key; did you mean 'flops2'?"),
+        (
+            "plan.budget={energy: 50%}",
+            "plan.budget.energy: unknown key; allowed: macs, parameters, bytes, flops2, thop",
+        ),
+        ("plan.budget={}", "plan.budget: no budget; give at least one of macs, parameters, bytes"),
+        ("plan.budget.macs=null", "plan.budget: no budget; give at least one of macs, parameters, bytes"),
+        ("plan.budget.parameters=half", "plan.budget.parameters: the budget 'half' is malformed"),
+        ("plan.budget.bytes=0", "plan.budget.bytes: the budget 0 must be positive"),
+        ("plan.worth.images=0", "plan.worth.images: 0: must be greater than 0"),
+        ("plan.worth.image=9", "plan.worth.image: unknown key; did you mean 'images'?"),
         ("plan.budget=50%", "plan.budget: '50%': must be a mapping with the keys macs"),
         ("plan.budget.macs=50", "plan.budget.macs: the budget 50 is ambiguous"),
         ("plan.budget.macs=150%", "plan.budget.macs: the budget '150%' is out of range"),
@@ -187,7 +196,7 @@ def test_smoke_is_small_and_another_run(file: Path) -> None:
     assert smoke.train is not None
     assert (smoke.train.epochs, smoke.train.warmup_epochs) == (1, 0)
     assert smoke.data.limit == smoke.score.samples == smoke.recover.samples == 64
-    assert smoke.plan.images == 16
+    assert smoke.plan.worth.images == 16
     assert len(smoke.onnx.batch_sizes) == 1
     assert smoke.onnx.seconds <= 0.2
     assert smoke.plan.search == config.plan.search[:1]

@@ -23,7 +23,8 @@ from references import wilson_bounds
 from reports_for_tests import Page, full_report, hostile_report, minimal_report
 from secateur.errors import MissingDependencyError
 from secateur_cli.report import render_report, write_report
-from secateur_cli.wording import agreement, amount, speed, spread, verdict, wilson_interval
+from secateur_cli.verdict import agreement, verdict
+from secateur_cli.wording import amount, speed, spread, wilson_interval
 
 BROWSER = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""

@@ -16,7 +16,7 @@ import pytest
 
 from runs_for_tests import User, contents, results
 from secateur.errors import CheckpointError
-from secateur_cli import job, pipeline, recovery, searching
+from secateur_cli import job, pipeline, planning, recovery, searching
 from secateur_cli.workspace import Workspace
 
 Finished = tuple[Path, dict[str, Any]]
@@ -68,7 +68,7 @@ def test_stopped_before_and_after_each_stage_is_recorded(
 
 
 WITHIN = [
-    (job, "save_file"), (job, "fine_tune"), (job, "accuracy"), (pipeline, "scores_by_name"),
+    (job, "save_file"), (job, "fine_tune"), (job, "accuracy"), (planning, "scores_by_name"),
     (searching, "uniform_plan"), (pipeline, "apply_plan"), (pipeline, "verify_pruning"),
     (recovery, "compensate"), (pipeline, "save_pruned"), (pipeline, "load_pruned"),
     (pipeline.secateur_onnx, "export"), (pipeline.secateur_onnx, "check_parity"),
@@ -196,7 +196,7 @@ def test_ctrl_c_is_told_in_a_line(user: User, tmp_path: Path, monkeypatch: pytes
     def stop(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "scores_by_name", stop)
+    monkeypatch.setattr(planning, "scores_by_name", stop)
     code, _, complained = user.command(tmp_path / "run")
     assert (code, complained) == (130, "stopped; the same command continues where this one ended\n")
 
@@ -208,7 +208,7 @@ def test_a_file_that_is_gone_is_made_again_with_what_follows(
     user.call(output)
     for name in ("plan.json", "recovered.safetensors"):
         (output / "stages" / name).unlink()
-        monkeypatch.delattr(pipeline, "scores_by_name", raising=False)  # what came before is not repeated
+        monkeypatch.delattr(planning, "scores_by_name", raising=False)  # what came before is not repeated
         code, said, complained = user.command(output)
         assert (code, complained) == (0, "")
         assert f"{output / 'stages' / name} is gone: making it again, and what follows from it" in said
@@ -231,19 +231,19 @@ def test_a_damaged_file_is_named(user: User, tmp_path: Path) -> None:
 
 
 def test_the_seconds_of_all_calls_are_added(user: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    output, found = tmp_path / "run", pipeline.scores_by_name
+    output, found = tmp_path / "run", planning.scores_by_name
     begun = time.monotonic()
 
     def stop(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "scores_by_name", stop)
+    monkeypatch.setattr(planning, "scores_by_name", stop)
     with pytest.raises(KeyboardInterrupt):
         user.call(output)
     first = json.loads((output / "run.json").read_text())["seconds"]
     assert 0 < first < time.monotonic() - begun
     time.sleep(0.5)  # nobody works
-    monkeypatch.setattr(pipeline, "scores_by_name", found)
+    monkeypatch.setattr(planning, "scores_by_name", found)
     whole = user.call(output)["seconds"]
     assert first < whole < time.monotonic() - begun - 0.5
     assert user.call(output)["seconds"] == whole

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from runs_for_tests import RESULTS, User, contents, results
 from secateur.checkpoint import load_pruned
 from secateur.networks import digits_resnet
-from secateur_cli import pipeline, recovery
+from secateur_cli import pipeline, planning, recovery
 
 KEYS = {
     "accuracy", "config", "cost", "created", "data", "fine_tuning", "format", "machine", "network", "onnx", "plan",
@@ -85,8 +85,9 @@ def test_a_finished_run_is_not_repeated(user: User, tmp_path: Path, monkeypatch:
     user.command(output)
     before, report = contents(output), json.loads((output / "report.json").read_text())
     (output / "report.json").unlink()
-    for name in ("scores_by_name", "save_pruned", "verify_pruning", "search"):
-        monkeypatch.delattr(pipeline, name)
+    for module, name in ((planning, "scores_by_name"), (planning, "search"), (pipeline, "save_pruned")):
+        monkeypatch.delattr(module, name)
+    monkeypatch.delattr(pipeline, "verify_pruning")
     monkeypatch.delattr(recovery, "compensate")
     for name in ("export", "benchmark", "check_parity"):
         monkeypatch.delattr(pipeline.secateur_onnx, name)

@@ -55,7 +55,7 @@ def identify(
 
 
 def digest_of_weights(model: nn.Module) -> str:
-    """Return the sha256 of a network's tensors: names, shapes, types and bytes.
+    """Return the sha256 of the tensors of `model`: names, shapes, types and bytes.
 
     Raises:
         CheckpointError: the state of the network is more than tensors.
@@ -74,7 +74,7 @@ def digest_of_weights(model: nn.Module) -> str:
 
 
 def digest_of_batches(batches: Batches) -> str:
-    """Return the sha256 of inputs and labels, batch by batch in their order.
+    """Return the sha256 of inputs and labels in `batches`, one after the other.
 
     Raises:
         DataError: a batch is none, or holds NaN.

@@ -126,12 +126,16 @@ class Journal:
         """
         return lambda kept: self.scores(f"{name} {candidate_key(kept)}", lambda: rescore(kept))
 
-    def remembering(self, evaluate: Evaluate) -> Remembering:
+    def remembering(self, evaluate: Evaluate, *, on_worth: Callable[[], object] = lambda: None) -> Remembering:
         """Return `evaluate` with this journal as its memory; a `Race` stays one.
 
         What evaluations of other `settings` have found is kept apart.
+
+        Args:
+            evaluate: what a candidate is worth.
+            on_worth: called whenever the worth of a candidate, or a bound of it, was found and stored.
         """
-        return remembering(self._store, evaluate)
+        return remembering(self._store, evaluate, on_worth)
 
     def measurement(self, name: str, measure: Callable[[], float], *, unit: str = "") -> float:
         """Return the number stored under a name, such as a time, or measure and store it.

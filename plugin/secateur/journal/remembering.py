@@ -35,8 +35,9 @@ class Remembering:
 
     settings: Mapping[str, Any]
 
-    def __init__(self, store: Store, evaluate: Evaluate) -> None:
+    def __init__(self, store: Store, evaluate: Evaluate, on_worth: Callable[[], object] = lambda: None) -> None:
         self.made = 0
+        self._on_worth = on_worth
         self._store = store
         self._evaluate = evaluate
         settings = getattr(evaluate, "settings", None)
@@ -90,11 +91,28 @@ class Remembering:
                 "WHERE NOT exact AND (excluded.exact OR excluded.worth < worth)",
                 *(candidate_key(kept), evaluation, worth.value, worth.exact, seconds, widths),
             )
+        self._on_worth()
         return self._recall(kept, evaluation) or worth
 
 
 class RememberingRace(Remembering):
-    """A race with a memory in a journal: what earlier races have found is handed to the next."""
+    """A race with a memory in a journal: what earlier races have found is handed to the next.
+
+    Example:
+        >>> import tempfile
+        >>> from secateur.journal import Journal
+        >>> class Widest:
+        ...     def __call__(self, kept):
+        ...         return float(len(kept["conv"]))
+        ...     def race(self, candidates, known=(), record=lambda idx, worth: None):
+        ...         return [Worth(self(kept)) for kept in candidates]
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> with folder as path, Journal.open(f"{path}/journal.sqlite", {"seed": 0}) as journal:
+        ...     evaluate = journal.remembering(Widest())
+        ...     worths = [evaluate.race([{"conv": (0,)}, {"conv": (0, 1)}]) for _ in range(2)]
+        ...     worths[0] == worths[1], [worth.value for worth in worths[1]], evaluate.made
+        (True, [1.0, 2.0], 2)
+    """
 
     _evaluate: Race
 
@@ -140,9 +158,10 @@ class RememberingRace(Remembering):
         return [settled[idx] for idx in range(len(candidates))]
 
 
-def remembering(store: Store, evaluate: Evaluate) -> Remembering:
+def remembering(store: Store, evaluate: Evaluate, on_worth: Callable[[], object]) -> Remembering:
     """Return `evaluate` with a memory; it can hold races if `evaluate` can."""
-    return RememberingRace(store, evaluate) if isinstance(evaluate, Race) else Remembering(store, evaluate)
+    kind = RememberingRace if isinstance(evaluate, Race) else Remembering
+    return kind(store, evaluate, on_worth)
 
 
 def candidate_key(kept: Kept) -> str:

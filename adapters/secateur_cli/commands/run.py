@@ -1,0 +1,56 @@
+"""`secateur run CONFIG`: the whole way, from a trained network to a smaller ONNX file with its proof."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from secateur.errors import MissingDependencyError
+from secateur_cli.commands.folders import warnings_said, workspaces
+from secateur_cli.commands.telling import Changes, Config, Output, Trace, plain_console, telling
+from secateur_cli.config import load_config
+from secateur_cli.pipeline import run_job
+from secateur_cli.progress import Progress
+from secateur_cli.report import write_report
+from secateur_cli.summary import summary
+
+
+def run(
+    config: Config,
+    output: Output = None,
+    change: Changes = None,
+    smoke: Annotated[bool, typer.Option("--smoke", help="A few images, seconds: shows that everything runs.")] = False,
+    trace: Trace = False,
+) -> None:
+    """Prune a network: score, plan, remove, recover, fine-tune, export to ONNX, compare, time, report."""
+    with telling(trace=trace, stopped="stopped; the same command continues where this one ended"):
+        _run(config, output, change or [], smoke)
+
+
+def _run(path: Path, output: Path | None, changes: Sequence[str], smoke: bool) -> None:
+    config = load_config(path, overrides=changes)
+    if smoke:
+        config = config.smoke()
+    target = output or (config.output.with_name(f"{config.output.name}-smoke") if smoke else config.output)
+    console = plain_console()
+    progress, reports = Progress(console), {}
+    for search, workspace in workspaces(config, target, folder=path.parent, smoke=smoke).items():
+        folder = workspace.folder
+        with warnings_said(progress):
+            report = run_job(config, search, folder=path.parent, output=folder, progress=progress, smoke=smoke)
+        report["command"] = shlex.join(["secateur", *sys.argv[1:]])
+        try:
+            write_report(report, folder)
+        except MissingDependencyError as error:
+            progress.say(f"report.json is written; report.html is not: {error}")
+        reports[search] = report
+        progress.say(f"everything lies in {folder}")
+    for search, report in reports.items():
+        console.print(summary(search, report))
+    if smoke:
+        progress.say("a smoke run: accuracy and speed mean nothing here")

@@ -1,0 +1,57 @@
+"""`secateur search CONFIG`: the first half of a run, up to the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from secateur.errors import ConfigError
+from secateur_cli.commands.folders import warnings_said, workspaces
+from secateur_cli.commands.telling import Changes, Config, Output, Trace, plain_console, telling
+from secateur_cli.config import load_config
+from secateur_cli.plan_table import plan_facts, print_plan
+from secateur_cli.planning import plan_job
+from secateur_cli.progress import Progress
+
+
+def search(
+    config: Config,
+    output: Output = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a search that was stopped, where it ended.")
+    ] = False,
+    change: Changes = None,
+    trace: Trace = False,
+) -> None:
+    """Find out which channels to keep, write plan.json and print it as a table.
+
+    Every evaluation is kept in journal.sqlite as it happens: a search that is killed loses one at most.
+
+    --resume goes on where it ended, and ends in the same plan.
+
+    `secateur run` with the same configuration and folder goes on from the plan.
+    """
+    with telling(trace=trace, stopped="stopped; the same command with --resume continues where this one ended"):
+        _search(config, output, change or [], resume)
+
+
+def _search(path: Path, output: Path | None, changes: Sequence[str], resume: bool) -> None:
+    config = load_config(path, overrides=changes)
+    console = plain_console()
+    progress, plans = Progress(console), {}
+    places = workspaces(config, output or config.output, folder=path.parent, smoke=False)
+    for workspace in places.values():
+        if workspace.stages and "plan" not in workspace.stages and not resume:
+            raise ConfigError(
+                f"{workspace.folder} holds a search that is not finished; continue it with --resume, or choose another "
+                "folder with --output"
+            )
+    for name, workspace in places.items():
+        with warnings_said(progress):
+            plans[name] = plan_job(config, name, folder=path.parent, output=workspace.folder, progress=progress)
+        progress.say(f"the plan lies in {workspace.folder / 'plan.json'}")
+    for plan in plans.values():
+        print_plan(console, plan_facts(plan))

@@ -1,0 +1,102 @@
+"""The section `plan` of the configuration: what may be spent, and which search spends it."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+
+from secateur.search.budget import parse_budget
+from secateur_cli.values import Count, Number, Section, as_tuple
+
+Search = Literal["uniform", "greedy", "curves"]
+Amount = str | int | float
+
+
+def _budget(value: Any) -> Any:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise ValueError(f"{value!r}: must be a share such as 50% or an amount such as 60M")
+    if isinstance(value, str) and re.fullmatch(r"\s*100(\.0*)?\s*%\s*", value):
+        raise ValueError(f"the budget {value!r} is already met; it must be below the dense network")
+    parse_budget(value, 1e300)  # only its form: whether it can be met is known once there is a network
+    return value
+
+
+def _cost(description: str) -> Any:
+    """Return the field of a cost that may have a budget."""
+    return Field(
+        default=None, description=f"{description}: a share of the dense network's ('50%') or an amount ('60M')"
+    )
+
+
+Budget = Annotated[Amount | None, BeforeValidator(_budget)]
+
+
+class BudgetConfig(Section):
+    """What the pruned network may cost: one cost, or several that are all to be met."""
+
+    macs: Budget = _cost("multiply-accumulates of one image")
+    parameters: Budget = _cost("parameters")
+    bytes: Budget = _cost("bytes of the stored tensors, parameters and running statistics")
+    flops2: Budget = _cost("operations as AutoPruner's tables count them, two a multiply-accumulate")
+    thop: Budget = _cost("multiply-accumulates as thop counts them, batch norms included")
+    hrank: Budget = _cost("multiply-accumulates as HRank's tables count them, each layer with all of its dense inputs")
+    hrank_parameters: Budget = _cost("parameters as HRank's tables count them")
+
+    @property
+    def given(self) -> dict[str, Amount]:
+        """Name of each cost that has a budget -> the budget, the cost that the plan is counted in first."""
+        return {name: value for name in type(self).model_fields if (value := getattr(self, name)) is not None}
+
+    @model_validator(mode="after")
+    def _some_budget(self) -> Self:
+        if not self.given:
+            raise ValueError(
+                f"no budget; give at least one of {', '.join(type(self).model_fields)}, e.g. {{macs: 50%}}"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _only_given(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in serialize(self).items() if value is not None}
+
+
+class WorthConfig(Section):
+    """What a candidate of a search is worth."""
+
+    images: Count = Field(default=1000, description="validation images that a candidate is judged on")
+
+    def smoke(self, images: int) -> WorthConfig:
+        """Return the same with at most so many images."""
+        return self.model_copy(update={"images": min(self.images, images)})
+
+
+class PlanConfig(Section):
+    """How many channels each layer keeps."""
+
+    search: Annotated[tuple[Search, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
+        default=("uniform",), description="uniform, greedy, curves (of reconstruction errors), or a list of them"
+    )
+    budget: BudgetConfig = Field(
+        description="what the pruned network may cost, e.g. {macs: 50%}, or several: {macs: 50%, parameters: 400K}"
+    )
+    round_to: Count = Field(default=8, description="widths are multiples of it: odd widths run slowly")
+    min_keep: Count = Field(default=1, description="channels that every layer keeps at least")
+    delta: Annotated[Number, Field(gt=0)] = Field(
+        default=0.01, description="greedy: the least share of the dense cost that one step frees"
+    )
+    worth: WorthConfig = Field(default=WorthConfig(), description="greedy: what a candidate is worth")
+    residual: Literal["joint", "skip"] = Field(
+        default="joint",
+        description="joint: layers that a shortcut sums are pruned together; skip: they stay as they are",
+    )
+    ignore: tuple[str, ...] = Field(default=(), description="layers that keep all their channels, by name")
+
+    @model_validator(mode="after")
+    def _searches_differ(self) -> Self:
+        if len(set(self.search)) != len(self.search):
+            raise ValueError(f"search: {', '.join(self.search)}: the same search twice")
+        return self

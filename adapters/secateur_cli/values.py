@@ -1,0 +1,22 @@
+"""What the sections of the configuration are made of: a model that knows its keys, and the kinds of their values."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Count = Annotated[int, Field(strict=True, gt=0)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Recovery = Literal["none", "recalibrate", "compensate"]
+
+
+class Section(BaseModel):
+    """A part of the configuration: immutable, and with no keys but its own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def as_tuple(value: Any) -> Any:
+    """Return a single value as the only one of a list."""
+    return (value,) if isinstance(value, (str, int, float)) else value

@@ -1,0 +1,192 @@
+"""A search by itself: it stops at the plan, goes on where it was stopped, and a run goes on from it."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from runs_for_tests import User, contents
+from secateur.checkpoint import load_plan
+from secateur.protocols import Kept
+from secateur_cli import pipeline, planning, searching
+
+FILES = {"run.json", "plan.json", "stages/dense.safetensors", "stages/scores.json", "stages/plan.json"}
+GREEDY = ("plan.search=greedy", "plan.delta=0.02", "plan.round_to=1")
+
+
+@pytest.fixture(scope="module")
+def searched(user: User, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of an undisturbed greedy search, and what it printed. Only to be read."""
+    output = tmp_path_factory.mktemp("searched") / "run"
+    code, said, complained = user.command(output, *GREEDY, name="search")
+    assert (code, complained) == (0, "")
+    return output, said
+
+
+def evaluations(folder: Path) -> int:
+    connection = sqlite3.connect(folder / "journal.sqlite")
+    try:
+        return int(connection.execute("SELECT count(*) FROM evaluations WHERE exact").fetchone()[0])
+    finally:
+        connection.close()
+
+
+class Stopping:
+    """Stops the process, as Ctrl-C would, within the evaluation of a certain number."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, at: int) -> None:
+        self.left = at
+        judge = searching.MaskedAccuracy.__call__
+
+        def call(evaluation: Any, kept: Kept) -> float:
+            self.left -= 1
+            if not self.left:
+                raise KeyboardInterrupt
+            return judge(evaluation, kept)
+
+        monkeypatch.setattr(searching.MaskedAccuracy, "__call__", call)
+
+
+def test_a_search_leaves_a_plan_and_prints_it(searched: tuple[Path, str]) -> None:
+    output, said = searched
+    assert set(contents(output)) == FILES | {"journal.sqlite"}
+    plan = load_plan(output)
+    assert f"fingerprint {plan.fingerprint}" in said
+    assert "2 groups" in said
+    assert max(len(line) for line in said[said.index("2 groups") :].splitlines()) <= 80
+    assert f"the plan lies in {output / 'plan.json'}" in said
+
+
+def test_a_search_without_evaluations_keeps_no_journal_and_needs_no_onnx(
+    user: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("check_installation", "describe_machine", "export"):
+        monkeypatch.delattr(pipeline.secateur_onnx, name)
+    code, _, complained = user.command(tmp_path / "run", name="search")
+    assert (code, complained) == (0, "")
+    assert set(contents(tmp_path / "run")) == FILES
+
+
+def test_a_run_goes_on_from_a_search(user: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = tmp_path / "run"
+    user.command(output, name="search")
+    plan = load_plan(output)
+    with monkeypatch.context() as searched_already:
+        for name in ("scores_by_name", "search"):
+            searched_already.delattr(planning, name)
+        code, said, complained = user.command(output)
+    assert (code, complained) == (0, "")
+    assert "done so far: training, scores, plan" in said
+    assert json.loads((output / "report.json").read_text())["plan"]["fingerprint"] == plan.fingerprint
+    applied = (output / "plan.json").read_bytes()
+    code, said, _ = user.command(output, name="search")  # there is nothing left to do
+    assert code == 0
+    assert f"fingerprint {plan.fingerprint}" in said
+    assert (output / "plan.json").read_bytes() == applied
+
+
+@pytest.mark.parametrize("name", ["search", "run"])
+def test_a_stopped_search_goes_on_where_it_ended(
+    user: User, searched: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    output, whole = tmp_path / "run", evaluations(searched[0])
+    with monkeypatch.context() as stopped:
+        Stopping(stopped, at=whole - 3)
+        code, _, complained = user.command(output, *GREEDY, name="search")
+    assert (code, complained) == (130, "stopped; the same command with --resume continues where this one ended\n")
+    assert evaluations(output) == whole - 4
+    before = contents(output)
+    code, _, complained = user.command(output, *GREEDY, name="search")
+    assert code == 2
+    assert complained.startswith(f"error: {output} holds a search that is not finished; continue it with --resume")
+    assert contents(output) == before
+    rest = Stopping(monkeypatch, at=-1)  # counts
+    code, said, complained = user.command(output, *GREEDY, name=name, flags=("--resume",) if name == "search" else ())
+    assert (code, complained) == (0, "")
+    assert f"the journal of the search holds {whole - 4} evaluations: going on from there" in said
+    assert -1 - rest.left == 4
+    for file in ("stages/plan.json", *(["plan.json"] if name == "search" else [])):
+        assert (output / file).read_bytes() == (searched[0] / file).read_bytes()
+
+
+def test_resuming_begins_where_there_is_nothing(user: User, tmp_path: Path) -> None:
+    code, _, complained = user.command(tmp_path / "run", name="search", flags=("--resume",))
+    assert (code, complained) == (0, "")
+
+
+def test_a_journal_of_other_weights_is_refused(user: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = tmp_path / "run"
+    with monkeypatch.context() as stopped:
+        Stopping(stopped, at=3)
+        user.command(output, *GREEDY, name="search")
+    dense = output / "stages" / "dense.safetensors"
+    save_file({name: tensor + (name == "first.weight") for name, tensor in load_file(dense).items()}, dense)
+    code, _, complained = user.command(output, *GREEDY, name="search", flags=("--resume",))
+    assert code == 2
+    assert f"the journal {output / 'journal.sqlite'} is of another search: weights: " in complained
+    for other in ("data", "structure", "seed", "settings"):
+        assert f"{other}: " not in complained
+
+
+def test_several_searches_have_a_folder_each(user: User, tmp_path: Path) -> None:
+    code, said, _ = user.command(tmp_path, "plan.search=[uniform, greedy]", name="search")
+    assert code == 0
+    for name in ("uniform", "greedy"):
+        assert f"fingerprint {load_plan(tmp_path / name).fingerprint}" in said
+
+
+def test_several_budgets_are_met_and_shown(user: User, tmp_path: Path) -> None:
+    budgets = "plan.budget={macs: 60%, parameters: 900, bytes: 70%}"
+    code, said, complained = user.command(tmp_path / "run", budgets, "fine_tune=null")
+    assert (code, complained) == (0, "")
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    spent = {report["plan"]["cost"]: report["plan"], **report["plan"]["further"]}
+    assert list(spent) == ["macs", "parameters", "bytes"]
+    assert all(cost["after"] <= cost["budget"] < cost["before"] for cost in spent.values())
+    assert spent["parameters"]["budget"] == 900
+    assert spent["parameters"]["before"] == report["cost"]["parameters"]["before"]
+    rows = [line.split("  ")[0].strip() for line in said.splitlines() if "allowed" in line and "plan" not in line]
+    assert rows == ["MACs", "parameters", "bytes of the tensors"]
+    assert max(map(len, said[said.index("top-1, held out") :].splitlines())) <= 80
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "% of the MACs and " in page
+    assert "% of the bytes of the tensors." in page
+
+
+@pytest.mark.parametrize("cost", ["flops2", "thop", "hrank", "hrank_parameters"])
+def test_budgets_as_papers_count(user: User, tmp_path: Path, cost: str) -> None:
+    code, _, complained = user.command(tmp_path / "run", f"plan.budget={{{cost}: 60%}}", name="search")
+    assert (code, complained) == (0, "")
+    plan = load_plan(tmp_path / "run")
+    assert plan.cost == cost
+    assert plan.cost_after <= plan.budget == pytest.approx(0.6 * plan.cost_before)
+
+
+@pytest.mark.slow
+def test_a_search_that_is_killed_is_continued(user: User, searched: tuple[Path, str], tmp_path: Path) -> None:
+    output, dice = tmp_path / "run", random.Random(4)
+    changes = [word for setting in GREEDY for word in ("--set", setting)]
+    command = [sys.executable, "-m", "secateur_cli", "search", str(user.config), "--output", str(output), "--resume"]
+    journal, kills = output / "journal.sqlite", 0
+    while kills < 3:
+        process = subprocess.Popen([*command, *changes], stdout=subprocess.DEVNULL)
+        while not journal.exists() and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(dice.uniform(0, 0.2) if kills == 0 else dice.uniform(2, 6))  # it takes seconds to start
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+    subprocess.run([*command, *changes], check=True, stdout=subprocess.DEVNULL)
+    assert (output / "plan.json").read_bytes() == (searched[0] / "plan.json").read_bytes()
+    assert torch.equal(*(load_file(d / "stages/dense.safetensors")["first.weight"] for d in (output, searched[0])))
