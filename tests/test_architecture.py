@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "secateur.training": FOUNDATION | {"evaluation"},
     "secateur.evaluation": FOUNDATION | {"channel_graph"},
     "secateur.weights": FOUNDATION,
-    "secateur.journal": FOUNDATION | {"weights"},
+    "secateur.journal": FOUNDATION,
     "secateur.pruning": FOUNDATION | {"channel_graph", "search"},
     "secateur.checkpoint": FOUNDATION | {"weights"},
     "secateur.scoring": FOUNDATION | {"criteria", "feature_maps", "regression"},

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from secateur.batches import Batches, unpack
 from secateur.errors import JournalError
+from secateur.modes import weights_hash
 from secateur.records import ChannelGroup
-from secateur.weights import tensors_of
 
 Identity = Mapping[str, Any]
 """Name of a part -> its value, plain data; mappings within it are told apart key by key."""
@@ -34,7 +34,6 @@ def identify(
     Returns: the parts weights, structure, data, seed and settings.
 
     Raises:
-        CheckpointError: the state of the network is more than tensors.
         DataError: a batch is none.
 
     Cost: one pass of sha256 over the tensors, about a second a gigabyte.
@@ -43,10 +42,10 @@ def identify(
         >>> net = nn.Linear(2, 2)
         >>> parts = identify(net, {}, [torch.ones(1, 2)], seed=0, settings={"delta": 0.01})
         >>> list(parts), len(parts["weights"])
-        (['weights', 'structure', 'data', 'seed', 'settings'], 64)
+        (['weights', 'structure', 'data', 'seed', 'settings'], 16)
     """
     return {
-        "weights": digest_of_weights(model),
+        "weights": weights_hash(model),
         "structure": _digest_of_structure(model, groups),
         "data": digest_of_batches(batches),
         "seed": seed,
@@ -54,27 +53,8 @@ def identify(
     }
 
 
-def digest_of_weights(model: nn.Module) -> str:
-    """Return the sha256 of the tensors of `model`: names, shapes, types and bytes.
-
-    Raises:
-        CheckpointError: the state of the network is more than tensors.
-
-    Example:
-        >>> net = nn.Linear(2, 2)
-        >>> before = digest_of_weights(net)
-        >>> _ = nn.init.zeros_(net.bias)
-        >>> before == digest_of_weights(net)
-        False
-    """
-    digest = hashlib.sha256()
-    for name, tensor in tensors_of(model).items():
-        _add(digest, name, tensor)
-    return digest.hexdigest()
-
-
 def digest_of_batches(batches: Batches) -> str:
-    """Return the sha256 of inputs and labels in `batches`, one after the other.
+    """Return a short hash of inputs and labels in `batches`, one after the other.
 
     Raises:
         DataError: a batch is none, or holds NaN.
@@ -90,7 +70,7 @@ def digest_of_batches(batches: Batches) -> str:
         _add(digest, "inputs", inputs)
         if labels is not None:
             _add(digest, "labels", labels)
-    return digest.hexdigest()
+    return digest.hexdigest()[:16]
 
 
 def flat(identity: Identity) -> dict[str, str]:
@@ -129,7 +109,7 @@ def _parts(values: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:
 
 
 def _digest_of_structure(model: nn.Module, groups: Mapping[str, ChannelGroup]) -> str:
-    """Return the sha256 of which modules there are, what torch's own among them do, and which channels fall together.
+    """Return a short hash of which modules there are, what torch's own among them do, and which channels fall together.
 
     What users' modules say about themselves is left out: it may hold an address, which no two processes share.
     """
@@ -138,7 +118,7 @@ def _digest_of_structure(model: nn.Module, groups: Mapping[str, ChannelGroup]) -
         for name, module in model.named_modules()
     ]
     text = json.dumps([modules, [group.to_json() for group in groups.values()]])
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _add(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:

@@ -151,10 +151,9 @@ class RememberingRace(Remembering):
             if record is not None:
                 record(idx, worth)
 
-        if not _is_decided(start, len(candidates)):
-            for idx, worth in enumerate(self._evaluate.race(candidates, known=start, record=settle)):
-                if _better(worth, settled.get(idx)) != settled.get(idx):  # the race has not told of it
-                    settle(idx, worth)
+        for idx, worth in enumerate(self._evaluate.race(candidates, known=start, record=settle)):
+            if _better(worth, settled.get(idx)) != settled.get(idx):  # the race has not told of it
+                settle(idx, worth)
         return [settled[idx] for idx in range(len(candidates))]
 
 
@@ -173,12 +172,6 @@ def candidate_key(kept: Kept) -> str:
     """
     text = json.dumps({group: list(channels) for group, channels in kept.items()}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _is_decided(known: Mapping[int, Worth], candidates: int) -> bool:
-    """Whether what is known of candidates tells the best of them, and all that are as good."""
-    best = max((worth.value for worth in known.values() if worth.exact), default=-math.inf)
-    return len(known) == candidates and all(worth.exact or worth.value < best for worth in known.values())
 
 
 def _better(worth: Worth, other: Worth | None) -> Worth:
