@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from secateur import MacsCost, channel_groups
-from secateur.channel_graph.rescoring import masked_scores
+from secateur.channel_graph import masked_scores
 from secateur.errors import ConfigError, EvaluationError, ScoreError, SecateurWarning
 from secateur.evaluation import MaskedAccuracy
 from secateur.protocols import Race, Worth

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from secateur import MacsCost, MaskedAccuracy, ParameterCost, PruningPlan, ScoreTable, channel_groups
-from secateur.channel_graph.rescoring import masked_scores
+from secateur.channel_graph import masked_scores
 from secateur.scoring import scores_by_name
 from secateur.search import cross_layer_plan, curve_plan, greedy_plan, uniform_plan
 

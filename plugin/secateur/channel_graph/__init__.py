@@ -2,6 +2,7 @@
 
 from secateur.channel_graph.groups import Residual, channel_groups
 from secateur.channel_graph.masks import masked
+from secateur.channel_graph.rescoring import masked_scores
 from secateur.channel_graph.scoring import importance_scores
 from secateur.channel_graph.surgery import apply_plan, zero_masked
 from secateur.channel_graph.verify import Verification, verify_pruning
@@ -13,6 +14,7 @@ __all__ = [
     "channel_groups",
     "importance_scores",
     "masked",
+    "masked_scores",
     "verify_pruning",
     "zero_masked",
 ]
