@@ -21,25 +21,17 @@ from __future__ import annotations
 import argparse
 import copy
 import os
-import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import nn
+from trained_resnet56 import Setting, add_arguments, load
 
 import secateur
-from secateur.channel_map import with_channel_maps
-from secateur.networks import resnet56
-from secateur.records import ChannelGroups, PruningPlan
+from secateur.records import PruningPlan
 from secateur.scoring import scores_by_name
-from secateur.weights import load_weights
-from secateur_cli.data import Data, load_data
-from secateur_cli.schema import DataConfig
 
-SHARED = Path(__file__).resolve().parents[3] / "shared"
-WEIGHTS, TRAIN, TEST = "models/resnet56-cifar10-jpeg.safetensors", "cifar10-jpeg-train", "cifar10-jpeg-val"
 LOSSES = {"70%": 1.8, "50%": 5.2, "40%": 9.6}  # what may remain of the MACs -> points that may be lost, uniformly
 CURVE_LOSSES = {"70%": 1.2, "50%": 3.8, "40%": 7.3}  # and by the error curves
 SECONDS = 60
@@ -53,30 +45,17 @@ def main() -> None:
     parser.add_argument("--criteria", nargs="*", default=list(CRITERIA))
     parser.add_argument("--ways", action="store_true", help="compare targets and layers, too")
     parser.add_argument("--epochs", type=int, nargs="*", default=[], help="train for so many epochs, too")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--shared", type=Path, default=SHARED, help="the folder with models/ and data/")
     parser.add_argument("--smoke", action="store_true", help="few images, one budget, no bound")
+    add_arguments(parser)
     given = parser.parse_args()
-    torch.set_num_threads(given.threads)
     if given.smoke:
         given.budgets, given.criteria, given.epochs = given.budgets[:1], given.criteria[:1], given.epochs[:1]
-    needed = [given.shared / WEIGHTS, *(given.shared / "data" / f"{name}.tar.gz" for name in (TRAIN, TEST))]
-    missing = [str(path) for path in needed if not path.is_file()]
-    if missing:
-        sys.exit(f"needs {' and '.join(missing)}; --shared names another folder")
-
-    paths = {"train": needed[1], "test": needed[2]}
-    config = DataConfig(source="image-folder", image_size=32, batch_size=250, **paths)
-    data = load_data(config, folder=Path(), seed=0, limit=200 if given.smoke else None)
-    network = resnet56().eval()
-    load_weights(network, needed[0])
-    network = with_channel_maps(network, data.example)
-    groups = secateur.channel_groups(network, data.example, residual="skip")
-    dense = accuracy(network, data)
+    setting = load(given, limit=200 if given.smoke else None)
+    dense = setting.accuracy(setting.network)
     print(f"resnet56, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}; dense: {dense:.2f}")
     for budget in given.budgets:
-        best, slowest = compare(network, groups, data, budget, given.criteria)
-        curved = by_curves(network, groups, data, budget)
+        best, slowest = compare(setting, budget, given.criteria)
+        curved = by_curves(setting, budget)
         if not given.smoke and budget in LOSSES:
             lost = dense - best
             assert lost <= LOSSES[budget], f"{lost:.2f} points are lost at {budget}, more than {LOSSES[budget]}"
@@ -86,84 +65,83 @@ def main() -> None:
             assert lost <= CURVE_LOSSES[budget], f"the curves lose {lost:.2f} points, more than {CURVE_LOSSES[budget]}"
             print(f"{lost:.2f} by the error curves, at most {CURVE_LOSSES[budget]} are allowed\n", flush=True)
     if given.ways:
-        ways(network, uniform(network, groups, data, "l1", "50%"), data)
+        ways(setting, uniform(setting, "l1", "50%"))
     if given.epochs:
-        train(network, uniform(network, groups, data, "l1", "50%"), data, given.epochs)
+        train(setting, uniform(setting, "l1", "50%"), given.epochs)
 
 
-def compare(
-    network: nn.Module, groups: ChannelGroups, data: Data, budget: str, criteria: list[str]
-) -> tuple[float, float]:
+def compare(setting: Setting, budget: str, criteria: list[str]) -> tuple[float, float]:
     """Print a row for each criterion; return the best compensated accuracy, and the seconds of the slowest."""
+    network, _, data = setting
     print(f"{budget + ' of the MACs':24}{'cut':>8}{'recalibrated':>14}{'compensated':>13}{'seconds':>9}")
     best, slowest, plan = 0.0, 0.0, None
     for criterion in criteria:
-        plan = uniform(network, groups, data, criterion, budget)
+        plan = uniform(setting, criterion, budget)
         cut = secateur.apply_plan(network, plan)
-        raw = accuracy(cut, data)
+        raw = setting.accuracy(cut)
         recalibrated = copy.deepcopy(cut)
         secateur.recalibrate_batch_norm(recalibrated, data.calibration)
         begun = time.perf_counter()
         secateur.compensate(network, cut, plan, data.calibration, samples=IMAGES)
         seconds = time.perf_counter() - begun
-        compensated = accuracy(cut, data)
+        compensated = setting.accuracy(cut)
         print(
-            f"{criterion:24}{raw:8.2f}{accuracy(recalibrated, data):14.2f}{compensated:13.2f}{seconds:9.0f}", flush=True
+            f"{criterion:24}{raw:8.2f}{setting.accuracy(recalibrated):14.2f}{compensated:13.2f}{seconds:9.0f}",
+            flush=True,
         )
         best, slowest = max(best, compensated), max(slowest, seconds)
     if plan is not None:
         begun = time.perf_counter()
         done = secateur.reconstruct(network, plan, data.calibration, samples=IMAGES)
         seconds = time.perf_counter() - begun
-        compensated = accuracy(done.model, data)
+        compensated = setting.accuracy(done.model)
         print(f"{'layer by layer':24}{'':22}{compensated:13.2f}{seconds:9.0f}", flush=True)
         best, slowest = max(best, compensated), max(slowest, seconds)
     return best, slowest
 
 
-def by_curves(network: nn.Module, groups: ChannelGroups, data: Data, budget: str) -> float:
+def by_curves(setting: Setting, budget: str) -> float:
     """Print the row of the error curves, their making included in the seconds; return the accuracy."""
-    begun = time.perf_counter()
+    (network, groups, data), begun = setting, time.perf_counter()
     scores = secateur.reconstruction_scores(network, groups, data.calibration, samples=IMAGES)
-    plan = secateur.curve_plan(groups, scores, secateur.MacsCost(network, data.example, groups), budget)
+    plan = secateur.curve_plan(groups, scores, setting.cost, budget)
     done = secateur.reconstruct(network, plan, data.calibration, samples=IMAGES)
-    seconds, compensated = time.perf_counter() - begun, accuracy(done.model, data)
+    seconds, compensated = time.perf_counter() - begun, setting.accuracy(done.model)
     print(f"{'error curves':24}{'':22}{compensated:13.2f}{seconds:9.0f}", flush=True)
     return compensated
 
 
-def uniform(network: nn.Module, groups: ChannelGroups, data: Data, criterion: str, budget: str) -> PruningPlan:
+def uniform(setting: Setting, criterion: str, budget: str) -> PruningPlan:
+    network, groups, data = setting
     scores = scores_by_name(network, data.calibration, criterion, groups=groups)
-    return secateur.uniform_plan(groups, scores, secateur.MacsCost(network, data.example, groups), budget)
+    return secateur.uniform_plan(groups, scores, setting.cost, budget)
 
 
-def ways(network: nn.Module, plan: PruningPlan, data: Data) -> None:
+def ways(setting: Setting, plan: PruningPlan) -> None:
     """Print what each target and each choice of layers brings."""
+    network, _, data = setting
     print(f"{'l1, 50% of the MACs':24}{'layers':>12}{'compensated':>13}{'seconds':>9}")
     for target in ("layer", "sum"):
         for layers in ("consumers", "all"):
             cut, begun = secateur.apply_plan(network, plan), time.perf_counter()
             secateur.compensate(network, cut, plan, data.calibration, samples=IMAGES, target=target, layers=layers)
             seconds = time.perf_counter() - begun
-            print(f"{f'target {target}':24}{layers:>12}{accuracy(cut, data):13.2f}{seconds:9.0f}", flush=True)
+            print(f"{f'target {target}':24}{layers:>12}{setting.accuracy(cut):13.2f}{seconds:9.0f}", flush=True)
 
 
-def train(network: nn.Module, plan: PruningPlan, data: Data, epochs: list[int]) -> None:
+def train(setting: Setting, plan: PruningPlan, epochs: list[int]) -> None:
     """Print the accuracy after training from either start."""
+    network, _, data = setting
     starts: Mapping[str, nn.Module] = {name: secateur.apply_plan(network, plan) for name in ("cut", "compensated")}
     secateur.compensate(network, starts["compensated"], plan, data.calibration, samples=IMAGES)
     print(f"{'l1, 50% of the MACs':24}{'epochs':>8}{'before':>10}{'after':>8}{'seconds':>9}")
     for count in epochs:
         for name, start in starts.items():
             model = copy.deepcopy(start)
-            before, begun = accuracy(model, data), time.perf_counter()
+            before, begun = setting.accuracy(model), time.perf_counter()
             secateur.fine_tune(model, data.train.fresh(), epochs=count, learning_rate=0.03)
             seconds = time.perf_counter() - begun
-            print(f"{name:24}{count:8}{before:10.2f}{accuracy(model, data):8.2f}{seconds:9.0f}", flush=True)
-
-
-def accuracy(model: nn.Module, data: Data) -> float:
-    return 100 * secateur.accuracy(model, data.test)
+            print(f"{name:24}{count:8}{before:10.2f}{setting.accuracy(model):8.2f}{seconds:9.0f}", flush=True)
 
 
 if __name__ == "__main__":

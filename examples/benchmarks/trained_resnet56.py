@@ -1,0 +1,60 @@
+"""What benchmarks share: a trained ResNet-56, CIFAR-10 as JPEG, and the channels inside the blocks."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+import secateur
+from secateur.channel_map import with_channel_maps
+from secateur.networks import resnet56
+from secateur.records import ChannelGroups
+from secateur.weights import load_weights
+from secateur_cli.data import Data, load_data
+from secateur_cli.schema import DataConfig
+
+SHARED = Path(__file__).resolve().parents[3] / "shared"
+WEIGHTS, TRAIN, TEST = "models/resnet56-cifar10-jpeg.safetensors", "cifar10-jpeg-train", "cifar10-jpeg-val"
+
+
+class Setting(NamedTuple):
+    """The dense network, the channel groups inside its blocks, and the images."""
+
+    network: nn.Module
+    groups: ChannelGroups
+    data: Data
+
+    @property
+    def cost(self) -> secateur.MacsCost:
+        return secateur.MacsCost(self.network, self.data.example, self.groups)
+
+    def accuracy(self, model: nn.Module) -> float:
+        """Return the percentage of the held-out images that `model` answers rightly."""
+        return 100 * secateur.accuracy(model, self.data.test)
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, threads: int | None = os.cpu_count()) -> None:
+    parser.add_argument("--threads", type=int, default=threads)
+    parser.add_argument("--shared", type=Path, default=SHARED, help="the folder with models/ and data/")
+
+
+def load(given: argparse.Namespace, *, seed: int = 0, limit: int | None = None, batch_size: int = 250) -> Setting:
+    """Return the setting with at most `limit` images of a split; end the script where the files are missing."""
+    torch.set_num_threads(given.threads)
+    needed = [given.shared / WEIGHTS, *(given.shared / "data" / f"{name}.tar.gz" for name in (TRAIN, TEST))]
+    missing = [str(path) for path in needed if not path.is_file()]
+    if missing:
+        sys.exit(f"needs {' and '.join(missing)}; --shared names another folder")
+    paths = {"train": needed[1], "test": needed[2]}
+    config = DataConfig(source="image-folder", image_size=32, batch_size=batch_size, **paths)
+    data = load_data(config, folder=Path(), seed=seed, limit=limit)
+    network = resnet56().eval()
+    load_weights(network, needed[0])
+    network = with_channel_maps(network, data.example)
+    return Setting(network, secateur.channel_groups(network, data.example, residual="skip"), data)
