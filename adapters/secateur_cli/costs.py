@@ -17,7 +17,6 @@ COSTS = {
     "hrank": "MACs as HRank counts",
     "hrank_parameters": "parameters as HRank counts",
 }
-UNITS = {"bytes": "B", "flops2": "FLOPs", "parameters": "parameters", "hrank_parameters": "parameters"}
 
 
 def label(cost: str) -> str:
@@ -31,13 +30,13 @@ def label(cost: str) -> str:
 
 
 def unit(cost: str) -> str:
-    """Return what a cost is counted in.
+    """Return the unit that belongs behind an amount of a cost, where its name does not say it.
 
     Example:
-        >>> unit("hrank"), unit("bytes")
-        ('MACs', 'B')
+        >>> unit("bytes"), unit("macs")
+        ('B', '')
     """
-    return UNITS.get(cost, "MACs" if cost in COSTS else "")
+    return "B" if cost == "bytes" else ""
 
 
 def spent(plan: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
@@ -61,7 +60,11 @@ def spending(plan: Mapping[str, Any]) -> str:
         '900 k MACs of 2.00 M (45.0%; allowed 1.00 M)'
     """
     return "; ".join(
-        f"{amount(cost['after'], unit(name))} of {amount(cost['before'])} "
-        f"({percent(cost['after'] / cost['before'])}; allowed {amount(cost['budget'])})"
+        f"{_called(name, cost['after'])} of {amount(cost['before'], unit(name))} "
+        f"({percent(cost['after'] / cost['before'])}; allowed {amount(cost['budget'], unit(name))})"
         for name, cost in spent(plan).items()
     )
+
+
+def _called(cost: str, value: float) -> str:
+    return amount(value, unit(cost)) if unit(cost) else f"{amount(value)} {label(cost)}"

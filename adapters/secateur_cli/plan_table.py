@@ -68,7 +68,7 @@ def _groups(facts: Mapping[str, Any]) -> Table:
 def _costs(costs: Mapping[str, Mapping[str, float]]) -> Table:
     table = _table("costs", "", "dense", "pruned", "share", "allowed", "")
     for name, cost in costs.items():
-        dense, kind = cost["before"], "B" if unit(name) == "B" else ""  # the others are in the name
+        dense, kind = cost["before"], unit(name)
         table.add_row(
             label(name),
             amount(dense, kind),
