@@ -86,8 +86,8 @@ class Remembering:
         with self._store.writing(lasting=worth.exact) as write:
             write(
                 "INSERT INTO evaluations (candidate, evaluation, worth, exact, seconds, widths) "
-                "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET worth = excluded.worth, exact = excluded.exact, "
-                "seconds = excluded.seconds, at = CURRENT_TIMESTAMP "
+                "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (candidate, evaluation) DO UPDATE SET worth = excluded.worth, "
+                "exact = excluded.exact, seconds = excluded.seconds, at = CURRENT_TIMESTAMP "
                 "WHERE NOT exact AND (excluded.exact OR excluded.worth < worth)",
                 *(candidate_key(kept), evaluation, worth.value, worth.exact, seconds, widths),
             )
