@@ -87,9 +87,9 @@ class Replay:
 
         with ExitStack() as stack:
             for name in skipped:
-                stack.enter_context(_instead(self._modules[name], shape_of(name)))
+                stack.enter_context(instead(self._modules[name], shape_of(name)))
             for name in given | fresh | set(self.held):
-                stack.enter_context(_instead(self._modules[name], output_of(name)))
+                stack.enter_context(instead(self._modules[name], output_of(name)))
             yield at
         self._forget(place, but=later)
 
@@ -127,7 +127,7 @@ class Replay:
 
 
 @contextmanager
-def _instead(module: nn.Module, forward: Callable[[Callable[[], Any]], Any]) -> Iterator[None]:
+def instead(module: nn.Module, forward: Callable[[Callable[[], Any]], Any]) -> Iterator[None]:
     """In the block, calls of `module` return `forward(compute)`, where `compute()` is what they would have returned."""
     original = module.forward
     own = "forward" in vars(module)

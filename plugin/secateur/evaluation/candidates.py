@@ -1,0 +1,280 @@
+"""What the candidates of a search are worth, with what they have in common computed once, and losers stopped early."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.batches import Batches, rebatch
+from secateur.errors import ConfigError, DataError
+from secateur.evaluation.arithmetic import fastest_format, fold, foldable
+from secateur.evaluation.exactness import Referee, undecided
+from secateur.evaluation.field import Field
+from secateur.evaluation.forks import Forks
+from secateur.evaluation.penalties import (
+    Measure,
+    Penalties,
+    check_measure,
+    expected_penalties,
+    penalties,
+    wanted_outputs,
+    worth_of,
+)
+from secateur.evaluation.racing import Form, Settle, race
+from secateur.evaluation.recoveries import Recovery, mend_by
+from secateur.evaluation.stage import shared_channels
+from secateur.feature_maps.tap import unwrapped
+from secateur.modes import device_of
+from secateur.protocols import Kept, Worth
+from secateur.records import ChannelGroup
+
+CHUNK = {"cpu": 32, "cuda": 256}  # images that are run at a time: a processor's cache holds their feature maps
+STEPS = 32  # a candidate that is better than expected is looked at so often, at most
+Known = Mapping[int, Worth]
+
+
+class CandidateWorth:
+    """The worth of a candidate of a search, alone or in a race with others (`secateur.protocols.Race`).
+
+    Without recovery, by accuracy, every worth is that of `MaskedAccuracy`, and so every decision; the arithmetic is
+    another:
+
+    * channels that no candidate of a race keeps are cut; the candidates are masks on what is left;
+    * what runs before the first layer that a candidate changes is computed once for all of them;
+    * a candidate is stopped once it has lost more than the best of the race in all; images on which the last winner was
+      worst, or least safe, come first, so that this is soon;
+    * images whose outcome lies within rounding are judged literally.
+
+    Args:
+        model: the dense network, giving logits (N, K); copied, never touched.
+        groups: its channel groups by name.
+        batches: yields `(inputs, labels)`, or inputs alone for "fidelity"; held in memory, on the device of the model.
+        measure: "accuracy"; "loss", minus the mean cross-entropy; or "fidelity", minus the mean Kullback-Leibler
+            divergence from the dense network's answers, which needs no labels.
+        recovery: "none"; "recalibrate": the batch statistics of each candidate are measured anew
+            (`secateur.recalibrate_batch_norm`); or "compensate": the layers that read a group have the best weights for
+            the channels that stay, by their equations in the dense network.
+        calibration: images for the recovery: training images, labels are not read.
+        samples, rows, ridge: of the recovery; see `secateur.compensate`. All batches hold as many images as the first
+            for "recalibrate".
+        approximate: whether a candidate that was judged in an earlier race is taken to be worth no more than it was
+            then, with the same cut to the same channels, so that it is judged again only if that would make it win.
+            Most candidates of a greedy search are then never judged twice, but its plan may be another.
+        memory: bytes for what is computed once; and for the images and equations of a recovery.
+        chunk: images run at a time; fewer where `memory` does not hold what is kept of so many.
+
+    Attributes:
+        settings: what is measured, as plain data.
+
+    Raises:
+        ConfigError: unknown measure or recovery, or calibration images that are missing or in vain.
+        DataError: no images, images of several sizes, labels that do not fit, or outputs that are NaN.
+        NetworkError: a compiled or scripted network.
+
+    Cost: a race of L candidates over N images: less than L + 2 forward passes over N images, as a rule a fifth of it.
+
+    Example:
+        >>> from secateur.records import Member
+        >>> net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+        >>> for layer in net:
+        ...     _ = nn.init.eye_(layer.weight)
+        >>> own = ((0,), (1,))
+        >>> group = ChannelGroup("0", 2, (Member("0", "producer", own), Member("1", "consumer", own)))
+        >>> worth = CandidateWorth(net, {"0": group}, [(torch.eye(2), torch.tensor([0, 1]))])
+        >>> worth({}), worth.race([{"0": (0,)}, {}])
+        (1.0, [Worth(value=0.5, exact=True), Worth(value=1.0, exact=True)])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        groups: Mapping[str, ChannelGroup],
+        batches: Batches,
+        *,
+        measure: Measure = "accuracy",
+        recovery: Recovery = "none",
+        calibration: Batches | None = None,
+        samples: int = 1000,
+        rows: int = 80_000,
+        ridge: float = 1e-2,
+        approximate: bool = False,
+        memory: int = 2**30,
+        chunk: int | None = None,
+    ) -> None:
+        check_measure(measure)
+        self._device = device_of(model)
+        self._model = copy.deepcopy(unwrapped(model)).eval()
+        self._groups, self._measure = dict(groups), measure
+        images, self._wanted, self._last = self._read(batches)
+        self._images = torch.cat(images)
+        self._safety: dict[tuple[str, ...], Tensor] = {}
+        self._forks = Forks(self._model, self._images[torch.arange(3) % len(self._images)])
+        self._format = fastest_format(self._model, self._images[:2])
+        self._mend, count = mend_by(
+            recovery,
+            self._model,
+            self._groups,
+            self._forks,
+            calibration,
+            samples=samples,
+            rows=rows,
+            ridge=ridge,
+            memory=memory,
+        )
+        masked = [m.layer for group in self._groups.values() for m in group.members if m.role == "masked"]
+        self._folds = foldable(self._model, self._images[:2], but=masked) if recovery == "none" else []
+        exact = measure == "accuracy" and recovery == "none"
+        self._referee = Referee(self._model, self._groups, images, self._wanted) if exact else None
+        self._chunk = CHUNK.get(self._device.type, 32) if chunk is None else chunk
+        self._at_once = self._how_many(memory)
+        self._approximate = approximate
+        self._before: dict[Any, float] = {}
+        self.settings: Mapping[str, Any] = MappingProxyType(
+            {"measure": measure, "recovery": recovery, "images": len(self._images)}
+            | ({"calibration_images": count} if count else {})
+            | ({"approximate": True} if approximate else {})
+        )
+
+    def __call__(self, kept: Kept) -> float:
+        """Return the worth with only the channels `kept[g]` of group g, and all of absent groups.
+
+        Raises:
+            PlanError: an unknown group or channels that it does not have.
+            DataError: the outputs are NaN.
+        """
+        return self.race([kept])[0].value
+
+    def race(
+        self,
+        candidates: Sequence[Kept],
+        *,
+        known: Known = MappingProxyType({}),
+        record: Callable[[int, Worth], None] | None = None,
+    ) -> list[Worth]:
+        """Return the worth of each candidate; it is exact wherever no other candidate is worth more.
+
+        With `approximate`, what is not exact may be too low: it is what a candidate was worth in an earlier race.
+
+        Args:
+            candidates: what is compared.
+            known: number of a candidate -> what an earlier race found for it.
+            record: called with a candidate's number and worth as soon as it is settled.
+
+        Raises:
+            PlanError: a candidate with an unknown group or channels that it does not have.
+            DataError: the outputs of a candidate are NaN.
+        """
+        shared = shared_channels(self._groups, candidates)
+        moves = [_move(shared, kept) for kept in candidates]
+        bounds = {idx: known[idx].value if idx in known else math.inf for idx in range(len(candidates))}
+        if self._approximate and len(candidates) > 1:
+            bounds = {idx: min(bound, self._before.get(moves[idx], math.inf)) for idx, bound in bounds.items()}
+        found = {idx: worth for idx, worth in known.items() if worth.exact}
+        bounds = {idx: bound for idx, bound in bounds.items() if idx not in found}
+
+        def settle(idx: int, worth: Worth) -> None:
+            found[idx] = worth
+            if record is not None:
+                record(idx, worth)
+
+        while bounds:
+            best = max((worth.value for worth in found.values() if worth.exact), default=-math.inf)
+            top = max(bounds.values())
+            if top < best:
+                break
+            runners = [idx for idx, bound in bounds.items() if bound == top]
+            self._run([candidates[idx] for idx in runners], best, partial(_renumbered, settle, runners))
+            for idx in runners:
+                del bounds[idx]
+        self._before |= {moves[idx]: worth.value for idx, worth in found.items()} if len(candidates) > 1 else {}
+        return [found.get(idx) or Worth(bounds[idx], exact=False) for idx in range(len(candidates))]
+
+    def _run(self, candidates: Sequence[Kept], best: float, settle: Settle) -> None:
+        """Race some candidates against one another and the `best` so far."""
+        shared = shared_channels(self._groups, candidates)
+        stage = self._mend.stage(shared)
+        fold(stage.network, self._folds)
+        stage.network.to(memory_format=self._format)
+        field = Field(stage, self._forks, candidates, self._mend.prepare(stage, candidates), self._format)
+        names = [tuple(stage.changes(kept)) for kept in candidates]
+        safety = {number: self._safety.get(name, self._last).clone() for number, name in enumerate(names)}
+        forms = {number: Form(expected_penalties(self._measure, s), s.clone()) for number, s in safety.items()}
+
+        def lose(images: Mapping[int, Tensor]) -> dict[int, Tensor]:
+            lost = {}
+            for number, outputs in field.outputs(self._images, images, at_once=self._at_once, chunk=self._chunk):
+                which = images[number]
+                found = penalties(self._measure, outputs, self._wanted[which])
+                lost[number] = self._literally(candidates[number], outputs, found, which)
+                safety[number][which] = found.safety
+            return lost
+
+        exact: dict[int, float] = {}
+
+        def note(number: int, worth: Worth) -> None:
+            if worth.exact:
+                exact[number] = worth.value
+            settle(number, worth)
+
+        race(
+            forms,
+            lose,
+            worth=lambda lost: worth_of(self._measure, lost, len(self._images)),
+            goal=float(expected_penalties(self._measure, self._last).sum()),
+            best=best,
+            step=max(self._chunk, len(self._images) // STEPS),
+            settle=note,
+        )
+        self._safety |= {names[number]: found for number, found in safety.items()}
+        if exact and max(exact.values()) >= best:
+            self._go_on_from(safety[max(exact, key=lambda number: exact[number])])
+
+    def _go_on_from(self, winner: Tensor) -> None:
+        """Expect of every candidate, from now on, that its margins move as those of the winner have moved."""
+        moved = winner - self._last
+        self._safety = {names: safety + moved for names, safety in self._safety.items()}
+        self._last = winner
+
+    def _literally(self, kept: Kept, outputs: Tensor, found: Penalties, images: Tensor) -> Tensor:
+        """Return what a candidate loses on some images, by the dense network where rounding could decide."""
+        if self._referee is None or not bool((open_ := undecided(outputs, found.safety)).any()):
+            return found.values
+        return found.values.masked_scatter(open_, self._referee.misses(kept, images[open_]))
+
+    def _read(self, batches: Batches) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Return the images in their batches, what is wanted of them, and how safe they are in the dense network."""
+        images, wanted, safety = [], [], []
+        for inputs, labels in rebatch(batches, None):
+            if not len(inputs):
+                continue
+            images.append(inputs.to(self._device))
+            with torch.inference_mode():
+                outputs = self._model(images[-1])
+                wanted.append(wanted_outputs(self._measure, outputs, labels))
+                safety.append(penalties(self._measure, outputs, wanted[-1]).safety)
+        if not images:
+            raise DataError("there are no images to evaluate on: the batches are empty")
+        return images, torch.cat(wanted), torch.cat(safety)
+
+    def _how_many(self, memory: int) -> int:
+        """Return of how many images what is common to candidates fits into `memory` bytes."""
+        if self._chunk < 1 or memory < 1:
+            raise ConfigError(f"chunk and memory must be at least 1; found {self._chunk} and {memory}")
+        layers = {m.layer for g in self._groups.values() for m in g.members if m.role in ("consumer", "masked")}
+        return memory // max(1, self._forks.bytes_for(layers))
+
+
+def _renumbered(settle: Settle, numbers: Sequence[int], place: int, worth: Worth) -> None:
+    settle(numbers[place], worth)
+
+
+def _move(shared: Kept, kept: Kept) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Return what a candidate cuts besides what all of a race cut."""
+    return tuple(sorted((name, channels) for name, channels in kept.items() if shared.get(name) != channels))

@@ -1,0 +1,319 @@
+"""A race decides as the literal evaluation does, one by one, whatever has been raced before."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import references_worth
+from networks_for_tests import (
+    ChannelShuffle,
+    Chunked,
+    ConcatTwice,
+    Depthwise,
+    Grouped,
+    PermutedFlatten,
+    Residual,
+    ZeroPaddedShortcut,
+    randomise_batch_norm,
+)
+from secateur import MacsCost, ScoreTable, apply_plan, fine_tune, greedy_plan, weight_scores
+from secateur.channel_graph import channel_groups
+from secateur.channel_map import with_channel_maps
+from secateur.errors import ConfigError, DataError, NetworkError, PlanError
+from secateur.evaluation import CandidateWorth, MaskedAccuracy, accuracy
+from secateur.networks import digits_resnet
+from secateur.protocols import Evaluate, Kept, Race, Worth
+from secateur.records import ChannelGroup, PruningPlan
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "residual": Residual,
+    "depthwise": Depthwise,
+    "grouped": Grouped,
+    "chunked": Chunked,
+    "concat": ConcatTwice,
+    "shuffle": ChannelShuffle,
+    "permuted": PermutedFlatten,
+    "padded": ZeroPaddedShortcut,
+}
+Batch = tuple[Tensor, Tensor]
+
+
+def problem(build: Callable[[], nn.Module], *, images: int = 90, size: int = 16) -> tuple[nn.Module, Any, list[Batch]]:
+    """Return a network, its groups, and images labelled by itself but for some, so that every removal shows."""
+    inputs = torch.randn(images, 3, 17, 17) if build is PermutedFlatten else torch.randn(images, 3, size, size)
+    network = with_channel_maps(randomise_batch_norm(build()).eval(), inputs[:2])
+    with torch.no_grad():
+        outputs = network(inputs)
+        labels = (outputs - outputs.mean(0)).argmax(1)
+        if isinstance(head := getattr(network, "head", None), nn.Linear):
+            head.bias.sub_(outputs.mean(0))  # otherwise one class would win always
+    labels[:5] = (labels[:5] + 1) % 5
+    batches = list(zip(inputs.split(40), labels.split(40), strict=True))
+    return network, channel_groups(network, inputs[:3]), batches
+
+
+def cuts(groups: dict[str, ChannelGroup], kept: Kept, generator: torch.Generator) -> list[Kept]:
+    """Return for each group that can be cut further a candidate that does it, as a greedy search would."""
+    found = []
+    for name, group in groups.items():
+        there = kept.get(name, tuple(range(group.width)))
+        if len(there) > 1:
+            count = int(torch.randint(1, len(there), (), generator=generator))
+            stay = torch.randperm(len(there), generator=generator)[:count].tolist()
+            found.append({**kept, name: tuple(sorted(there[i] for i in stay))})
+    return found
+
+
+def check(worths: list[Worth], literal: list[float]) -> None:
+    for worth, true in zip(worths, literal, strict=True):
+        if true == max(literal):
+            assert worth == Worth(true)
+        else:
+            assert worth.value == true if worth.exact else true <= worth.value < max(literal)
+
+
+@pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
+def test_every_worth_is_that_of_the_masked_network(build: Callable[[], nn.Module]) -> None:
+    network, groups, batches = problem(build)
+    literal = MaskedAccuracy(network, groups, batches)
+    worth = CandidateWorth(network, groups, batches, memory=2**18, chunk=7)
+    assert isinstance(worth, Race)
+    assert worth({}) == literal({})
+    generator = torch.Generator().manual_seed(0)
+    kept: Kept = {}
+    while candidates := cuts(groups, kept, generator):
+        true = [literal(candidate) for candidate in candidates]
+        check(worth.race(candidates), true)
+        assert [worth(candidate) for candidate in candidates] == true
+        kept = candidates[max(range(len(true)), key=true.__getitem__)]
+    assert kept, "something was cut"
+
+
+@given(st.integers(0, 10**6), st.integers(1, 40), st.sampled_from([1, 2**14, 2**30]))
+@settings(deadline=None, max_examples=15)
+def test_any_candidates_race_rightly(seed: int, chunk: int, memory: int) -> None:
+    torch.manual_seed(seed)
+    network, groups, batches = problem(Residual, images=60, size=8)
+    literal = MaskedAccuracy(network, groups, batches)
+    worth = CandidateWorth(network, groups, batches, chunk=chunk, memory=memory)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(3):
+        start = cuts(groups, {}, generator)
+        candidates = [*start, *cuts(groups, start[0], generator), {}]
+        check(worth.race(candidates), [literal(candidate) for candidate in candidates])
+
+
+def test_what_is_known_is_not_judged_again_and_what_is_found_is_told() -> None:
+    network, groups, batches = problem(Residual)
+    worth = CandidateWorth(network, groups, batches)
+    candidates = cuts(groups, {}, torch.Generator().manual_seed(0))
+    literal = [MaskedAccuracy(network, groups, batches)(candidate) for candidate in candidates]
+    told: dict[int, Worth] = {}
+    found = worth.race(candidates, record=told.__setitem__)
+    assert [told[idx] for idx in range(len(candidates))] == found
+    best = max(range(len(literal)), key=literal.__getitem__)
+    again: dict[int, Worth] = {}
+    known = {idx: Worth(2.0 if idx == best else 1.5, exact=idx == best) for idx in range(len(candidates))}
+    assert worth.race(candidates, known=known, record=again.__setitem__) == [known[i] for i in range(len(candidates))]
+    assert again == {}
+    known = {idx: Worth(1.0, exact=False) for idx in range(len(candidates))}
+    check(worth.race(candidates, known=known), literal)
+
+
+def test_images_within_rounding_are_judged_literally() -> None:
+    """All outputs are equal but for rounding: only the same arithmetic gives the same answers."""
+    torch.manual_seed(1)
+    network = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 8, 3), nn.Flatten())
+    network = nn.Sequential(*network, nn.Linear(8 * 16, 4)).eval()
+    with torch.no_grad():
+        network[5].weight.copy_(network[5].weight[:1].expand(4, -1)[:, torch.randperm(128)])
+        for row in range(4):  # the same numbers, added up in another order
+            network[5].weight[row] = network[5].weight[0]
+            network[5].weight[row, :64] *= 1 + 1e-7 * row
+        network[5].bias.zero_()
+    images = torch.randn(64, 3, 8, 8)
+    groups = channel_groups(network, images[:2])
+    labels = network(images).argmax(1)
+    batches = [(images[:40], labels[:40]), (images[40:], labels[40:])]
+    literal, worth = MaskedAccuracy(network, groups, batches), CandidateWorth(network, groups, batches, chunk=5)
+    candidates = cuts(groups, {}, torch.Generator().manual_seed(0))
+    true = [literal(candidate) for candidate in candidates]
+    assert [worth(candidate) for candidate in candidates] == true
+    check(worth.race(candidates), true)
+
+
+def digits() -> tuple[nn.Module, Any, list[Batch]]:
+    data = pytest.importorskip("sklearn.datasets").load_digits()
+    inputs = torch.tensor(data.images, dtype=torch.float32)[:, None] / 16
+    labels = torch.tensor(data.target)
+    network = digits_resnet()
+    fine_tune(network, list(zip(inputs[:512].split(64), labels[:512].split(64), strict=True)), epochs=3)
+    network.eval()
+    held_out = list(zip(inputs[600:800].split(100), labels[600:800].split(100), strict=True))
+    return network, channel_groups(network, inputs[:2]), held_out
+
+
+@pytest.mark.slow
+def test_the_greedy_search_ends_in_the_plan_of_the_literal_one() -> None:
+    network, groups, batches = digits()
+    example = batches[0][0][:2]
+    scores = weight_scores(network, "l1")
+    cost = MacsCost(network, example, groups)
+
+    def plan(evaluate: Evaluate) -> PruningPlan:
+        return greedy_plan(groups, scores, cost, "40%", evaluate, delta=0.05)
+
+    literal, raced = plan(MaskedAccuracy(network, groups, batches)), plan(CandidateWorth(network, groups, batches))
+    assert dict(raced.kept) == dict(literal.kept)
+    assert raced.cost_after == literal.cost_after
+
+
+def greedily(evaluate: Evaluate, groups: Any, network: nn.Module, example: Tensor) -> PruningPlan:
+    scores = ScoreTable({name: torch.arange(float(group.width)) for name, group in groups.items()})
+    return greedy_plan(groups, scores, MacsCost(network, example, groups), "30%", evaluate, delta=0.03)
+
+
+def test_an_approximate_search_judges_fewer_and_says_so() -> None:
+    network, groups, batches = problem(Residual)
+    judged = 0
+
+    class Counting(CandidateWorth):
+        def _run(self, candidates: Any, best: float, settle: Any) -> None:
+            nonlocal judged
+            judged += len(candidates)
+            super()._run(candidates, best, settle)
+
+    exact = greedily(Counting(network, groups, batches), groups, network, batches[0][0][:2])
+    all_of_them, judged = judged, 0
+    worth = Counting(network, groups, batches, approximate=True)
+    nearly = greedily(worth, groups, network, batches[0][0][:2])
+    assert judged < all_of_them
+    assert worth.settings["approximate"] is True
+    assert nearly.cost_after <= nearly.budget
+    assert exact.cost_after <= exact.budget
+
+
+def cut_by(network: nn.Module, groups: Any, kept: Kept) -> nn.Module:
+    return apply_plan(network, PruningPlan(tuple(groups.values()), dict(kept), "none", 0.0, 0.0, 0.0)).eval()
+
+
+@pytest.mark.parametrize("measure", ["loss", "fidelity"])
+def test_loss_and_fidelity_are_their_definitions(measure: Any) -> None:
+    network, groups, batches = problem(ConcatTwice)
+    given = batches if measure == "loss" else [inputs for inputs, _ in batches]
+    worth = CandidateWorth(network, groups, given, measure=measure)
+    images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    candidates = cuts(groups, {}, torch.Generator().manual_seed(3))
+    candidates += [{name: kept[:-1] for name, kept in c.items() if len(kept) > 1} for c in candidates]
+    true = []
+    for kept in candidates:
+        with torch.no_grad():
+            dense, outputs = network(images).double().tolist(), cut_by(network, groups, kept)(images).double().tolist()
+        true.append(
+            -references_worth.mean_cross_entropy(outputs, labels.tolist())
+            if measure == "loss"
+            else -references_worth.mean_divergence(dense, outputs)
+        )
+        assert worth(kept) == pytest.approx(true[-1], abs=1e-5)
+    found = worth.race(candidates)
+    best = max(range(len(true)), key=true.__getitem__)
+    assert found[best].exact
+    for value, exact in ((f.value, f.exact) for f in found):
+        assert value <= found[best].value if exact else value < found[best].value
+    assert all(f.value >= t - 1e-5 for f, t in zip(found, true, strict=True))
+    assert worth({}) == pytest.approx(0.0 if measure == "fidelity" else worth({}), abs=1e-6)
+
+
+def test_the_network_is_left_as_it_was_in_whatever_mode() -> None:
+    network, groups, batches = problem(Residual)
+    network.train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    worth = CandidateWorth(network, groups, batches)
+    worth.race(cuts(groups, {}, torch.Generator().manual_seed(0)))
+    assert network.training
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert worth({}) == accuracy(network, batches)
+
+
+def test_settings_are_plain_data() -> None:
+    network, groups, batches = problem(Residual)
+    images = [inputs for inputs, _ in batches]
+    plain = CandidateWorth(network, groups, batches).settings
+    assert json.loads(json.dumps(dict(plain))) == {"measure": "accuracy", "recovery": "none", "images": 90}
+    mended = CandidateWorth(network, groups, batches, measure="loss", recovery="recalibrate", calibration=images)
+    assert dict(mended.settings) == {
+        "measure": "loss",
+        "recovery": "recalibrate",
+        "images": 90,
+        "calibration_images": 80,
+    }
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "words"),
+    [
+        ({"measure": "error"}, ConfigError, "allowed: accuracy, loss, fidelity"),
+        ({"recovery": "training"}, ConfigError, "allowed: none, recalibrate, compensate"),
+        ({"recovery": "compensate"}, ConfigError, "needs calibration images"),
+        ({"calibration": [torch.zeros(2, 3, 16, 16)]}, ConfigError, "reads no calibration images"),
+        ({"chunk": 0}, ConfigError, "at least 1"),
+        ({"memory": 0}, ConfigError, "at least 1"),
+        ({"batches": []}, DataError, "empty"),
+        ({"batches": [torch.zeros(2, 3, 16, 16)]}, DataError, "without labels"),
+        ({"batches": [(torch.zeros(2, 3, 16, 16), torch.tensor([0, 7]))]}, DataError, r"found 0\.\.7"),
+        ({"model": torch.jit.script(Residual())}, NetworkError, "ScriptModule"),
+    ],
+)
+def test_bad_input_is_refused(changed: dict[str, Any], error: type[Exception], words: str) -> None:
+    network, groups, batches = problem(Residual)
+    arguments = {"model": network, "groups": groups, "batches": batches} | changed
+    first = [arguments.pop(name) for name in ("model", "groups", "batches")]
+    with pytest.raises(error, match=words):
+        CandidateWorth(*first, **arguments)
+
+
+def test_a_candidate_that_is_none_is_refused_and_nan_is_said() -> None:
+    network, groups, batches = problem(Residual)
+    worth = CandidateWorth(network, groups, batches)
+    with pytest.raises(PlanError, match="nosuch"):
+        worth({"nosuch": (0,)})
+    with pytest.raises(PlanError, match="at least one"):
+        worth.race([{}, {"stem": ()}])
+    with torch.no_grad():
+        network.head.weight[0, 0] = torch.nan
+    with pytest.raises(DataError, match="NaN"):
+        CandidateWorth(network, groups, batches)
+
+
+@pytest.mark.slow
+def test_one_step_of_a_trained_network_is_decided_literally(shared: Path) -> None:
+    from secateur.networks import resnet20
+    from secateur.weights import load_weights
+
+    network = resnet20().eval()
+    load_weights(network, shared / "models" / "resnet20-cifar10.safetensors")
+    images = torch.randn(64, 3, 32, 32)
+    network = with_channel_maps(network, images[:2])
+    groups = channel_groups(network, images[:2], residual="skip")
+    labels = network(images).argmax(1)
+    batches = [(images, labels)]
+    literal, worth = MaskedAccuracy(network, groups, batches), CandidateWorth(network, groups, batches)
+    generator, kept = torch.Generator().manual_seed(0), {}
+    for _ in range(3):
+        candidates = [
+            {**kept, name: tuple(c for c in kept.get(name, range(group.width)) if c != removed)}
+            for name, group in groups.items()
+            for removed in [kept.get(name, range(group.width))[int(torch.randint(8, (), generator=generator))]]
+        ]
+        true = [literal(candidate) for candidate in candidates]
+        check(worth.race(candidates), true)
+        kept = candidates[max(range(len(true)), key=true.__getitem__)]

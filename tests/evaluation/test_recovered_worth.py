@@ -1,0 +1,174 @@
+"""Candidates with fresh batch statistics or the best weights are worth what the network made by hand is worth."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import references_recovery
+import references_worth
+from networks_for_tests import Chunked, ConcatTwice, Depthwise, Residual, ZeroPaddedShortcut, randomise_batch_norm
+from secateur import recalibrate_batch_norm
+from secateur.channel_graph import apply_plan, channel_groups
+from secateur.channel_graph.masks import silence
+from secateur.channel_map import with_channel_maps
+from secateur.errors import DataError
+from secateur.evaluation import CandidateWorth
+from secateur.evaluation.nested_weights import NestedWeights
+from secateur.protocols import Kept
+from secateur.records import PruningPlan
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "residual": Residual,
+    "depthwise": Depthwise,
+    "chunked": Chunked,
+    "concat": ConcatTwice,
+    "padded": ZeroPaddedShortcut,
+}
+
+
+def problem(build: Callable[[], nn.Module]) -> tuple[nn.Module, Any, list[tuple[Tensor, Tensor]], list[Tensor]]:
+    images, others = torch.randn(40, 3, 8, 8), torch.randn(24, 3, 8, 8)
+    network = with_channel_maps(randomise_batch_norm(build()).eval(), images[:2])
+    labels = torch.randint(0, 5, (40,))
+    return network, channel_groups(network, images[:2]), [(images, labels)], list(others.split(12))
+
+
+def some_candidates(groups: Any) -> list[Kept]:
+    alone = [{name: tuple(range(group.width // 2))} for name, group in groups.items()]
+    return [*alone, {name: kept for each in alone for name, kept in each.items()}]
+
+
+def loss(network: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> float:
+    images, labels = batches[0]
+    with torch.no_grad():
+        return -references_worth.mean_cross_entropy(network(images).double().tolist(), labels.tolist())
+
+
+@pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
+def test_fresh_statistics_are_those_of_the_cut_network(build: Callable[[], nn.Module]) -> None:
+    network, groups, batches, images = problem(build)
+    worth = CandidateWorth(
+        network, groups, batches, measure="loss", recovery="recalibrate", calibration=images, memory=2**20
+    )
+    candidates = some_candidates(groups)
+    true = []
+    for kept in candidates:
+        plan = PruningPlan(tuple(groups.values()), dict(kept), "none", 0.0, 0.0, 0.0)
+        cut = apply_plan(network, plan).eval()
+        recalibrate_batch_norm(cut, images)
+        true.append(loss(cut, batches))
+    assert [worth(kept) for kept in candidates] == pytest.approx(true, abs=1e-5)
+    found = worth.race(candidates)
+    best = max(range(len(true)), key=true.__getitem__)
+    assert found[best].value == pytest.approx(true[best], abs=1e-5)
+    assert all(f.value >= t - 1e-5 for f, t in zip(found, true, strict=True))
+
+
+def test_statistics_need_two_images_at_least() -> None:
+    network, groups, batches, images = problem(Residual)
+    with pytest.raises(DataError, match="at least two"):
+        CandidateWorth(network, groups, batches, recovery="recalibrate", calibration=[images[0][:1]])
+
+
+def mended_by_hand(network: nn.Module, groups: Any, kept: Kept, images: Tensor, ridge: float) -> nn.Module:
+    """Return the masked network, each convolution or linear layer that lost inputs solved for on the dense stream."""
+    found = copy.deepcopy(network)
+    silence(found, groups, kept)
+    gone: dict[str, set[int]] = {}
+    for name, channels in kept.items():
+        for member in groups[name].members:
+            if member.role == "consumer":
+                dropped = [c for c in range(groups[name].width) if c not in channels]
+                gone.setdefault(member.layer, set()).update(member.positions(dropped))
+    norms = {"first": "body_norm", "second": "norm"} if isinstance(network, Residual) else {}
+    for name, positions in gone.items():
+        dense, layer = network.get_submodule(name), found.get_submodule(name)
+        if not positions or not isinstance(dense, (nn.Conv2d, nn.Linear)):
+            continue
+        seen: list[tuple[Tensor, Tensor]] = []
+        hook = dense.register_forward_hook(lambda _m, inputs, output, seen=seen: seen.append((inputs[0], output)))
+        with torch.no_grad():
+            network(images)
+        hook.remove()
+        inputs, outputs = seen[0]
+        if isinstance(dense, nn.Conv2d):
+            kernel = dense.kernel_size[0] * dense.kernel_size[1]
+            U = references_recovery.rows_of_convolution(
+                inputs,
+                kernel=dense.kernel_size,
+                stride=dense.stride,
+                dilation=dense.dilation,
+                padding=dense.padding,
+                mode=dense.padding_mode,
+                sizes=outputs.shape[2:],
+            ).flatten(1)
+            T = outputs.movedim(1, -1).flatten(0, -2)
+        else:
+            kernel, U, T = 1, inputs, outputs
+        columns = [c for c in range(U.shape[1]) if c // kernel not in positions]
+        shift = dense.bias is not None or name in norms
+        weight, b = references_worth.best_weights(
+            U, T, dense.weight.detach().flatten(1).T, columns, ridge=ridge, intercept=shift
+        )
+        with torch.no_grad():
+            layer.weight.copy_(weight.T.reshape(layer.weight.shape))
+            if dense.bias is not None:
+                layer.bias.copy_(b)
+            elif name in norms:
+                found.get_submodule(norms[name]).running_mean.sub_(b)
+    return found
+
+
+@pytest.mark.parametrize("build", [Residual, ConcatTwice, Chunked, ZeroPaddedShortcut])
+@pytest.mark.filterwarnings("ignore:fewer rows than unknowns")
+def test_the_best_weights_are_those_of_least_squares(build: Callable[[], nn.Module]) -> None:
+    network, groups, batches, images = problem(build)
+    images = [batch[:3] for batch in images]
+    worth = CandidateWorth(
+        network, groups, batches, measure="loss", recovery="compensate", calibration=images, ridge=0.05, memory=2**24
+    )
+    candidates = some_candidates(groups)
+    true = []
+    for kept in candidates:
+        mended = mended_by_hand(network, groups, kept, torch.cat(images), 0.05)
+        true.append(loss(mended, batches))
+    assert [worth(kept) for kept in candidates] == pytest.approx(true, abs=1e-5)
+    found = worth.race([candidates[-1], *candidates[:-1], {}])
+    assert found[0].value >= true[-1] - 1e-5
+    best = max(range(len(candidates)), key=true.__getitem__)
+    if found[-1].value < true[best]:
+        assert found[(best + 1) % len(candidates)].value == pytest.approx(true[best], abs=1e-5)
+
+
+def test_nothing_changes_where_nothing_goes_and_readers_that_do_not_fit_are_told() -> None:
+    network, groups, _, images = problem(Residual)
+    all_of_it = NestedWeights(network, groups, images, rows=10**5, ridge=1e-2, memory=2**24)
+    assert all_of_it.left == {}
+    stage = all_of_it.stage({})
+    assert all(torch.equal(v, network.state_dict()[name]) for name, v in stage.network.state_dict().items())
+    few = NestedWeights(network, groups, images, rows=10**5, ridge=1e-2, memory=2**12)
+    assert "do not fit in memory" in few.left["first"]
+
+
+def test_recovery_brings_back_what_a_cut_takes() -> None:
+    """Duplicated channels: half of them can do the work of all, once the readers know."""
+    network, groups, batches, images = problem(Residual)
+    with torch.no_grad():
+        network.first.weight[3:] = network.first.weight[:3]
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            getattr(network.body_norm, name)[3:] = getattr(network.body_norm, name)[:3]
+    kept = {"first": (0, 1, 2)}
+    images = [torch.randn(200, 3, 8, 8)]
+    given = [inputs for inputs, _ in batches]
+    raw = CandidateWorth(network, groups, given, measure="fidelity")(kept)
+    mended = CandidateWorth(
+        network, groups, given, measure="fidelity", recovery="compensate", calibration=images, ridge=1e-8
+    )(kept)
+    assert mended == pytest.approx(0.0, abs=1e-5)
+    assert raw < -1e-4
