@@ -20,7 +20,7 @@ from torch import nn
 
 from secateur.channel_graph import channel_groups
 from secateur.cost import MacsCost
-from secateur.evaluation import MaskedAccuracy
+from secateur.evaluation import CandidateWorth, MaskedAccuracy
 from secateur.files import write_json
 from secateur.journal import Journal, identify
 from secateur.protocols import Evaluate, Kept, Worth
@@ -45,15 +45,15 @@ class Counted:
 
 
 class Racing:
-    """The best of several candidates: all by two thirds of the images, then the most promising to the end."""
+    """A race of candidates; every one that is judged to the end is counted."""
 
-    def __init__(self, part: Counted, whole: Counted) -> None:
-        self.part = part
-        self.whole = whole
-        self.settings = {"measure": "accuracy by race"}
+    def __init__(self, worth: CandidateWorth, count: Path) -> None:
+        self.worth = worth
+        self.count = count
+        self.settings = worth.settings
 
     def __call__(self, kept: Kept) -> float:
-        return self.whole(kept)
+        return self.race([kept])[0].value
 
     def race(
         self,
@@ -62,18 +62,13 @@ class Racing:
         known: Mapping[int, Worth] | None = None,
         record: Callable[[int, Worth], None] = lambda idx, worth: None,
     ) -> list[Worth]:
-        found = dict(known or {})
-        for idx, kept in enumerate(candidates):
-            if idx not in found:
-                found[idx] = Worth((2 * self.part(kept) + 1) / 3, exact=False)  # if all others were right
-                record(idx, found[idx])
-        while open_ := {idx: worth for idx, worth in found.items() if not worth.exact}:
-            promising = max(open_, key=lambda idx: (open_[idx].value, -idx))
-            if open_[promising].value < max((w.value for w in found.values() if w.exact), default=-1.0):
-                break
-            found[promising] = Worth(self.whole(candidates[promising]))
-            record(promising, found[promising])
-        return [found[idx] for idx in range(len(candidates))]
+        def counted(idx: int, worth: Worth) -> None:
+            if worth.exact:
+                with self.count.open("ab") as file:
+                    file.write(b".")
+            record(idx, worth)
+
+        return self.worth.race(candidates, known=known or {}, record=counted)
 
 
 def make_network() -> nn.Module:
@@ -96,12 +91,12 @@ def prepare(kind: str) -> Callable[[Path], None]:
     table = ScoreTable({name: torch.randperm(group.width).double() for name, group in groups.items()})
     cost = MacsCost(net, images[:2], groups)
     identity = identify(net, groups, batches, seed=3, settings={"kind": kind})
-    whole, part = (MaskedAccuracy(net, groups, some) for some in (batches, batches[:2]))
+    masked = MaskedAccuracy(net, groups, batches)
+    race = CandidateWorth(net, groups, batches, chunk=8)
 
     def search(folder: Path) -> None:
-        inner: Evaluate = Counted(whole, folder / "count")
-        if kind == "race":
-            inner = Racing(Counted(part, folder / "parts"), Counted(whole, folder / "count"))
+        count = folder / "count"
+        inner: Evaluate = Counted(masked, count) if kind == "one by one" else Racing(race, count)
         with Journal.open(folder / "journal.sqlite", identity) as journal:
             plan = greedy_plan(
                 groups,

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from secateur.search.budget import parse_budget
-from secateur_cli.values import Count, Number, Section, as_tuple
+from secateur_cli.values import Count, Number, Recovery, Section, as_tuple
 
 Search = Literal["uniform", "greedy", "curves"]
 Amount = str | int | float
@@ -67,6 +67,16 @@ class BudgetConfig(Section):
 class WorthConfig(Section):
     """What a candidate of a search is worth."""
 
+    measure: Literal["accuracy", "loss", "fidelity"] = Field(
+        default="accuracy",
+        description="accuracy; loss: the mean cross-entropy, the less the better; fidelity: how close the answers come "
+        "to the dense network's, without labels",
+    )
+    recovery: Recovery = Field(
+        default="none",
+        description="what a candidate gets before it is judged: none, recalibrate (batch norm measured afresh) or "
+        "compensate (new weights behind what goes); on the training images that recover reads",
+    )
     images: Count = Field(default=1000, description="validation images that a candidate is judged on")
 
     def smoke(self, images: int) -> WorthConfig:
@@ -89,9 +99,10 @@ class PlanConfig(Section):
         default=0.01, description="greedy: the least share of the dense cost that one step frees"
     )
     worth: WorthConfig = Field(default=WorthConfig(), description="greedy: what a candidate is worth")
-    residual: Literal["joint", "skip"] = Field(
+    residual: Literal["joint", "skip", "mask"] = Field(
         default="joint",
-        description="joint: layers that a shortcut sums are pruned together; skip: they stay as they are",
+        description="joint: layers that a shortcut sums are pruned together; skip: they stay as they are; mask: each "
+        "alone, by zeros in place, which makes nothing smaller",
     )
     ignore: tuple[str, ...] = Field(default=(), description="layers that keep all their channels, by name")
 

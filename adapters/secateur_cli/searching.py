@@ -7,13 +7,14 @@ from typing import Any
 
 from secateur.batches import rebatch
 from secateur.errors import ConfigError
-from secateur.evaluation import MaskedAccuracy
+from secateur.evaluation import CandidateWorth
 from secateur.journal import Journal, identify
 from secateur.records import PruningPlan, ScoreTable
 from secateur.search import GreedyStep, curve_plan, greedy_plan, uniform_plan
 from secateur.search.budget import allowed_cost
 from secateur_cli.job import Job
-from secateur_cli.schema import RunConfig, Search
+from secateur_cli.recovery import MEMORY, calibration_images
+from secateur_cli.schema import RecoverConfig, RunConfig, Search
 
 JOURNAL = "journal.sqlite"
 
@@ -45,10 +46,21 @@ def search(job: Job, scores: ScoreTable) -> tuple[PruningPlan, list[dict[str, An
 def _greedy(job: Job, scores: ScoreTable) -> tuple[PruningPlan, list[dict[str, Any]]]:
     """Search greedily with a journal in the folder of the run, from which a search that was stopped goes on."""
     config = job.config.plan
-    batches = list(rebatch(job.data.validation, None, samples=config.worth.images))
-    evaluate = MaskedAccuracy(job.model, job.groups, batches)
+    judged = list(rebatch(job.data.validation, None, samples=config.worth.images))
+    read = _calibration(job)
     settings = config.model_dump(mode="json") | {"search": job.search, "criterion": job.config.score.criterion}
-    identity = identify(job.model, job.groups, batches, seed=job.config.seed, settings=settings)
+    identity = identify(job.model, job.groups, [*judged, *read], seed=job.config.seed, settings=settings)
+    with job.progress.waiting("preparing what the candidates have in common"):
+        evaluate = CandidateWorth(
+            job.model,
+            job.groups,
+            judged,
+            measure=config.worth.measure,
+            recovery=config.worth.recovery,
+            calibration=read or None,
+            samples=sum(len(inputs) for inputs, _ in read) or 1,
+            memory=MEMORY,
+        )
     steps: list[GreedyStep] = []
     with (
         Journal.open(job.workspace.path(JOURNAL), identity) as journal,
@@ -80,6 +92,17 @@ def _greedy(job: Job, scores: ScoreTable) -> tuple[PruningPlan, list[dict[str, A
         )
         journal.finished(plan)
     return plan, [asdict(step) for step in steps]
+
+
+def _calibration(job: Job) -> list[Any]:
+    """Return the images that the recovery of candidates reads: those that `recover` would by the same method."""
+    method, settings = job.config.plan.worth.recovery, job.config.recover
+    if method == "none":
+        return []
+    if settings.method != method:
+        settings = RecoverConfig(method=method)
+    samples = calibration_images(settings, job.data.example)
+    return list(rebatch(job.data.calibration, None, samples=samples))
 
 
 def _way(job: Job, step: GreedyStep) -> int:

@@ -96,6 +96,11 @@ def test_configurations_are_immutable(file: Path) -> None:
         ("plan.budget.parameters=half", "plan.budget.parameters: the budget 'half' is malformed"),
         ("plan.budget.bytes=0", "plan.budget.bytes: the budget 0 must be positive"),
         ("plan.worth.images=0", "plan.worth.images: 0: must be greater than 0"),
+        (
+            "plan.worth.measure=top5",
+            "plan.worth.measure: 'top5' is not allowed; allowed: 'accuracy', 'loss', 'fidelity'",
+        ),
+        ("plan.worth.recovery=yes", "plan.worth.recovery: True is not allowed; allowed: 'none', 'recalibrate'"),
         ("plan.worth.image=9", "plan.worth.image: unknown key; did you mean 'images'?"),
         ("plan.budget=50%", "plan.budget: '50%': must be a mapping with the keys macs"),
         ("plan.budget.macs=50", "plan.budget.macs: the budget 50 is ambiguous"),

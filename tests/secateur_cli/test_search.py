@@ -14,12 +14,14 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 from runs_for_tests import User, contents
 from secateur.checkpoint import load_plan
-from secateur.protocols import Kept
-from secateur_cli import pipeline, planning, searching
+from secateur.journal import Remembering
+from secateur.protocols import Kept, Worth
+from secateur_cli import pipeline, planning
 
 FILES = {"run.json", "plan.json", "stages/dense.safetensors", "stages/scores.json", "stages/plan.json"}
 GREEDY = ("plan.search=greedy", "plan.delta=0.02", "plan.round_to=1")
@@ -43,19 +45,19 @@ def evaluations(folder: Path) -> int:
 
 
 class Stopping:
-    """Stops the process, as Ctrl-C would, within the evaluation of a certain number."""
+    """Stops the process, as Ctrl-C would, before the exact worth of a certain number is stored."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, at: int) -> None:
-        self.left = at
-        judge = searching.MaskedAccuracy.__call__
+        self.stored = 0
+        keep = Remembering._keep
 
-        def call(evaluation: Any, kept: Kept) -> float:
-            self.left -= 1
-            if not self.left:
+        def stop(memory: Remembering, kept: Kept, worth: Worth, *args: Any, **kwargs: Any) -> Worth:
+            if worth.exact and self.stored == at - 1:
                 raise KeyboardInterrupt
-            return judge(evaluation, kept)
+            self.stored += worth.exact
+            return keep(memory, kept, worth, *args, **kwargs)
 
-        monkeypatch.setattr(searching.MaskedAccuracy, "__call__", call)
+        monkeypatch.setattr(Remembering, "_keep", stop)
 
 
 def test_a_search_leaves_a_plan_and_prints_it(searched: tuple[Path, str]) -> None:
@@ -111,11 +113,11 @@ def test_a_stopped_search_goes_on_where_it_ended(
     assert code == 2
     assert complained.startswith(f"error: {output} holds a search that is not finished; continue it with --resume")
     assert contents(output) == before
-    rest = Stopping(monkeypatch, at=-1)  # counts
+    rest = Stopping(monkeypatch, at=-1)  # never; it counts
     code, said, complained = user.command(output, *GREEDY, name=name, flags=("--resume",) if name == "search" else ())
     assert (code, complained) == (0, "")
     assert f"the journal of the search holds {whole - 4} evaluations: going on from there" in said
-    assert -1 - rest.left == 4
+    assert 0 < rest.stored <= 4
     for file in ("stages/plan.json", *(["plan.json"] if name == "search" else [])):
         assert (output / file).read_bytes() == (searched[0] / file).read_bytes()
 
@@ -171,6 +173,18 @@ def test_budgets_as_papers_count(user: User, tmp_path: Path, cost: str) -> None:
     plan = load_plan(tmp_path / "run")
     assert plan.cost == cost
     assert plan.cost_after <= plan.budget == pytest.approx(0.6 * plan.cost_before)
+
+
+@pytest.mark.parametrize(
+    "worth", ["{measure: loss}", "{measure: fidelity, recovery: recalibrate}", "{recovery: compensate}"]
+)
+def test_candidates_are_worth_what_is_asked_for(user: User, tmp_path: Path, worth: str) -> None:
+    code, _, complained = user.command(tmp_path / "run", "plan.search=greedy", f"plan.worth={worth}", name="search")
+    assert (code, complained) == (0, "")
+    found, asked = load_plan(tmp_path / "run").settings["evaluation"], yaml.safe_load(worth)
+    assert {key: found[key] for key in asked} == asked
+    assert found["images"] == 32
+    assert found.get("calibration_images") == (64 if "recovery" in asked else None)
 
 
 @pytest.mark.slow
