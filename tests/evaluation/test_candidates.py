@@ -187,10 +187,10 @@ def test_an_approximate_search_judges_fewer_and_says_so() -> None:
     judged = 0
 
     class Counting(CandidateWorth):
-        def _run(self, candidates: Any, best: float, settle: Any) -> None:
+        def _run(self, candidates: Any, *others: Any) -> None:
             nonlocal judged
             judged += len(candidates)
-            super()._run(candidates, best, settle)
+            super()._run(candidates, *others)
 
     exact = greedily(Counting(network, groups, batches), groups, network, batches[0][0][:2])
     all_of_them, judged = judged, 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -16,18 +15,18 @@ from secateur.batches import Batches, rebatch
 from secateur.errors import ConfigError, DataError
 from secateur.evaluation.arithmetic import fastest_format, fold, foldable
 from secateur.evaluation.exactness import Referee, undecided
+from secateur.evaluation.expectations import Expectations
 from secateur.evaluation.field import Field
 from secateur.evaluation.forks import Forks
 from secateur.evaluation.penalties import (
     Measure,
     Penalties,
     check_measure,
-    expected_penalties,
     penalties,
     wanted_outputs,
     worth_of,
 )
-from secateur.evaluation.racing import Form, Settle, race
+from secateur.evaluation.racing import Settle, race
 from secateur.evaluation.recoveries import Recovery, mend_by
 from secateur.evaluation.stage import shared_channels
 from secateur.feature_maps.tap import unwrapped
@@ -38,6 +37,7 @@ from secateur.records import ChannelGroup
 CHUNK = {"cpu": 32, "cuda": 256}  # images that are run at a time: a processor's cache holds their feature maps
 STEPS = 32  # a candidate that is better than expected is looked at so often, at most
 Known = Mapping[int, Worth]
+Move = tuple[tuple[str, tuple[int, ...]], ...]
 
 
 class CandidateWorth:
@@ -48,8 +48,8 @@ class CandidateWorth:
 
     * channels that no candidate of a race keeps are cut; the candidates are masks on what is left;
     * what runs before the first layer that a candidate changes is computed once for all of them;
-    * a candidate is stopped once it has lost more than the best of the race in all; images on which the last winner was
-      worst, or least safe, come first, so that this is soon;
+    * a candidate is stopped once it has lost more than the best of the race in all; the images come first on which it
+      should lose most, by earlier races, so that this is soon;
     * images whose outcome lies within rounding are judged literally.
 
     Args:
@@ -68,7 +68,7 @@ class CandidateWorth:
             then, with the same cut to the same channels, so that it is judged again only if that would make it win.
             Most candidates of a greedy search are then never judged twice, but its plan may be another.
         memory: bytes for what is computed once; and for the images and equations of a recovery.
-        chunk: images run at a time; fewer where `memory` does not hold what is kept of so many.
+        chunk: images run at a time; None for as many as a processor's cache holds of usual networks, more on a GPU.
 
     Attributes:
         settings: what is measured, as plain data.
@@ -78,7 +78,8 @@ class CandidateWorth:
         DataError: no images, images of several sizes, labels that do not fit, or outputs that are NaN.
         NetworkError: a compiled or scripted network.
 
-    Cost: a race of L candidates over N images: less than L + 2 forward passes over N images, as a rule a fifth of it.
+    Cost: a race of L candidates: at most L + 1 forward passes over the images, as a rule less than a fifth of that. This
+    process judges all images; `MaskedAccuracy` can share them out over several.
 
     Example:
         >>> from secateur.records import Member
@@ -112,9 +113,9 @@ class CandidateWorth:
         self._device = device_of(model)
         self._model = copy.deepcopy(unwrapped(model)).eval()
         self._groups, self._measure = dict(groups), measure
-        images, self._wanted, self._last = self._read(batches)
+        images, self._wanted, safety = self._read(batches)
         self._images = torch.cat(images)
-        self._safety: dict[tuple[str, ...], Tensor] = {}
+        self._expected = Expectations(measure, safety)
         self._forks = Forks(self._model, self._images[torch.arange(3) % len(self._images)])
         self._format = fastest_format(self._model, self._images[:2])
         self._mend, count = mend_by(
@@ -135,10 +136,11 @@ class CandidateWorth:
         self._chunk = CHUNK.get(self._device.type, 32) if chunk is None else chunk
         self._at_once = self._how_many(memory)
         self._approximate = approximate
-        self._before: dict[Any, float] = {}
+        self._before: dict[Move, float] = {}
         self.settings: Mapping[str, Any] = MappingProxyType(
             {"measure": measure, "recovery": recovery, "images": len(self._images)}
             | ({"calibration_images": count} if count else {})
+            | ({"rows": rows, "ridge": ridge} if recovery == "compensate" else {})
             | ({"approximate": True} if approximate else {})
         )
 
@@ -190,57 +192,49 @@ class CandidateWorth:
             if top < best:
                 break
             runners = [idx for idx, bound in bounds.items() if bound == top]
-            self._run([candidates[idx] for idx in runners], best, partial(_renumbered, settle, runners))
+            self._run({idx: candidates[idx] for idx in runners}, [_groups(m) for m in moves], best, settle)
             for idx in runners:
                 del bounds[idx]
         self._before |= {moves[idx]: worth.value for idx, worth in found.items()} if len(candidates) > 1 else {}
         return [found.get(idx) or Worth(bounds[idx], exact=False) for idx in range(len(candidates))]
 
-    def _run(self, candidates: Sequence[Kept], best: float, settle: Settle) -> None:
-        """Race some candidates against one another and the `best` so far."""
-        shared = shared_channels(self._groups, candidates)
-        stage = self._mend.stage(shared)
+    def _run(
+        self, candidates: Mapping[int, Kept], names: Sequence[tuple[str, ...]], best: float, settle: Settle
+    ) -> None:
+        """Race some candidates against one another and the `best` so far; `names` says which groups each cuts."""
+        stage = self._mend.stage(shared_channels(self._groups, list(candidates.values())))
         fold(stage.network, self._folds)
         stage.network.to(memory_format=self._format)
-        field = Field(stage, self._forks, candidates, self._mend.prepare(stage, candidates), self._format)
-        names = [tuple(stage.changes(kept)) for kept in candidates]
-        safety = {number: self._safety.get(name, self._last).clone() for number, name in enumerate(names)}
-        forms = {number: Form(expected_penalties(self._measure, s), s.clone()) for number, s in safety.items()}
+        edits = dict(zip(candidates, self._mend.prepare(stage, list(candidates.values())), strict=True))
+        field = Field(stage, self._forks, candidates, edits, self._format)
+        safety = {idx: self._expected.safety(names[idx]) for idx in candidates}
+        exact: dict[int, float] = {}
 
         def lose(images: Mapping[int, Tensor]) -> dict[int, Tensor]:
             lost = {}
-            for number, outputs in field.outputs(self._images, images, at_once=self._at_once, chunk=self._chunk):
-                which = images[number]
-                found = penalties(self._measure, outputs, self._wanted[which])
-                lost[number] = self._literally(candidates[number], outputs, found, which)
-                safety[number][which] = found.safety
+            for idx, outputs in field.outputs(self._images, images, at_once=self._at_once, chunk=self._chunk):
+                found = penalties(self._measure, outputs, self._wanted[images[idx]])
+                lost[idx] = self._literally(candidates[idx], outputs, found, images[idx])
+                safety[idx][images[idx]] = found.safety
             return lost
 
-        exact: dict[int, float] = {}
-
-        def note(number: int, worth: Worth) -> None:
+        def note(idx: int, worth: Worth) -> None:
             if worth.exact:
-                exact[number] = worth.value
-            settle(number, worth)
+                exact[idx] = worth.value
+            settle(idx, worth)
 
         race(
-            forms,
+            {idx: self._expected.form(names[idx]) for idx in candidates},
             lose,
             worth=lambda lost: worth_of(self._measure, lost, len(self._images)),
-            goal=float(expected_penalties(self._measure, self._last).sum()),
+            goal=self._expected.goal,
             best=best,
             step=max(self._chunk, len(self._images) // STEPS),
             settle=note,
         )
-        self._safety |= {names[number]: found for number, found in safety.items()}
-        if exact and max(exact.values()) >= best:
-            self._go_on_from(safety[max(exact, key=lambda number: exact[number])])
-
-    def _go_on_from(self, winner: Tensor) -> None:
-        """Expect of every candidate, from now on, that its margins move as those of the winner have moved."""
-        moved = winner - self._last
-        self._safety = {names: safety + moved for names, safety in self._safety.items()}
-        self._last = winner
+        won = max(exact, key=lambda idx: exact[idx], default=None)
+        winner = names[won] if won is not None and exact[won] >= best else None
+        self._expected.learn({names[idx]: found for idx, found in safety.items()}, winner=winner)
 
     def _literally(self, kept: Kept, outputs: Tensor, found: Penalties, images: Tensor) -> Tensor:
         """Return what a candidate loses on some images, by the dense network where rounding could decide."""
@@ -271,10 +265,10 @@ class CandidateWorth:
         return memory // max(1, self._forks.bytes_for(layers))
 
 
-def _renumbered(settle: Settle, numbers: Sequence[int], place: int, worth: Worth) -> None:
-    settle(numbers[place], worth)
-
-
-def _move(shared: Kept, kept: Kept) -> tuple[tuple[str, tuple[int, ...]], ...]:
+def _move(shared: Kept, kept: Kept) -> Move:
     """Return what a candidate cuts besides what all of a race cut."""
     return tuple(sorted((name, channels) for name, channels in kept.items() if shared.get(name) != channels))
+
+
+def _groups(move: Move) -> tuple[str, ...]:
+    return tuple(name for name, _ in move)

@@ -17,6 +17,7 @@ from secateur.protocols import Kept
 from secateur.records import ChannelGroup
 
 ROUNDING = 1e-4  # of the largest output: a hundred times what was seen
+TF32_ROUNDING = 1e-2  # where a GPU multiplies numbers of ten bits
 
 
 def undecided(outputs: Tensor, safety: Tensor) -> Tensor:
@@ -27,7 +28,8 @@ def undecided(outputs: Tensor, safety: Tensor) -> Tensor:
         >>> undecided(outputs, torch.tensor([0.00001, 1.0])).tolist()
         [True, False]
     """
-    return ~(safety.abs() > ROUNDING * outputs.abs().amax(1))
+    coarse = outputs.is_cuda and (torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32)
+    return ~(safety.abs() > (TF32_ROUNDING if coarse else ROUNDING) * outputs.abs().amax(1))
 
 
 class Referee:

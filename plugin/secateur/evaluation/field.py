@@ -20,8 +20,8 @@ class Field:
     Args:
         stage: the network that they share.
         forks: of the network.
-        candidates: what each keeps.
-        edits: what each changes beside its mask.
+        candidates: number of a candidate -> what it keeps.
+        edits: number of a candidate -> what it changes beside its mask.
         memory_format: of the images.
     """
 
@@ -29,13 +29,13 @@ class Field:
         self,
         stage: Stage,
         forks: Forks,
-        candidates: Sequence[Kept],
-        edits: Sequence[Sequence[Edit]],
+        candidates: Mapping[int, Kept],
+        edits: Mapping[int, Sequence[Edit]],
         memory_format: torch.memory_format,
     ) -> None:
         self._stage, self._forks, self._candidates, self._edits = stage, forks, candidates, edits
         self._format = memory_format
-        self._entries = [forks.first(stage.layers(kept)) for kept in candidates]
+        self._entries = {number: forks.first(stage.layers(kept)) for number, kept in candidates.items()}
 
     def outputs(
         self, images: Tensor, wanted: Mapping[int, Tensor], *, at_once: int, chunk: int
