@@ -78,7 +78,7 @@ class CandidateWorth:
         DataError: no images, images of several sizes, labels that do not fit, or outputs that are NaN.
         NetworkError: a compiled or scripted network.
 
-    Cost: a race of L candidates: at most L + 1 forward passes over the images, as a rule less than a fifth of that. This
+    Cost: a race of L candidates: at most L + 1 forward passes over the images, as a rule less than a fifth of it. This
     process judges all images; `MaskedAccuracy` can share them out over several.
 
     Example:
