@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, mode
 from secateur.search.budget import parse_budget
 from secateur_cli.values import Count, Number, Recovery, Section, as_tuple
 
-Search = Literal["uniform", "greedy", "curves"]
+Search = Literal["curves", "uniform", "greedy", "refine"]
 Amount = str | int | float
 
 
@@ -88,7 +88,10 @@ class PlanConfig(Section):
     """How many channels each layer keeps."""
 
     search: Annotated[tuple[Search, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
-        default=("uniform",), description="uniform, greedy, curves (of reconstruction errors), or a list of them"
+        default=("curves",),
+        description="curves: the widths at which the layers that read the channels lose least; uniform: the same share "
+        "of every layer; greedy: step by step what the network feels least; refine: swaps from the curves on; or a "
+        "list of them",
     )
     budget: BudgetConfig = Field(
         description="what the pruned network may cost, e.g. {macs: 50%}, or several: {macs: 50%, parameters: 400K}"
@@ -98,7 +101,8 @@ class PlanConfig(Section):
     delta: Annotated[Number, Field(gt=0)] = Field(
         default=0.01, description="greedy: the least share of the dense cost that one step frees"
     )
-    worth: WorthConfig = Field(default=WorthConfig(), description="greedy: what a candidate is worth")
+    worth: WorthConfig = Field(default=WorthConfig(), description="greedy, refine: what a candidate is worth")
+    evaluations: Count = Field(default=200, description="refine: candidates that are judged at most")
     residual: Literal["joint", "skip", "mask"] = Field(
         default="joint",
         description="joint: layers that a shortcut sums are pruned together; skip: they stay as they are; mask: each "

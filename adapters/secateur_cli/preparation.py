@@ -31,7 +31,6 @@ from secateur_cli.job import Job
 from secateur_cli.progress import Progress
 from secateur_cli.recovery import calibration_images
 from secateur_cli.schema import RunConfig, Search
-from secateur_cli.searching import check_search
 from secateur_cli.sources import build_network, network_factory
 from secateur_cli.workspace import Workspace
 
@@ -51,7 +50,6 @@ def prepare(
 
     Raises: SecateurError: see `secateur_cli.pipeline.run_job`.
     """
-    check_search(config, search)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)

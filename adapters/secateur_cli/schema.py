@@ -237,7 +237,11 @@ class RunConfig(Section):
                 "train": self.train and self.train.model_copy(update=short),
                 "score": self.score.model_copy(update={"samples": samples}),
                 "plan": plan.model_copy(
-                    update={"search": plan.search[:1], "worth": plan.worth.smoke(SMOKE_SEARCH_IMAGES)}
+                    update={
+                        "search": plan.search[:1],
+                        "worth": plan.worth.smoke(SMOKE_SEARCH_IMAGES),
+                        "evaluations": min(plan.evaluations, SMOKE_SEARCH_IMAGES),
+                    }
                 ),
                 "recover": self.recover.model_copy(update={"samples": images}),
                 "fine_tune": self.fine_tune and self.fine_tune.model_copy(update=short),

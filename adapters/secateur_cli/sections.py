@@ -23,6 +23,11 @@ from secateur_cli.wording import (
     wilson_interval,
 )
 
+RECOVERIES = {
+    "none": "with the channels masked, before any recovery",
+    "recalibrate": "with the channels masked and batch norm measured afresh",
+    "compensate": "with the channels masked and new weights behind them",
+}
 QUANTITIES = {
     "macs": ("MACs of one image", ""),
     "parameters": ("parameters", ""),
@@ -148,12 +153,20 @@ def _search(report: Report) -> Section | None:
         [str(s.get("step")), str(s.get("group")), str(s.get("width")), amount(s["cost"]), f"{s['worth']:.4f}",
          str(s.get("candidates"))] for s in steps
     ]  # fmt: skip
-    text = (
-        "In each step the search narrowed the group whose loss the network felt least, judged on validation images "
-        "with the channels masked, before any recovery."
+    heads = ["step", "group", "width", cost, "worth", "candidates"]
+    judged = part(plan, "settings", "evaluation")
+    how = (
+        f"by {judged.get('measure', 'accuracy')} on {judged.get('images', 'the')} validation images, "
+        f"{RECOVERIES[judged.get('recovery', 'none')]}"
     )
+    text = {
+        "greedy": f"In each step the search narrowed the group whose loss the network felt least, judged {how}.",
+        "refine": f"From the widths of the error curves on, groups exchanged channels step by step, judged {how}.",
+    }.get(str(plan.get("search")), f"Candidates were judged {how}.")
+    if plan.get("search") == "refine":  # it goes along the budget, not towards it
+        return Section("search", "Swaps of the search", [text], tables=[Table(heads, rows)])
     figure = Figure(plots.path_plot(steps, cost=cost, budget=plan.get("budget")), "The path of the search.")
-    steps_table = Table(["step", "group", "width", cost, "worth", "candidates"], rows, f"All {len(rows)} steps")
+    steps_table = Table(heads, rows, f"All {len(rows)} steps")
     return Section("search", "Path of the search", [text], [figure], folded=[steps_table])
 
 

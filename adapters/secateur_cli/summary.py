@@ -25,7 +25,7 @@ def summary(search: str, report: Mapping[str, Any]) -> Table:
     timed = onnx["benchmark"]
     title = Text(f"{report['network']['build']}, {search} plan {report['plan']['fingerprint']}", style="bold")
     confidence = timed["comparisons"][0]["confidence"]
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for heading in ("", "dense", "pruned", "ratio", f"{confidence:.0%} interval"):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     dense_share, *steps = (step["accuracy"] for step in report["accuracy"])
@@ -60,4 +60,4 @@ def _speed(comparison: Mapping[str, Any]) -> tuple[str, str]:
     ratio, lower, upper = comparison["ratio"], comparison["lower"], comparison["upper"]
     digits = 2 if min(abs(lower - 1), abs(upper - 1)) >= 0.01 else 4  # never rounded onto 1
     word = "faster" if comparison["faster"] else "slower" if comparison["slower"] else "not faster"
-    return f"{ratio:.{digits}f}x, {word}", f"{lower:.{digits}f} to {upper:.{digits}f}"
+    return f"{ratio:.2f}x, {word}", f"{lower:.{digits}f} to {upper:.{digits}f}"

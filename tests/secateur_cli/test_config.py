@@ -32,7 +32,7 @@ def file(tmp_path: Path) -> Path:
 def test_defaults(file: Path) -> None:
     config = load_config(file)
     assert config.output == Path("runs/small")
-    assert config.plan.search == ("uniform",)
+    assert config.plan.search == ("curves",)
     assert (config.plan.round_to, config.plan.min_keep, config.plan.worth.images) == (8, 1, 1000)
     assert (config.score.criterion, config.score.tap, config.score.samples) == ("hrank", "act", None)
     assert (config.recover.method, config.recover.samples) == ("compensate", None)
@@ -109,7 +109,7 @@ def test_configurations_are_immutable(file: Path) -> None:
         ("plan.budget.macs=half", "plan.budget.macs: the budget 'half' is malformed"),
         ("plan.budget.macs=[1]", "plan.budget.macs: [1]: must be a share"),
         ("plan.budget.macs=true", "plan.budget.macs: True: must be a share"),
-        ("plan.search=greed", "plan.search.0: 'greed' is not allowed; allowed: 'uniform', 'greedy'"),
+        ("plan.search=greed", "plan.search.0: 'greed' is not allowed; allowed: 'curves', 'uniform', 'greedy'"),
         ("plan.search=[greedy, greedy]", "plan: search: greedy, greedy: the same search twice"),
         ("plan.search=[]", "plan.search: []: must hold at least one entry"),
         ("plan.round_to=0", "plan.round_to: 0: must be greater than 0"),

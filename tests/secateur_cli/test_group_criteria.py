@@ -28,7 +28,24 @@ def test_a_run_by_error_curves(user: User, tmp_path: Path) -> None:
     assert report["plan"]["after"] <= report["plan"]["budget"]
 
 
-def test_curves_without_errors_are_refused(user: User, tmp_path: Path) -> None:
-    code, _, complained = user.command(tmp_path, "plan.search=curves")
-    assert code != 0
-    assert "score.criterion: reconstruction" in " ".join(complained.split())
+def test_error_curves_of_any_criterion(user: User, tmp_path: Path) -> None:
+    report = user.call(tmp_path / "run", "score.criterion=l1", search="curves")
+    assert report["plan"]["after"] <= report["plan"]["budget"]
+    scores = {"reconstruction", "l1"}
+    recorded = report["plan"]["settings"]["scores"]
+    assert {recorded["criterion"], recorded["order"]["criterion"]} == scores
+    by_l1 = user.call(tmp_path / "other", "score.criterion=l1")  # uniformly: the same channels at the same widths
+    for one, other in zip(report["plan"]["groups"], by_l1["plan"]["groups"], strict=True):
+        fewer, more = sorted((set(one["kept_channels"]), set(other["kept_channels"])), key=len)
+        assert fewer <= more
+
+
+def test_swaps_from_the_error_curves(user: User, tmp_path: Path) -> None:
+    settings = ("plan.evaluations=12", "plan.worth={measure: loss, recovery: compensate, images: 40}")
+    report = user.call(tmp_path / "run", *settings, search="refine")
+    found = report["plan"]["settings"]
+    assert found["worth"] >= found["worth_at_start"]
+    assert found["evaluations"] <= 12
+    assert report["plan"]["after"] <= report["plan"]["budget"]
+    assert len(report.get("search", {"steps": []})["steps"]) == found["steps"]
+    assert (tmp_path / "run/journal.sqlite").is_file()
