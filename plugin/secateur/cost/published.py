@@ -48,7 +48,10 @@ from secateur.records import ChannelGroup, Member
 def flops2_cost(model: nn.Module, example_inputs: Any, groups: Groups) -> TermCost:
     """Return two operations for each MAC of the shrunken network, a multiplication and an addition.
 
-    Args, Raises, Cost: as `secateur.cost.MacsCost`.
+    Args:
+        model, example_inputs, groups: as in `secateur.cost.MacsCost`.
+
+    Raises, Cost: as `secateur.cost.MacsCost`.
 
     Example:
         >>> import torch
@@ -67,7 +70,10 @@ def thop_cost(model: nn.Module, example_inputs: Any, groups: Groups) -> TermCost
 
         convolution  P * O * (K * I / G + [bias])        linear  P * O * (2 * I - 1)        batch norm  2 * P * O
 
-    Args, Raises: as `secateur.cost.MacsCost`.
+    Args:
+        model, example_inputs, groups: as in `secateur.cost.MacsCost`.
+
+    Raises: as `secateur.cost.MacsCost`.
 
     Deviations: a pool that is a module, of a window of K pixels, counts (K + 1) * O in thop, and nothing here, since
     no channel group says whose channels a pool passes on: 4,160 of 126,555,446 operations in ResNet-56. thop finds
@@ -140,7 +146,10 @@ def hrank_parameters(model: nn.Module, groups: Groups | None = None, *, narrowed
 
     Formula: (K * I / G + [bias]) * O, with O the kept and I the dense channels.
 
-    Args, Raises: as `hrank_cost`.
+    Args:
+        model, groups, narrowed: as in `hrank_cost`.
+
+    Raises: as `hrank_cost`.
 
     Example:
         >>> cost = hrank_parameters(nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1)))

@@ -27,6 +27,9 @@ Rates = str | Sequence[float] | Mapping[str, float]
 def parse_rates(text: str) -> list[float]:
     """Return the rates that a published string stands for.
 
+    Args:
+        text: rates in brackets, joined by +, each with a decimal point; `*n` repeats one n times.
+
     Raises:
         ConfigError: a part that is malformed, a rate outside 0..1, or a rate repeated less than once; the part and its
             number are named.

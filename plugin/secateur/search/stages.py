@@ -10,7 +10,12 @@ from secateur.records import ChannelGroup
 
 
 class Stage(NamedTuple):
-    """Where a group stands: in which stage, from 1, and whether it is inside its blocks or their residual stream."""
+    """Where a group stands: in which stage, from 1, and whether it is inside its blocks or their residual stream.
+
+    Example:
+        >>> str(Stage(2, "inner"))
+        '2 inner'
+    """
 
     number: int
     role: Literal["inner", "stream"]
