@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from secateur import MacsCost, channel_groups
 from secateur.channel_graph import masked_scores
-from secateur.errors import ConfigError, EvaluationError, ScoreError, SecateurWarning
+from secateur.errors import ConfigError, EvaluationError, JournalError, ProcessError, ScoreError, SecateurWarning
 from secateur.evaluation import MaskedAccuracy
 from secateur.protocols import Race, Worth
 from secateur.records import ChannelGroup, Member, PruningPlan, ScoreTable
@@ -110,6 +110,19 @@ def test_a_race_that_fails_names_the_step(worths: Any, words: str) -> None:
 
     with pytest.raises(EvaluationError, match=words):
         plan_by(Failing())
+
+
+@pytest.mark.parametrize("failure", [JournalError("the disk is full"), ProcessError("process 1 failed")])
+def test_what_is_not_a_candidate_s_fault_is_not_blamed_on_it(failure: Exception) -> None:
+    def failing(*_: Any, **__: Any) -> Any:
+        raise failure
+
+    racing = Bounded()
+    racing.race = failing  # type: ignore[method-assign]  # a race of a journal that fails
+    for evaluate in (failing, racing):
+        with pytest.raises(type(failure)) as caught:
+            plan_by(evaluate)
+        assert caught.value is failure
 
 
 # --- evaluations that are not what they seem --------------------------------------------------------------------------

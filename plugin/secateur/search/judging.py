@@ -16,8 +16,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from secateur.errors import ConfigError, EvaluationError, SecateurWarning
+from secateur.errors import ConfigError, EvaluationError, JournalError, ProcessError, SecateurWarning
 from secateur.protocols import Evaluate, Kept, Race, Worth
+
+NOT_OF_A_CANDIDATE = (JournalError, ProcessError)  # what remembers or shares the evaluation failed
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ def judge(
     Raises:
         EvaluationError: the evaluation raised or gave no finite number for a candidate, which is named, or the race
             failed as a whole.
+        JournalError, ProcessError: as they come.
 
     Example:
         >>> judge(lambda kept: len(kept["conv"]), [Candidate({"conv": (0, 2)}, "the candidate")], where="in step 1")
@@ -53,6 +56,8 @@ def judge(
     try:
         given = evaluate.race([candidate.kept for candidate in candidates], known=found)
         worths = [Worth(float(value), bool(exact)) for value, exact in given]
+    except NOT_OF_A_CANDIDATE:
+        raise
     except Exception as error:
         raise EvaluationError(
             f"the race of {len(candidates)} candidates {where} failed: {type(error).__name__}: {error}"
@@ -109,6 +114,8 @@ def settings_of(evaluate: Evaluate) -> dict[str, Any]:
 def _value(evaluate: Evaluate, candidate: Candidate) -> float:
     try:
         worth = float(evaluate(candidate.kept))
+    except NOT_OF_A_CANDIDATE:
+        raise
     except Exception as error:
         raise EvaluationError(f"evaluating {candidate.name} failed: {type(error).__name__}: {error}") from error
     if not math.isfinite(worth):
