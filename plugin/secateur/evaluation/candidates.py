@@ -36,6 +36,7 @@ from secateur.records import ChannelGroup
 
 CHUNK = {"cpu": 32, "cuda": 256}  # images that are run at a time: a processor's cache holds their feature maps
 STEPS = 32  # a candidate that is better than expected is looked at so often, at most
+MANY = 8  # candidates for which it pays to look first at what they share
 Known = Mapping[int, Worth]
 Move = tuple[tuple[str, tuple[int, ...]], ...]
 
@@ -64,9 +65,9 @@ class CandidateWorth:
         calibration: images for the recovery: training images, labels are not read.
         samples, rows, ridge: of the recovery; see `secateur.compensate`. All batches hold as many images as the first
             for "recalibrate".
-        approximate: whether a candidate that was judged in an earlier race is taken to be worth no more than it was
-            then, with the same cut to the same channels, so that it is judged again only if that would make it win.
-            Most candidates of a greedy search are then never judged twice, but its plan may be another.
+        approximate: whether the same cut is taken to cost at least as much as it did in an earlier race, so that it is
+            judged again only if it would win at that price. Most candidates of a greedy search are then judged once or
+            twice, but its plan may be another.
         memory: bytes for what is computed once; and for the images and equations of a recovery.
         chunk: images run at a time; None for as many as a processor's cache holds of usual networks, more on a GPU.
 
@@ -116,6 +117,8 @@ class CandidateWorth:
         images, self._wanted, safety = self._read(batches)
         self._images = torch.cat(images)
         self._expected = Expectations(measure, safety)
+        self._here: Kept = {}  # the network that the next race should start from
+        self._worth_here = worth_of(measure, self._expected.goal, len(self._images))
         self._forks = Forks(self._model, self._images[torch.arange(3) % len(self._images)])
         self._format = fastest_format(self._model, self._images[:2])
         self._mend, count = mend_by(
@@ -136,7 +139,7 @@ class CandidateWorth:
         self._chunk = CHUNK.get(self._device.type, 32) if chunk is None else chunk
         self._at_once = self._how_many(memory)
         self._approximate = approximate
-        self._before: dict[Move, float] = {}
+        self._prices: dict[Move, float] = {}
         self.settings: Mapping[str, Any] = MappingProxyType(
             {"measure": measure, "recovery": recovery, "images": len(self._images)}
             | ({"calibration_images": count} if count else {})
@@ -162,7 +165,7 @@ class CandidateWorth:
     ) -> list[Worth]:
         """Return the worth of each candidate; it is exact wherever no other candidate is worth more.
 
-        With `approximate`, what is not exact may be too low: it is what a candidate was worth in an earlier race.
+        With `approximate`, what is not exact may be too low: it is what an earlier race lets expect.
 
         Args:
             candidates: what is compared.
@@ -176,8 +179,12 @@ class CandidateWorth:
         shared = shared_channels(self._groups, candidates)
         moves = [_move(shared, kept) for kept in candidates]
         bounds = {idx: known[idx].value if idx in known else math.inf for idx in range(len(candidates))}
-        if self._approximate and len(candidates) > 1:
-            bounds = {idx: min(bound, self._before.get(moves[idx], math.inf)) for idx, bound in bounds.items()}
+        lazily = self._approximate and len(candidates) > 1
+        if lazily:
+            self._look_at(shared)
+            prices = {idx: self._prices.get(move, -math.inf) for idx, move in enumerate(moves)}
+            bounds = {idx: min(bound, self._worth_here - prices[idx]) for idx, bound in bounds.items()}
+            before = self._worth_here
         found = {idx: worth for idx, worth in known.items() if worth.exact}
         bounds = {idx: bound for idx, bound in bounds.items() if idx not in found}
 
@@ -192,17 +199,21 @@ class CandidateWorth:
             if top < best:
                 break
             runners = [idx for idx, bound in bounds.items() if bound == top]
-            self._run({idx: candidates[idx] for idx in runners}, [_groups(m) for m in moves], best, settle)
+            self._run({idx: candidates[idx] for idx in runners}, dict(enumerate(map(_groups, moves))), best, settle)
             for idx in runners:
                 del bounds[idx]
-        self._before |= {moves[idx]: worth.value for idx, worth in found.items()} if len(candidates) > 1 else {}
+        if lazily:
+            self._prices |= {moves[idx]: before - worth.value for idx, worth in found.items()}
         return [found.get(idx) or Worth(bounds[idx], exact=False) for idx in range(len(candidates))]
 
     def _run(
-        self, candidates: Mapping[int, Kept], names: Sequence[tuple[str, ...]], best: float, settle: Settle
+        self, candidates: Mapping[int, Kept], names: Mapping[int, tuple[str, ...]], best: float, settle: Settle
     ) -> None:
         """Race some candidates against one another and the `best` so far; `names` says which groups each cuts."""
-        stage = self._mend.stage(shared_channels(self._groups, list(candidates.values())))
+        shared = shared_channels(self._groups, list(candidates.values()))
+        if len(candidates) >= MANY:
+            self._look_at(shared)
+        stage = self._mend.stage(shared)
         fold(stage.network, self._folds)
         stage.network.to(memory_format=self._format)
         edits = dict(zip(candidates, self._mend.prepare(stage, list(candidates.values())), strict=True))
@@ -233,8 +244,15 @@ class CandidateWorth:
             settle=note,
         )
         won = max(exact, key=lambda idx: exact[idx], default=None)
-        winner = names[won] if won is not None and exact[won] >= best else None
-        self._expected.learn({names[idx]: found for idx, found in safety.items()}, winner=winner)
+        self._expected.learn({names[idx]: found for idx, found in safety.items()})
+        if won is not None and exact[won] >= best:
+            self._expected.go_on_from(safety[won])
+            self._here, self._worth_here = shared_channels(self._groups, [candidates[won]]), exact[won]
+
+    def _look_at(self, shared: Kept) -> None:
+        """Judge the network that candidates share, unless it is the winner of the last race, so that all is known."""
+        if shared != self._here:
+            self._run({0: shared}, {0: ()}, -math.inf, lambda *_: None)
 
     def _literally(self, kept: Kept, outputs: Tensor, found: Penalties, images: Tensor) -> Tensor:
         """Return what a candidate loses on some images, by the dense network where rounding could decide."""

@@ -26,7 +26,8 @@ class Expectations:
     Example:
         >>> import torch
         >>> expected = Expectations("accuracy", torch.tensor([1.0, 2.0]))
-        >>> expected.learn({"a": torch.tensor([0.5, 2.0]), "b": torch.tensor([-1.0, 2.0])}, winner="b")
+        >>> expected.learn({"a": torch.tensor([0.5, 2.0])})
+        >>> expected.go_on_from(torch.tensor([-1.0, 2.0]))
         >>> expected.safety("a").tolist(), expected.safety("new").tolist(), expected.goal
         ([-1.5, 2.0], [-1.0, 2.0], 1.0)
     """
@@ -49,15 +50,12 @@ class Expectations:
         safety = self.safety(candidate)
         return Form(expected_penalties(self._measure, safety), safety)
 
-    def learn(self, seen: Mapping[Hashable, Tensor], *, winner: Hashable | None) -> None:
-        """Take in how safe the images were.
-
-        Args:
-            seen: candidate -> safety (N,): what was found, and elsewhere what was expected.
-            winner: the one that the next race starts from, if one was better than all.
-        """
+    def learn(self, seen: Mapping[Hashable, Tensor]) -> None:
+        """Take in how safe the images were, (N,), with some candidates: as found, and elsewhere as expected."""
         self._known |= seen
-        if winner is not None:
-            moved = seen[winner] - self._last
-            self._known = {candidate: safety + moved for candidate, safety in self._known.items()}
-            self._last = seen[winner]
+
+    def go_on_from(self, winner: Tensor) -> None:
+        """Take in that the next candidates are cuts of a network with which the images are so safe, (N,)."""
+        moved = winner - self._last
+        self._known = {candidate: safety + moved for candidate, safety in self._known.items()}
+        self._last = winner

@@ -20,6 +20,7 @@ from secateur.protocols import Worth
 Lose = Callable[[Mapping[int, Tensor]], Mapping[int, Tensor]]
 Settle = Callable[[int, Worth], None]
 FEW = 8  # images that are worth a run
+MOST = 0.9  # of what is expected of a candidate, that shows how it does
 
 
 class Form(NamedTuple):
@@ -44,9 +45,10 @@ class _Runner:
 
     def next_images(self, goal: float, least: int) -> Tensor:
         """Return the images after which it should have lost more than `goal`; some more where it should not."""
-        reach = int((self.lost + self.ahead.cumsum(0) <= goal).sum()) + 1
-        if reach > len(self.ahead):
-            reach = max(self.step, int((self.ahead > 0).sum()))
+        losses = self.ahead.cumsum(0)
+        reach = int((self.lost + losses <= goal).sum()) + 1
+        if reach > len(losses):
+            reach = max(self.step, int((losses < MOST * losses[-1:]).sum()))
         reach = max(reach, least)
         images, self.order, self.ahead = self.order[:reach], self.order[reach:], self.ahead[reach:]
         return images
