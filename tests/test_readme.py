@@ -35,6 +35,7 @@ def size(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
+@pytest.mark.filterwarnings("ignore:fewer rows than unknowns")
 def test_ten_lines(names: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     exec(blocks(naming="benchmark("), names)
     assert "batch 32" in capsys.readouterr().out
@@ -59,8 +60,17 @@ def test_accuracy_back(names: dict[str, Any], capsys: pytest.CaptureFixture[str]
     assert size(names["done"].model) == size(names["pruned"]) < size(model)
 
 
+@pytest.mark.filterwarnings("ignore:fewer rows than unknowns")
+def test_spending_a_budget(names: dict[str, Any], tmp_path: Path) -> None:
+    names["groups"] = secateur.channel_groups(names["model"], names["images"])
+    names["scores"] = secateur.collect_scores(names["model"], names["loader"], "hrank")
+    exec(blocks(naming="Journal.open("), names)
+    assert all(spent.after <= spent.budget for spent in names["plan"].spent.values())
+    assert (tmp_path / "journal.sqlite").is_file()
+
+
 def test_every_block_is_run() -> None:
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 4
 
 
 def test_links_lead_somewhere() -> None:

@@ -13,7 +13,7 @@ or, inside Torch-Pruning, `importance=HRankImportance(loader)`.
 from secateur.channel_graph import apply_plan, channel_groups, verify_pruning
 from secateur.checkpoint import load_plan, load_pruned, save_pruned
 from secateur.cost import ByteCost, MacsCost, ParameterCost, cost_model
-from secateur.evaluation import MaskedAccuracy, accuracy
+from secateur.evaluation import CandidateWorth, MaskedAccuracy, accuracy
 from secateur.feature_maps import collect_scores
 from secateur.importance import (
     CriterionImportance,
@@ -41,6 +41,7 @@ from secateur.training import fine_tune
 
 __all__ = [
     "ByteCost",
+    "CandidateWorth",
     "ChannelGroup",
     "ChannelGroups",
     "Compensation",
