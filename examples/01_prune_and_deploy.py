@@ -48,7 +48,8 @@ scores = secateur.collect_scores(dense, train, "hrank", samples=64 if options.sm
 # Plan: which channels fall together, what do they cost, and which stay within half of the MACs?
 groups = secateur.channel_groups(dense, example)
 cost = secateur.MacsCost(dense, example, groups)
-plan = secateur.uniform_plan(groups, scores, cost, "50%", round_to=8)
+curves = secateur.reconstruction_scores(dense, groups, train, samples=64 if options.smoke else 1000, order=scores)
+plan = secateur.curve_plan(groups, curves, cost, "50%", round_to=8)
 
 # Remove them for good, and prove the cut: the small network computes what the masked one does.
 pruned = secateur.apply_plan(dense, plan)

@@ -67,7 +67,7 @@ def test_prune_and_deploy(tmp_path: Path) -> None:
     files = {path.name for path in (tmp_path / "out").iterdir()}
     assert files == {"dense.onnx", "model.onnx", "model.safetensors", "plan.json"}
     plan, network = load_plan(tmp_path / "out"), load_pruned(digits_resnet, tmp_path / "out")
-    assert network.get_submodule("conv1").out_channels == plan.widths["conv1"] < 48
+    assert network.get_submodule("layer3.1.conv1").out_channels == plan.widths["layer3.1.conv1"] < 96
     assert network(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
 
 
@@ -163,10 +163,11 @@ def test_resnet18_on_a_folder_of_images(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"model.onnx", "plan.json", "report.html"}
 
 
-@pytest.mark.parametrize("path", sorted((EXAMPLES / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((EXAMPLES / "benchmarks").glob("[!_]*.py")), ids=lambda path: path.stem)
 def test_benchmarks_print_both_sides(path: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """A smoke run asserts no bound: it shows that the script still measures what it says."""
-    networks = ("--shared", request.getfixturevalue("shared")) if path.stem == "recovery" else ()
+    reads = "--shared" in path.read_text(encoding="utf-8") or "_trained_resnet56" in path.read_text(encoding="utf-8")
+    networks = ("--shared", request.getfixturevalue("shared")) if reads else ()
     printed = run(path, "--smoke", *networks, folder=tmp_path)
-    assert re.search(r"forward pass|bare|dense", printed)
+    assert re.search(r"forward pass|bare|dense|literally", printed)
     assert re.search(r"\d+\.\d+", printed)

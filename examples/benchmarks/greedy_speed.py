@@ -23,45 +23,36 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from _trained_resnet56 import Setting, add_arguments, load
+from torch import Tensor
 
 import secateur
-from secateur.channel_map import with_channel_maps
 from secateur.evaluation import CandidateWorth, MaskedAccuracy
-from secateur.networks import resnet56
 from secateur.protocols import Evaluate, Kept, Worth
-from secateur.records import ChannelGroups, PruningPlan, ScoreTable
+from secateur.records import PruningPlan, ScoreTable
 from secateur.scoring import scores_by_name
-from secateur.weights import load_weights
-from secateur_cli.data import Data, load_data
-from secateur_cli.schema import DataConfig
+from secateur_cli.data import Data
 
-SHARED = Path(__file__).resolve().parents[3] / "shared"
-WEIGHTS, TRAIN, TEST = "models/resnet56-cifar10-jpeg.safetensors", "cifar10-jpeg-train", "cifar10-jpeg-val"
 BUDGET, DELTA, IMAGES, BATCH = "50%", 0.01, 1000, 250
 RATIO, POINTS, SEEDS = 10, 0.3, (0, 1, 2)
 
 
-@dataclass
-class Setting:
+class Search(NamedTuple):
     """What every search here is given."""
 
-    network: nn.Module
-    groups: ChannelGroups
+    setting: Setting
     scores: ScoreTable
-    cost: secateur.MacsCost
     budget: str
 
-    def search(self, evaluate: Evaluate) -> PruningPlan:
-        return secateur.greedy_plan(self.groups, self.scores, self.cost, self.budget, evaluate, delta=DELTA)
+    def __call__(self, evaluate: Evaluate) -> PruningPlan:
+        _, groups, _ = self.setting
+        return secateur.greedy_plan(groups, self.scores, self.setting.cost, self.budget, evaluate, delta=DELTA)
 
 
 @dataclass
@@ -89,45 +80,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="the greedy search, literally and in races")
     parser.add_argument("--steps", type=int, help="judge the candidates of so many steps literally, not all")
     parser.add_argument("--approximate", action="store_true", help="compare exact and approximate searches")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--shared", type=Path, default=SHARED, help="the folder with models/ and data/")
     parser.add_argument("--smoke", action="store_true", help="few images, a small cut, no bound")
+    add_arguments(parser, threads=1)
     given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    needed = [given.shared / WEIGHTS, *(given.shared / "data" / f"{name}.tar.gz" for name in (TRAIN, TEST))]
-    missing = [str(path) for path in needed if not path.is_file()]
-    if missing:
-        sys.exit(f"needs {' and '.join(missing)}; --shared names another folder")
-
-    paths = {"train": needed[1], "test": needed[2]}
-    config = DataConfig(source="image-folder", image_size=32, batch_size=BATCH, **paths)
-    data = load_data(config, folder=Path(), seed=0, limit=200 if given.smoke else None)
-    network = resnet56().eval()
-    load_weights(network, needed[0])
-    network = with_channel_maps(network, data.example)
-    groups = secateur.channel_groups(network, data.example, residual="skip")
+    setting = load(given, limit=200 if given.smoke else None, batch_size=BATCH)
+    network, groups, data = setting
     scores = scores_by_name(network, data.calibration, "l1", groups=groups)
-    budget = "97%" if given.smoke else BUDGET
-    setting = Setting(network, groups, scores, secateur.MacsCost(network, data.example, groups), budget)
+    search = Search(setting, scores, "97%" if given.smoke else BUDGET)
     print(f"resnet56, {len(groups)} groups, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}")
     if given.approximate:
-        approximate(setting, data, 1 if given.smoke else len(SEEDS), asserted=not given.smoke)
+        approximate(search, 1 if given.smoke else len(SEEDS), asserted=not given.smoke)
     else:
-        exact(setting, images(data, 0), 1 if given.smoke else given.steps, asserted=not given.smoke)
+        exact(search, images(data, 0), 1 if given.smoke else given.steps, asserted=not given.smoke)
 
 
-def exact(setting: Setting, batches: list[tuple[Tensor, Tensor]], steps: int | None, *, asserted: bool) -> None:
+def exact(search: Search, batches: list[tuple[Tensor, Tensor]], steps: int | None, *, asserted: bool) -> None:
     """Search in races and literally; print both times, and compare the plans or the decisions."""
+    network, groups, _ = search.setting
     begun = time.perf_counter()
-    timed = Timed(CandidateWorth(setting.network, setting.groups, batches))
-    plan = setting.search(timed)
+    timed = Timed(CandidateWorth(network, groups, batches))
+    plan = search(timed)
     raced = time.perf_counter() - begun
     judged = sum(len(candidates) for candidates, _, _ in timed.races)
     print(f"in races: {raced:.1f} s, {len(timed.races)} steps, {judged} candidates", flush=True)
-    literal = MaskedAccuracy(setting.network, setting.groups, batches)
+    literal = MaskedAccuracy(network, groups, batches)
     if steps is None:
         begun = time.perf_counter()
-        same = setting.search(literal).fingerprint == plan.fingerprint
+        same = search(literal).fingerprint == plan.fingerprint
         seconds = time.perf_counter() - begun
     else:
         chosen = [round((number + 0.5) * len(timed.races) / steps - 0.5) for number in range(steps)]
@@ -152,18 +131,19 @@ def exact(setting: Setting, batches: list[tuple[Tensor, Tensor]], steps: int | N
         assert seconds >= RATIO * raced, f"only {seconds / raced:.1f} times faster, not {RATIO}; is the machine busy?"
 
 
-def approximate(setting: Setting, data: Data, seeds: int, *, asserted: bool) -> None:
+def approximate(search: Search, seeds: int, *, asserted: bool) -> None:
     """Print what exact and approximate searches find on different images, and how long they take."""
+    network, groups, data = search.setting
     print(f"{'seed':>4}{'':4}{'exact':>8}{'seconds':>9}{'approximate':>14}{'seconds':>9}")
     lost = []
     for seed in SEEDS[:seeds]:
         found = []
         for lazily in (False, True):
             begun = time.perf_counter()
-            worth = CandidateWorth(setting.network, setting.groups, images(data, seed), approximate=lazily)
-            plan = setting.search(worth)
+            worth = CandidateWorth(network, groups, images(data, seed), approximate=lazily)
+            plan = search(worth)
             seconds = time.perf_counter() - begun
-            right = 100 * secateur.accuracy(secateur.apply_plan(setting.network, plan), data.test)
+            right = search.setting.accuracy(secateur.apply_plan(network, plan))
             found.append((right, seconds))
         (right, seconds), (nearly, few) = found
         print(f"{seed:4}{'':4}{right:8.2f}{seconds:9.0f}{nearly:14.2f}{few:9.0f}", flush=True)

@@ -25,8 +25,8 @@ import time
 from collections.abc import Mapping
 
 import torch
+from _trained_resnet56 import Setting, add_arguments, load
 from torch import nn
-from trained_resnet56 import Setting, add_arguments, load
 
 import secateur
 from secateur.records import PruningPlan

@@ -32,7 +32,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from trained_resnet56 import Setting, add_arguments, load
+from _trained_resnet56 import Setting, add_arguments, load
 
 import secateur
 from secateur.batches import rebatch
@@ -134,6 +134,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.smoke:
         given.criteria, given.budgets, given.seeds = given.criteria[:1], given.budgets[:1], given.seeds[:1]
+        given.searches, given.epochs = ["uniform", "curves"], 0
     record = Record(given.record)
     cells = [
         (criterion, search, budget)
