@@ -37,7 +37,6 @@ from secateur.records import ChannelGroup
 CHUNK = {"cpu": 32, "cuda": 256}  # images that are run at a time: a processor's cache holds their feature maps
 STEPS = 32  # a candidate that is better than expected is looked at so often, at most
 WAVE = 3  # candidates of which something is known that are judged at a time, the best first
-DISCOUNT = 0.5  # of what a cut has cost in an earlier race: what it will cost at least, approximately
 MANY = 8  # candidates for which it pays to look first at what they share
 Known = Mapping[int, Worth]
 Move = tuple[tuple[str, tuple[int, ...]], ...]
@@ -67,9 +66,9 @@ class CandidateWorth:
         calibration: images for the recovery: training images, labels are not read.
         samples, rows, ridge: of the recovery; see `secateur.compensate`. All batches hold as many images as the first
             for "recalibrate".
-        approximate: whether the same cut is taken to cost at least half as much as it did in an earlier race, so that
-            it is judged again only if it would win at that price. Fewer candidates of a greedy search are then judged,
-            but its plan may be another.
+        approximate: whether the same cut is taken to cost at least as much as it did in an earlier race, so that it is
+            judged again only if it would win at that price. Fewer candidates of a greedy search are then judged, but
+            its plan may be another.
         memory: bytes for what is computed once; and for the images and equations of a recovery.
         chunk: images run at a time; None for as many as a processor's cache holds of usual networks, more on a GPU.
 
@@ -185,8 +184,7 @@ class CandidateWorth:
         if lazily:
             self._look_at(shared)
             prices = {idx: self._prices.get(move, -math.inf) for idx, move in enumerate(moves)}
-            rises = {idx: -min(price, DISCOUNT * price) for idx, price in prices.items()}
-            bounds = {idx: min(bound, self._worth_here + rises[idx]) for idx, bound in bounds.items()}
+            bounds = {idx: min(bound, self._worth_here - prices[idx]) for idx, bound in bounds.items()}
             before = self._worth_here
         found = {idx: worth for idx, worth in known.items() if worth.exact}
         bounds = {idx: bound for idx, bound in bounds.items() if idx not in found}
