@@ -65,7 +65,7 @@ CONFIG = """
 network: {build: secateur_user_networks:Small}
 data: {source: secateur_user_data:load}
 train: {epochs: 2, learning_rate: 0.05}
-plan: {budget: {macs: 50%}, round_to: 2, worth: {images: 32}, delta: 0.1}
+plan: {search: uniform, budget: {macs: 50%}, round_to: 2, worth: {images: 32}, delta: 0.1}
 fine_tune: {epochs: 1}
 onnx: {batch_sizes: [1], seconds: 0.05}
 threads: 1

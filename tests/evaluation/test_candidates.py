@@ -25,7 +25,7 @@ from networks_for_tests import (
     ZeroPaddedShortcut,
     randomise_batch_norm,
 )
-from secateur import MacsCost, ScoreTable, apply_plan, fine_tune, greedy_plan, weight_scores
+from secateur import MacsCost, apply_plan, fine_tune, greedy_plan, weight_scores
 from secateur.channel_graph import channel_groups
 from secateur.channel_map import with_channel_maps
 from secateur.errors import ConfigError, DataError, NetworkError, PlanError
@@ -175,35 +175,6 @@ def test_the_greedy_search_ends_in_the_plan_of_the_literal_one() -> None:
     literal, raced = plan(MaskedAccuracy(network, groups, batches)), plan(CandidateWorth(network, groups, batches))
     assert dict(raced.kept) == dict(literal.kept)
     assert raced.cost_after == literal.cost_after
-
-
-def test_an_approximate_search_judges_fewer_and_says_so() -> None:
-    layers = [module for i in range(10) for module in (nn.Conv2d(3 if i == 0 else 6, 6, 3, padding=1), nn.ReLU())]
-    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5)).eval()
-    images = torch.randn(60, 3, 8, 8)
-    with torch.no_grad():
-        network[-1].bias.sub_(network(images).mean(0))
-    groups, batches = channel_groups(network, images[:2]), [(images, network(images).argmax(1))]
-    scores = ScoreTable({name: torch.arange(float(group.width)) for name, group in groups.items()})
-    judged = 0
-
-    class Counting(CandidateWorth):
-        def _run(self, candidates: Any, *others: Any) -> None:
-            nonlocal judged
-            judged += len(candidates)
-            super()._run(candidates, *others)
-
-    def plan(evaluate: Evaluate) -> PruningPlan:
-        return greedy_plan(groups, scores, MacsCost(network, images[:2], groups), "40%", evaluate, delta=0.02)
-
-    exact = plan(Counting(network, groups, batches))
-    all_of_them, judged = judged, 0
-    worth = Counting(network, groups, batches, approximate=True)
-    nearly = plan(worth)
-    assert judged < all_of_them
-    assert worth.settings["approximate"] is True
-    for found in (exact, nearly):
-        assert found.cost_after <= found.budget
 
 
 def cut_by(network: nn.Module, groups: Any, kept: Kept) -> nn.Module:

@@ -123,11 +123,6 @@ def test_settings_are_carried_and_keep_evaluations_apart(journal: Journal) -> No
     assert not hasattr(journal.remembering(lambda kept: 0.0), "settings")
 
 
-def test_an_evaluation_that_depends_on_what_it_was_asked_is_refused(journal: Journal) -> None:
-    with pytest.raises(JournalError, match=r"approximate answers by what it was asked before.*judge exactly"):
-        journal.remembering(Counting({"approximate": True}))
-
-
 def test_a_candidate_is_judged_once_more_past_the_memory(path: Path, journal: Journal) -> None:
     numbers = iter([0.5, 0.6])
     evaluate = journal.remembering(lambda kept: next(numbers))

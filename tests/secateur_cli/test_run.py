@@ -74,7 +74,7 @@ def test_the_command_writes_a_report_and_ends_in_a_table_of_80_columns(user: Use
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert set(report) == KEYS | {"command"}
     assert "\x1b" not in said
-    table = said[said.index("curves plan " + report["plan"]["fingerprint"]) :].splitlines()
+    table = said[said.index("uniform plan " + report["plan"]["fingerprint"]) :].splitlines()
     assert max(map(len, table)) <= 80
     assert any(line.split()[:2] == ["batch", "1"] and ", " in line and " to " in line for line in table)
     assert "same class for" in next(line for line in said.splitlines() if "against torch" in line)  # not wrapped

@@ -36,10 +36,8 @@ from secateur.records import ChannelGroup
 
 CHUNK = {"cpu": 32, "cuda": 256}  # images that are run at a time: a processor's cache holds their feature maps
 STEPS = 32  # a candidate that is better than expected is looked at so often, at most
-WAVE = 3  # candidates of which something is known that are judged at a time, the best first
 MANY = 8  # candidates for which it pays to look first at what they share
 Known = Mapping[int, Worth]
-Move = tuple[tuple[str, tuple[int, ...]], ...]
 
 
 class CandidateWorth:
@@ -66,9 +64,6 @@ class CandidateWorth:
         calibration: images for the recovery: training images, labels are not read.
         samples, rows, ridge: of the recovery; see `secateur.compensate`. All batches hold as many images as the first
             for "recalibrate".
-        approximate: whether the same cut is taken to cost at least as much as it did in an earlier race, so that it is
-            judged again only if it would win at that price. Fewer candidates of a greedy search are then judged, but
-            its plan may be another.
         memory: bytes for what is computed once; and for the images and equations of a recovery.
         chunk: images run at a time; None for as many as a processor's cache holds of usual networks, more on a GPU.
 
@@ -107,7 +102,6 @@ class CandidateWorth:
         samples: int = 1000,
         rows: int = 80_000,
         ridge: float = 1e-2,
-        approximate: bool = False,
         memory: int = 2**30,
         chunk: int | None = None,
     ) -> None:
@@ -119,7 +113,6 @@ class CandidateWorth:
         self._images = torch.cat(images)
         self._expected = Expectations(measure, safety)
         self._here: Kept = {}  # the network that the next race should start from
-        self._worth_here = worth_of(measure, self._expected.goal, len(self._images))
         self._forks = Forks(self._model, self._images[torch.arange(3) % len(self._images)])
         self._format = fastest_format(self._model, self._images[:2])
         self._mend, count = mend_by(
@@ -139,13 +132,10 @@ class CandidateWorth:
         self._referee = Referee(self._model, self._groups, images, self._wanted) if exact else None
         self._chunk = CHUNK.get(self._device.type, 32) if chunk is None else chunk
         self._at_once = self._how_many(memory)
-        self._approximate = approximate
-        self._prices: dict[Move, float] = {}
         self.settings: Mapping[str, Any] = MappingProxyType(
             {"measure": measure, "recovery": recovery, "images": len(self._images)}
             | ({"calibration_images": count} if count else {})
             | ({"rows": rows, "ridge": ridge} if recovery == "compensate" else {})
-            | ({"approximate": True} if approximate else {})
         )
 
     def __call__(self, kept: Kept) -> float:
@@ -166,8 +156,6 @@ class CandidateWorth:
     ) -> list[Worth]:
         """Return the worth of each candidate; it is exact wherever no other candidate is worth more.
 
-        With `approximate`, what is not exact may be too low: it is what an earlier race lets expect.
-
         Args:
             candidates: what is compared.
             known: number of a candidate -> what an earlier race found for it.
@@ -178,14 +166,8 @@ class CandidateWorth:
             DataError: the outputs of a candidate are NaN.
         """
         shared = shared_channels(self._groups, candidates)
-        moves = [_move(shared, kept) for kept in candidates]
+        names = {idx: _cut(shared, kept) for idx, kept in enumerate(candidates)}
         bounds = {idx: known[idx].value if idx in known else math.inf for idx in range(len(candidates))}
-        lazily = self._approximate and len(candidates) > 1
-        if lazily:
-            self._look_at(shared)
-            prices = {idx: self._prices.get(move, -math.inf) for idx, move in enumerate(moves)}
-            bounds = {idx: min(bound, self._worth_here - prices[idx]) for idx, bound in bounds.items()}
-            before = self._worth_here
         found = {idx: worth for idx, worth in known.items() if worth.exact}
         bounds = {idx: bound for idx, bound in bounds.items() if idx not in found}
 
@@ -196,16 +178,13 @@ class CandidateWorth:
 
         while bounds:
             best = max((worth.value for worth in found.values() if worth.exact), default=-math.inf)
-            runners = sorted((idx for idx, bound in bounds.items() if bound >= best), key=lambda idx: -bounds[idx])
-            unknown = sum(bounds[idx] == math.inf for idx in runners)
-            runners = sorted(runners[: unknown + max(WAVE, len(candidates) - len(bounds))])
-            if not runners:
+            top = max(bounds.values())
+            if top < best:
                 break
-            self._run({idx: candidates[idx] for idx in runners}, dict(enumerate(map(_groups, moves))), best, settle)
+            runners = [idx for idx, bound in bounds.items() if bound == top]
+            self._run({idx: candidates[idx] for idx in runners}, names, best, settle)
             for idx in runners:
                 del bounds[idx]
-        if lazily:
-            self._prices |= {moves[idx]: before - worth.value for idx, worth in found.items()}
         return [found.get(idx) or Worth(bounds[idx], exact=False) for idx in range(len(candidates))]
 
     def _run(
@@ -213,8 +192,8 @@ class CandidateWorth:
     ) -> None:
         """Race some candidates against one another and the `best` so far; `names` says which groups each cuts."""
         shared = shared_channels(self._groups, list(candidates.values()))
-        if len(candidates) >= MANY:
-            self._look_at(shared)
+        if len(candidates) >= MANY and shared != self._here:  # so that something is known of what they share
+            self._run({0: shared}, {0: ()}, -math.inf, lambda *_: None)
         stage = self._mend.stage(shared)
         fold(stage.network, self._folds)
         stage.network.to(memory_format=self._format)
@@ -249,12 +228,7 @@ class CandidateWorth:
         self._expected.learn({names[idx]: found for idx, found in safety.items()})
         if won is not None and exact[won] >= best:
             self._expected.go_on_from(safety[won])
-            self._here, self._worth_here = shared_channels(self._groups, [candidates[won]]), exact[won]
-
-    def _look_at(self, shared: Kept) -> None:
-        """Judge the network that candidates share, unless it is the winner of the last race, so that all is known."""
-        if shared != self._here:
-            self._run({0: shared}, {0: ()}, -math.inf, lambda *_: None)
+            self._here = shared_channels(self._groups, [candidates[won]])
 
     def _literally(self, kept: Kept, outputs: Tensor, found: Penalties, images: Tensor) -> Tensor:
         """Return what a candidate loses on some images, by the dense network where rounding could decide."""
@@ -285,10 +259,6 @@ class CandidateWorth:
         return memory // max(1, self._forks.bytes_for(layers))
 
 
-def _move(shared: Kept, kept: Kept) -> Move:
-    """Return what a candidate cuts besides what all of a race cut."""
-    return tuple(sorted((name, channels) for name, channels in kept.items() if shared.get(name) != channels))
-
-
-def _groups(move: Move) -> tuple[str, ...]:
-    return tuple(name for name, _ in move)
+def _cut(shared: Kept, kept: Kept) -> tuple[str, ...]:
+    """Return the groups of which a candidate cuts more than all of a race cut."""
+    return tuple(sorted(name for name, channels in kept.items() if shared.get(name) != channels))

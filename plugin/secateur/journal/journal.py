@@ -134,16 +134,7 @@ class Journal:
         Args:
             evaluate: what a candidate is worth.
             on_worth: called whenever the worth of a candidate, or a bound of it, was found and stored.
-
-        Raises:
-            JournalError: the evaluation says in its settings that it is approximate: its answers depend on what it was
-                asked before, so no search could go on from them to the same plan.
         """
-        if (getattr(evaluate, "settings", None) or {}).get("approximate"):
-            raise JournalError(
-                "an evaluation that is approximate answers by what it was asked before, so a search by it cannot go on "
-                "from a journal; judge exactly, or search without a journal"
-            )
         return remembering(self._store, evaluate, on_worth)
 
     def measurement(self, name: str, measure: Callable[[], float], *, unit: str = "") -> float:
