@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import secateur_onnx
-from secateur.channel_graph import apply_plan, verify_pruning
+from secateur.channel_graph import apply_plan, torch_pruning_macs, verify_pruning
 from secateur.checkpoint import MODEL_FILE, PLAN_FILE, load_pruned, save_pruned
 from secateur.modes import evaluating
 from secateur.records import PruningPlan
@@ -167,10 +167,11 @@ def time_both(job: Job) -> None:
 
 
 def _counts(job: Job, model: nn.Module) -> dict[str, float]:
-    """Count the network itself, independently of the closed forms: MACs of one image, and parameters."""
+    """Count the network itself, independently of the closed forms: MACs of one image, by two counts, and parameters."""
     with evaluating(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(job.data.example)
     return {
         "macs": counter.get_total_flops() / 2 / len(job.data.example),
+        "torch_pruning_macs": torch_pruning_macs(model, job.data.example),
         "parameters": sum(p.numel() for p in model.parameters()),
     }

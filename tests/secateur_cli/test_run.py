@@ -38,6 +38,9 @@ def test_a_run_leaves_everything(finished: tuple[Path, dict[str, Any]]) -> None:
     assert stages(report) == ["dense", "channels removed", "compensated", "fine-tuned"]
     assert report["plan"]["after"] <= report["plan"]["budget"] == 0.5 * report["plan"]["before"]
     assert report["cost"]["macs"] == {"before": report["plan"]["before"], "after": report["plan"]["after"]}
+    theirs = report["cost"]["torch_pruning_macs"]  # which counts activations too
+    assert theirs["before"] > report["plan"]["before"]
+    assert theirs["after"] > report["plan"]["after"]
     assert [entry["images"] for entry in report["accuracy"]] == [48] * 4
     assert report["onnx"]["parity"]["passed"]
     assert report["onnx"]["parity"]["samples"] == 48

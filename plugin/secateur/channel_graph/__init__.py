@@ -1,6 +1,7 @@
 """Torch-Pruning's dependency graph as records: groups, masks, surgery, verification and importance objects."""
 
 from secateur.channel_graph.groups import Residual, channel_groups
+from secateur.channel_graph.host_count import torch_pruning_macs
 from secateur.channel_graph.masks import masked
 from secateur.channel_graph.rescoring import masked_scores
 from secateur.channel_graph.scoring import importance_scores
@@ -15,6 +16,7 @@ __all__ = [
     "importance_scores",
     "masked",
     "masked_scores",
+    "torch_pruning_macs",
     "verify_pruning",
     "zero_masked",
 ]
