@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -62,11 +62,20 @@ def weights_hash(model: nn.Module) -> str:
         >>> weights_hash(first) == weights_hash(second)
         True
     """
+    named = itertools.chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
+    return tensors_hash(named)
+
+
+def tensors_hash(named: Iterable[tuple[str, Tensor]]) -> str:
+    """Return a short hash of tensors in their order: names, shapes, types and values.
+
+    Example:
+        >>> one = torch.ones(2)
+        >>> tensors_hash([("a", one)]) == tensors_hash([("a", one.clone())]) != tensors_hash([("b", one)])
+        True
+    """
     digest = hashlib.sha256()
-    tensors: itertools.chain[tuple[str, Tensor]] = itertools.chain(
-        model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)
-    )
-    for name, tensor in tensors:
+    for name, tensor in named:
         values = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(repr((name, tuple(tensor.shape), values.dtype)).encode())
         digest.update(values.view(torch.uint8).numpy().data)

@@ -167,6 +167,16 @@ def test_rates_of_zero_leave_the_network_as_it_is() -> None:
     assert all(len(plan[name]) == groups[name].width for name in groups)
 
 
+@pytest.mark.parametrize(("wrong", "words"), [({"seed": -1}, "the seed is -1"), ({"variant": "best"}, "'best'")])
+def test_settings_out_of_range_are_refused_as_in_every_search(wrong: Any, words: str) -> None:
+    groups = {"conv": ChannelGroup("conv", 2, (Member("conv", "producer", ((0,), (1,))),))}
+    model = torch.nn.Sequential()
+    model.add_module("conv", torch.nn.Conv2d(3, 2, 1))
+    cost = MacsCost(model, IMAGE, groups)
+    with pytest.raises(ConfigError, match=words):
+        rate_plan(groups, ScoreTable({"conv": torch.arange(2.0)}), cost, "[0.5]", **wrong)
+
+
 @pytest.mark.parametrize("variant", ["reverse", "edge", "middle", "random"])
 def test_variants_keep_as_many_and_others(variant: Any) -> None:
     model, x = Residual(), torch.randn(2, 3, 9, 9)

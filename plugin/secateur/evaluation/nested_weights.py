@@ -22,7 +22,8 @@ from secateur.evaluation.narrowing import cut_layer, removals
 from secateur.evaluation.stage import Edit, Stage
 from secateur.protocols import Kept
 from secateur.records import ChannelGroup, Member
-from secateur.regression import columns_of, warn_of_few_rows, weight_rows, write_weight
+from secateur.regression import warn_of_few_rows, weight_rows, write_weight
+from secateur.regression.live import drop, spread, unknowns_of
 from secateur.scoring.readers import bytes_for, consumers, gather, readers_of
 
 
@@ -116,14 +117,11 @@ class NestedWeights:
             return []
         layer = copy.deepcopy(self._model.get_submodule(name))
         write_weight(layer, found.weight)
+        target = copy.deepcopy(self._targets[name])
+        target.shift(layer, found.shift)
         changed = {name: layer}
-        with torch.no_grad():
-            if isinstance(layer.bias, Tensor):
-                layer.bias.add_(found.shift)
-            elif name in self._norms:
-                norm = copy.deepcopy(self._model.get_submodule(self._norms[name]))
-                norm.get_buffer("running_mean").sub_(found.shift)
-                changed[self._norms[name]] = norm
+        if name in self._norms and target.norm is not None:
+            changed[self._norms[name]] = target.norm
         edits = []
         for path, module in changed.items():
             small, there = cut_layer(module, path, gone), network.get_submodule(path)
@@ -146,15 +144,14 @@ class NestedWeights:
         live = torch.ones(weight.shape[:2], dtype=torch.bool)
         for group, member in self._reads[name]:
             dropped = {*range(len(member.indices))} - {*kept.get(group, range(len(member.indices)))}
-            for block, owned in enumerate(columns_of(module, member.indices)):
-                live[block, [column for channel in dropped for column in owned[channel]]] = False
+            drop(live, module, member, dropped)
         counts = set(live.sum(1).tolist())
         if bool(live.all()) or len(counts) > 1 or counts == {0}:
             return None
-        unknowns = torch.stack([row.nonzero()[:, 0] for row in live]).to(weight.device)
+        unknowns = unknowns_of(live).to(weight.device)
         weight = weight * live.to(weight)[:, :, None]
         equations = self._equations[name].shifted(-weight).taking(unknowns)  # of what its outputs lack
         found = equations.solve(ridge=self._ridge, intercept=target.can_shift(module))
-        weight.scatter_add_(1, unknowns[:, :, None].expand_as(found.weight), found.weight)
+        weight = weight + spread(found.weight, unknowns, weight)
         shift = found.intercept.flatten()
         return Found(weight, shift - module.bias.detach() if isinstance(module.bias, Tensor) else shift)

@@ -7,12 +7,11 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from secateur.batches import Batches, unpack
 from secateur.errors import JournalError
-from secateur.modes import weights_hash
+from secateur.modes import tensors_hash, weights_hash
 from secateur.records import ChannelGroup
 
 Identity = Mapping[str, Any]
@@ -39,6 +38,7 @@ def identify(
     Cost: one pass of sha256 over the tensors, about a second a gigabyte.
 
     Example:
+        >>> import torch
         >>> net = nn.Linear(2, 2)
         >>> parts = identify(net, {}, [torch.ones(1, 2)], seed=0, settings={"delta": 0.01})
         >>> list(parts), len(parts["weights"])
@@ -60,17 +60,12 @@ def digest_of_batches(batches: Batches) -> str:
         DataError: a batch is none, or holds NaN.
 
     Example:
+        >>> import torch
         >>> images = torch.ones(4, 1)
         >>> digest_of_batches([images]) == digest_of_batches([images[:2], images[2:]])  # sums may round otherwise
         False
     """
-    digest = hashlib.sha256()
-    for batch in batches:
-        inputs, labels = unpack(batch)
-        _add(digest, "inputs", inputs)
-        if labels is not None:
-            _add(digest, "labels", labels)
-    return digest.hexdigest()[:16]
+    return tensors_hash(_named(batches))
 
 
 def flat(identity: Identity) -> dict[str, str]:
@@ -121,6 +116,9 @@ def _digest_of_structure(model: nn.Module, groups: Mapping[str, ChannelGroup]) -
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _add(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
-    digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+def _named(batches: Batches) -> Iterator[tuple[str, Tensor]]:
+    for batch in batches:
+        inputs, labels = unpack(batch)
+        yield "inputs", inputs
+        if labels is not None:
+            yield "labels", labels

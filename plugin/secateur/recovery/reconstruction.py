@@ -31,12 +31,12 @@ from secateur.regression import (
     At,
     NormalEquations,
     Target,
-    columns_of,
     layout_of,
     readings_of,
     warn_of_few_rows,
     weight_rows,
 )
+from secateur.regression.live import drop, spread, unknowns_of
 
 
 @dataclass(frozen=True)
@@ -163,15 +163,13 @@ def _remove(network: nn.Module, group: ChannelGroup, kept: Sequence[int], live: 
     gone = {*range(group.width)} - {*kept}
     for member in group.members:
         if member.role == "consumer" and member.layer in live:
-            for block, owned in enumerate(columns_of(network.get_submodule(member.layer), member.indices)):
-                live[member.layer][block, [column for channel in gone for column in owned[channel]]] = False
+            drop(live[member.layer], network.get_submodule(member.layer), member, gone)
 
 
 def _solve(step: Step, module: nn.Module, lost: Tensor, live: Tensor, ridge: float, fits: list[LayerFit]) -> None:
     """Give a layer the best weights for its live unknowns, in place, now that `lost` has been taken from them."""
-    unknowns = torch.stack([row.nonzero()[:, 0] for row in live]).to(lost.device)
+    unknowns = unknowns_of(live).to(lost.device)
     found = step.solve(module, ridge=ridge, equations=step.equations.shifted(lost).taking(unknowns))
     if bool(found.before.any()):
-        change = torch.zeros_like(lost).scatter_(1, unknowns[:, :, None].expand_as(found.weight), found.weight)
-        step.put(module, change, found.intercept)
+        step.put(module, spread(found.weight, unknowns, lost), found.intercept)
     fits.append(fit_of(step, found))

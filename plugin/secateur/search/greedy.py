@@ -225,9 +225,8 @@ def _rescored(
 def _told(
     problem: Problem, widths: Mapping[str, int], cut: _Cut, step: int, worth: float, candidates: int
 ) -> GreedyStep:
-    first, *others = problem.spendings
-    further = {spending.cost.name: spending.of(widths) for spending in others}
-    return GreedyStep(step, cut.group, cut.width, first.of(widths), worth, candidates, further)
+    cost, further = problem.costs(widths)
+    return GreedyStep(step, cut.group, cut.width, cost, worth, candidates, further)
 
 
 def _warn_of(delta: float, cuts: Sequence[_Cut], *, dense: float) -> None:

@@ -78,19 +78,30 @@ class Problem:
         combined = {name: self.groups[name].combine(scores, reduction=self.reduction) for name in self.scores}
         return replace(self, scores=combined, left=self.kept(widths), ties=self._ties(widths))
 
+    def spent(self, widths: Widths) -> dict[str, Spent]:
+        """Return what is spent of each budget at these widths, by the name of the cost, in their order."""
+        return {each.cost.name: Spent(each.dense, each.of(widths), each.largest) for each in self.spendings}
+
+    def costs(self, widths: Widths) -> tuple[float, dict[str, float]]:
+        """Return what the network costs at these widths, in the first cost and in the others by name."""
+        first, *others = self.spendings
+        return first.of(widths), {each.cost.name: each.of(widths) for each in others}
+
     def plan(self, widths: Widths, settings: Mapping[str, Any]) -> PruningPlan:
         """Return the plan that keeps at these widths what the variant keeps."""
-        first, *others = self.spendings
+        spent = self.spent(widths)
+        cost, first = next(iter(spent.items()))
+        del spent[cost]
         return PruningPlan(
             groups=tuple(self.groups.values()),
             kept=self.kept(widths),
-            cost=first.cost.name,
-            cost_before=first.dense,
-            cost_after=first.of(widths),
-            budget=first.largest,
+            cost=cost,
+            cost_before=first.before,
+            cost_after=first.after,
+            budget=first.budget,
             ties={name: count for name, count in self._ties(widths).items() if count},
             settings={**self.settings, **settings},
-            further={each.cost.name: Spent(each.dense, each.of(widths), each.largest) for each in others},
+            further=spent,
         )
 
     def _left(self, name: str) -> list[int]:
@@ -134,28 +145,39 @@ def state_problem(
         BudgetError: a budget is malformed, missing, of no cost, or below what the narrowest widths cost; or all are
             already met.
     """
-    if variant not in get_args(Variant):
-        raise ConfigError(f"unknown variant {variant!r}; allowed: {', '.join(get_args(Variant))}")
-    if seed < 0:
-        raise ConfigError(f"the seed is {seed}; it must be at least 0")
+    settings = plan_settings(
+        scores, round_to=round_to, min_keep=min_keep, reduction=reduction, variant=variant, seed=seed
+    )
     if not groups:
         raise NetworkError("the network has no channel group to prune")
     scored = _with_scores(groups, scores)
     combined = {name: group.combine(scores, reduction=reduction) for name, group in scored.items()}
     widths = {name: allowed_widths(g.width, min_keep=min_keep, round_to=round_to) for name, g in scored.items()}
     spendings = state_spendings(cost, budget, {name: group.width for name, group in groups.items()})
-    settings = {
+    problem = Problem(groups, combined, spendings, widths, reduction, variant, seed, settings)
+    check_reach(spendings, problem.narrowest, f"min_keep={min_keep} and round_to={round_to}")
+    return problem
+
+
+def plan_settings(
+    scores: ScoreTable, *, round_to: int, min_keep: int, reduction: Reduction, variant: Variant, seed: int
+) -> dict[str, Any]:
+    """Return what a plan records of how its channels are chosen.
+
+    Raises:
+        ConfigError: an unknown variant or a negative seed.
+    """
+    if variant not in get_args(Variant):
+        raise ConfigError(f"unknown variant {variant!r}; allowed: {', '.join(get_args(Variant))}")
+    if seed < 0:
+        raise ConfigError(f"the seed is {seed}; it must be at least 0")
+    return {
         "round_to": round_to,
         "min_keep": min_keep,
         "reduction": reduction,
         "variant": variant,
         "scores": dict(scores.settings),
-    }
-    if variant == "random":
-        settings["seed"] = seed
-    problem = Problem(groups, combined, spendings, widths, reduction, variant, seed, settings)
-    check_reach(spendings, problem.narrowest, f"min_keep={min_keep} and round_to={round_to}")
-    return problem
+    } | ({"seed": seed} if variant == "random" else {})
 
 
 def _with_scores(groups: Mapping[str, ChannelGroup], scores: ScoreTable) -> dict[str, ChannelGroup]:

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 
 from secateur.errors import ConfigError
 from secateur.records import ChannelGroup, ChannelGroups, PruningPlan, Reduction, ScoreTable
-from secateur.search.problem import Problem
+from secateur.search.problem import Problem, plan_settings
 from secateur.search.selection import CountMode, Variant, keep_count
 from secateur.search.spending import Costs, Spending
 
@@ -117,7 +117,7 @@ def rate_plan(
         variant, seed: which channels go, see `select`.
 
     Raises:
-        ConfigError: as `rate_widths`, or an unknown variant.
+        ConfigError: as `rate_widths`, an unknown variant, or a negative seed.
         ScoreError: scores are missing, or do not fit their group.
 
     Cost: two evaluations of each `cost`, and a sort of each group's scores.
@@ -145,12 +145,10 @@ def rate_plan(
         "search": "rates",
         "rates": {layer: rate for named in _by_group(groups, rates).values() for layer, rate in named.items()},
         "mode": mode,
-        "round_to": round_to,
-        "min_keep": min_keep,
-        "reduction": reduction,
-        "variant": variant,
-        "scores": dict(scores.settings),
     }
+    common = plan_settings(
+        scores, round_to=round_to, min_keep=min_keep, reduction=reduction, variant=variant, seed=seed
+    )
     problem = Problem(
         groups=groups,
         scores={name: groups[name].combine(scores, reduction=reduction) for name in cut},
@@ -159,7 +157,7 @@ def rate_plan(
         reduction=reduction,
         variant=variant,
         seed=seed,
-        settings=settings | ({"seed": seed} if variant == "random" else {}),
+        settings=settings | common,
     )
     return problem.plan(cut, {})
 

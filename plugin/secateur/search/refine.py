@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 from secateur.errors import BudgetError, ConfigError, PlanError
 from secateur.protocols import Evaluate
-from secateur.records import ChannelGroup, PruningPlan, Reduction, ScoreTable, Spent
+from secateur.records import ChannelGroup, PruningPlan, Reduction, ScoreTable
 from secateur.search.judging import Candidate, check_repeats, judge, settings_of
 from secateur.search.problem import Problem, state_problem
 from secateur.search.spending import Budgets, Costs
@@ -198,16 +198,15 @@ def _name(swap: Mapping[str, int], step: int) -> str:
 def _told(
     problem: Problem, widths: Mapping[str, int], swap: Mapping[str, int], step: int, worth: float, candidates: int
 ) -> RefineStep:
-    first, *others = problem.spendings
-    further = {spending.cost.name: spending.of(widths) for spending in others}
-    return RefineStep(step, dict(swap), first.of(widths), worth, candidates, further)
+    cost, further = problem.costs(widths)
+    return RefineStep(step, dict(swap), cost, worth, candidates, further)
 
 
 def _plan(problem: Problem, start: PruningPlan, widths: Mapping[str, int], settings: Mapping[str, Any]) -> PruningPlan:
     plan = problem.plan({name: widths[name] for name in problem.widths}, settings)
     kept = _kept(problem, start, widths)
     ties = {name: (start if kept[name] == start[name] else plan).ties.get(name, 0) for name in kept}
-    spent = {each.cost.name: Spent(each.dense, each.of(widths), each.largest) for each in problem.spendings}
+    spent = problem.spent(widths)
     first = spent.pop(plan.cost)
     ties = {name: count for name, count in ties.items() if count}
     return replace(plan, kept=kept, cost_after=first.after, ties=ties, further=spent)
