@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import copy
+import itertools
 import os
 import sys
 from pathlib import Path
@@ -19,6 +21,7 @@ from secateur.weights import load_weights
 from secateur_cli.data import Data, load_data
 from secateur_cli.schema import DataConfig
 
+CHUNK = 32  # images run at a time: a processor's cache holds their feature maps
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 WEIGHTS, TRAIN, TEST = "models/resnet56-cifar10-jpeg.safetensors", "cifar10-jpeg-train", "cifar10-jpeg-val"
 
@@ -36,7 +39,9 @@ class Setting(NamedTuple):
 
     def accuracy(self, model: nn.Module) -> float:
         """Return the percentage of the held-out images that `model` answers rightly."""
-        return 100 * secateur.accuracy(model, self.data.test)
+        quick = copy.deepcopy(model).to(memory_format=torch.channels_last)
+        parts = (zip(inputs.split(CHUNK), labels.split(CHUNK), strict=True) for inputs, labels in self.data.test)
+        return 100 * secateur.accuracy(quick, itertools.chain.from_iterable(parts))
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, threads: int | None = os.cpu_count()) -> None:

@@ -3,6 +3,7 @@
     python examples/benchmarks/search_quality.py                        # all that is not recorded yet: hours
     python examples/benchmarks/search_quality.py --seeds 0 --epochs 0   # one seed, without training
     python examples/benchmarks/search_quality.py --worths               # what a greedy search is best judged by
+    python examples/benchmarks/search_quality.py --show                 # the table of what is recorded
     python examples/benchmarks/search_quality.py --smoke                # few images, one criterion; nothing is asserted
 
 For each criterion the budget is spent uniformly, by the greedy search (raw accuracy on 1,000 images, as published) and
@@ -14,8 +15,10 @@ compensated weights; the mean over the seeds and, behind the sign, half of the r
 images are scored, which are set aside to judge candidates on, and the order in training.
 
 With --worths, greedy searches in the order of L1 are judged by different measures and recoveries instead. Every figure
-is recorded as soon as it is known, in a JSON file that the next call completes. Asserted is what the error curves of
-reconstruction lose against the dense network, each seed by itself.
+is recorded as soon as it is known, a line each in a file that the next call completes; the worths of candidates are
+kept in journals beside it, so that the search down to half goes on where the one down to 70% ended. Several processes
+may share the work: `--part 1/3`, `--part 2/3`, `--part 3/3`. Asserted is what the error curves of reconstruction lose
+against the dense network, each seed by itself.
 """
 
 from __future__ import annotations
@@ -32,12 +35,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from _trained_resnet56 import Setting, add_arguments, load
 
 import secateur
 from secateur.batches import rebatch
 from secateur.evaluation import CandidateWorth
-from secateur.files import write_json
+from secateur.journal import Journal, identify
 from secateur.records import PruningPlan, ScoreTable
 from secateur.scoring import scores_by_name
 
@@ -52,22 +56,26 @@ BOUNDS = {"70%": 1.2, "50%": 3.8, "40%": 7.3}  # points that the error curves of
 STAGES = ("cut", "recalibrated", "compensated", "layer by layer", "trained")
 IMAGES = 1000  # to compensate with, and to judge candidates on
 DELTA, LEARNING_RATE = 0.01, 0.03
+RECORD = Path(__file__).with_name("search_quality.jsonl")
 
 
 @dataclass
 class Record:
-    """The figures by seed, row and stage, in a file."""
+    """The figures by seed, row and stage, in a file of lines, so that several processes may write it."""
 
     path: Path
     rows: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.path.is_file():
-            self.rows = json.loads(self.path.read_text())
+        for line in self.path.read_text().splitlines() if self.path.is_file() else ():
+            entry = json.loads(line)
+            self.rows.setdefault(entry["row"], {})[entry["stage"]] = entry["value"]
 
     def put(self, key: str, stage: str, value: float) -> None:
         self.rows.setdefault(key, {})[stage] = value
-        write_json(self.path, self.rows)
+        entry = {"row": key, "stage": stage, "value": round(value, 4), "torch": torch.__version__}
+        with self.path.open("a") as file:
+            file.write(json.dumps(entry) + "\n")
         print(f"seed {key}: {stage} {value:.2f}", flush=True)
 
     def over_seeds(self, name: str, stage: str) -> list[float]:
@@ -80,6 +88,7 @@ class Seed:
 
     number: int
     setting: Setting
+    journals: Path
     plans: dict[str, PruningPlan] = field(default_factory=dict)
     tables: dict[str, ScoreTable] = field(default_factory=dict)
 
@@ -105,14 +114,22 @@ class Seed:
         images = None if recovery == "none" else data.calibration
         return CandidateWorth(network, groups, self.judges, measure=measure, recovery=recovery, calibration=images)
 
+    def journal(self, name: str) -> Journal:
+        network, groups, _ = self.setting
+        self.journals.mkdir(exist_ok=True)
+        identity = identify(network, groups, self.judges, seed=self.number, settings={"search": name})
+        return Journal.open(self.journals / f"{self.number} {name}.sqlite", identity)
+
     def plan(self, search: str, criterion: str, budget: str) -> PruningPlan:
         groups, cost = self.setting.groups, self.setting.cost
         if search == "uniform":
             return secateur.uniform_plan(groups, self.scores(criterion), cost, budget)
         if search.startswith("greedy"):
             _, measure, recovery = (search if " " in search else "greedy accuracy none").split()
-            worth = self.worth(measure, recovery)
-            return secateur.greedy_plan(groups, self.scores(criterion), cost, budget, worth, delta=DELTA)
+            with self.journal(f"{criterion} {measure} {recovery}") as journal:
+                worth = journal.remembering(self.worth(measure, recovery))
+                scores = journal.scores(criterion, lambda: self.scores(criterion))
+                return secateur.greedy_plan(groups, scores, cost, budget, worth, delta=DELTA)
         curves = self.curves(criterion)
         plan = secateur.curve_plan(groups, curves, cost, budget)
         if search == "curves":
@@ -128,7 +145,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=2, help="train for so many epochs at the end; 0: not at all")
     parser.add_argument("--worths", action="store_true", help="compare what a greedy search is judged by, instead")
-    parser.add_argument("--record", type=Path, default=Path("search_quality.json"), help="completed, not repeated")
+    parser.add_argument("--record", type=Path, default=RECORD, help="completed, not repeated")
+    parser.add_argument("--part", type=_part, default=(0, 1), help="K/N: every N-th row, from the K-th on")
+    parser.add_argument("--show", action="store_true", help="measure nothing")
     parser.add_argument("--smoke", action="store_true", help="few images, one criterion, nothing is asserted")
     add_arguments(parser)
     given = parser.parse_args()
@@ -146,16 +165,25 @@ def main() -> None:
         cells = [("l1", name, budget) for budget, name in itertools.product(given.budgets, names)]
         given.epochs = 0
     print(f"resnet56, {given.threads} threads, load {os.getloadavg()[0]:.1f}", flush=True)
-    seeds = [Seed(number, load(given, seed=number, limit=200 if given.smoke else None)) for number in given.seeds]
-    for seed in seeds:
-        if f"{seed.number} dense" not in record.rows:
-            record.put(f"{seed.number} dense", "cut", seed.setting.accuracy(seed.setting.network))
+    part, parts = given.part
     for epochs in sorted({0, given.epochs}):  # first what needs no training, for all of them
-        for seed, cell in itertools.product(seeds, cells):
-            measure(seed, cell, record, epochs=epochs)
+        for number in () if given.show else given.seeds:
+            limit, journals = 200 if given.smoke else None, given.record.with_suffix(".journals")
+            seed = Seed(number, load(given, seed=number, limit=limit), journals)
+            if f"{number} dense" not in record.rows and part == 0:
+                record.put(f"{number} dense", "cut", seed.setting.accuracy(seed.setting.network))
+            for cell in cells[part::parts]:
+                measure(seed, cell, record, epochs=epochs)
     show(record, [", ".join(cell[:2]) + " " + cell[2] for cell in cells])
     if not given.smoke:
         check_curves(record)
+
+
+def _part(text: str) -> tuple[int, int]:
+    number, _, parts = text.partition("/")
+    if not 1 <= int(number) <= int(parts):
+        raise ValueError(text)
+    return int(number) - 1, int(parts)
 
 
 def measure(seed: Seed, cell: tuple[str, str, str], record: Record, *, epochs: int) -> None:
