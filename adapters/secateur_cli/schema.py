@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import BeforeValidator, Field, model_validator
 
 from secateur.criteria import known_criterion
+from secateur.training.recipe import Precision
 from secateur_cli.plan_schema import PlanConfig, Search
 from secateur_cli.values import Count, Number, Recovery, Section, as_tuple
 
@@ -126,6 +127,9 @@ class TrainConfig(Section):
     )
     clip_norm: Annotated[Number, Field(gt=0)] | None = Field(
         default=None, description="largest norm of the gradient of all parameters; null: not clipped"
+    )
+    precision: Precision = Field(
+        default="float32", description="float32, or bfloat16: half the bits in convolutions, often much faster"
     )
 
     @model_validator(mode="after")

@@ -32,6 +32,30 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
             module.training = training
 
 
+@contextmanager
+def laid_out(model: nn.Module, layout: torch.memory_format | None) -> Iterator[None]:
+    """Within the block, kernels (C_out, C_in, k, k) lie in memory as `layout` has it, if given; after it, as before.
+
+    Example:
+        >>> net = nn.Conv2d(3, 4, 2)
+        >>> with laid_out(net, torch.channels_last):
+        ...     net.weight.stride()
+        (12, 1, 6, 3)
+        >>> net.weight.stride()
+        (12, 4, 2, 1)
+    """
+    kernels = [(p, p.stride()) for p in model.parameters() if p.ndim == 4]
+    for kernel, _ in kernels:
+        kernel.data = kernel.data if layout is None else kernel.data.contiguous(memory_format=layout)
+    try:
+        yield
+    finally:
+        for kernel, stride in kernels:
+            kernel.data = torch.empty_strided(kernel.shape, stride, dtype=kernel.dtype, device=kernel.device).copy_(
+                kernel.data
+            )
+
+
 def device_of(model: nn.Module) -> torch.device:
     """Return where the first parameter or buffer of `model` lies; the CPU if it has none."""
     tensors = itertools.chain(model.parameters(), model.buffers())

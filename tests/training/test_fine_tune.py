@@ -103,6 +103,54 @@ def test_the_best_epoch_stays_and_the_later_of_equals() -> None:
     assert fine_tune(constant, halves, halves, epochs=3).chosen == 3  # the same accuracy every time
 
 
+def test_kernels_lie_as_they_did() -> None:
+    images = [(torch.randn(8, 1, 8, 8), torch.arange(8) % 10) for _ in range(2)]
+    model, moved = digits_resnet(), digits_resnet().to(memory_format=torch.channels_last)
+    moved.load_state_dict(model.state_dict())
+    seen = list[bool]()
+
+    def look(*_: object) -> None:
+        kernels = [p for p in model.parameters() if p.ndim == 4 and min(p.shape[1:3]) > 1]
+        seen.append(all(p.is_contiguous(memory_format=torch.channels_last) for p in kernels))
+
+    before = {id(model): [p.stride() for p in model.parameters()], id(moved): [p.stride() for p in moved.parameters()]}
+    fine_tune(model, images, epochs=2, on_step=look)
+    fine_tune(moved, images, epochs=2)
+    assert seen == [True] * 4
+    for network in (model, moved):
+        assert [p.stride() for p in network.parameters()] == before[id(network)]
+    for (name, value), other in zip(model.state_dict().items(), moved.state_dict().values(), strict=True):
+        torch.testing.assert_close(value, other, msg=name)
+
+
+class Flattening(nn.Module):
+    """A network that reads its maps in their plain order, which no other layout allows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(2, 4, 2), nn.Linear(4 * 9, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.conv(x)
+        return self.head(maps.view(len(maps), -1))
+
+
+def test_a_network_that_takes_no_other_layout_trains() -> None:
+    images = [(torch.randn(6, 2, 4, 4), torch.arange(6) % 3)]
+    assert len(fine_tune(Flattening(), images, epochs=2).epochs) == 2
+
+
+def test_half_precision_learns_and_keeps_float32_weights() -> None:
+    kinds = set[torch.dtype]()
+    model = digits_resnet()
+    model.conv1.register_forward_hook(lambda _, __, output: kinds.add(output.dtype))
+    images = [(torch.randn(20, 1, 8, 8), torch.arange(20) % 2)]
+    history = fine_tune(model, images, epochs=12, learning_rate=0.1, precision="bfloat16")
+    assert history.epochs[-1].loss < history.epochs[0].loss / 2
+    assert torch.bfloat16 in kinds
+    assert {value.dtype for value in model.state_dict().values()} == {torch.float32, torch.int64}
+
+
 def test_without_validation_the_last_epoch_stays() -> None:
     model, seen = net(), list[dict[str, Tensor]]()
     history = fine_tune(model, blobs(), epochs=3, on_epoch=lambda _: seen.append(state(model)))

@@ -21,7 +21,8 @@ from torch.nn import functional
 from secateur.batches import Batches, unpack
 from secateur.errors import ConfigError, DataError, NetworkError
 from secateur.evaluation import accuracy, check_labels
-from secateur.modes import device_of, evaluating
+from secateur.evaluation.arithmetic import fastest_format
+from secateur.modes import device_of, evaluating, laid_out
 from secateur.training.recipe import Recipe
 
 
@@ -100,7 +101,8 @@ def fine_tune(
     modes = [(module, module.training) for module in model.modules()]
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.enable_grad():
-            run = _Run(model, recipe, steps=recipe.epochs * _check_data(model, train), on_step=on_step)
+            first, batches = _check_data(model, train)
+            run = _Run(model, recipe, steps=recipe.epochs * batches, layout=_layout(model, first), on_step=on_step)
             torch.manual_seed(recipe.seed)
             for number in range(1, recipe.epochs + 1):
                 start = time.perf_counter()
@@ -123,13 +125,19 @@ class _Run:
     """The optimizer and how far it is on the learning rate's curve."""
 
     def __init__(
-        self, model: nn.Module, recipe: Recipe, *, steps: int, on_step: Callable[[int, int], None] | None
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        *,
+        steps: int,
+        layout: torch.memory_format | None,
+        on_step: Callable[[int, int], None] | None,
     ) -> None:
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         if not self.parameters:
             raise NetworkError("no parameter of the network needs a gradient: there is nothing to train")
         self.model, self.recipe, self.device = model, recipe, device_of(model)
-        self.step, self.steps, self.on_step = 0, steps, on_step
+        self.step, self.steps, self.layout, self.on_step = 0, steps, layout, on_step
         self.optimizer = torch.optim.SGD(
             self.parameters,
             lr=recipe.learning_rate,
@@ -142,14 +150,15 @@ class _Run:
         """Take a step on each batch; return the mean loss over the images."""
         self.model.train()
         total, images = 0.0, 0
-        for batch in train:
-            inputs, labels = unpack(batch)
-            if len(inputs) > 1:
-                total += self._update(inputs.to(self.device), labels) * len(inputs)
-                images += len(inputs)
-            self.step += 1
-            if self.on_step is not None:
-                self.on_step(self.step, self.steps)
+        with laid_out(self.model, self.layout):
+            for batch in train:
+                inputs, labels = unpack(batch)
+                if len(inputs) > 1:
+                    total += self._update(inputs.to(self.device), labels) * len(inputs)
+                    images += len(inputs)
+                self.step += 1
+                if self.on_step is not None:
+                    self.on_step(self.step, self.steps)
         if not images:
             raise DataError("there is no batch of at least two images to train on")
         if not all(bool(torch.isfinite(p).all()) for p in self.parameters):
@@ -161,7 +170,9 @@ class _Run:
         for settings in self.optimizer.param_groups:
             settings["lr"] = self.recipe.rate(min(self.step, self.steps - 1), self.steps)
         self.optimizer.zero_grad(set_to_none=True)
-        outputs = self.model(inputs)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
+            outputs = self.model(inputs if self.layout is None else inputs.contiguous(memory_format=self.layout))
+        outputs = outputs.to(self.parameters[0].dtype)
         loss = functional.cross_entropy(
             outputs, check_labels(labels, outputs), label_smoothing=self.recipe.label_smoothing
         )
@@ -189,8 +200,8 @@ def _revised(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     return dataclasses.replace(recipe, **changes)
 
 
-def _check_data(model: nn.Module, train: Batches) -> int:
-    """Return the number of batches; refuse labels that the network cannot answer, before anything is trained."""
+def _check_data(model: nn.Module, train: Batches) -> tuple[Tensor, int]:
+    """Return inputs and the number of batches; refuse labels that the network cannot answer before it is trained."""
     if isinstance(train, Iterator):
         raise DataError("training batches are read once an epoch: give a list or a DataLoader, not a generator")
     batches = iter(train)
@@ -204,7 +215,16 @@ def _check_data(model: nn.Module, train: Batches) -> int:
     if isinstance(train, Sequence):
         for batch in batches:
             check_labels(unpack(batch)[1], outputs)
-    return len(train) if isinstance(train, Sized) else 1 + sum(1 for _ in batches)
+    return inputs, len(train) if isinstance(train, Sized) else 1 + sum(1 for _ in batches)
+
+
+def _layout(model: nn.Module, inputs: Tensor) -> torch.memory_format | None:
+    """Return how images and kernels should lie in memory while training; None for as they do."""
+    if not all(p.is_contiguous() for p in model.parameters()):  # the user has seen to it
+        return None
+    with evaluating(model):
+        fastest = fastest_format(model, inputs[:2].to(device_of(model)))
+    return None if fastest == torch.contiguous_format else fastest
 
 
 def _state(model: nn.Module) -> dict[str, Any]:
