@@ -87,7 +87,9 @@ class Job:
         with replacing(self.workspace.path(name)) as temporary:
             save_file({key: value.clone().contiguous() for key, value in tensors_of(model).items()}, temporary)
 
-    def train(self, model: nn.Module, settings: TrainConfig, title: str) -> dict[str, Any]:
+    def train(
+        self, model: nn.Module, settings: TrainConfig, title: str, *, after_step: Callable[[], None] = lambda: None
+    ) -> dict[str, Any]:
         """Train `model` in place, choosing the epoch by the validation images; return the epochs as plain data."""
         recipe = Recipe(**settings.model_dump(), seed=self.config.seed)
 
@@ -97,8 +99,13 @@ class Job:
                 self.progress.say(f"  epoch {epoch.number} of {recipe.epochs}: loss {epoch.loss:.3f}{share}")
 
         with self.progress.task(title) as advance:
+
+            def stepped(done: int, total: int) -> None:
+                after_step()
+                advance(done, total)
+
             batches = self.data.train.fresh()
-            history = fine_tune(model, batches, self.data.validation, recipe=recipe, on_epoch=say, on_step=advance)
+            history = fine_tune(model, batches, self.data.validation, recipe=recipe, on_epoch=say, on_step=stepped)
         model.eval()
         epochs = [
             {"epoch": e.number, "loss": e.loss, "accuracy": e.accuracy, "seconds": e.seconds} for e in history.epochs
