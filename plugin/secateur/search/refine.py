@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
-from secateur.errors import BudgetError, ConfigError, PlanError
+from secateur.errors import BudgetError, ConfigError
 from secateur.protocols import Evaluate
 from secateur.records import ChannelGroup, PruningPlan, Reduction, ScoreTable
 from secateur.search.judging import Candidate, check_repeats, judge, settings_of
@@ -131,8 +131,10 @@ def refine_plan(
     for name, number in (("max_evaluations", max_evaluations), ("breadth", breadth)):
         if number < 1:
             raise ConfigError(f"{name} is {number}; it must be at least 1")
-    problem = state_problem(groups, scores, cost, budget, round_to=round_to, min_keep=min_keep, reduction=reduction)
-    _check_start(problem, start)
+    problem = state_problem(
+        groups, scores, cost, budget, round_to=round_to, min_keep=min_keep, reduction=reduction, start=start
+    )
+    _check_budgets(problem, start)
     losses = {name: losses_of(values.tolist(), promise) for name, values in problem.scores.items()}
     settings: dict[str, Any] = {"search": "refine", "promise": promise, "breadth": breadth, **settings_of(evaluate)}
 
@@ -163,11 +165,7 @@ def refine_plan(
     return _plan(problem, start, widths, settings | {"start": dict(start.settings)})
 
 
-def _check_start(problem: Problem, start: PruningPlan) -> None:
-    if {group.name: group for group in start.groups} != dict(problem.groups):
-        other = {group.name: group for group in start.groups}
-        odd = [name for name in {**problem.groups, **other} if problem.groups.get(name) != other.get(name)]
-        raise PlanError(f"the start must be a plan of the same groups; it differs in {', '.join(odd[:5])}")
+def _check_budgets(problem: Problem, start: PruningPlan) -> None:
     for spending in problem.unmet(start.widths):
         raise BudgetError(
             f"the start costs {spending.told(spending.of(start.widths))}, above the budget {spending.given!r}, which "
