@@ -19,6 +19,7 @@ from secateur.records import ChannelGroups
 from secateur.training import Epoch, Recipe, fine_tune
 from secateur.weights import tensors_of
 from secateur_cli.data import Data
+from secateur_cli.prescribed import Shallow
 from secateur_cli.progress import Progress
 from secateur_cli.schema import RunConfig, Search, TrainConfig
 from secateur_cli.workspace import Workspace
@@ -32,6 +33,7 @@ class Job:
         build: returns the network as its factory makes it, without the weights of the configuration.
         model: the dense network, in eval mode.
         costs: what has a budget; the plan is counted in the first.
+        shallow: the plan that a search is to distil.
         facts: grows into the report.
     """
 
@@ -44,6 +46,7 @@ class Job:
     data: Data
     groups: ChannelGroups
     costs: tuple[CostModel, ...]
+    shallow: Shallow | None
     facts: dict[str, Any]
 
     @property

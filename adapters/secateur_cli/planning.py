@@ -20,10 +20,10 @@ from secateur_cli.preparation import prepare
 from secateur_cli.progress import Progress
 from secateur_cli.schema import RunConfig, Search
 from secateur_cli.searching import search
+from secateur_cli.workspace import PLAN
 
 DENSE_WEIGHTS = "stages/dense.safetensors"
 SCORES = "stages/scores.json"
-PLAN = "stages/plan.json"
 FILES = {"training": (DENSE_WEIGHTS,), "scores": (SCORES,), "plan": (PLAN,)}
 
 

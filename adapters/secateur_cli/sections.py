@@ -28,6 +28,15 @@ RECOVERIES = {
     "recalibrate": "with the channels masked and batch norm measured afresh",
     "compensate": "with the channels masked and new weights behind them",
 }
+SEARCHES = {
+    "curves": "the widths at which the layers that read the channels lose least, by their error curves",
+    "uniform": "the same share of every group, the smallest that meets the budget",
+    "greedy": "cuts taken one by one where the network felt them least",
+    "refine": "the widths of the error curves, and then exchanges that the network is better for",
+    "rates": "the stated share of each layer",
+    "distilled": "the shares that a search found for a shallow network, stage by stage, scaled to the budget",
+    "cross_layer": "one ranking of the weights of all layers, each divided by what its layer costs",
+}
 QUANTITIES = {
     "macs": ("MACs of one image", ""),
     "parameters": ("parameters", ""),
@@ -108,8 +117,10 @@ def _widths(report: Report) -> Section | None:
         f"before, {amount(cost['after'], unit(name))} after."
         for name, cost in spent(plan).items()
     )
+    search = str(plan.get("search", ""))
+    found = f"{search}: {SEARCHES[search]}" if search in SEARCHES else search
     text = (
-        f"The widths are those of a {plan.get('search', '')} search. {budgets} "
+        f"The search was {found}. {budgets} "
         "Layers in one group share their channels, so they lose the same ones. Ties are channels that share the score "
         "at the cut, where their order decided."
     )
