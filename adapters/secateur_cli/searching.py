@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -12,12 +11,12 @@ from torch import nn
 
 from secateur.batches import rebatch
 from secateur.channel_graph import masked_scores
-from secateur.errors import SaturationWarning
+from secateur.errors import SaturationWarning, ScoreError
 from secateur.evaluation import CandidateWorth
 from secateur.journal import Journal, identify
 from secateur.protocols import Evaluate, Kept
 from secateur.records import PruningPlan, ScoreTable
-from secateur.scoring import reconstruction_scores, scores_by_name
+from secateur.scoring import scores_by_name
 from secateur.search import GreedyStep, RefineStep, curve_plan, greedy_plan, refine_plan, uniform_plan
 from secateur.search.budget import allowed_cost
 from secateur_cli.job import Job
@@ -32,8 +31,14 @@ Find = Callable[[Evaluate, Callable[[Step], None], Journal], PruningPlan]
 """A search by evaluation: what judges, what is called after each step, and what remembers -> the plan."""
 
 
-def search(job: Job, scores: ScoreTable) -> tuple[PruningPlan, list[dict[str, Any]]]:
-    """Return the plan of the job's search, and the steps that it took as plain data, where it took any."""
+def search(job: Job, scores: ScoreTable, curves: ScoreTable | None) -> tuple[PruningPlan, list[dict[str, Any]]]:
+    """Return the plan of the job's search, and the steps that it took as plain data, where it took any.
+
+    Args:
+        job: says which search, and of what.
+        scores: by the criterion.
+        curves: the error curves, for the searches that begin with them.
+    """
     config = job.config.plan
     widths: dict[str, Any] = {"round_to": config.round_to, "min_keep": config.min_keep}
     if job.search == "uniform":
@@ -44,7 +49,7 @@ def search(job: Job, scores: ScoreTable) -> tuple[PruningPlan, list[dict[str, An
         return prescribed_plan(job.search, config, scores, setting), []
 
     if job.search == "greedy":
-        begin = _begin(job, scores, config.greedy_from) if config.greedy_from else None
+        begin = _begin(job, curves, config.greedy_from) if curves is not None and config.greedy_from else None
 
         def greedy(evaluate: Evaluate, on_step: Callable[[Step], None], journal: Journal) -> PruningPlan:
             return greedy_plan(
@@ -59,7 +64,8 @@ def search(job: Job, scores: ScoreTable) -> tuple[PruningPlan, list[dict[str, An
 
         return _judged(job, scores, greedy)
 
-    curves = _curves(job, scores)
+    if curves is None:
+        raise ScoreError(f"search: {job.search} begins with error curves, and there are none")
     start = curve_plan(job.groups, curves, job.costs, job.budgets, **widths)
     if job.search == "curves":
         return start, []
@@ -71,30 +77,13 @@ def search(job: Job, scores: ScoreTable) -> tuple[PruningPlan, list[dict[str, An
     return _judged(job, curves, refine)
 
 
-def _begin(job: Job, scores: ScoreTable, share: str) -> PruningPlan:
+def _begin(job: Job, curves: ScoreTable, share: str) -> PruningPlan:
     """Return the curves' plan at this share of each cost, or at its budget where that is larger."""
     config, larger = job.config.plan, {}
     for cost in job.costs:
         dense = cost({})
         larger[cost.name] = max(allowed_cost(share, dense), allowed_cost(job.budgets[cost.name], dense))
-    return curve_plan(
-        job.groups, _curves(job, scores), job.costs, larger, round_to=config.round_to, min_keep=config.min_keep
-    )
-
-
-def _curves(job: Job, scores: ScoreTable) -> ScoreTable:
-    """Return the error curves of the criterion: its own scores, if they are such; else the errors in their order."""
-    score = job.config.score
-    if score.criterion == "reconstruction" and score.options.get("relative", True):
-        return scores
-    samples = calibration_images(RecoverConfig(method="compensate"), job.data.example)
-    watched = job.progress.track(
-        job.data.calibration, "error curves", total=math.ceil(samples / job.config.data.batch_size)
-    )
-    curves = reconstruction_scores(job.model, job.groups, watched, samples=samples, memory=MEMORY, order=scores)
-    for group, reason in curves.settings["skipped"].items():
-        job.progress.say(f"warning: {group} has no error curve, and stays as it is: {reason}")
-    return curves
+    return curve_plan(job.groups, curves, job.costs, larger, round_to=config.round_to, min_keep=config.min_keep)
 
 
 def _rescoring(job: Job) -> tuple[str, Callable[[Kept], ScoreTable]]:

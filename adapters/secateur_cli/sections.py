@@ -6,6 +6,7 @@ import yaml
 
 from secateur_cli import plots
 from secateur_cli.costs import label, spent, unit
+from secateur_cli.curves_section import curves_section
 from secateur_cli.deployment import medians, onnx_section, speed_section
 from secateur_cli.page import Figure, Report, Section, Table, as_text, part
 from secateur_cli.recovery_section import recovery_section
@@ -73,6 +74,7 @@ def sections(report: Report) -> list[Section]:
         speed_section,
         recovery_section,
         _widths,
+        curves_section,
         _scores,
         _search,
         _cost,
@@ -133,8 +135,10 @@ def _widths(report: Report) -> Section | None:
     kept = [[g["name"], ranges(g["kept_channels"])] for g in groups if g.get("kept_channels")]
     folded = [Table(["group", "channels"], kept, "Which channels are kept")] if kept else []
     table = Table(["group", "dense", "kept", "share", "ties", "layers"], rows)
+    whole = [[g["name"], str(g["whole"])] for g in groups if g.get("whole")]
+    tables = [table, Table(["group", "why"], whole, "Groups that keep all of their channels")] if whole else [table]
     figure = Figure(plots.widths_plot(groups), caption)
-    return Section("widths", "What was kept in each layer", [text], [figure], tables=[table], folded=folded)
+    return Section("widths", "What was kept in each layer", [text], [figure], tables=tables, folded=folded)
 
 
 def _scores(report: Report) -> Section | None:
