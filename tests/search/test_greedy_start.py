@@ -78,9 +78,9 @@ def test_it_goes_on_from_error_curves_and_keeps_what_they_removed_gone() -> None
         asked.append(dict(kept))
         return float(len(kept["a"]))
 
-    start = curve_plan(*case.arguments, "80%")
+    start = curve_plan(*case.arguments, "80%", round_to=1)
     assert start.widths == {"a": 6, "b": 8}
-    plan = greedy_plan(*case.arguments, "60%", evaluate, start=start, delta=0.05)
+    plan = greedy_plan(*case.arguments, "60%", evaluate, start=start, delta=0.05, round_to=1)
     assert all(set(kept["a"]) <= set(start["a"]) for kept in asked)
     assert plan["a"] == start["a"]
     assert plan.ties == start.ties != {}
@@ -89,12 +89,12 @@ def test_it_goes_on_from_error_curves_and_keeps_what_they_removed_gone() -> None
 
 def test_a_start_that_meets_the_budget_is_the_plan() -> None:
     case = small_case()
-    start = uniform_plan(*case.arguments, "50%")
+    start = uniform_plan(*case.arguments, "50%", round_to=1)
 
     def never(kept: Mapping[str, tuple[int, ...]]) -> float:
         raise AssertionError("evaluated")
 
-    plan = greedy_plan(*case.arguments, "70%", never, start=start)
+    plan = greedy_plan(*case.arguments, "70%", never, start=start, round_to=1)
     assert plan.kept == start.kept
     assert (plan.budget, plan.cost_after, plan.settings["steps"]) == (0.7 * 872, start.cost_after, 0)
 
@@ -104,7 +104,7 @@ def test_groups_without_scores_keep_what_the_start_keeps() -> None:
     start = plan_of(case, {"a": (1, 2, 3)})
     alone = ScoreTable({"b": torch.arange(8.0)})
     with pytest.warns(SecateurWarning, match="1 of 2 groups stay as they are.*: a"):
-        plan = greedy_plan(case.groups, alone, case.cost, 81 + 27 * 2 + 20, lambda kept: 1.0, start=start)
+        plan = greedy_plan(case.groups, alone, case.cost, 81 + 27 * 2 + 20, lambda kept: 1.0, start=start, round_to=1)
     assert plan.kept == {"a": (1, 2, 3), "b": (6, 7)}  # below what b alone could reach
     assert plan.cost_after == case.cost({"a": 3, "b": 2})
 
@@ -116,7 +116,7 @@ def test_new_scores_choose_among_what_the_start_keeps() -> None:
     def turned(kept: Mapping[str, tuple[int, ...]]) -> ScoreTable:
         return ScoreTable({name: -torch.arange(8.0) for name in "ab"})
 
-    plan = greedy_plan(*case.arguments, "20%", lambda kept: 1.0, start=start, rescore=turned)
+    plan = greedy_plan(*case.arguments, "20%", lambda kept: 1.0, start=start, rescore=turned, round_to=1)
     assert set(plan["a"]) <= {0, 1, 2, 3, 4}
     assert set(plan["b"]) <= {0, 1, 2, 3}
     assert plan.settings["rescored"] == plan.settings["steps"] - 1 > 0
@@ -126,9 +126,9 @@ def test_a_start_of_other_groups_or_out_of_reach_is_refused() -> None:
     case = small_case()
     other = Case({"a": 8, "c": 8}, {"a": [1] * 8, "c": [1] * 8}, ChainCost({"a": 8, "c": 8}, {"a": 1, "c": 1}))
     with pytest.raises(PlanError, match="the start must be a plan of the same groups; it differs in b, c"):
-        greedy_plan(*case.arguments, "50%", lambda kept: 1.0, start=plan_of(other, {}))
+        greedy_plan(*case.arguments, "50%", lambda kept: 1.0, start=plan_of(other, {}), round_to=1)
     wider = replace(plan_of(case, {}), groups=(group_of("a", 8), group_of("b", 9)))
     with pytest.raises(PlanError, match="it differs in b"):
-        greedy_plan(*case.arguments, "50%", lambda kept: 1.0, start=wider)
+        greedy_plan(*case.arguments, "50%", lambda kept: 1.0, start=wider, round_to=1)
     with pytest.raises(BudgetError, match=r"lowest cost that can be reached is 65 MACs"):
-        greedy_plan(*case.arguments, 33, lambda kept: 1.0, start=plan_of(case, {"a": (1,)}), min_keep=2)
+        greedy_plan(*case.arguments, 33, lambda kept: 1.0, start=plan_of(case, {"a": (1,)}), min_keep=2, round_to=1)

@@ -49,18 +49,18 @@ class Setting:
 
 
 def uniform(given: Setting) -> PruningPlan:
-    return uniform_plan(given.groups, given.scores("l1"), given.costs, BUDGETS, variant="random", seed=3)
+    return uniform_plan(given.groups, given.scores("l1"), given.costs, BUDGETS, variant="random", seed=3, round_to=1)
 
 
 def greedy(given: Setting) -> PruningPlan:
     evaluate = MaskedAccuracy(given.net, given.groups, [(given.images, given.labels)])
     anew = masked_scores(given.net, given.groups, lambda net: given.scores("l1", net))
     arguments = (given.groups, given.scores("l1"), given.costs, BUDGETS, evaluate)
-    return greedy_plan(*arguments, delta=0.05, variant="random", seed=3, rescore=anew, rescore_every=2)
+    return greedy_plan(*arguments, delta=0.05, variant="random", seed=3, rescore=anew, rescore_every=2, round_to=1)
 
 
 def curves(given: Setting) -> PruningPlan:
-    return curve_plan(given.groups, given.scores("reconstruction"), given.costs, BUDGETS)
+    return curve_plan(given.groups, given.scores("reconstruction"), given.costs, BUDGETS, round_to=1)
 
 
 def cross_layer(given: Setting) -> PruningPlan:

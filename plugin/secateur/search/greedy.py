@@ -55,7 +55,7 @@ def greedy_plan(
     *,
     start: PruningPlan | None = None,
     delta: float = 0.005,
-    round_to: int = 1,
+    round_to: int = 8,
     min_keep: int = 1,
     reduction: Reduction = "sum",
     variant: Variant = "low",
@@ -99,7 +99,7 @@ def greedy_plan(
         start: a plan of the same groups, by whichever search; None: all channels. Widths that `round_to` and `min_keep`
             do not allow can be left, not reached. One that meets every budget is the plan, without an evaluation.
         delta: least share of the dense cost that a step frees, above 0 and at most 1.
-        round_to, min_keep: see `allowed_widths`.
+        round_to, min_keep: see `allowed_widths`; with 1 every width is allowed.
         reduction: how the scores of a group's producers combine.
         variant: which channels go, see `select`: "low" is the method, the others are its ablations.
         seed: draws the channels of the variant "random", each group's its own.
@@ -136,7 +136,8 @@ def greedy_plan(
         ...         return float(widths.get("a", 2) + widths.get("b", 2))
         >>> groups = {n: ChannelGroup(n, 2, (Member(n, "producer", ((0,), (1,))),)) for n in "ab"}
         >>> scores = ScoreTable({"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([2.0, 1.0])})
-        >>> plan = greedy_plan(groups, scores, Linear(), "75%", lambda kept: 1.0 if "b" in kept else 0.5)
+        >>> worth = lambda kept: 1.0 if "b" in kept else 0.5
+        >>> plan = greedy_plan(groups, scores, Linear(), "75%", worth, round_to=1)
         >>> dict(plan.kept)
         {'a': (0, 1), 'b': (0,)}
     """

@@ -53,7 +53,7 @@ def refine_plan(
     promise: Promise = "curves",
     max_evaluations: int = 500,
     breadth: int = 8,
-    round_to: int = 1,
+    round_to: int = 8,
     min_keep: int = 1,
     reduction: Reduction = "sum",
     on_step: Callable[[RefineStep], None] | None = None,
@@ -121,8 +121,9 @@ def refine_plan(
         >>> own = ((0,), (1,), (2,), (3,))
         >>> groups = {name: ChannelGroup(name, 4, (Member(name, "producer", own),)) for name in "ab"}
         >>> scores = ScoreTable({"a": torch.tensor([1.0, 2.0, 3.0, 4.0]), "b": torch.tensor([4.0, 3.0, 2.0, 1.0])})
-        >>> start = uniform_plan(groups, scores, Sum(), "50%")
-        >>> plan = refine_plan(groups, scores, Sum(), "50%", lambda kept: len(kept.get("b", own)), start)
+        >>> start = uniform_plan(groups, scores, Sum(), "50%", round_to=1)
+        >>> worth = lambda kept: len(kept.get("b", own))
+        >>> plan = refine_plan(groups, scores, Sum(), "50%", worth, start, round_to=1)
         >>> start.widths, plan.widths, plan.settings["worth"]
         ({'a': 2, 'b': 2}, {'a': 1, 'b': 3}, 3.0)
     """
