@@ -30,11 +30,13 @@ def plan_record(search: str, plan: PruningPlan, scores: ScoreTable, curves: Scor
         "further": {name: asdict(spent) for name, spent in plan.further.items()},
         "fingerprint": plan.fingerprint,
         "settings": dict(plan.settings),
-        "groups": [_group(group, plan, scores, curves) for group in plan.groups],
+        "groups": [_group(search, group, plan, scores, curves) for group in plan.groups],
     }
 
 
-def _group(group: ChannelGroup, plan: PruningPlan, scores: ScoreTable, curves: ScoreTable | None) -> dict[str, Any]:
+def _group(
+    search: str, group: ChannelGroup, plan: PruningPlan, scores: ScoreTable, curves: ScoreTable | None
+) -> dict[str, Any]:
     kept = plan[group.name]
     record = {
         "name": group.name,
@@ -48,7 +50,8 @@ def _group(group: ChannelGroup, plan: PruningPlan, scores: ScoreTable, curves: S
     if curves is not None and _scored(group, curves):
         record["errors"] = losses_of(group.combine(curves).tolist(), "curves")
     if len(kept) == group.width:
-        record["whole"] = _reason(group, plan.settings, scores if curves is None else curves)
+        by = scores if curves is None or search == "greedy" else curves
+        record["whole"] = _reason(group, plan.settings, by)
     return record
 
 

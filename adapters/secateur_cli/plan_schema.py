@@ -48,7 +48,8 @@ def _share(value: Any) -> Any:
 
 
 def _every(value: Any) -> Any:
-    return {True: 1, False: None}[value] if isinstance(value, bool) else value
+    """Return after how many steps: one where the value is true, never where it is false."""
+    return (1 if value else None) if isinstance(value, bool) else value
 
 
 def _cost(description: str) -> Any:

@@ -104,7 +104,6 @@ def score(job: Job) -> ScoreTable:
 
 def choose_widths(job: Job, scores: ScoreTable) -> PruningPlan:
     """Spend the budget: how many channels each group keeps, and which."""
-
     curves = error_curves(job, scores)
 
     def work() -> dict[str, Any]:

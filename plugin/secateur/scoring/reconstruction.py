@@ -48,7 +48,8 @@ def reconstruction_scores(
     Errors are shares of the variance of what that output is added to, or in units of squared output; those of several
     readers are summed. Sorted, a group's scores are its error curve: what pruning to each width costs at least, when no
     weights but the readers' adapt. With `order`, channels go in the order of another criterion's scores, and what is
-    returned is that criterion's error curve: the same ranking, in a unit that can be compared across groups.
+    returned is that criterion's error curve: the same ranking, but for channels whose errors agree in eight digits, in
+    a unit that can be compared across groups.
 
     Args:
         model: the network; left as it is.
