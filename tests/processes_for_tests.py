@@ -263,4 +263,4 @@ def plan_of(batches: list[tuple[Tensor, Tensor]], *, across: dist.ProcessGroup |
     scores = collect_scores(model, batches, "hrank", layers=list(groups), across=across)
     evaluate = MaskedAccuracy(model, groups, batches, across=across)
     cost = MacsCost(model, inputs[:1], groups)
-    return greedy_plan(groups, scores, cost, "50%", evaluate, delta=0.02).to_json()
+    return greedy_plan(groups, scores, cost, "50%", evaluate, delta=0.02, round_to=1).to_json()

@@ -152,9 +152,11 @@ def algorithm_1(  # the greedy search of the DI paper, literally, with the last 
     *,
     largest: float,
     delta: float,
+    left: dict[str, list[int]] | None = None,
 ) -> tuple[dict[str, int], list[tuple[str, int]]]:
-    """Return the final widths and the accepted cuts in order."""
-    widths = dict(dense)
+    """Return the final widths and the accepted cuts in order; `left`: the channels that a start has left."""
+    left = left or {name: list(range(width)) for name, width in dense.items()}
+    widths = {name: len(left[name]) for name in dense}
     steps = []
     while cost(widths) > largest:
         candidates = []
@@ -173,7 +175,8 @@ def algorithm_1(  # the greedy search of the DI paper, literally, with the last 
                         kept = {}
                         for n in dense:
                             if tried[n] < dense[n]:
-                                kept[n] = tuple(select_by_removing(scores[n], tried[n]))
+                                stay = select_by_removing([scores[n][c] for c in left[n]], tried[n])
+                                kept[n] = tuple(left[n][c] for c in stay)
                         candidates.append((evaluate(kept), freed / (widths[name] - w), name, w))
                         break
             if candidates:

@@ -106,6 +106,7 @@ def prepare(kind: str) -> Callable[[Path], None]:
                 journal.remembering(inner),
                 delta=0.02,
                 on_step=journal.decided,
+                round_to=1,
             )
             journal.finished(plan)
         write_json(folder / "plan.json", plan.to_json())

@@ -53,7 +53,7 @@ def test_accuracy_back(names: dict[str, Any], capsys: pytest.CaptureFixture[str]
     model, loader, images = names["model"], names["loader"], names["images"]
     groups = secateur.channel_groups(model, images)
     scores = secateur.collect_scores(model, loader, "hrank")
-    names["plan"] = secateur.uniform_plan(groups, scores, secateur.MacsCost(model, images, groups), "50%")
+    names["plan"] = secateur.uniform_plan(groups, scores, secateur.MacsCost(model, images, groups), "50%", round_to=1)
     names["pruned"] = secateur.apply_plan(model, names["plan"])
     exec(blocks(naming="reconstruct("), names)
     assert "linear" in capsys.readouterr().out

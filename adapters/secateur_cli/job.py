@@ -19,6 +19,7 @@ from secateur.records import ChannelGroups
 from secateur.training import Epoch, Recipe, fine_tune
 from secateur.weights import tensors_of
 from secateur_cli.data import Data
+from secateur_cli.prescribed import Shallow
 from secateur_cli.progress import Progress
 from secateur_cli.schema import RunConfig, Search, TrainConfig
 from secateur_cli.workspace import Workspace
@@ -32,6 +33,7 @@ class Job:
         build: returns the network as its factory makes it, without the weights of the configuration.
         model: the dense network, in eval mode.
         costs: what has a budget; the plan is counted in the first.
+        shallow: the plan that a search is to distil.
         facts: grows into the report.
     """
 
@@ -44,6 +46,7 @@ class Job:
     data: Data
     groups: ChannelGroups
     costs: tuple[CostModel, ...]
+    shallow: Shallow | None
     facts: dict[str, Any]
 
     @property
@@ -87,7 +90,9 @@ class Job:
         with replacing(self.workspace.path(name)) as temporary:
             save_file({key: value.clone().contiguous() for key, value in tensors_of(model).items()}, temporary)
 
-    def train(self, model: nn.Module, settings: TrainConfig, title: str) -> dict[str, Any]:
+    def train(
+        self, model: nn.Module, settings: TrainConfig, title: str, *, after_step: Callable[[], None] = lambda: None
+    ) -> dict[str, Any]:
         """Train `model` in place, choosing the epoch by the validation images; return the epochs as plain data."""
         recipe = Recipe(**settings.model_dump(), seed=self.config.seed)
 
@@ -97,8 +102,13 @@ class Job:
                 self.progress.say(f"  epoch {epoch.number} of {recipe.epochs}: loss {epoch.loss:.3f}{share}")
 
         with self.progress.task(title) as advance:
+
+            def stepped(done: int, total: int) -> None:
+                after_step()
+                advance(done, total)
+
             batches = self.data.train.fresh()
-            history = fine_tune(model, batches, self.data.validation, recipe=recipe, on_epoch=say, on_step=advance)
+            history = fine_tune(model, batches, self.data.validation, recipe=recipe, on_epoch=say, on_step=stepped)
         model.eval()
         epochs = [
             {"epoch": e.number, "loss": e.loss, "accuracy": e.accuracy, "seconds": e.seconds} for e in history.epochs

@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import secateur_onnx
-from secateur.channel_graph import apply_plan, torch_pruning_macs, verify_pruning
+from secateur.channel_graph import apply_plan, torch_pruning_macs, verify_pruning, zero_masked
 from secateur.checkpoint import MODEL_FILE, PLAN_FILE, load_pruned, save_pruned
 from secateur.modes import evaluating
 from secateur.records import PruningPlan
@@ -100,11 +100,17 @@ def remove_channels(job: Job, plan: PruningPlan) -> nn.Module:
 
 
 def train_pruned(job: Job, plan: PruningPlan, pruned: nn.Module) -> nn.Module:
-    """Fine-tune, write plan.json and model.safetensors, and return the network that lies there."""
+    """Fine-tune, write plan.json and model.safetensors, and return the network that lies there.
+
+    Channels that the plan masks are set to zero after each step, since training would give them values again.
+    """
     settings = job.config.fine_tune
 
+    def silent() -> None:
+        zero_masked(pruned, plan)
+
     def work() -> dict[str, Any] | None:
-        history = None if settings is None else job.train(pruned, settings, "fine-tuning")
+        history = None if settings is None else job.train(pruned, settings, "fine-tuning", after_step=silent)
         save_pruned(pruned, job.build(), plan, job.workspace.folder)
         return history
 

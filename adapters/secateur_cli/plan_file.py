@@ -8,8 +8,7 @@ from pathlib import Path
 from secateur.checkpoint import PLAN_FILE
 from secateur.errors import PlanError
 from secateur.records import PruningPlan
-from secateur_cli.planning import PLAN
-from secateur_cli.workspace import RUN_FILE
+from secateur_cli.workspace import PLAN, RUN_FILE
 
 
 def read_plan(path: Path) -> PruningPlan:

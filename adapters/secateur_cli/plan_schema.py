@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from secateur.search.budget import parse_budget
+from secateur.errors import ConfigError
+from secateur.search import PUBLISHED_RATES, parse_budget, parse_rates
 from secateur_cli.values import Count, Number, Recovery, Section, as_tuple
 
-Search = Literal["curves", "uniform", "greedy", "refine"]
+Search = Literal["curves", "uniform", "greedy", "refine", "rates", "distilled", "cross_layer"]
 Amount = str | int | float
+NEEDED = {"rates": "rates", "shallow": "distilled"}
+"""Key -> the search that needs it, and that alone."""
+OWN = NEEDED | {"greedy_from": "greedy", "rescore": "greedy"}
+"""Key -> the search that it is for."""
 
 
 def _budget(value: Any) -> Any:
@@ -23,6 +29,27 @@ def _budget(value: Any) -> Any:
         raise ValueError(f"the budget {value!r} is already met; it must be below the dense network")
     parse_budget(value, 1e300)  # only its form: whether it can be met is known once there is a network
     return value
+
+
+def _rates(value: Any) -> Any:
+    """Refuse rates that no network could have; whose layers they name is known once there is one."""
+    if isinstance(value, str) and value not in PUBLISHED_RATES:
+        try:
+            parse_rates(value)
+        except ConfigError as error:
+            raise ValueError(f"{error}; or a name: {', '.join(PUBLISHED_RATES)}") from None
+    return value
+
+
+def _share(value: Any) -> Any:
+    if value is not None and (not isinstance(value, str) or not re.fullmatch(r"\s*\d+(\.\d*)?\s*%\s*", value)):
+        raise ValueError(f"{value!r}: must be a share of the dense network's cost such as 80%")
+    return _budget(value)
+
+
+def _every(value: Any) -> Any:
+    """Return after how many steps: one where the value is true, never where it is false."""
+    return (1 if value else None) if isinstance(value, bool) else value
 
 
 def _cost(description: str) -> Any:
@@ -84,25 +111,54 @@ class WorthConfig(Section):
         return self.model_copy(update={"images": min(self.images, images)})
 
 
+class ShallowConfig(Section):
+    """The plan that a search found for a shallower network of the same family."""
+
+    plan: Path = Field(description="its plan.json, or the folder of its run or search")
+    build: str = Field(description="import path of what builds the shallow network, `package.module:callable`")
+    arguments: dict[str, Any] = Field(default={}, description="keyword arguments of that callable")
+
+
 class PlanConfig(Section):
     """How many channels each layer keeps."""
 
     search: Annotated[tuple[Search, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
         default=("curves",),
         description="curves: the widths at which the layers that read the channels lose least; uniform: the same share "
-        "of every layer; greedy: step by step what the network feels least; refine: swaps from the curves on; or a "
-        "list of them",
+        "of every layer; greedy: step by step what the network feels least; refine: swaps from the curves on; rates: "
+        "stated shares; distilled: what a shallow network spared, stage by stage; cross_layer: one ranking of all "
+        "weights; or a list of them",
     )
     budget: BudgetConfig = Field(
         description="what the pruned network may cost, e.g. {macs: 50%}, or several: {macs: 50%, parameters: 400K}"
     )
-    round_to: Count = Field(default=8, description="widths are multiples of it: odd widths run slowly")
+    round_to: Count = Field(
+        default=8, description="widths are multiples of it: odd widths run slowly; rates state theirs"
+    )
     min_keep: Count = Field(default=1, description="channels that every layer keeps at least")
     delta: Annotated[Number, Field(gt=0)] = Field(
         default=0.01, description="greedy: the least share of the dense cost that one step frees"
     )
+    greedy_from: Annotated[str | None, BeforeValidator(_share)] = Field(
+        default=None,
+        description="greedy: begin from the curves' widths at this share of each cost, such as 80%; null: from the "
+        "dense network",
+    )
+    rescore: Annotated[Count | None, BeforeValidator(_every)] = Field(
+        default=None,
+        description="greedy: score the network as cut so far anew, true after each step, a number after so many",
+    )
     worth: WorthConfig = Field(default=WorthConfig(), description="greedy, refine: what a candidate is worth")
     evaluations: Count = Field(default=200, description="refine: candidates that are judged at most")
+    rates: Annotated[str | dict[str, Number] | None, BeforeValidator(_rates)] = Field(
+        default=None,
+        description="rates: the share of its channels that each layer loses: a name such as resnet56 (published with "
+        "HRank), text such as '[0.1]+[0.6]*35' with a rate for each group, or a mapping from layers to rates",
+    )
+    shallow: ShallowConfig | None = Field(default=None, description="distilled: the plan of a shallow network")
+    exponent: Annotated[Number, Field(ge=0)] = Field(
+        default=1.0, description="cross_layer: by which power of a layer's cost its weights are divided"
+    )
     residual: Literal["joint", "skip", "mask"] = Field(
         default="joint",
         description="joint: layers that a shortcut sums are pruned together; skip: they stay as they are; mask: each "
@@ -115,3 +171,26 @@ class PlanConfig(Section):
         if len(set(self.search)) != len(self.search):
             raise ValueError(f"search: {', '.join(self.search)}: the same search twice")
         return self
+
+    @model_validator(mode="after")
+    def _keys_fit_searches(self) -> Self:
+        for key, search in OWN.items():
+            given = getattr(self, key) is not None
+            if given and search not in self.search:
+                raise ValueError(f"{key}: a key of search: {search}, but the search is {', '.join(self.search)}")
+            if search in self.search and key in NEEDED and not given:
+                meaning = type(self).model_fields[key].description
+                raise ValueError(f"search: {search} needs the key {key}: {str(meaning).partition(': ')[2]}")
+        return self
+
+    def smoke(self, images: int) -> PlanConfig:
+        """Return the same for the first search alone, with at most so many images and evaluations."""
+        first = self.search[0]
+        return self.model_copy(
+            update={
+                "search": (first,),
+                "worth": self.worth.smoke(images),
+                "evaluations": min(self.evaluations, images),
+                **{key: None for key, search in OWN.items() if search != first},
+            }
+        )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,18 @@ from secateur.records import PruningPlan, ScoreTable
 from secateur.scoring import scores_by_name
 from secateur.weights import load_weights
 from secateur_cli.costs import spending
+from secateur_cli.error_curves import CURVES, error_curves
 from secateur_cli.job import Job
+from secateur_cli.plan_record import plan_record
 from secateur_cli.preparation import prepare
 from secateur_cli.progress import Progress
 from secateur_cli.schema import RunConfig, Search
 from secateur_cli.searching import search
+from secateur_cli.workspace import PLAN
 
 DENSE_WEIGHTS = "stages/dense.safetensors"
 SCORES = "stages/scores.json"
-PLAN = "stages/plan.json"
-FILES = {"training": (DENSE_WEIGHTS,), "scores": (SCORES,), "plan": (PLAN,)}
+FILES = {"training": (DENSE_WEIGHTS,), "scores": (SCORES,), "error curves": (CURVES,), "plan": (PLAN,)}
 
 
 def plan_job(config: RunConfig, search: Search, *, folder: Path, output: Path, progress: Progress) -> PruningPlan:
@@ -103,9 +104,10 @@ def score(job: Job) -> ScoreTable:
 
 def choose_widths(job: Job, scores: ScoreTable) -> PruningPlan:
     """Spend the budget: how many channels each group keeps, and which."""
+    curves = error_curves(job, scores)
 
     def work() -> dict[str, Any]:
-        plan, steps = search(job, scores)
+        plan, steps = search(job, scores, curves)
         write_json(job.workspace.path(PLAN), plan.to_json())
         return {"steps": steps}
 
@@ -113,25 +115,6 @@ def choose_widths(job: Job, scores: ScoreTable) -> PruningPlan:
     plan = PruningPlan.from_json(job.workspace.read(PLAN))
     if found["steps"]:
         job.facts["search"] = found
-    job.facts["plan"] = {
-        "search": job.search,
-        "cost": plan.cost,
-        **asdict(plan.spent[plan.cost]),
-        "further": {name: asdict(spent) for name, spent in plan.further.items()},
-        "fingerprint": plan.fingerprint,
-        "settings": dict(plan.settings),
-        "groups": [
-            {
-                "name": group.name,
-                "layers": [member.layer for member in group.producers],
-                "width": group.width,
-                "kept": len(plan[group.name]),
-                "kept_channels": list(plan[group.name]),
-                "ties": plan.ties.get(group.name, 0),
-                "scores": group.combine(scores).tolist() if group.name in plan.kept else None,
-            }
-            for group in plan.groups
-        ],
-    }
+    job.facts["plan"] = plan_record(job.search, plan, scores, curves)
     job.progress.say(f"{job.search} plan: {spending(job.facts['plan'])}")
     return plan

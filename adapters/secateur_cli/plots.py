@@ -61,7 +61,7 @@ def accuracy_plot(stages: Sequence[Mapping[str, Any]]) -> str:
         axes.set_xlabel("top-1 accuracy on held-out images (%)")
 
     said = "; ".join(f"{stage.get('stage')} {percent(share)}" for stage, share in known)
-    return _drawn("accuracy", f"Accuracy after each step: {said}", (COLUMN, 0.75 + 0.42 * len(known)), draw)
+    return drawn("accuracy", f"Accuracy after each step: {said}", (COLUMN, 0.75 + 0.42 * len(known)), draw)
 
 
 def widths_plot(groups: Sequence[Mapping[str, Any]]) -> str:
@@ -87,7 +87,7 @@ def widths_plot(groups: Sequence[Mapping[str, Any]]) -> str:
         axes.set_xlabel("channels (filled: kept, outline: dense)")
 
     said = "; ".join(f"{g['name']} {g['kept']} of {g['width']}" for g in shown)
-    return _drawn("widths", f"Channels kept: {said}", (COLUMN, 0.7 + ROW * len(shown)), draw)
+    return drawn("widths", f"Channels kept: {said}", (COLUMN, 0.7 + ROW * len(shown)), draw)
 
 
 def score_plots(groups: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], str]]:
@@ -119,7 +119,7 @@ def _score_panel(group: Mapping[str, Any], name: str) -> str:
         axes.set_ylabel("score")
 
     said = f"{group['name']}: {len(scores)} scores from {max(scores):.3g} to {min(scores):.3g}, {len(kept)} kept"
-    return _drawn(name, f"Scores of {said}", (PANEL, 1.75), draw)
+    return drawn(name, f"Scores of {said}", (PANEL, 1.75), draw)
 
 
 def errors_plot(layers: Sequence[Mapping[str, Any]]) -> str:
@@ -139,7 +139,7 @@ def errors_plot(layers: Sequence[Mapping[str, Any]]) -> str:
         figure.legend(loc="outside upper right", ncols=2)
 
     said = "; ".join(f"{f['layer']} {percent(f['before'])} before, {percent(f['after'])} after" for f in shown)
-    return _drawn("errors", f"Error of each layer: {said}", (COLUMN, 1.0 + ROW * len(shown)), draw)
+    return drawn("errors", f"Error of each layer: {said}", (COLUMN, 1.0 + ROW * len(shown)), draw)
 
 
 def speed_plot(comparisons: Sequence[Mapping[str, Any]]) -> str:
@@ -158,7 +158,7 @@ def speed_plot(comparisons: Sequence[Mapping[str, Any]]) -> str:
         axes.set_xlabel("speed of pruned / dense (dashed: no difference)")
 
     said = "; ".join(f"{batch(c, known)} {c['ratio']:.2f} ({c['lower']:.2f} to {c['upper']:.2f})" for c in known)
-    return _drawn("speed", f"Speed of pruned over dense: {said}", (COLUMN, 0.75 + 0.42 * len(known)), draw)
+    return drawn("speed", f"Speed of pruned over dense: {said}", (COLUMN, 0.75 + 0.42 * len(known)), draw)
 
 
 def time_plot(comparisons: Sequence[Mapping[str, Any]]) -> str:
@@ -184,7 +184,7 @@ def time_plot(comparisons: Sequence[Mapping[str, Any]]) -> str:
         f"{batch(c, comparisons)} dense {c['dense']['median_ms']:.3g} ms, pruned {c['pruned']['median_ms']:.3g} ms"
         for c in comparisons
     )
-    return _drawn("times", f"Median time of a batch: {said}", (COLUMN, 1.0 + 0.42 * len(comparisons)), draw)
+    return drawn("times", f"Median time of a batch: {said}", (COLUMN, 1.0 + 0.42 * len(comparisons)), draw)
 
 
 def path_plot(steps: Sequence[Mapping[str, Any]], *, cost: str, budget: float | None) -> str:
@@ -204,7 +204,7 @@ def path_plot(steps: Sequence[Mapping[str, Any]], *, cost: str, budget: float | 
         axes.set_ylabel("top-1 accuracy, masked (%)" if shares else "worth")
 
     said = f"{len(steps)} steps from {amount(costs[0])} to {amount(costs[-1])} {cost}"
-    return _drawn("path", f"Path of the search: {said}", (COLUMN, 2.6), draw)
+    return drawn("path", f"Path of the search: {said}", (COLUMN, 2.6), draw)
 
 
 def epochs_plot(epochs: Sequence[Mapping[str, Any]], name: str) -> str:
@@ -220,7 +220,7 @@ def epochs_plot(epochs: Sequence[Mapping[str, Any]], name: str) -> str:
         lower.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         lower.set_xlabel("epoch")
 
-    return _drawn(name, f"Accuracy and loss over {len(epochs)} epochs", (COLUMN, 2.9), draw)
+    return drawn(name, f"Accuracy and loss over {len(epochs)} epochs", (COLUMN, 2.9), draw)
 
 
 def _axes(figure: Figure, *, grid: Any) -> Axes:
@@ -236,15 +236,19 @@ def _label(axes: Axes, text: str, x: float, row: float) -> None:
 
 
 def _name_rows(axes: Axes, names: Sequence[str]) -> None:
-    """Label rows 0, 1, ... from the top down; long names lose their middle."""
-    half = MAX_LETTERS // 2 - 1
-    short = [n if len(n) <= MAX_LETTERS else f"{n[:half]}…{n[-half:]}" for n in names]
-    axes.set_yticks(range(len(names)), short)
+    """Label rows 0, 1, ... from the top down."""
+    axes.set_yticks(range(len(names)), [shortened(name) for name in names])
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(names) - 0.5, -0.6)
 
 
-def _drawn(name: str, description: str, size: tuple[float, float], draw: Callable[[Figure], None]) -> str:
+def shortened(name: str) -> str:
+    """Return a name, without its middle where it is long."""
+    half = MAX_LETTERS // 2 - 1
+    return name if len(name) <= MAX_LETTERS else f"{name[:half]}…{name[-half:]}"
+
+
+def drawn(name: str, description: str, size: tuple[float, float], draw: Callable[[Figure], None]) -> str:
     """Draw with settings of our own, leaving matplotlib's as they were, and return SVG for use within HTML."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()

@@ -15,12 +15,13 @@ from secateur.channel_graph import channel_groups
 from secateur.channel_map import with_channel_maps
 from secateur.cost import cost_model
 from secateur.criteria import GROUP_CRITERIA
-from secateur.errors import CheckpointError, DataError, NetworkError
+from secateur.errors import CheckpointError, ConfigError, DataError, NetworkError
 from secateur.modes import evaluating
 from secateur.protocols import CostModel
 from secateur.records import ChannelGroups
 from secateur.scoring import scores_by_name
 from secateur.search import format_cost
+from secateur.search.budget import allowed_cost
 from secateur.search.problem import state_problem
 from secateur.search.spending import state_spendings
 from secateur.weights import tensors_of
@@ -28,9 +29,10 @@ from secateur_cli.config import resolve
 from secateur_cli.data import load_data
 from secateur_cli.failures import described
 from secateur_cli.job import Job
+from secateur_cli.prescribed import PRESCRIBED, Setting, Shallow, prescribed_plan, read_shallow, read_shallow_plan
 from secateur_cli.progress import Progress
 from secateur_cli.recovery import calibration_images
-from secateur_cli.schema import RunConfig, Search
+from secateur_cli.schema import PlanConfig, RunConfig, Search
 from secateur_cli.sources import build_network, network_factory
 from secateur_cli.workspace import Workspace
 
@@ -62,7 +64,8 @@ def prepare(
     model = with_channel_maps(model, data.example)
     groups = channel_groups(model, data.example, ignore=config.plan.ignore, residual=config.plan.residual)
     costs = tuple(cost_model(name, model, data.example, groups) for name in config.plan.budget.given)
-    _rehearse(config, model, data.example, groups, costs)
+    shallow = read_shallow(config.plan, data.example, folder)
+    _rehearse(config, search, model, data.example, groups, costs, shallow)
     workspace.open()
     if workspace.stages:
         progress.say(f"continuing the run in {output}; done so far: {', '.join(workspace.stages)}")
@@ -84,15 +87,20 @@ def prepare(
         "accuracy": [],
     }
     build = network_factory(config.network, folder)
-    return Job(config, search, workspace, progress, build, model, data, groups, costs, facts)
+    return Job(config, search, workspace, progress, build, model, data, groups, costs, shallow, facts)
 
 
 def run_settings(config: RunConfig, search: Search, *, folder: Path, smoke: bool) -> dict[str, Any]:
-    """Return what makes a run the same run: the configuration, the search, and the content of the weights file.
+    """Return what makes a run the same run: the configuration, the search, the weights in the file, the shallow plan.
 
-    Raises: CheckpointError: the weights file cannot be read.
+    Raises:
+        CheckpointError: the weights file cannot be read.
+        PlanError: the plan of a shallow network cannot be read.
     """
-    return config.canonical() | {"search": search, "smoke": smoke, "weights_sha256": _digest(config, folder)}
+    decides = config.canonical() | {"search": search, "smoke": smoke, "weights_sha256": _digest(config, folder)}
+    if config.plan.shallow is not None:
+        decides["shallow_plan"] = read_shallow_plan(config.plan.shallow, folder).fingerprint
+    return decides
 
 
 def _logits(model: nn.Module, example: Tensor) -> Tensor:
@@ -112,7 +120,13 @@ def _logits(model: nn.Module, example: Tensor) -> Tensor:
 
 
 def _rehearse(
-    config: RunConfig, model: nn.Module, example: Tensor, groups: ChannelGroups, costs: tuple[CostModel, ...]
+    config: RunConfig,
+    search: Search,
+    model: nn.Module,
+    example: Tensor,
+    groups: ChannelGroups,
+    costs: tuple[CostModel, ...],
+    shallow: Shallow | None,
 ) -> None:
     """Walk through scoring and the search's statement on two images, to be refused now and not after the training.
 
@@ -127,19 +141,33 @@ def _rehearse(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what is worth saying comes again with all images
         scores = scores_by_name(model, [batch], quick, options=options, tap=settings.tap)
-        state_problem(
-            groups,
-            scores,
-            costs,
-            plan.budget.given,
-            round_to=plan.round_to,
-            min_keep=plan.min_keep,
-            reduction="sum",
-        )
+        if search in PRESCRIBED:
+            prescribed_plan(search, plan, scores, Setting(model, example, groups, costs, shallow))
+        else:
+            state_problem(
+                groups,
+                scores,
+                costs,
+                plan.budget.given,
+                round_to=plan.round_to,
+                min_keep=plan.min_keep,
+                reduction="sum",
+            )
+    if search == "greedy" and plan.greedy_from is not None:
+        _check_start(plan, costs)
     tensors_of(model)
     calibration_images(config.recover, example)
     if (config.train or config.fine_tune) and not any(p.requires_grad for p in model.parameters()):
         raise NetworkError("no parameter of the network needs a gradient, so it cannot be trained; set fine_tune: null")
+
+
+def _check_start(plan: PlanConfig, costs: tuple[CostModel, ...]) -> None:
+    begin, budgets = str(plan.greedy_from), plan.budget.given
+    dense = {cost.name: cost({}) for cost in costs}
+    if all(allowed_cost(begin, dense[name]) <= allowed_cost(budget, dense[name]) for name, budget in budgets.items()):
+        raise ConfigError(
+            f"plan.greedy_from: {plan.greedy_from}: the search has to begin above a budget, to have something to do"
+        )
 
 
 def _digest(config: RunConfig, folder: Path) -> str | None:

@@ -240,13 +240,7 @@ class RunConfig(Section):
                 "data": data.model_copy(update={"limit": few, "batch_size": min(data.batch_size, 32)}),
                 "train": self.train and self.train.model_copy(update=short),
                 "score": self.score.model_copy(update={"samples": samples}),
-                "plan": plan.model_copy(
-                    update={
-                        "search": plan.search[:1],
-                        "worth": plan.worth.smoke(SMOKE_SEARCH_IMAGES),
-                        "evaluations": min(plan.evaluations, SMOKE_SEARCH_IMAGES),
-                    }
-                ),
+                "plan": plan.smoke(SMOKE_SEARCH_IMAGES),
                 "recover": self.recover.model_copy(update={"samples": images}),
                 "fine_tune": self.fine_tune and self.fine_tune.model_copy(update=short),
                 "onnx": onnx.model_copy(

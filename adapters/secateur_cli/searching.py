@@ -2,70 +2,108 @@
 
 from __future__ import annotations
 
-import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from torch import nn
+
 from secateur.batches import rebatch
+from secateur.channel_graph import masked_scores
+from secateur.errors import SaturationWarning, ScoreError
 from secateur.evaluation import CandidateWorth
 from secateur.journal import Journal, identify
-from secateur.protocols import Evaluate
+from secateur.protocols import Evaluate, Kept
 from secateur.records import PruningPlan, ScoreTable
-from secateur.scoring import reconstruction_scores
+from secateur.scoring import scores_by_name
 from secateur.search import GreedyStep, RefineStep, curve_plan, greedy_plan, refine_plan, uniform_plan
 from secateur.search.budget import allowed_cost
 from secateur_cli.job import Job
+from secateur_cli.prescribed import PRESCRIBED, Setting, prescribed_plan
 from secateur_cli.recovery import MEMORY, calibration_images
 from secateur_cli.schema import RecoverConfig
 
 JOURNAL = "journal.sqlite"
 WAYS = {"greedy": "greedy search, percent of the way", "refine": "swaps from the error curves, candidates"}
 Step = GreedyStep | RefineStep
-Find = Callable[[Evaluate, Callable[[Step], None]], PruningPlan]
-"""A search by evaluation: what judges, and what is called after each step -> the plan."""
+Find = Callable[[Evaluate, Callable[[Step], None], Journal], PruningPlan]
+"""A search by evaluation: what judges, what is called after each step, and what remembers -> the plan."""
 
 
-def search(job: Job, scores: ScoreTable) -> tuple[PruningPlan, list[dict[str, Any]]]:
-    """Return the plan of the job's search, and the steps that it took as plain data, where it took any."""
+def search(job: Job, scores: ScoreTable, curves: ScoreTable | None) -> tuple[PruningPlan, list[dict[str, Any]]]:
+    """Return the plan of the job's search, and the steps that it took as plain data, where it took any.
+
+    Args:
+        job: says which search, and of what.
+        scores: by the criterion.
+        curves: the error curves, for the searches that begin with them.
+    """
     config = job.config.plan
     widths: dict[str, Any] = {"round_to": config.round_to, "min_keep": config.min_keep}
     if job.search == "uniform":
         return uniform_plan(job.groups, scores, job.costs, job.budgets, **widths), []
 
-    if job.search == "greedy":
+    if job.search in PRESCRIBED:
+        setting = Setting(job.model, job.data.example, job.groups, job.costs, job.shallow)
+        return prescribed_plan(job.search, config, scores, setting), []
 
-        def greedy(evaluate: Evaluate, on_step: Callable[[Step], None]) -> PruningPlan:
-            found = (job.groups, scores, job.costs, job.budgets, evaluate)
-            return greedy_plan(*found, delta=config.delta, on_step=on_step, **widths)
+    if job.search == "greedy":
+        begin = _begin(job, curves, config.greedy_from) if curves is not None and config.greedy_from else None
+
+        def greedy(evaluate: Evaluate, on_step: Callable[[Step], None], journal: Journal) -> PruningPlan:
+            return greedy_plan(
+                *(job.groups, scores, job.costs, job.budgets, evaluate),
+                start=begin,
+                delta=config.delta,
+                rescore=None if config.rescore is None else journal.rescoring(*_rescoring(job)),
+                rescore_every=config.rescore or 1,
+                on_step=on_step,
+                **widths,
+            )
 
         return _judged(job, scores, greedy)
 
-    curves = _curves(job, scores)
+    if curves is None:
+        raise ScoreError(f"search: {job.search} begins with error curves, and there are none")
     start = curve_plan(job.groups, curves, job.costs, job.budgets, **widths)
     if job.search == "curves":
         return start, []
 
-    def refine(evaluate: Evaluate, on_step: Callable[[Step], None]) -> PruningPlan:
+    def refine(evaluate: Evaluate, on_step: Callable[[Step], None], _: Journal) -> PruningPlan:
         found = (job.groups, curves, job.costs, job.budgets, evaluate, start)
         return refine_plan(*found, max_evaluations=config.evaluations, on_step=on_step, **widths)
 
     return _judged(job, curves, refine)
 
 
-def _curves(job: Job, scores: ScoreTable) -> ScoreTable:
-    """Return the error curves of the criterion: its own scores, if they are such; else the errors in their order."""
+def _begin(job: Job, curves: ScoreTable, share: str) -> PruningPlan:
+    """Return the curves' plan at this share of each cost, or at its budget where that is larger."""
+    config, larger = job.config.plan, {}
+    for cost in job.costs:
+        dense = cost({})
+        larger[cost.name] = max(allowed_cost(share, dense), allowed_cost(job.budgets[cost.name], dense))
+    return curve_plan(job.groups, curves, job.costs, larger, round_to=config.round_to, min_keep=config.min_keep)
+
+
+def _rescoring(job: Job) -> tuple[str, Callable[[Kept], ScoreTable]]:
+    """Return the criterion, and the scores by it of the network as cut so far, on the images that were scored first."""
     score = job.config.score
-    if score.criterion == "reconstruction" and score.options.get("relative", True):
-        return scores
-    samples = calibration_images(RecoverConfig(method="compensate"), job.data.example)
-    watched = job.progress.track(
-        job.data.calibration, "error curves", total=math.ceil(samples / job.config.data.batch_size)
-    )
-    curves = reconstruction_scores(job.model, job.groups, watched, samples=samples, memory=MEMORY, order=scores)
-    for group, reason in curves.settings["skipped"].items():
-        job.progress.say(f"warning: {group} has no error curve, and stays as it is: {reason}")
-    return curves
+
+    def anew(network: nn.Module) -> ScoreTable:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SaturationWarning)  # said of the dense network
+            return scores_by_name(
+                network,
+                job.data.calibration,
+                score.criterion,
+                options=score.options,
+                tap=score.tap,
+                samples=score.samples,
+                groups=job.groups,
+            )
+
+    return score.criterion, masked_scores(job.model, job.groups, anew)
 
 
 def _judged(job: Job, scores: ScoreTable, find: Find) -> tuple[PruningPlan, list[dict[str, Any]]]:
@@ -107,7 +145,7 @@ def _judged(job: Job, scores: ScoreTable, find: Find) -> tuple[PruningPlan, list
             steps.append(step)
 
         journal.scores(job.config.score.criterion, lambda: scores)
-        plan = find(journal.remembering(evaluate, on_worth=tell), decided)
+        plan = find(journal.remembering(evaluate, on_worth=tell), decided, journal)
         journal.finished(plan)
     return plan, [_plain(step) for step in steps]
 

@@ -6,6 +6,7 @@ import yaml
 
 from secateur_cli import plots
 from secateur_cli.costs import label, spent, unit
+from secateur_cli.curves_section import curves_section
 from secateur_cli.deployment import medians, onnx_section, speed_section
 from secateur_cli.page import Figure, Report, Section, Table, as_text, part
 from secateur_cli.recovery_section import recovery_section
@@ -27,6 +28,15 @@ RECOVERIES = {
     "none": "with the channels masked, before any recovery",
     "recalibrate": "with the channels masked and batch norm measured afresh",
     "compensate": "with the channels masked and new weights behind them",
+}
+SEARCHES = {
+    "curves": "the widths at which the layers that read the channels lose least, by their error curves",
+    "uniform": "the same share of every group, the smallest that meets the budget",
+    "greedy": "cuts taken one by one where the network felt them least",
+    "refine": "the widths of the error curves, and then exchanges that the network is better for",
+    "rates": "the stated share of each layer",
+    "distilled": "the shares that a search found for a shallow network, stage by stage, scaled to the budget",
+    "cross_layer": "one ranking of the weights of all layers, each divided by what its layer costs",
 }
 QUANTITIES = {
     "macs": ("MACs of one image", ""),
@@ -64,6 +74,7 @@ def sections(report: Report) -> list[Section]:
         speed_section,
         recovery_section,
         _widths,
+        curves_section,
         _scores,
         _search,
         _cost,
@@ -108,8 +119,10 @@ def _widths(report: Report) -> Section | None:
         f"before, {amount(cost['after'], unit(name))} after."
         for name, cost in spent(plan).items()
     )
+    search = str(plan.get("search", ""))
+    found = f"{search}: {SEARCHES[search]}" if search in SEARCHES else search
     text = (
-        f"The widths are those of a {plan.get('search', '')} search. {budgets} "
+        f"The search was {found}. {budgets} "
         "Layers in one group share their channels, so they lose the same ones. Ties are channels that share the score "
         "at the cut, where their order decided."
     )
@@ -122,8 +135,10 @@ def _widths(report: Report) -> Section | None:
     kept = [[g["name"], ranges(g["kept_channels"])] for g in groups if g.get("kept_channels")]
     folded = [Table(["group", "channels"], kept, "Which channels are kept")] if kept else []
     table = Table(["group", "dense", "kept", "share", "ties", "layers"], rows)
+    whole = [[g["name"], str(g["whole"])] for g in groups if g.get("whole")]
+    tables = [table, Table(["group", "why"], whole, "Groups that keep all of their channels")] if whole else [table]
     figure = Figure(plots.widths_plot(groups), caption)
-    return Section("widths", "What was kept in each layer", [text], [figure], tables=[table], folded=folded)
+    return Section("widths", "What was kept in each layer", [text], [figure], tables=tables, folded=folded)
 
 
 def _scores(report: Report) -> Section | None:

@@ -48,7 +48,9 @@ class Search(NamedTuple):
 
     def __call__(self, evaluate: Evaluate) -> PruningPlan:
         _, groups, _ = self.setting
-        return secateur.greedy_plan(groups, self.scores, self.setting.cost, self.budget, evaluate, delta=DELTA)
+        return secateur.greedy_plan(
+            groups, self.scores, self.setting.cost, self.budget, evaluate, delta=DELTA, round_to=1
+        )
 
 
 @dataclass

@@ -104,7 +104,7 @@ def by_curves(setting: Setting, budget: str) -> float:
     """Print the row of the error curves, their making included in the seconds; return the accuracy."""
     (network, groups, data), begun = setting, time.perf_counter()
     scores = secateur.reconstruction_scores(network, groups, data.calibration, samples=IMAGES)
-    plan = secateur.curve_plan(groups, scores, setting.cost, budget)
+    plan = secateur.curve_plan(groups, scores, setting.cost, budget, round_to=1)
     done = secateur.reconstruct(network, plan, data.calibration, samples=IMAGES)
     seconds, compensated = time.perf_counter() - begun, setting.accuracy(done.model)
     print(f"{'error curves':24}{'':22}{compensated:13.2f}{seconds:9.0f}", flush=True)
@@ -114,7 +114,7 @@ def by_curves(setting: Setting, budget: str) -> float:
 def uniform(setting: Setting, criterion: str, budget: str) -> PruningPlan:
     network, groups, data = setting
     scores = scores_by_name(network, data.calibration, criterion, groups=groups)
-    return secateur.uniform_plan(groups, scores, setting.cost, budget)
+    return secateur.uniform_plan(groups, scores, setting.cost, budget, round_to=1)
 
 
 def ways(setting: Setting, plan: PruningPlan) -> None:

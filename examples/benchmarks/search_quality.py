@@ -123,18 +123,18 @@ class Seed:
     def plan(self, search: str, criterion: str, budget: str) -> PruningPlan:
         groups, cost = self.setting.groups, self.setting.cost
         if search == "uniform":
-            return secateur.uniform_plan(groups, self.scores(criterion), cost, budget)
+            return secateur.uniform_plan(groups, self.scores(criterion), cost, budget, round_to=1)
         if search.startswith("greedy"):
             _, measure, recovery = (search if " " in search else "greedy accuracy none").split()
             with self.journal(f"{criterion} {measure} {recovery}") as journal:
                 worth = journal.remembering(self.worth(measure, recovery))
                 scores = journal.scores(criterion, lambda: self.scores(criterion))
-                return secateur.greedy_plan(groups, scores, cost, budget, worth, delta=DELTA)
+                return secateur.greedy_plan(groups, scores, cost, budget, worth, delta=DELTA, round_to=1)
         curves = self.curves(criterion)
-        plan = secateur.curve_plan(groups, curves, cost, budget)
+        plan = secateur.curve_plan(groups, curves, cost, budget, round_to=1)
         if search == "curves":
             return plan
-        return secateur.refine_plan(groups, curves, cost, budget, self.worth("loss", "compensate"), plan)
+        return secateur.refine_plan(groups, curves, cost, budget, self.worth("loss", "compensate"), plan, round_to=1)
 
 
 def main() -> None:

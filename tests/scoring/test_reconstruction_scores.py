@@ -250,7 +250,7 @@ def test_searches_take_the_scores_as_they_are() -> None:
     for net in (Chain(), Residual(), Grouped(), Depthwise(), ConcatTwice()):
         groups = channel_groups(net, IMAGES)
         table = reconstruction_scores(net, groups, BATCHES)
-        plan = uniform_plan(groups, table, MacsCost(net, IMAGES[:1], groups), "70%")
+        plan = uniform_plan(groups, table, MacsCost(net, IMAGES[:1], groups), "70%", round_to=1)
         for name, group in groups.items():
             scores = group.combine(table)
             assert sorted(scores.argsort(stable=True)[-len(plan[name]) :].tolist()) == list(plan[name])

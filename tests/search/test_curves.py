@@ -62,7 +62,7 @@ def test_no_widths_of_the_same_cost_have_a_lower_error(steps: list[list[int]], p
     """At the price that was found the choice is optimal; what the rest buys only lowers the error."""
     cost = Prices(dict(zip("abc", map(float, prices), strict=True)), 5)
     curves = {name: torch.tensor(step, dtype=torch.float64).cumsum(0) for name, step in zip("abc", steps, strict=True)}
-    plan = curve_plan(groups_of("abc", 5), ScoreTable(curves), cost, f"{share}%")
+    plan = curve_plan(groups_of("abc", 5), ScoreTable(curves), cost, f"{share}%", round_to=1)
     assert plan.cost_after <= plan.budget
     assert plan.settings["error"] == sum(error_of(curves[n], w) for n, w in plan.widths.items())
     assert plan.settings["error"] <= plan.settings["error_at_price"]
@@ -78,7 +78,7 @@ def test_convex_curves_are_spent_on_optimally() -> None:
     for _ in range(20):
         curves = {name: torch.rand(5, dtype=torch.float64).sort().values.cumsum(0) for name in "abcd"}
         cost = Prices(dict.fromkeys("abcd", 1.0), 5)
-        plan = curve_plan(groups_of("abcd", 5), ScoreTable(curves), cost, 11)
+        plan = curve_plan(groups_of("abcd", 5), ScoreTable(curves), cost, 11, round_to=1)
         assert plan.settings["error"] == pytest.approx(best_error(curves, cost, 11))
 
 
@@ -87,14 +87,14 @@ def test_layers_in_a_row_come_near_the_optimum() -> None:
     for _ in range(20):
         curves = {name: torch.rand(6, dtype=torch.float64).sort().values.cumsum(0) for name in "abc"}
         cost = Chain(dict.fromkeys("abc", 1.0), 6)
-        plan = curve_plan(groups_of("abc", 6), ScoreTable(curves), cost, "50%")
+        plan = curve_plan(groups_of("abc", 6), ScoreTable(curves), cost, "50%", round_to=1)
         assert plan.cost_after <= plan.budget
         assert plan.settings["error"] <= 1.5 * best_error(curves, cost, plan.budget)
 
 
 def test_what_is_worthless_goes_first() -> None:
     curves = {"a": torch.tensor([1e-9, 2e-9, 3e-9, 4e-9]), "b": torch.tensor([1.0, 2.0, 3.0, 4.0])}
-    plan = curve_plan(groups_of("ab", 4), ScoreTable(curves), Prices({"a": 1.0, "b": 1.0}, 4), "62.5%")
+    plan = curve_plan(groups_of("ab", 4), ScoreTable(curves), Prices({"a": 1.0, "b": 1.0}, 4), "62.5%", round_to=1)
     assert plan.widths == {"a": 1, "b": 4}
     assert plan.settings["search"] == "curves"
 
@@ -105,7 +105,7 @@ def test_rounding_and_floors_are_kept() -> None:
     plan = curve_plan(groups_of("ab", 8), ScoreTable(curves), cost, "70%", round_to=4, min_keep=2)
     assert plan.widths == {"a": 4, "b": 4} or (plan.widths == {"a": 4, "b": 8} and plan.cost_after <= plan.budget)
     with pytest.raises(BudgetError, match="lowest cost"):
-        curve_plan(groups_of("ab", 8), ScoreTable(curves), cost, "10%", min_keep=2)
+        curve_plan(groups_of("ab", 8), ScoreTable(curves), cost, "10%", min_keep=2, round_to=1)
 
 
 def test_curves_of_any_shape_find_the_optimum_nine_times_in_ten() -> None:
@@ -117,7 +117,7 @@ def test_curves_of_any_shape_find_the_optimum_nine_times_in_ten() -> None:
         curves = {name: step.cumsum(0) * 5 ** (seed % 2) for name, step in zip("abc", steps, strict=True)}
         cost = Chain(dict.fromkeys("abc", 1.0), 6)
         budget = 4 + (cost({}) - 4) * float(0.15 + 0.75 * torch.rand(1, generator=generator))
-        plan = curve_plan(groups_of("abc", 6), ScoreTable(curves), cost, budget)
+        plan = curve_plan(groups_of("abc", 6), ScoreTable(curves), cost, budget, round_to=1)
         ratios.append(plan.settings["error"] / best_error(curves, cost, budget))
     assert max(ratios) <= 1.3
     assert sum(ratio < 1 + 1e-9 for ratio in ratios) >= 54
@@ -129,5 +129,5 @@ def test_a_cost_that_only_joint_cuts_lower_is_met_too() -> None:
             return float(max(widths.get(name, self.width) for name in self.prices))
 
     curves = {name: torch.arange(1.0, 6.0) for name in "ab"}
-    plan = curve_plan(groups_of("ab", 5), ScoreTable(curves), Widest({"a": 1.0, "b": 1.0}, 5), 3)
+    plan = curve_plan(groups_of("ab", 5), ScoreTable(curves), Widest({"a": 1.0, "b": 1.0}, 5), 3, round_to=1)
     assert plan.widths == {"a": 3, "b": 3}

@@ -146,7 +146,12 @@ def test_a_role_that_the_teacher_does_not_have_gets_the_mean_of_its_stage() -> N
     groups = {"a": group_of("a", 16), "b": group_of("b", 16), "c": group_of("c", 16)}
     deep = {"a": Stage(1, STREAM), "b": Stage(2, STREAM), "c": Stage(1, INNER)}
     plan = distilled_plan(
-        groups, scores_of(groups), Channels(dict.fromkeys("abc", 16)), "75%", **_stages(teacher, deep, stages)
+        groups,
+        scores_of(groups),
+        Channels(dict.fromkeys("abc", 16)),
+        "75%",
+        round_to=1,
+        **_stages(teacher, deep, stages),
     )
     assert plan.settings["ratios"] == {"1 inner": 0.0, "1 stream": 0.5, "2 stream": 0.25}
     assert plan.widths == {"a": 8, "b": 12, "c": 16}
@@ -155,7 +160,7 @@ def test_a_role_that_the_teacher_does_not_have_gets_the_mean_of_its_stage() -> N
     fewer = plan_of([teacher_groups[0]], {"s": 2})
     alone = {"a": groups["a"], "c": groups["c"]}
     plan = distilled_plan(
-        alone, scores_of(alone), Channels(dict.fromkeys("ac", 16)), "50%", **_stages(fewer, deep, stages)
+        alone, scores_of(alone), Channels(dict.fromkeys("ac", 16)), "50%", round_to=1, **_stages(fewer, deep, stages)
     )
     assert plan.widths == {"a": 8, "c": 8}
 
@@ -192,7 +197,9 @@ def test_cifar_resnets(shallow: int, deep: int) -> None:
         tuple(teacher_groups.values()), {n: tuple(range(w)) for n, w in kept.items()}, "macs", 2.0, 1.0, 1.0
     )
     assert teacher_cost(teacher.widths) < teacher_cost({})
-    plan = distilled_plan(groups, scores_of(groups), cost, "50%", **_stages(teacher, stages, teacher_stages))
+    plan = distilled_plan(
+        groups, scores_of(groups), cost, "50%", round_to=1, **_stages(teacher, stages, teacher_stages)
+    )
     assert plan.settings["ratios"] == {
         f"{n} {r}": {INNER: 0.5, STREAM: 0.25}[r] for n in (1, 2, 3) for r in (INNER, STREAM)
     }
@@ -217,8 +224,10 @@ def test_basic_blocks_to_bottlenecks() -> None:
         expected = 1 if name == "conv1" else int(name[5])
         inner = name == "conv1" or name.endswith((".conv1", ".conv2"))
         assert stage == Stage(expected, INNER if inner else STREAM), name
-    teacher = uniform_plan(teacher_groups, scores_of(teacher_groups), teacher_cost, "60%")
-    plan = distilled_plan(groups, scores_of(groups), cost, "60%", **_stages(teacher, stages, teacher_stages))
+    teacher = uniform_plan(teacher_groups, scores_of(teacher_groups), teacher_cost, "60%", round_to=1)
+    plan = distilled_plan(
+        groups, scores_of(groups), cost, "60%", round_to=1, **_stages(teacher, stages, teacher_stages)
+    )
     assert 0.97 * plan.budget < plan.cost_after <= plan.budget
     assert plan.settings["teacher"] == teacher.fingerprint
     assert len({round(plan.widths[n] / groups[n].width, 1) for n in groups}) == 1  # uniform stays uniform
@@ -250,7 +259,7 @@ def test_stages_that_do_not_match_are_refused() -> None:
     groups, cost, teacher, stages = small()
 
     def distil(teacher: PruningPlan, deep: Mapping[str, Stage], shallow: Mapping[str, Stage]) -> PruningPlan:
-        return distilled_plan(groups, scores_of(groups), cost, "75%", **_stages(teacher, deep, shallow))
+        return distilled_plan(groups, scores_of(groups), cost, "75%", round_to=1, **_stages(teacher, deep, shallow))
 
     assert distil(teacher, stages, stages).widths == {"a": 4, "b": 8}
     for deep, shallow in (({**stages, "b": Stage(3, INNER)}, stages), (dict.fromkeys("ab", Stage(1, INNER)), stages)):
@@ -267,4 +276,4 @@ def test_stages_that_do_not_match_are_refused() -> None:
 def test_a_budget_that_the_teachers_stages_cannot_meet_is_refused() -> None:
     groups, cost, teacher, stages = small()
     with pytest.raises(BudgetError, match=r"is 9 channels .* with the teacher's ratios, min_keep=1"):
-        distilled_plan(groups, scores_of(groups), cost, "50%", **_stages(teacher, stages, stages))
+        distilled_plan(groups, scores_of(groups), cost, "50%", round_to=1, **_stages(teacher, stages, stages))

@@ -52,7 +52,7 @@ def worth(kept: Kept) -> float:
 
 
 def plan_by(evaluate: Any, budget: str = "50%", **more: Any) -> PruningPlan:
-    return greedy_plan(groups(), table(), Channels(), budget, evaluate, **{"delta": 0.05} | more)
+    return greedy_plan(groups(), table(), Channels(), budget, evaluate, **{"delta": 0.05, "round_to": 1} | more)
 
 
 # --- races ------------------------------------------------------------------------------------------------------------
@@ -206,7 +206,7 @@ def test_a_delta_next_to_nothing_still_frees_something_in_each_step(delta: float
             return 1e-3 * super().__call__(widths)
 
     steps: list[GreedyStep] = []
-    greedy_plan(groups(), table(), Tiny(), "60%", worth, delta=delta, on_step=steps.append)
+    greedy_plan(groups(), table(), Tiny(), "60%", worth, delta=delta, on_step=steps.append, round_to=1)
     costs = [Tiny()({}), *(step.cost for step in steps)]
     assert all(after < before for before, after in itertools.pairwise(costs))
     assert "c" not in {step.group for step in steps}
@@ -286,15 +286,15 @@ def test_new_scores_decide_what_goes_next() -> None:
 
 def test_ties_are_those_of_the_last_cut_of_each_group() -> None:
     arguments = (groups(), table(a=[0, 0, 0, 1, 1, 1, 1, 1]), Channels())
-    assert greedy_plan(*arguments, "95%", a_alone, delta=0.05).ties == {"a": 3}
+    assert greedy_plan(*arguments, "95%", a_alone, delta=0.05, round_to=1).ties == {"a": 3}
     fresh = iter([table(a=[5, 5, 6, 7, 8, 8, 8, 8]), table()])
-    plan = greedy_plan(*arguments, "85%", a_alone, delta=0.05, rescore=lambda kept: next(fresh))
+    plan = greedy_plan(*arguments, "85%", a_alone, delta=0.05, rescore=lambda kept: next(fresh), round_to=1)
     assert (plan.widths["a"], plan.ties) == (5, {})
 
     def a_once(kept: Kept) -> float:
         return float(len(kept.get("a", range(8))) == 7)
 
-    plan = greedy_plan(*arguments, "88%", a_once, delta=0.05, rescore=lambda kept: table())
+    plan = greedy_plan(*arguments, "88%", a_once, delta=0.05, rescore=lambda kept: table(), round_to=1)
     assert plan.widths == {"a": 7, "b": 7, "c": 4}
     assert plan.ties == {"a": 3}
 
@@ -347,7 +347,7 @@ def test_masked_scores_are_those_of_the_network_that_was_cut() -> None:
     assert torch.equal(anew({})["2"], score(net)["2"]), "the copy is restored"
     evaluate = MaskedAccuracy(net, found, [(images, labels)])
     arguments = (found, score(net), MacsCost(net, images[:1], found), "50%", evaluate)
-    plan = greedy_plan(*arguments, delta=0.02, rescore=anew)
+    plan = greedy_plan(*arguments, delta=0.02, rescore=anew, round_to=1)
     assert plan.cost_after <= plan.budget
     assert plan.settings["rescored"] == plan.settings["steps"] - 1
     assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))

@@ -5,106 +5,19 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from references import algorithm_1, select_by_removing, uniform_by_trying, widths_by_trying
+from chains_for_tests import SETTINGS, Case, ChainCost, cases, group_of, small_case
+from references import algorithm_1, select_by_removing, uniform_by_trying
 from secateur.errors import BudgetError, ConfigError, EvaluationError, NetworkError, ScoreError, SecateurWarning
 from secateur.records import ChannelGroup, Member, PruningPlan, ScoreTable
 from secateur.search import GreedyStep, greedy_plan, uniform_plan
-
-
-@dataclass
-class ChainCost:
-    """A chain of layers, each reading the one before: products of neighbouring widths, like MACs."""
-
-    dense: Mapping[str, int]
-    work: Mapping[str, int]
-    name: str = "macs"
-    unit: str = "MACs"
-
-    def __call__(self, widths: Mapping[str, int]) -> float:
-        total, inputs = 0, 3
-        for name, width in self.dense.items():
-            outputs = widths.get(name, width)
-            total += self.work[name] * inputs * outputs
-            inputs = outputs
-        return float(total + 10 * inputs)
-
-
-def group_of(name: str, width: int) -> ChannelGroup:
-    return ChannelGroup(name, width, (Member(name, "producer", tuple((c,) for c in range(width))),))
-
-
-@dataclass
-class Case:
-    dense: dict[str, int]
-    scores: dict[str, list[float]]
-    cost: ChainCost
-    round_to: int = 1
-    min_keep: int = 1
-
-    @property
-    def groups(self) -> dict[str, ChannelGroup]:
-        return {name: group_of(name, width) for name, width in self.dense.items()}
-
-    @property
-    def table(self) -> ScoreTable:
-        return ScoreTable({n: torch.tensor(s, dtype=torch.float64) for n, s in self.scores.items()}, settings=SETTINGS)
-
-    @property
-    def allowed(self) -> dict[str, list[int]]:
-        rule = {"min_keep": self.min_keep, "round_to": self.round_to}
-        return {name: widths_by_trying(width, **rule) for name, width in self.dense.items()}
-
-    @property
-    def arguments(self) -> tuple[dict[str, ChannelGroup], ScoreTable, ChainCost]:
-        return self.groups, self.table, self.cost
-
-    @property
-    def rules(self) -> dict[str, int]:
-        return {"round_to": self.round_to, "min_keep": self.min_keep}
-
-    def share(self, share: float) -> float:
-        """The largest cost at `share` of the way from the lowest reachable to the dense cost."""
-        lowest = self.cost({name: allowed[0] for name, allowed in self.allowed.items()})
-        dense = self.cost(self.dense)
-        assume(lowest < dense)
-        largest = lowest + share * (dense - lowest)
-        assume(largest < dense and (largest > 100 or largest >= 0.01 * dense))
-        return largest
-
-    def worth(self, kept: Mapping[str, tuple[int, ...]]) -> float:
-        """The score that is kept, each group counted in another unit; coarse, so that ties occur."""
-        total = 0.0
-        for rank, (name, scores) in enumerate(self.scores.items()):
-            total += sum(scores[c] for c in kept.get(name, range(len(scores)))) / (1 + rank)
-        return round(total / 3)
-
-
-SETTINGS = {"criterion": "hand", "samples": 7}
-
-
-@st.composite
-def cases(draw: st.DrawFn, largest_width: int = 12) -> Case:
-    names = ["a", "b", "c", "d"][: draw(st.integers(1, 4))]
-    dense = {name: draw(st.integers(1, largest_width)) for name in names}
-    scores = {n: draw(st.lists(st.integers(0, 6), min_size=w, max_size=w)) for n, w in dense.items()}
-    work = {name: draw(st.integers(1, 9)) for name in names}
-    return Case(dense, scores, ChainCost(dense, work), draw(st.sampled_from([1, 1, 2, 4, 8])), draw(st.integers(1, 3)))
-
-
-def small_case() -> Case:
-    dense = {"a": 8, "b": 8}
-    scores = {"a": [5, 1, 1, 1, 7, 8, 6, 9], "b": [1, 2, 3, 4, 5, 6, 7, 8]}
-    return Case(dense, scores, ChainCost(dense, {"a": 9, "b": 9}))
-
 
 # --- uniform ----------------------------------------------------------------------------------------------------------
 
@@ -131,7 +44,7 @@ def test_uniform_meets_the_budget_from_below_and_no_smaller_share_does(case: Cas
 
 
 def test_uniform_by_hand() -> None:
-    plan = uniform_plan(*small_case().arguments, "60%")
+    plan = uniform_plan(*small_case().arguments, "60%", round_to=1)
     # dense 9*3*8 + 9*8*8 + 10*8 = 872; widths 6, 6: 162 + 324 + 60 = 546 > 523.2; widths 5, 5: 135 + 225 + 50 = 410
     assert (plan.cost, plan.cost_before, plan.budget, plan.cost_after) == ("macs", 872, pytest.approx(523.2), 410)
     assert plan.kept == {"a": (0, 4, 5, 6, 7), "b": (3, 4, 5, 6, 7)}
@@ -149,7 +62,7 @@ def test_uniform_by_hand() -> None:
 
 
 def test_ties_at_the_cut_are_reported() -> None:
-    plan = uniform_plan(*small_case().arguments, 600.0)
+    plan = uniform_plan(*small_case().arguments, 600.0, round_to=1)
     assert plan.widths == {"a": 6, "b": 6}
     assert plan.ties == {"a": 3}
 
@@ -159,9 +72,9 @@ def test_scores_of_several_producers_are_combined() -> None:
     group = ChannelGroup("a", 3, (Member("a", "producer", channels), Member("z", "producer", channels)))
     scores = ScoreTable({"a": torch.tensor([1.0, 2.0, 2.5]), "z": torch.tensor([3.0, 0.0, 0.0])})
     cost = ChainCost({"a": 3}, {"a": 1})
-    assert uniform_plan({"a": group}, scores, cost, "70%")["a"] == (0, 2)
-    assert uniform_plan({"a": group}, scores, cost, "70%", reduction="max")["a"] == (0, 2)
-    assert uniform_plan({"a": group}, ScoreTable({"a": scores["a"]}), cost, "70%")["a"] == (1, 2)
+    assert uniform_plan({"a": group}, scores, cost, "70%", round_to=1)["a"] == (0, 2)
+    assert uniform_plan({"a": group}, scores, cost, "70%", reduction="max", round_to=1)["a"] == (0, 2)
+    assert uniform_plan({"a": group}, ScoreTable({"a": scores["a"]}), cost, "70%", round_to=1)["a"] == (1, 2)
 
 
 # --- greedy -----------------------------------------------------------------------------------------------------------
@@ -207,8 +120,11 @@ def test_permuting_channels_permutes_the_plan(data: st.DataObject) -> None:
     case = Case(dense, scores, ChainCost(dense, {"a": 2, "b": 1}))
     moved = Case(dense, {n: [s[c] for c in orders[n]] for n, s in scores.items()}, case.cost)
     for plan, other in (
-        (uniform_plan(*case.arguments, "40%"), uniform_plan(*moved.arguments, "40%")),
-        (greedy_plan(*case.arguments, "40%", case.worth), greedy_plan(*moved.arguments, "40%", moved.worth)),
+        (uniform_plan(*case.arguments, "40%", round_to=1), uniform_plan(*moved.arguments, "40%", round_to=1)),
+        (
+            greedy_plan(*case.arguments, "40%", case.worth, round_to=1),
+            greedy_plan(*moved.arguments, "40%", moved.worth, round_to=1),
+        ),
     ):
         for name in dense:
             assert sorted(orders[name][c] for c in other[name]) == list(plan[name])
@@ -221,7 +137,7 @@ def test_greedy_takes_the_cut_of_greatest_worth_and_says_so() -> None:
         asked.append(dict(kept))
         return 0.9 if "a" not in kept else 0.1
 
-    plan = greedy_plan(*case.arguments, "85%", evaluate, delta=0.05, on_step=steps.append)
+    plan = greedy_plan(*case.arguments, "85%", evaluate, delta=0.05, on_step=steps.append, round_to=1)
     # delta frees 43.6: a channel of a frees 27 + 72 = 99, one of b frees 72 + 10 = 82; 872 - 82 - 82 = 708 <= 741.2
     assert asked == [
         {"a": (0, 2, 3, 4, 5, 6, 7)},
@@ -238,7 +154,7 @@ def test_greedy_takes_the_cut_of_greatest_worth_and_says_so() -> None:
 
 def test_equal_worth_goes_to_the_larger_saving_per_channel_then_to_the_first() -> None:
     case = small_case()
-    assert greedy_plan(*case.arguments, "90%", lambda kept: 1.0, delta=0.05).widths == {"a": 7, "b": 8}
+    assert greedy_plan(*case.arguments, "90%", lambda kept: 1.0, delta=0.05, round_to=1).widths == {"a": 7, "b": 8}
 
     class Even(ChainCost):
         def __call__(self, widths: Mapping[str, int]) -> float:
@@ -246,7 +162,7 @@ def test_equal_worth_goes_to_the_larger_saving_per_channel_then_to_the_first() -
 
     even = Even({"b": 4, "a": 4}, {})
     groups = {"b": group_of("b", 4), "a": group_of("a", 4)}
-    assert greedy_plan(groups, case_scores(4), even, "90%", lambda kept: 1.0).widths == {"b": 3, "a": 4}
+    assert greedy_plan(groups, case_scores(4), even, "90%", lambda kept: 1.0, round_to=1).widths == {"b": 3, "a": 4}
 
 
 def case_scores(width: int) -> ScoreTable:
@@ -262,7 +178,7 @@ def test_a_delta_that_rounds_up_still_lets_exactly_delta_through() -> None:
 
     case = Case({"a": 3}, {"a": [1, 2, 3]}, Hundred({"a": 3}, {}))
     steps: list[GreedyStep] = []
-    greedy_plan(*case.arguments, "95%", lambda kept: 1.0, delta=0.07, on_step=steps.append)
+    greedy_plan(*case.arguments, "95%", lambda kept: 1.0, delta=0.07, on_step=steps.append, round_to=1)
     assert [step.width for step in steps] == [2]
     assert steps[0].cost == 93
 
@@ -276,17 +192,17 @@ def test_out_of_reach_is_said_before_any_evaluation_with_the_lowest_cost() -> No
         with pytest.raises(
             BudgetError, match=r"'4%' allows 34.88 MACs, .* is 46 MACs \(5.3% of the dense network\) with min_keep=1"
         ):
-            search(*case.arguments, "4%", *more)
+            search(*case.arguments, "4%", *more, round_to=1)
         with pytest.raises(BudgetError, match="already met"):
-            search(*case.arguments, 872, *more)
+            search(*case.arguments, 872, *more, round_to=1)
         with pytest.raises(BudgetError, match="with min_keep=1 and round_to=8"):
-            search(*case.arguments, "50%", *more, round_to=8)
+            search(*case.arguments, "50%", *more)  # the groups are eight wide
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_an_evaluation_that_gives_no_number_is_refused_by_name(bad: float) -> None:
     with pytest.raises(EvaluationError, match=rf"cuts the group 'b' to 7 channels in step 1 gave {bad}"):
-        greedy_plan(*small_case().arguments, "50%", lambda kept: bad if "b" in kept else 1.0, delta=0.05)
+        greedy_plan(*small_case().arguments, "50%", lambda kept: bad if "b" in kept else 1.0, delta=0.05, round_to=1)
 
 
 def test_an_evaluation_that_fails_is_named_with_its_cause() -> None:
@@ -296,7 +212,7 @@ def test_an_evaluation_that_fails_is_named_with_its_cause() -> None:
         return 1.0
 
     with pytest.raises(EvaluationError, match=r"'a' to 6 channels in step 2 failed: RuntimeError: out of memory") as e:
-        greedy_plan(*small_case().arguments, "50%", evaluate, delta=0.05)
+        greedy_plan(*small_case().arguments, "50%", evaluate, delta=0.05, round_to=1)
     assert isinstance(e.value.__cause__, RuntimeError)
 
 
@@ -305,7 +221,7 @@ def test_ctrl_c_passes_through() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        greedy_plan(*small_case().arguments, "50%", evaluate)
+        greedy_plan(*small_case().arguments, "50%", evaluate, round_to=1)
 
 
 def test_stuck_where_only_joint_cuts_free_anything() -> None:
@@ -316,21 +232,21 @@ def test_stuck_where_only_joint_cuts_free_anything() -> None:
     cost = Joint({"a": 4, "b": 4}, {})
     groups = {name: group_of(name, 4) for name in "ab"}
     with pytest.raises(BudgetError, match=r"stuck at 400 MACs, above the budget of 200 MACs"):
-        greedy_plan(groups, case_scores(4), cost, "50%", lambda kept: 1.0)
-    assert uniform_plan(groups, case_scores(4), cost, "50%").widths == {"a": 2, "b": 2}
+        greedy_plan(groups, case_scores(4), cost, "50%", lambda kept: 1.0, round_to=1)
+    assert uniform_plan(groups, case_scores(4), cost, "50%", round_to=1).widths == {"a": 2, "b": 2}
 
 
 @pytest.mark.parametrize("delta", [0, -0.1, 1.5, float("nan")])
 def test_delta_must_be_a_share(delta: float) -> None:
     with pytest.raises(ConfigError, match=f"delta is {delta}"):
-        greedy_plan(*small_case().arguments, "50%", lambda kept: 1.0, delta=delta)
+        greedy_plan(*small_case().arguments, "50%", lambda kept: 1.0, delta=delta, round_to=1)
 
 
 @pytest.mark.parametrize("search", [uniform_plan, partial(greedy_plan, evaluate=lambda kept: 1.0)])
 def test_groups_without_scores_stay_and_are_named(search: Any) -> None:
     groups, scores, cost = small_case().arguments
     with pytest.warns(SecateurWarning, match="1 of 2 groups stay as they are.*: b"):
-        plan = search(groups, ScoreTable({"a": scores["a"]}), cost, "90%")
+        plan = search(groups, ScoreTable({"a": scores["a"]}), cost, "90%", round_to=1)
     assert plan["b"] == tuple(range(groups["b"].width))
     assert len(plan["a"]) < groups["a"].width
     assert plan.cost_after <= plan.budget
@@ -366,9 +282,9 @@ def test_bad_groups_scores_and_settings() -> None:
 def test_a_variant_changes_which_channels_go_not_how_many(variant: Any, kept: tuple[int, ...], ties: Any) -> None:
     """The scores of a are 5 1 1 1 7 8 6 9; three of eight channels go."""
     case = small_case()
-    plan = uniform_plan(*case.arguments, "60%", variant=variant)
+    plan = uniform_plan(*case.arguments, "60%", variant=variant, round_to=1)
     assert plan["a"] == kept
-    assert plan.widths == uniform_plan(*case.arguments, "60%").widths
+    assert plan.widths == uniform_plan(*case.arguments, "60%", round_to=1).widths
     assert (plan.settings["variant"], plan.ties) == (variant, ties)
     assert "seed" not in plan.settings
 
@@ -376,12 +292,12 @@ def test_a_variant_changes_which_channels_go_not_how_many(variant: Any, kept: tu
 def test_the_random_variant_draws_for_each_group_by_the_seed() -> None:
     dense = dict.fromkeys("abcdef", 20)
     case = Case(dense, {name: list(range(20)) for name in dense}, ChainCost(dense, dict.fromkeys(dense, 1)))
-    plan = uniform_plan(*case.arguments, "30%", variant="random", seed=3)
+    plan = uniform_plan(*case.arguments, "30%", variant="random", seed=3, round_to=1)
     assert plan.settings["seed"] == 3
     assert plan.ties == {}
     assert len({plan[name] for name in dense}) == len(dense)
-    assert uniform_plan(*case.arguments, "30%", variant="random", seed=3).kept == plan.kept
-    assert uniform_plan(*case.arguments, "30%", variant="random", seed=4).kept != plan.kept
+    assert uniform_plan(*case.arguments, "30%", variant="random", seed=3, round_to=1).kept == plan.kept
+    assert uniform_plan(*case.arguments, "30%", variant="random", seed=4, round_to=1).kept != plan.kept
 
 
 def test_the_greedy_search_values_what_the_variant_keeps() -> None:
@@ -391,7 +307,7 @@ def test_the_greedy_search_values_what_the_variant_keeps() -> None:
         asked.append(dict(kept))
         return 1.0
 
-    plan = greedy_plan(*case.arguments, "90%", evaluate, delta=0.05, variant="reverse")
+    plan = greedy_plan(*case.arguments, "90%", evaluate, delta=0.05, variant="reverse", round_to=1)
     assert asked[:2] == [{"a": (0, 1, 2, 3, 4, 5, 6)}, {"b": (0, 1, 2, 3, 4, 5, 6)}]
     assert plan.kept["a"] == (0, 1, 2, 3, 4, 5, 6)
     assert plan.settings["variant"] == "reverse"
@@ -399,6 +315,6 @@ def test_the_greedy_search_values_what_the_variant_keeps() -> None:
 
 def test_unknown_variants_and_negative_seeds_are_refused() -> None:
     with pytest.raises(ConfigError, match="unknown variant 'high'; allowed: low, reverse, random, edge, middle"):
-        uniform_plan(*small_case().arguments, "60%", variant="high")
+        uniform_plan(*small_case().arguments, "60%", variant="high", round_to=1)
     with pytest.raises(ConfigError, match="the seed is -1"):
-        greedy_plan(*small_case().arguments, "60%", lambda kept: 1.0, variant="random", seed=-1)
+        greedy_plan(*small_case().arguments, "60%", lambda kept: 1.0, variant="random", seed=-1, round_to=1)

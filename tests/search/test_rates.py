@@ -15,7 +15,7 @@ from networks_for_tests import Residual
 from references import select_by_removing
 from secateur.channel_graph import apply_plan, channel_groups, verify_pruning
 from secateur.cost import MacsCost, ParameterCost
-from secateur.errors import ConfigError, ScoreError
+from secateur.errors import BudgetError, ConfigError, ScoreError
 from secateur.records import ChannelGroup, ChannelGroups, Member, PruningPlan, ScoreTable
 from secateur.search import parse_rates, rate_plan, rate_widths
 
@@ -147,6 +147,24 @@ def test_a_plan_keeps_the_best_channels_and_records_what_it_reached() -> None:
     assert plan.settings["mode"] == "hrank"
     assert PruningPlan.from_json(plan.to_json()) == plan
     verify_pruning(model, apply_plan(model, plan), plan, x)
+
+
+def test_a_budget_is_recorded_where_it_is_met_and_refused_where_not() -> None:
+    model, x = Residual(), torch.randn(2, 3, 9, 9)
+    groups = channel_groups(model, x)
+    costs = MacsCost(model, x, groups), ParameterCost(model, groups)
+    arguments = (groups, random_scores(groups), costs, {"stem": 0.5, "first": 0.5})
+    free = rate_plan(*arguments)
+    share = 100 * free.cost_after / free.cost_before
+    plan = rate_plan(*arguments, budget={"macs": free.cost_after, "parameters": "99%"})
+    assert (plan.kept, plan.budget) == (free.kept, free.cost_after)
+    assert plan.further["parameters"].budget == 0.99 * free.further["parameters"].before
+    with pytest.raises(
+        BudgetError, match=rf"the rates lead to .* MACs \({share:.1f}% of the dense network\), above the"
+    ):
+        rate_plan(*arguments, budget={"macs": free.cost_after - 1, "parameters": "99%"})
+    with pytest.raises(BudgetError, match="no budget is given for the cost 'parameters'"):
+        rate_plan(*arguments, budget={"macs": "50%"})
 
 
 def test_groups_without_a_rate_need_no_scores() -> None:

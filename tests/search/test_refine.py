@@ -299,7 +299,7 @@ def test_a_group_keeps_the_starts_own_channels_at_the_starts_width() -> None:
 
 def test_it_starts_from_curves_and_widths_that_rounding_does_not_allow() -> None:
     case = pair()
-    start = curve_plan(case.groups, case.table, case.cost, 24.0)
+    start = curve_plan(case.groups, case.table, case.cost, 24.0, round_to=1)
     plan = case.refine(24.0, start=start)
     assert plan.settings["worth"] >= plan.settings["worth_at_start"]
     rounded = case.refine(24.0, start=case.start(24.0), round_to=2)
@@ -311,7 +311,7 @@ def test_groups_without_scores_keep_what_they_keep_in_the_start() -> None:
     start = case.start(24.0)
     alone = ScoreTable({"b": case.table["b"]})
     with pytest.warns(SecateurWarning, match="1 of 2 groups stay as they are.*: a"):
-        plan = refine_plan(case.groups, alone, case.cost, 30.0, case.worth, start)
+        plan = refine_plan(case.groups, alone, case.cost, 30.0, case.worth, start, round_to=1)
     assert plan["a"] == start["a"]
     assert plan.widths == {"a": 3, "b": 4}
     assert plan.cost_after == case.cost(plan.widths)
@@ -321,8 +321,8 @@ def test_several_budgets_are_all_met() -> None:
     case = pair()
     second = Chain(case.dense, inputs=9, name="other")
     both, budgets = (case.cost, second), {"macs": 30.0, "other": 45.0}
-    start = uniform_plan(case.groups, case.table, both, budgets)
-    plan = refine_plan(case.groups, case.table, both, budgets, case.worth, start)
+    start = uniform_plan(case.groups, case.table, both, budgets, round_to=1)
+    plan = refine_plan(case.groups, case.table, both, budgets, case.worth, start, round_to=1)
     assert plan.cost_after <= 30
     assert plan.further["other"].after == second(plan.widths) <= 45
     assert plan.settings["worth"] > plan.settings["worth_at_start"]

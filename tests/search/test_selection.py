@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 from hypothesis import given
@@ -9,7 +11,20 @@ from hypothesis import strategies as st
 
 from references import keep_by_fractions, select_by_removing, widths_by_trying
 from secateur.errors import ConfigError, ScoreError
-from secateur.search import allowed_widths, keep_count, select, ties_at_cut
+from secateur.search import (
+    allowed_widths,
+    cross_layer_plan,
+    curve_plan,
+    distilled_plan,
+    greedy_plan,
+    keep_count,
+    rate_plan,
+    rate_widths,
+    refine_plan,
+    select,
+    ties_at_cut,
+    uniform_plan,
+)
 
 small_scores = st.lists(st.integers(0, 5), min_size=1, max_size=20)
 
@@ -144,3 +159,11 @@ def test_select_refuses() -> None:
         select(torch.zeros(2, 2), 2)
     with pytest.raises(ScoreError, match="finite"):
         ties_at_cut(torch.tensor([1.0, float("nan")]), 1)
+
+
+def test_searches_allow_multiples_of_eight_unless_asked_and_published_widths_are_not_rounded() -> None:
+    searches = (uniform_plan, greedy_plan, curve_plan, refine_plan, distilled_plan)
+    published = (rate_plan, rate_widths, cross_layer_plan, keep_count, allowed_widths)
+    for functions, default in ((searches, 8), (published, 1)):
+        for function in functions:
+            assert inspect.signature(function).parameters["round_to"].default == default, function.__name__

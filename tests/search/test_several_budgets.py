@@ -94,9 +94,9 @@ def crossed(groups: Any, scores: ScoreTable, cost: Any, budget: Any, **rules: An
 
 def searches(case: Case) -> dict[str, Callable[..., PruningPlan]]:
     return {
-        "uniform": uniform_plan,
-        "greedy": partial(greedy_plan, evaluate=case.worth, delta=0.02),
-        "curves": curve_plan,
+        "uniform": partial(uniform_plan, round_to=1),
+        "greedy": partial(greedy_plan, evaluate=case.worth, delta=0.02, round_to=1),
+        "curves": partial(curve_plan, round_to=1),
         "cross_layer": crossed,
     }
 
@@ -224,7 +224,7 @@ def test_budgets_that_make_no_sense_are_refused_before_any_evaluation(budget: An
         raise AssertionError("evaluated")
 
     case = two_costs()
-    for search in (searches(case) | {"greedy": partial(greedy_plan, evaluate=never)}).values():
+    for search in (searches(case) | {"greedy": partial(greedy_plan, evaluate=never, round_to=1)}).values():
         with pytest.raises(BudgetError, match=words):
             search(*case.start, case.costs, budget)
 

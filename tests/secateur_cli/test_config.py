@@ -115,6 +115,28 @@ def test_configurations_are_immutable(file: Path) -> None:
         ("plan.round_to=0", "plan.round_to: 0: must be greater than 0"),
         ("plan.round_to=2.5", "plan.round_to: 2.5: must be a whole number"),
         ("plan.round_to=true", "plan.round_to: True: must be a whole number"),
+        (
+            "plan.search=rates",
+            "plan: search: rates needs the key rates: the share of its channels",
+        ),
+        ("plan.search=distilled", "plan: search: distilled needs the key shallow: the plan of a shallow network"),
+        ("plan.rates=resnet56", "plan: rates: a key of search: rates, but the search is curves"),
+        ("plan.shallow={plan: a, build: 'm:f'}", "plan: shallow: a key of search: distilled, but the search is curves"),
+        ("plan.rescore=true", "plan: rescore: a key of search: greedy, but the search is curves"),
+        ("plan.greedy_from=80%", "plan: greedy_from: a key of search: greedy, but the search is curves"),
+        ("plan.greedy_from=80", "plan.greedy_from: 80: must be a share of the dense network's cost such as 80%"),
+        ("plan.greedy_from=100%", "plan.greedy_from: the budget '100%' is already met"),
+        ("plan.rescore=0", "plan.rescore: 0: must be greater than 0"),
+        ("plan.rescore=often", "plan.rescore: 'often': must be a whole number"),
+        ("plan.rates=resnet57", "part 1 of the rates 'resnet57' is 'resnet57'; allowed: a rate such as [0.5]"),
+        ("plan.rates=resnet57", "or a name: vgg16_bn, resnet56, resnet110"),
+        (
+            "plan.rates='[0.5]+[1]'",
+            "plan.rates: part 2 of the rates '[0.5]+[1]' is '[1]'; a rate needs",
+        ),
+        ("plan.rates={conv1: half}", "must be a number"),
+        ("plan.shallow={plan: a}", "plan.shallow.build: missing; it must be given: import path of what builds"),
+        ("plan.exponent=-1", "plan.exponent: -1: must be at least 0"),
         ("plan.delta=.nan", "plan.delta: nan: must be a finite number"),
         ("score.tap=relu", "score.tap: 'relu' is not allowed; allowed: 'act', 'bn', 'conv'"),
         ("score.criterion=hrnak", "score: unknown criterion 'hrnak'; did you mean 'hrank'?"),
@@ -208,6 +230,21 @@ def test_smoke_is_small_and_another_run(file: Path) -> None:
     assert smoke.canonical() != config.canonical()
     assert RunConfig.model_validate(smoke.model_dump()) == smoke
     assert smoke.smoke() == smoke
+
+
+def test_keys_of_searches_that_a_smoke_run_leaves_out_go_with_them(file: Path) -> None:
+    config = load_config(
+        file, overrides=["plan.search=[uniform, greedy, rates]", "plan.rates='[0.5]'", "plan.rescore=3"]
+    )
+    smoke = config.smoke()
+    assert (smoke.plan.search, smoke.plan.rates, smoke.plan.rescore) == (("uniform",), None, None)
+    assert RunConfig.model_validate(smoke.model_dump()) == smoke
+
+
+def test_scoring_anew_is_a_word_or_a_number_of_steps(file: Path) -> None:
+    given = {"true": 1, "false": None, "4": 4}
+    for word, steps in given.items():
+        assert load_config(file, overrides=["plan.search=greedy", f"plan.rescore={word}"]).plan.rescore == steps
 
 
 def test_what_makes_a_run_forgets_only_the_output(file: Path) -> None:

@@ -125,10 +125,10 @@ def test_a_compensated_network_is_not_solved_for_again(
 ) -> None:
     output, train = tmp_path / "run", pipeline.Job.train
 
-    def stop(self: Any, model: Any, settings: Any, title: str) -> dict[str, Any]:
+    def stop(self: Any, model: Any, settings: Any, title: str, **more: Any) -> dict[str, Any]:
         if title == "fine-tuning":
             raise KeyboardInterrupt
-        return train(self, model, settings, title)
+        return train(self, model, settings, title, **more)
 
     with monkeypatch.context() as stopped:
         stopped.setattr(pipeline.Job, "train", stop)

@@ -122,6 +122,31 @@ def test_a_stopped_search_goes_on_where_it_ended(
         assert (output / file).read_bytes() == (searched[0] / file).read_bytes()
 
 
+def test_a_search_from_the_curves_that_scores_anew_goes_on_where_it_ended(
+    user: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = (*GREEDY, "plan.greedy_from=80%", "plan.rescore=2", "score.criterion=l1")
+    whole, output = tmp_path / "whole", tmp_path / "run"
+    assert user.command(whole, *settings, name="search")[0] == 0
+    found = load_plan(whole).settings
+    assert found["start"]["search"] == "curves"
+    assert found["rescored"] == (found["steps"] - 1) // 2 > 0
+    with monkeypatch.context() as stopped:
+        Stopping(stopped, at=evaluations(whole) - 1)
+        assert user.command(output, *settings, name="search")[0] == 130
+    code, said, complained = user.command(output, *settings, name="search", flags=("--resume",))
+    assert (code, complained) == (0, "")
+    assert "going on from there" in said
+    assert (output / "stages/plan.json").read_bytes() == (whole / "stages/plan.json").read_bytes()
+
+
+def test_a_search_from_curves_below_the_budget_is_refused(user: User, tmp_path: Path) -> None:
+    code, _, complained = user.command(tmp_path / "run", *GREEDY, "plan.greedy_from=50%", name="search")
+    assert code == 2
+    assert "plan.greedy_from: 50%: the search has to begin above a budget" in complained
+    assert not (tmp_path / "run").exists()
+
+
 def test_resuming_begins_where_there_is_nothing(user: User, tmp_path: Path) -> None:
     code, _, complained = user.command(tmp_path / "run", name="search", flags=("--resume",))
     assert (code, complained) == (0, "")

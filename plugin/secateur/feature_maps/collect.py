@@ -17,7 +17,9 @@ from secateur.feature_maps.streams import Streams, mergeable
 from secateur.feature_maps.tap import Tap, producers, tapped, unwrapped
 from secateur.modes import device_of, evaluating, structure_of
 from secateur.protocols import Criterion
-from secateur.records import ScoreTable
+from secateur.records import ScoreTable, rounded
+
+DIGITS = 12  # of a score: in so many it agrees, in whichever order the threads add it up
 
 
 def collect_scores(
@@ -52,7 +54,8 @@ def collect_scores(
             alone, which `torch.distributed.group.WORLD` means too before `init_process_group`.
 
     Returns:
-        The scores, layer -> (C,), with the settings criterion, options, tap, samples (images really read), batch_size
+        The scores, layer -> (C,), in twelve significant digits, so that they do not depend on how many threads add
+        them up; with the settings criterion, options, tap, samples (images really read), batch_size
         (None: any split gives the same scores), structure (a hash of the network's parameter shapes), skipped, and
         saturated (layers in which more than a quarter of the channels share one score, of which a SaturationWarning
         tells).
@@ -107,7 +110,8 @@ def collect_scores(
         "batch_size": None if rule.batch_size is None else largest,
         "structure": structure_of(unwrapped(model)),
     }
-    scores, skipped = jointly(streams.scores, across, what=what)[0]
+    found, skipped = jointly(streams.scores, across, what=what)[0]
+    scores = {layer: rounded(values, DIGITS) for layer, values in found.items()}
     table = ScoreTable(scores, settings=settings | {"skipped": skipped, "saturated": saturated_layers(scores)})
     warn_of_saturation(rule.name, table, table.settings["saturated"])
     return table

@@ -7,6 +7,16 @@ everything read from a file is checked before it is believed.
 
 from secateur.records.groups import ChannelGroup, ChannelGroups, Member, Reduction, Role
 from secateur.records.plan import PruningPlan, Spent
-from secateur.records.scores import ScoreTable
+from secateur.records.scores import ScoreTable, rounded
 
-__all__ = ["ChannelGroup", "ChannelGroups", "Member", "PruningPlan", "Reduction", "Role", "ScoreTable", "Spent"]
+__all__ = [
+    "ChannelGroup",
+    "ChannelGroups",
+    "Member",
+    "PruningPlan",
+    "Reduction",
+    "Role",
+    "ScoreTable",
+    "Spent",
+    "rounded",
+]

@@ -62,3 +62,17 @@ class ScoreTable(Mapping[str, Tensor]):
             return cls(scores, settings=data["settings"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ScoreError(f"not a score table of secateur: {error}") from error
+
+
+def rounded(scores: Tensor, digits: int) -> Tensor:
+    """Return scores in so many significant digits, float64.
+
+    Sums round in their last digits as the threads split them. Scores without these are the same for any number of
+    threads, but where one lies as close to the middle between two numbers of so many digits as rounding moves it.
+
+    Example:
+        >>> rounded(torch.tensor([1 / 3, 2e-9], dtype=torch.float64), 4).tolist()
+        [0.3333, 2e-09]
+    """
+    found = [float(f"{score:.{digits}g}") for score in scores.flatten().tolist()]
+    return torch.tensor(found, dtype=torch.float64).reshape(scores.shape)

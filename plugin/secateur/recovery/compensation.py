@@ -104,7 +104,7 @@ def compensate(
         >>> images = torch.randn(8, 3, 12, 12)
         >>> groups = channel_groups(net, images)
         >>> scores = ScoreTable({"0": net[0].weight.abs().sum((1, 2, 3))})
-        >>> plan = uniform_plan(groups, scores, ParameterCost(net, groups), "70%")
+        >>> plan = uniform_plan(groups, scores, ParameterCost(net, groups), "70%", round_to=1)
         >>> pruned = apply_plan(net, plan)
         >>> before = (pruned(images) - net(images)).square().mean()
         >>> [fit.layer for fit in compensate(net, pruned, plan, [images]).layers]

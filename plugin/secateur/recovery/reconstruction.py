@@ -91,7 +91,8 @@ def reconstruct(
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
         >>> images = torch.randn(8, 3, 12, 12)
         >>> groups = channel_groups(net, images)
-        >>> plan = uniform_plan(groups, ScoreTable({"0": torch.arange(8.0)}), ParameterCost(net, groups), "70%")
+        >>> scores, cost = ScoreTable({"0": torch.arange(8.0)}), ParameterCost(net, groups)
+        >>> plan = uniform_plan(groups, scores, cost, "70%", round_to=1)
         >>> done = reconstruct(net, plan, [images])
         >>> done.model[0].out_channels == done.plan.widths["0"] == plan.widths["0"]
         True

@@ -51,7 +51,8 @@ def gradient_scores(
 
     Returns:
         The scores, layer -> (C,), with the settings criterion, options, samples (images really read), batch_size, loss
-        and skipped.
+        and skipped. Torch's backward pass adds up float32 as its threads share the work, so that their number shows
+        from the sixth digit on; no fewer digits than that are left out, since channels would tie.
 
     Raises:
         ConfigError: an unknown criterion; `samples` below one; `across` is no process group.

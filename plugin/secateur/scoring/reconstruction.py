@@ -17,12 +17,13 @@ from secateur.distributed import Across, jointly
 from secateur.errors import NetworkError
 from secateur.feature_maps.tap import unwrapped
 from secateur.modes import structure_of
-from secateur.records import ChannelGroup, Member, Reduction, ScoreTable
+from secateur.records import ChannelGroup, Member, Reduction, ScoreTable, rounded
 from secateur.regression import layout_of, readings_of, warn_of_few_rows
 from secateur.scoring.holding import held, joint_equations, variations
 from secateur.scoring.readers import bytes_for, consumers, is_uneven, readers_of
 
 STREAM_ROWS = 8192  # from which the variance of what a reader's output is added to is told
+DIGITS = 8  # of a score: in so many an error agrees, in whichever order the threads add it up
 RANKING = 4  # how many times the memory of a group's equations it takes to rank its channels
 
 
@@ -47,7 +48,8 @@ def reconstruction_scores(
     Errors are shares of the variance of what that output is added to, or in units of squared output; those of several
     readers are summed. Sorted, a group's scores are its error curve: what pruning to each width costs at least, when no
     weights but the readers' adapt. With `order`, channels go in the order of another criterion's scores, and what is
-    returned is that criterion's error curve: the same ranking, in a unit that can be compared across groups.
+    returned is that criterion's error curve: the same ranking, but for channels whose errors agree in eight digits, in
+    a unit that can be compared across groups.
 
     Args:
         model: the network; left as it is.
@@ -68,7 +70,9 @@ def reconstruction_scores(
             that are drawn; None for this process alone.
 
     Returns:
-        The scores, under the name of each group: the layer that produces its channels, (C,). The settings are
+        The scores, under the name of each group: the layer that produces its channels, (C,), in eight significant
+        digits, so that they do not depend on the number of threads (but where a score lies within 1e-13 of the middle
+        between two such numbers, once in thousands). The settings are
         criterion, options, samples (images really read), rows (reader -> how many), structure, skipped: group -> why it
         has no scores, order (the settings of `order`), and unread: layer -> why its error does not count.
 
@@ -120,7 +124,7 @@ def reconstruction_scores(
                 module, target = network.get_submodule(member.layer), targets[member.layer]
                 one = unit.get(member.layer, 1.0)
                 readings += readings_of(equations[member.layer], module, target, member, labels=labels, unit=one)
-            found[name] = _by_position(groups[name], rule(readings, order=going[name]))
+            found[name] = _by_position(groups[name], rounded(rule(readings, order=going[name]), DIGITS))
     if not found:
         raise NetworkError("no group can be scored: " + "; ".join(f"{name}: {why}" for name, why in skipped.items()))
     found = jointly(lambda: found, across, what=f"scores by {rule.name!r}")[0]

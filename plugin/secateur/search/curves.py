@@ -46,7 +46,7 @@ def curve_plan(
     cost: Costs,
     budget: Budgets,
     *,
-    round_to: int = 1,
+    round_to: int = 8,
     min_keep: int = 1,
 ) -> PruningPlan:
     """Return the plan whose summed error is least among those that the budget allows, by the groups' error curves.
@@ -63,7 +63,7 @@ def curve_plan(
         cost: non-decreasing in every width; or several such, whose budgets are all met.
         budget: "50%", "60.5M" or the largest cost as a number, see `parse_budget`; for several costs a mapping from
             their names to that.
-        round_to, min_keep: see `allowed_widths`.
+        round_to, min_keep: see `allowed_widths`; with 1 every width is allowed.
 
     Raises:
         as `uniform_plan`.
@@ -84,7 +84,7 @@ def curve_plan(
         >>> own = ((0,), (1,), (2,))
         >>> groups = {name: ChannelGroup(name, 3, (Member(name, "producer", own),)) for name in "ab"}
         >>> curves = ScoreTable({"a": torch.tensor([1.0, 2.0, 3.0]), "b": torch.tensor([5.0, 60.0, 9.0])})
-        >>> plan = curve_plan(groups, curves, Sum(), 4)
+        >>> plan = curve_plan(groups, curves, Sum(), 4, round_to=1)
         >>> plan.widths, plan["b"]
         ({'a': 1, 'b': 3}, (0, 1, 2))
     """

@@ -35,7 +35,7 @@ def distilled_plan(
     teacher: PruningPlan,
     stages: Mapping[str, Stage],
     teacher_stages: Mapping[str, Stage],
-    round_to: int = 1,
+    round_to: int = 8,
     min_keep: int = 1,
     reduction: Reduction = "sum",
     variant: Variant = "low",
@@ -57,7 +57,7 @@ def distilled_plan(
         teacher: the plan of the shallow network, by whichever search.
         stages: the stage and role of each group, by `stages_of` or by hand.
         teacher_stages: of each of the teacher's groups.
-        round_to, min_keep: see `allowed_widths`.
+        round_to, min_keep: see `allowed_widths`; with 1 every width is allowed.
         reduction: how the scores of a group's producers combine.
         variant: which channels go, see `select`: "low" is the method, the others are its ablations.
         seed: draws the channels of the variant "random", each group's its own.
@@ -87,7 +87,7 @@ def distilled_plan(
         >>> early, late = Stage(1, "inner"), Stage(2, "inner")
         >>> plan = distilled_plan(
         ...     groups, ScoreTable({name: torch.arange(8.0) for name in "abcd"}), Sum(), "75%",
-        ...     teacher=shallow, stages={"a": early, "b": early, "c": late, "d": late},
+        ...     teacher=shallow, round_to=1, stages={"a": early, "b": early, "c": late, "d": late},
         ...     teacher_stages={"a": early, "c": late},
         ... )
         >>> plan.settings["ratios"], plan.widths

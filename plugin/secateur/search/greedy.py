@@ -53,8 +53,9 @@ def greedy_plan(
     budget: Budgets,
     evaluate: Evaluate,
     *,
+    start: PruningPlan | None = None,
     delta: float = 0.005,
-    round_to: int = 1,
+    round_to: int = 8,
     min_keep: int = 1,
     reduction: Reduction = "sum",
     variant: Variant = "low",
@@ -63,7 +64,7 @@ def greedy_plan(
     rescore_every: int = 1,
     on_step: Callable[[GreedyStep], None] | None = None,
 ) -> PruningPlan:
-    """Return the plan that Algorithm 1 of [Hou2020] finds.
+    """Return the plan that Algorithm 1 of [Hou2020] finds, from the dense network or from the widths of `start`.
 
     While a budget is not met:
 
@@ -79,6 +80,11 @@ def greedy_plan(
     comes back. The winner of the first step is evaluated twice, so that an evaluation that is not deterministic is
     noticed.
 
+    From a `start`, such as the error curves' plan for a larger budget, the search goes on as if it had come there
+    itself: what `start` removes stays gone, and the evaluations of the steps up to there are spared. It is not promised
+    that the plan is worth more than the one found from the dense network, nor than the curves' own plan for this
+    budget: only `refine_plan` never ends below what it starts from.
+
     Args:
         groups: the channel groups by name.
         scores: (C,) for at least one producer of a group, larger = keep. Groups without scores stay as they are, with
@@ -90,8 +96,10 @@ def greedy_plan(
             published, the accuracy on held-out images without fine-tuning. Its `race` is used if it has one
             (`secateur.protocols.Race`), its `fresh` to judge a candidate anew where it remembers, its `settings`, plain
             data, are recorded.
+        start: a plan of the same groups, by whichever search; None: all channels. Widths that `round_to` and `min_keep`
+            do not allow can be left, not reached. One that meets every budget is the plan, without an evaluation.
         delta: least share of the dense cost that a step frees, above 0 and at most 1.
-        round_to, min_keep: see `allowed_widths`.
+        round_to, min_keep: see `allowed_widths`; with 1 every width is allowed.
         reduction: how the scores of a group's producers combine.
         variant: which channels go, see `select`: "low" is the method, the others are its ablations.
         seed: draws the channels of the variant "random", each group's its own.
@@ -105,6 +113,7 @@ def greedy_plan(
         ScoreError: no group has scores, or scores do not fit their group; or `rescore` failed, with the step.
         ConfigError: `delta`, `round_to`, `min_keep`, `seed` or `rescore_every` out of range, an unknown variant, costs
             of one name, or settings of the evaluation that are not plain data.
+        PlanError: `start` is a plan of other groups.
         BudgetError: a budget is malformed, already met, or out of reach; said before any evaluation, with the lowest
             cost that can be reached of each.
         EvaluationError: `evaluate` raised or gave no finite number; names the group and the step.
@@ -127,7 +136,8 @@ def greedy_plan(
         ...         return float(widths.get("a", 2) + widths.get("b", 2))
         >>> groups = {n: ChannelGroup(n, 2, (Member(n, "producer", ((0,), (1,))),)) for n in "ab"}
         >>> scores = ScoreTable({"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([2.0, 1.0])})
-        >>> plan = greedy_plan(groups, scores, Linear(), "75%", lambda kept: 1.0 if "b" in kept else 0.5)
+        >>> worth = lambda kept: 1.0 if "b" in kept else 0.5
+        >>> plan = greedy_plan(groups, scores, Linear(), "75%", worth, round_to=1)
         >>> dict(plan.kept)
         {'a': (0, 1), 'b': (0,)}
     """
@@ -145,9 +155,13 @@ def greedy_plan(
         reduction=reduction,
         variant=variant,
         seed=seed,
+        start=start,
     )
     settings: dict[str, Any] = {"search": "greedy", "delta": delta, **settings_of(evaluate)}
     widths, step, evaluations, rescored = problem.dense, 0, 0, 0
+    if start is not None:
+        problem, widths = problem.starting(start), {name: len(start[name]) for name in groups}
+        settings["start"] = dict(start.settings)
     while unmet := problem.unmet(widths):
         if step and rescore is not None and step % rescore_every == 0:
             problem, rescored = _rescored(problem, rescore, widths, step=step), rescored + 1
@@ -193,7 +207,7 @@ def _propose(problem: Problem, widths: Mapping[str, int], unmet: Sequence[Spendi
         def freed(narrower: int, name: str = name) -> float:
             return current - load(unmet, {**widths, name: narrower})
 
-        below = [w for w in reversed(problem.widths[name]) if w < width]
+        below = [w for w in reversed(problem.widths.get(name, ())) if w < width]
         idx = bisect.bisect_left(below, needed, key=freed)
         if idx < len(below):
             ordinary.append(_Cut(name, below[idx], width - below[idx], freed(below[idx]), ordinary=True))

@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from torch import Tensor
 
-from secateur.errors import ConfigError, NetworkError, ScoreError, SecateurWarning
+from secateur.errors import ConfigError, NetworkError, PlanError, ScoreError, SecateurWarning
 from secateur.records import ChannelGroup, PruningPlan, Reduction, ScoreTable, Spent
 from secateur.search.selection import Variant, allowed_widths, select, ties_at_cut
 from secateur.search.spending import Budgets, Costs, Spending, Widths, check_reach, state_spendings
@@ -78,6 +78,10 @@ class Problem:
         combined = {name: self.groups[name].combine(scores, reduction=self.reduction) for name in self.scores}
         return replace(self, scores=combined, left=self.kept(widths), ties=self._ties(widths))
 
+    def starting(self, start: PruningPlan) -> Problem:
+        """Return the problem that goes on from a plan: what it removes stays gone, of groups without scores too."""
+        return replace(self, left={name: start[name] for name in self.groups}, ties=start.ties)
+
     def spent(self, widths: Widths) -> dict[str, Spent]:
         """Return what is spent of each budget at these widths, by the name of the cost, in their order."""
         return {each.cost.name: Spent(each.dense, each.of(widths), each.largest) for each in self.spendings}
@@ -109,6 +113,8 @@ class Problem:
 
     def _stay(self, name: str, width: int) -> tuple[int, ...]:
         left = self._left(name)
+        if width == len(left):  # also of a group without scores
+            return tuple(left)
         seed = zlib.crc32(name.encode(), self.seed)
         return tuple(left[c] for c in select(self.scores[name][left], width, variant=self.variant, seed=seed))
 
@@ -134,8 +140,12 @@ def state_problem(
     reduction: Reduction,
     variant: Variant = "low",
     seed: int = 0,
+    start: PruningPlan | None = None,
 ) -> Problem:
     """Check everything that can be checked before a search, and return the problem.
+
+    Args:
+        start: the plan that the search goes on from, if it does.
 
     Raises:
         NetworkError: there is no group to prune.
@@ -144,6 +154,7 @@ def state_problem(
             cost that is no finite number.
         BudgetError: a budget is malformed, missing, of no cost, or below what the narrowest widths cost; or all are
             already met.
+        PlanError: the start is a plan of other groups.
     """
     settings = plan_settings(
         scores, round_to=round_to, min_keep=min_keep, reduction=reduction, variant=variant, seed=seed
@@ -155,7 +166,11 @@ def state_problem(
     widths = {name: allowed_widths(g.width, min_keep=min_keep, round_to=round_to) for name, g in scored.items()}
     spendings = state_spendings(cost, budget, {name: group.width for name, group in groups.items()})
     problem = Problem(groups, combined, spendings, widths, reduction, variant, seed, settings)
-    check_reach(spendings, problem.narrowest, f"min_keep={min_keep} and round_to={round_to}")
+    lowest = problem.narrowest
+    if start is not None:
+        _check_same_groups(groups, start)
+        lowest = {name: min(width, lowest.get(name, width)) for name, width in start.widths.items()}
+    check_reach(spendings, lowest, f"min_keep={min_keep} and round_to={round_to}")
     return problem
 
 
@@ -178,6 +193,13 @@ def plan_settings(
         "variant": variant,
         "scores": dict(scores.settings),
     } | ({"seed": seed} if variant == "random" else {})
+
+
+def _check_same_groups(groups: Mapping[str, ChannelGroup], start: PruningPlan) -> None:
+    other = {group.name: group for group in start.groups}
+    odd = [name for name in {**groups, **other} if groups.get(name) != other.get(name)]
+    if odd:
+        raise PlanError(f"the start must be a plan of the same groups; it differs in {', '.join(odd[:5])}")
 
 
 def _with_scores(groups: Mapping[str, ChannelGroup], scores: ScoreTable) -> dict[str, ChannelGroup]:

@@ -14,11 +14,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from secateur.errors import ConfigError
+from secateur.errors import BudgetError, ConfigError
 from secateur.records import ChannelGroup, ChannelGroups, PruningPlan, Reduction, ScoreTable
 from secateur.search.problem import Problem, plan_settings
 from secateur.search.selection import CountMode, Variant, keep_count
-from secateur.search.spending import Costs, Spending
+from secateur.search.spending import Budgets, Costs, Spending, state_spendings
 
 Groups = Mapping[str, ChannelGroup]
 Rates = str | Sequence[float] | Mapping[str, float]
@@ -84,7 +84,7 @@ def rate_widths(
             told = ", ".join(f"{layer} {count} (rate {named[layer]:g})" for layer, count in kept.items())
             raise ConfigError(
                 f"layers that share their {widths[name]} channels would keep different numbers of them: {told}; give "
-                'them one rate, or let channel_groups(..., residual="mask") mask each by itself'
+                'them one rate, or mask each layer by itself (residual="mask" for the channel groups)'
             )
         widths[name] = next(iter(kept.values()))
     return widths
@@ -96,6 +96,7 @@ def rate_plan(
     cost: Costs,
     rates: Rates,
     *,
+    budget: Budgets | None = None,
     mode: CountMode = "secateur",
     round_to: int = 1,
     min_keep: int = 1,
@@ -103,7 +104,7 @@ def rate_plan(
     variant: Variant = "low",
     seed: int = 0,
 ) -> PruningPlan:
-    """Return the plan that removes the stated share of each group, whatever that costs.
+    """Return the plan that removes the stated share of each group: it has its widths before anything is spent.
 
     With the scores of HRank, the mode "hrank", groups made with `residual="mask"` and the rates of `PUBLISHED_RATES`
     it is the plan of [Lin2020]_.
@@ -111,7 +112,9 @@ def rate_plan(
     Args:
         groups: the channel groups by name.
         scores: (C,) for at least one producer of each group that loses channels, larger = keep.
-        cost: what the plan says it costs, one or several; as its budget it records what it reached.
+        cost: what the plan says it costs, one or several.
+        budget: what it may cost, as `uniform_plan` takes it, or BudgetError says how much it is above that; None:
+            whatever it costs, which is recorded as its budget.
         rates, mode, round_to, min_keep: see `rate_widths`.
         reduction: how the scores of a group's producers combine.
         variant, seed: which channels go, see `select`.
@@ -119,8 +122,9 @@ def rate_plan(
     Raises:
         ConfigError: as `rate_widths`, an unknown variant, or a negative seed.
         ScoreError: scores are missing, or do not fit their group.
+        BudgetError: the rates do not meet a budget, or a budget is malformed or met by the dense network.
 
-    Cost: two evaluations of each `cost`, and a sort of each group's scores.
+    Cost: a few evaluations of each `cost`, and a sort of each group's scores.
 
     Deviations: [Lin2020]_ computes the ranks anew for each layer, on other images, but on the dense network too, and
     trains between layers.
@@ -140,7 +144,6 @@ def rate_plan(
     """
     widths = rate_widths(groups, rates, mode=mode, round_to=round_to, min_keep=min_keep)
     cut = {name: width for name, width in widths.items() if width < groups[name].width}
-    costs = tuple(cost) if isinstance(cost, Sequence) else (cost,)
     settings = {
         "search": "rates",
         "rates": {layer: rate for named in _by_group(groups, rates).values() for layer, rate in named.items()},
@@ -152,7 +155,7 @@ def rate_plan(
     problem = Problem(
         groups=groups,
         scores={name: groups[name].combine(scores, reduction=reduction) for name in cut},
-        spendings=tuple(Spending(each, each(cut), each({}), each(cut)) for each in costs),
+        spendings=_spendings(groups, cost, budget, cut),
         widths={name: (width, groups[name].width) for name, width in cut.items()},
         reduction=reduction,
         variant=variant,
@@ -160,6 +163,22 @@ def rate_plan(
         settings=settings | common,
     )
     return problem.plan(cut, {})
+
+
+def _spendings(groups: Groups, cost: Costs, budget: Budgets | None, widths: Mapping[str, int]) -> tuple[Spending, ...]:
+    if budget is None:
+        costs = tuple(cost) if isinstance(cost, Sequence) else (cost,)
+        return tuple(Spending(each, each(widths), each({}), each(widths)) for each in costs)
+    spendings = state_spendings(cost, budget, {name: group.width for name, group in groups.items()})
+    above = [
+        f"{each.told(each.of(widths))} ({100 * each.of(widths) / each.dense:.1f}% of the dense network), above the "
+        f"budget {each.given!r}, which allows {each.told(each.largest)}"
+        for each in spendings
+        if not each.met(widths)
+    ]
+    if above:
+        raise BudgetError(f"the rates lead to {'; and to '.join(above)}; raise the budget, or the rates")
+    return spendings
 
 
 def _by_group(groups: Groups, rates: Rates) -> dict[str, dict[str, float]]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
-from secateur.errors import BudgetError, ConfigError, PlanError
+from secateur.errors import BudgetError, ConfigError
 from secateur.protocols import Evaluate
 from secateur.records import ChannelGroup, PruningPlan, Reduction, ScoreTable
 from secateur.search.judging import Candidate, check_repeats, judge, settings_of
@@ -53,7 +53,7 @@ def refine_plan(
     promise: Promise = "curves",
     max_evaluations: int = 500,
     breadth: int = 8,
-    round_to: int = 1,
+    round_to: int = 8,
     min_keep: int = 1,
     reduction: Reduction = "sum",
     on_step: Callable[[RefineStep], None] | None = None,
@@ -121,8 +121,9 @@ def refine_plan(
         >>> own = ((0,), (1,), (2,), (3,))
         >>> groups = {name: ChannelGroup(name, 4, (Member(name, "producer", own),)) for name in "ab"}
         >>> scores = ScoreTable({"a": torch.tensor([1.0, 2.0, 3.0, 4.0]), "b": torch.tensor([4.0, 3.0, 2.0, 1.0])})
-        >>> start = uniform_plan(groups, scores, Sum(), "50%")
-        >>> plan = refine_plan(groups, scores, Sum(), "50%", lambda kept: len(kept.get("b", own)), start)
+        >>> start = uniform_plan(groups, scores, Sum(), "50%", round_to=1)
+        >>> worth = lambda kept: len(kept.get("b", own))
+        >>> plan = refine_plan(groups, scores, Sum(), "50%", worth, start, round_to=1)
         >>> start.widths, plan.widths, plan.settings["worth"]
         ({'a': 2, 'b': 2}, {'a': 1, 'b': 3}, 3.0)
     """
@@ -131,8 +132,10 @@ def refine_plan(
     for name, number in (("max_evaluations", max_evaluations), ("breadth", breadth)):
         if number < 1:
             raise ConfigError(f"{name} is {number}; it must be at least 1")
-    problem = state_problem(groups, scores, cost, budget, round_to=round_to, min_keep=min_keep, reduction=reduction)
-    _check_start(problem, start)
+    problem = state_problem(
+        groups, scores, cost, budget, round_to=round_to, min_keep=min_keep, reduction=reduction, start=start
+    )
+    _check_budgets(problem, start)
     losses = {name: losses_of(values.tolist(), promise) for name, values in problem.scores.items()}
     settings: dict[str, Any] = {"search": "refine", "promise": promise, "breadth": breadth, **settings_of(evaluate)}
 
@@ -163,11 +166,7 @@ def refine_plan(
     return _plan(problem, start, widths, settings | {"start": dict(start.settings)})
 
 
-def _check_start(problem: Problem, start: PruningPlan) -> None:
-    if {group.name: group for group in start.groups} != dict(problem.groups):
-        other = {group.name: group for group in start.groups}
-        odd = [name for name in {**problem.groups, **other} if problem.groups.get(name) != other.get(name)]
-        raise PlanError(f"the start must be a plan of the same groups; it differs in {', '.join(odd[:5])}")
+def _check_budgets(problem: Problem, start: PruningPlan) -> None:
     for spending in problem.unmet(start.widths):
         raise BudgetError(
             f"the start costs {spending.told(spending.of(start.widths))}, above the budget {spending.given!r}, which "

@@ -22,7 +22,7 @@ def uniform_plan(
     cost: Costs,
     budget: Budgets,
     *,
-    round_to: int = 1,
+    round_to: int = 8,
     min_keep: int = 1,
     reduction: Reduction = "sum",
     variant: Variant = "low",
@@ -41,7 +41,7 @@ def uniform_plan(
         cost: non-decreasing in every width; or several such, whose budgets are all met.
         budget: "50%", "60.5M" or the largest cost as a number, see `parse_budget`; for several costs a mapping from
             their names to that.
-        round_to, min_keep: see `allowed_widths`.
+        round_to, min_keep: see `allowed_widths`; with 1 every width is allowed.
         reduction: how the scores of a group's producers combine.
         variant: which channels go, see `select`: "low" is the method, the others are its ablations.
         seed: draws the channels of the variant "random", each group's its own.
@@ -66,7 +66,7 @@ def uniform_plan(
         ...         return float(widths.get("conv", 4) ** 2)
         >>> group = ChannelGroup("conv", 4, (Member("conv", "producer", ((0,), (1,), (2,), (3,))),))
         >>> scores = ScoreTable({"conv": torch.tensor([4.0, 1.0, 3.0, 2.0])})
-        >>> plan = uniform_plan({"conv": group}, scores, Quadratic(), "60%")
+        >>> plan = uniform_plan({"conv": group}, scores, Quadratic(), "60%", round_to=1)
         >>> plan["conv"], plan.cost_after, plan.settings["rate"]
         ((0, 2, 3), 9.0, 0.25)
     """
