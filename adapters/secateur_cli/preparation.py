@@ -18,7 +18,7 @@ from secateur.criteria import GROUP_CRITERIA
 from secateur.errors import CheckpointError, DataError, NetworkError
 from secateur.modes import evaluating
 from secateur.protocols import CostModel
-from secateur.records import ChannelGroups
+from secateur.records import ChannelGroups, ScoreTable
 from secateur.scoring import scores_by_name
 from secateur.search import format_cost
 from secateur.search.problem import state_problem
@@ -57,12 +57,13 @@ def prepare(
         model = build_network(config.network, folder).eval()
     workspace = Workspace(output, run_settings(config, search, folder=folder, smoke=smoke), files=files, begun=begun)
     data = load_data(config.data, folder=folder, seed=config.seed)
-    outputs = _logits(model, data.example).shape[1]
+    outputs = logits(model, data.example).shape[1]
     data = data.for_outputs(outputs)
     model = with_channel_maps(model, data.example)
     groups = channel_groups(model, data.example, ignore=config.plan.ignore, residual=config.plan.residual)
     costs = tuple(cost_model(name, model, data.example, groups) for name in config.plan.budget.given)
-    _rehearse(config, model, data.example, groups, costs)
+    scores = rehearse_scores(config, model, data.example)
+    rehearse_plan(config, model, data.example, groups, costs, scores)
     workspace.open()
     if workspace.stages:
         progress.say(f"continuing the run in {output}; done so far: {', '.join(workspace.stages)}")
@@ -95,7 +96,11 @@ def run_settings(config: RunConfig, search: Search, *, folder: Path, smoke: bool
     return config.canonical() | {"search": search, "smoke": smoke, "weights_sha256": _digest(config, folder)}
 
 
-def _logits(model: nn.Module, example: Tensor) -> Tensor:
+def logits(model: nn.Module, example: Tensor) -> Tensor:
+    """Return the outputs of the network for a batch of the data.
+
+    Raises: DataError: it does not run on it. NetworkError: it returns something else than finite logits (N, classes).
+    """
     try:
         with evaluating(model), torch.no_grad():
             outputs = model(example)
@@ -111,22 +116,37 @@ def _logits(model: nn.Module, example: Tensor) -> Tensor:
     return outputs
 
 
-def _rehearse(
-    config: RunConfig, model: nn.Module, example: Tensor, groups: ChannelGroups, costs: tuple[CostModel, ...]
-) -> None:
-    """Walk through scoring and the search's statement on two images, to be refused now and not after the training.
+def rehearse_scores(config: RunConfig, model: nn.Module, example: Tensor) -> ScoreTable:
+    """Return scores of two images, which mean nothing: to be refused now and not after the training.
 
-    Raises: SecateurError: layers that the criterion cannot score, a budget that is met already or out of reach,
-        weights that cannot be saved or trained, more images to recover on than fit into memory.
+    Raises: SecateurError: layers that the criterion cannot score.
     """
-    plan, settings = config.plan, config.score
+    settings = config.score
     quick = "random" if settings.criterion in GROUP_CRITERIA else settings.criterion  # these rank for minutes
     options = {} if quick != settings.criterion else settings.options
-    state_spendings(costs, plan.budget.given, {})
     batch = (example, torch.arange(len(example)) % 2)  # the scores mean nothing, so any two classes will do
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what is worth saying comes again with all images
-        scores = scores_by_name(model, [batch], quick, options=options, tap=settings.tap)
+        return scores_by_name(model, [batch], quick, options=options, tap=settings.tap)
+
+
+def rehearse_plan(
+    config: RunConfig,
+    model: nn.Module,
+    example: Tensor,
+    groups: ChannelGroups,
+    costs: tuple[CostModel, ...],
+    scores: ScoreTable,
+) -> None:
+    """State the search's problem, to be refused now and not after the training.
+
+    Raises: SecateurError: groups without scores, a budget that is met already or out of reach, weights that cannot be
+        saved or trained, more images to recover on than fit into memory.
+    """
+    plan = config.plan
+    state_spendings(costs, plan.budget.given, {})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as above
         state_problem(
             groups,
             scores,
