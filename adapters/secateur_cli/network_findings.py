@@ -123,8 +123,11 @@ def _prunable(
             with patience(seconds):
                 mapped = with_channel_maps(model, example)
                 return mapped, channel_groups(mapped, example, ignore=config.plan.ignore, residual=config.plan.residual)
-        except TimeoutError as error:
-            raise NetworkError(f"Torch-Pruning does not come to an end with this network: {error}") from error
+        except (TimeoutError, NetworkError) as error:  # what interrupts the trace itself comes as the cause
+            late = error if isinstance(error, TimeoutError) else error.__cause__
+            if not isinstance(late, TimeoutError):
+                raise
+            raise NetworkError(f"Torch-Pruning does not come to an end with this network: {late}") from late
 
     traced = job.attempt("Torch-Pruning", trace, why=WHY_TRACED, title="tracing the network with Torch-Pruning")
     if traced is None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-AGAIN = 5.0
+AGAIN = 1.0
 
 
 @contextmanager
