@@ -46,7 +46,7 @@ def _python(here: Environment) -> Finding:
         return Finding("Python", here.python)
     asked = "; ".join(f"{package.name} asks for {package.python}" for package in unfit)
     why = "a package that was made for another Python may fail anywhere"
-    mend = ("python3.11 -m venv fresh", "fresh/bin/pip install secateur")
+    mend = ("python3.11 -m venv fresh", 'fresh/bin/pip install -e ".[all]"')
     return Finding("Python", f"{here.python}; {asked}", "error", why, mend)
 
 

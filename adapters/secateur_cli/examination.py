@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shlex
+import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,7 +40,7 @@ class Examination:
     overrides: Sequence[str] = ()
     trace: bool = False
     findings: list[Finding] = field(default_factory=list)
-    _why: str = ""
+    _why: str = field(default="", init=False)
 
     def note(self, check: str, what: str, severity: Severity = "fine", why: str = "") -> None:
         """Add a finding."""
@@ -49,12 +51,12 @@ class Examination:
 
         Args:
             check: what the finding is called.
-            work: the step; its warnings are left to a run to say.
+            work: the step; its warnings are left to a run to say, and what it prints goes to stderr.
             why: what the failure means for the user.
             title: what to say while it takes long.
         """
         try:
-            with self.progress.waiting(title or check), warnings.catch_warnings():
+            with self.progress.waiting(title or check), warnings.catch_warnings(), redirect_stdout(sys.stderr):
                 warnings.simplefilter("ignore")
                 return work()
         except Exception as error:  # the user's network and data may raise anything
@@ -65,7 +67,7 @@ class Examination:
             self._why = why
             if isinstance(error, MissingDependencyError):
                 self.mended_by("see the installation")
-            elif not isinstance(error, SecateurError) or (error.__cause__ is not None and not self.trace):
+            elif not self.trace and (not isinstance(error, SecateurError) or error.__cause__ is not None):
                 self.mended_by("this shows where it arises", self._command("doctor", (), "--traceback"))
             return None
 

@@ -26,6 +26,7 @@ from secateur_cli.wording import amount, tiny
 
 PATIENCE = 300.0  # seconds for tracing; the networks that can be traced take a few
 IMAGES = 16
+NAMED = 12  # layers, where a reason holds for many
 EXPECTED = ("its channels are the network's outputs", "asked to be left", "it has only one channel", "tied to")
 RESIDUAL = "a residual stream"
 DIFFER = ": the outputs differ by"
@@ -86,7 +87,7 @@ def left_out(skipped: Mapping[str, str]) -> Iterator[Finding]:
         kind = RESIDUAL if reason.startswith(RESIDUAL) else reason.split(DIFFER)[0]
         layers_of.setdefault(kind, []).append(layer)
     for reason, layers in layers_of.items():
-        named = ", ".join(layers[:4]) + (f" and {len(layers) - 4} more" if len(layers) > 4 else "")
+        named = ", ".join(layers[:NAMED]) + (f" and {len(layers) - NAMED} more" if len(layers) > NAMED else "")
         if reason.startswith((*EXPECTED, RESIDUAL)):
             yield Finding("left out", f"{named}: {reason}")
         else:

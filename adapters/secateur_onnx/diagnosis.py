@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from packaging.utils import canonicalize_name
+
 from secateur.findings import Finding
 from secateur.installed import Package, fits, unmet
 from secateur_onnx.installation import OnnxInstallation, Runtime
@@ -91,18 +93,19 @@ def _runtime(here: OnnxInstallation) -> Finding:
     if runtime.failure:
         what = f"cannot be imported: {runtime.failure}"
         why = "only remains of it lie here, or a library that it needs is missing"
-        return Finding(check, what, "error", why, afresh)
+        return Finding(check, what, "error", why, (afresh[0], _same_runtime(here)))
     owner = here.owners[0] if here.owners else ""
-    if runtime.package and owner != runtime.package:
-        what = f"{owner or 'no package'} is installed, but the files are those of {runtime.package}"
+    if owner and runtime.package and owner != canonicalize_name(runtime.package):
+        what = f"{owner} is installed, but the files are those of {runtime.package}"
         why = "another build was installed over it; what its version promises is not there"
         return Finding(check, what, "error", why, (f"pip uninstall -y {runtime.package}", *afresh))
     floor = _wanted(here).get("onnxruntime", "onnxruntime").removeprefix("onnxruntime")
     if not fits(runtime.version, floor):
-        what = f"{owner} {runtime.version}; secateur asks for onnxruntime{floor}"
+        what = f"{runtime.version}; secateur asks for onnxruntime{floor}"
         why = "an older one cannot say which node ran where"
-        return Finding(check, what, "error", why, (_fitting_runtime(here),))
+        return Finding(check, what, "error", why, (_same_runtime(here),))
     what = f"{owner or runtime.package} {runtime.version}{f', for CUDA {runtime.cuda}' if runtime.cuda else ''}"
+    what += "" if owner else ", not installed as a package"
     return _complete(check, installed[0], here, what=what) if installed else Finding(check, what)
 
 
@@ -110,7 +113,10 @@ def _cuda_versions(here: OnnxInstallation, runtime: Runtime) -> Finding:
     check, built = "CUDA versions", _built_for(runtime)
     if here.torch_cuda is None:
         what = f"torch is built without CUDA, ONNX Runtime for {built}"
-        return Finding(check, what, "fine", "torch trains and scores on the CPU; only ONNX Runtime uses a device")
+        if not runtime.devices:
+            return Finding(check, what)
+        why = "torch trains and scores on the CPU, though there is a device; only ONNX Runtime uses it"
+        return Finding(check, what, "warning", why, ("pip install --force-reinstall torch torchvision",))
     theirs = here.torch_cuda.split(".")[0]
     if built is None or built == theirs:
         return Finding(check, f"torch and ONNX Runtime are both built for {theirs}")
@@ -148,8 +154,7 @@ def _providers(here: OnnxInstallation, runtime: Runtime) -> list[Finding]:
         if words == "":
             findings.append(Finding(check, "ran a convolution"))
         elif words is not None:
-            why = f"a run with onnx.provider: {provider} would end here"
-            findings.append(Finding(check, words, "error", why, (_fitting_runtime(here),)))
+            findings.append(_failed_trial(check, words, provider, runtime))
         elif provider == "cuda":
             findings.append(_idle_cuda(check, runtime))
         else:
@@ -163,6 +168,17 @@ def _providers(here: OnnxInstallation, runtime: Runtime) -> list[Finding]:
         mend = (f"pip uninstall -y {' '.join(here.owners)}", _fitting_runtime(here))
         findings.append(Finding("provider cuda", what, "warning", why, mend))
     return findings
+
+
+def _failed_trial(check: str, words: str, provider: str, runtime: Runtime) -> Finding:
+    why = f"a run with onnx.provider: {provider} would end here"
+    if provider == "cpu":
+        again = f'pip install --force-reinstall --no-deps "{runtime.package}=={runtime.version}"'
+        return Finding(check, words, "error", why, (again,))
+    why += (
+        f"; it needs a driver that knows CUDA {_built_for(runtime) or ''}, and this names the newest that yours knows"
+    )
+    return Finding(check, words, "error", why, ("nvidia-smi",))
 
 
 def _idle_cuda(check: str, runtime: Runtime) -> Finding:
@@ -187,8 +203,15 @@ def _matching(major: str) -> str:
 
 def _fitting_runtime(here: OnnxInstallation) -> str:
     """Return the command that installs the build for this machine: for a device, if there is one, and torch's CUDA."""
-    if here.runtime is None or not here.runtime.devices:
-        return CPU_RUNTIME
+    return CPU_RUNTIME if here.runtime is None or not here.runtime.devices else _gpu_runtime(here)
+
+
+def _same_runtime(here: OnnxInstallation) -> str:
+    """Return the command that installs the build again that is installed, in a version that fits."""
+    return _gpu_runtime(here) if here.owners == ("onnxruntime-gpu",) else CPU_RUNTIME
+
+
+def _gpu_runtime(here: OnnxInstallation) -> str:
     theirs = (here.torch_cuda or NEWEST).split(".")[0]
     return GPU_RUNTIMES.get(theirs, GPU_RUNTIMES[NEWEST])
 

@@ -101,7 +101,11 @@ def probe_runtime(*, patience: float = PATIENCE) -> Runtime:
     """
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "secateur_onnx.probe"], capture_output=True, text=True, timeout=patience, check=False
+            [sys.executable, "-P", "-m", "secateur_onnx.probe"],  # -P: nothing in the working directory is imported
+            capture_output=True,
+            text=True,
+            timeout=patience,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return Runtime(failure=f"it did not answer within {patience:g} seconds")

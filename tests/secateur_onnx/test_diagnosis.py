@@ -135,10 +135,21 @@ def test_files_of_another_build_than_the_installed() -> None:
     assert finding.mend[:2] == ("pip uninstall -y onnxruntime", "pip uninstall -y onnxruntime-gpu")
 
 
+def test_a_runtime_that_no_package_has_installed() -> None:
+    finding = of(replace(without(CPU, "onnxruntime"), owners=()), "ONNX Runtime")
+    assert (finding.severity, finding.what) == ("fine", "onnxruntime 1.31.1, not installed as a package")
+
+
 def test_a_runtime_that_is_too_old() -> None:
-    here = with_package(with_runtime(CPU, version="1.23.0"), "onnxruntime", "1.23.0")
-    finding = of(here, "ONNX Runtime")
+    finding = of(with_runtime(CPU, version="1.23.0"), "ONNX Runtime")
     assert (finding.severity, finding.mend) == ("error", ('pip install "onnxruntime>=1.24"',))
+
+
+@pytest.mark.parametrize("changes", [{"version": "1.23.0"}, {"failure": "ImportError: libz.so.1"}])
+def test_no_remedy_brings_the_other_build(changes: dict[str, str]) -> None:
+    finding = of(with_runtime(GPU, devices=0, **changes), "ONNX Runtime")
+    assert finding.severity == "error"
+    assert finding.mend[-1] == 'pip install "onnxruntime-gpu[cuda,cudnn]>=1.28"'
 
 
 @pytest.mark.parametrize(
@@ -182,8 +193,10 @@ def test_two_cudas_that_run_all_the_same_are_a_warning() -> None:
 
 def test_torch_without_cuda_beside_a_runtime_with_it() -> None:
     here = replace(GPU, torch_cuda=None)
-    assert of(here, "CUDA versions").severity == "fine"
-    assert "torch is built without CUDA" in of(here, "CUDA versions").what
+    finding = of(here, "CUDA versions")
+    assert (finding.severity, finding.mend) == ("warning", ("pip install --force-reinstall torch torchvision",))
+    assert finding.what == "torch is built without CUDA, ONNX Runtime for 13"
+    assert of(with_runtime(here, devices=0), "CUDA versions").severity == "fine"
     missing = with_runtime(here, missing={"cuda": {"libcublas.so.13": "cannot open"}}, trials={"cpu": ""})
     assert of(missing, "CUDA libraries").mend == ('pip install "onnxruntime-gpu[cuda,cudnn]==1.31.1"',)
 
@@ -208,8 +221,12 @@ def test_no_device_is_a_warning_and_the_drivers_library_no_missing_one() -> None
 
 def test_a_provider_that_is_offered_and_fails() -> None:
     words = "the provider 'cuda' cannot run all of trial.onnx: CUDA failure 35"
-    finding = of(with_runtime(GPU, trials={"cpu": "", "cuda": words}), "provider cuda")
-    assert (finding.severity, finding.what) == ("error", words)
+    here = with_runtime(GPU, trials={"cpu": "wrong", "cuda": words})
+    finding = of(here, "provider cuda")
+    assert (finding.severity, finding.what, finding.mend) == ("error", words, ("nvidia-smi",))
+    assert "a driver that knows CUDA 13" in finding.why
+    again = 'pip install --force-reinstall --no-deps "onnxruntime-gpu==1.31.1"'
+    assert of(here, "provider cpu").mend == (again,)
 
 
 def test_a_device_that_the_build_cannot_use() -> None:
