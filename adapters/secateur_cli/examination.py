@@ -89,7 +89,7 @@ class Examination:
                     works(self.config(*settings))
             except Exception:  # this change is no remedy either
                 continue
-            self.mended_by("so it goes on, as was tried", self.command(*settings))
+            self.mended_by("this was tried and gets past it", self.command(*settings))
             return
 
     def mended_by(self, hint: str, *commands: str) -> None:

@@ -45,7 +45,7 @@ def _nnictl(here: Environment) -> Finding:
     if found is not None and fits(found.version, "<82"):
         return Finding("nnictl", f"setuptools {found.version} has pkg_resources")
     what = "setuptools is not installed" if found is None else f"setuptools {found.version} has no pkg_resources"
-    why = "nnictl and the trials of remote machines import it, and 82 removed it; experiments from Python run"
+    why = "nnictl and the trials of remote machines import it, and 82 removed it; experiments started from Python run"
     return Finding("nnictl", what, "error", why, (f'pip install "{SETUPTOOLS}"',))
 
 
