@@ -27,6 +27,8 @@ MAY_IMPORT = {
     "secateur.training": FOUNDATION | {"evaluation"},
     "secateur.evaluation": FOUNDATION | {"channel_graph", "feature_maps", "regression", "scoring"},
     "secateur.weights": FOUNDATION,
+    "secateur.findings": FOUNDATION,
+    "secateur.installed": FOUNDATION,
     "secateur.journal": FOUNDATION,
     "secateur.pruning": FOUNDATION | {"channel_graph", "search"},
     "secateur.checkpoint": FOUNDATION | {"weights"},

@@ -18,7 +18,7 @@ from secateur.criteria import GROUP_CRITERIA
 from secateur.errors import CheckpointError, ConfigError, DataError, NetworkError
 from secateur.modes import evaluating
 from secateur.protocols import CostModel
-from secateur.records import ChannelGroups
+from secateur.records import ScoreTable
 from secateur.scoring import scores_by_name
 from secateur.search import format_cost
 from secateur.search.budget import allowed_cost
@@ -29,7 +29,7 @@ from secateur_cli.config import resolve
 from secateur_cli.data import load_data
 from secateur_cli.failures import described
 from secateur_cli.job import Job
-from secateur_cli.prescribed import PRESCRIBED, Setting, Shallow, prescribed_plan, read_shallow, read_shallow_plan
+from secateur_cli.prescribed import PRESCRIBED, Setting, prescribed_plan, read_shallow, read_shallow_plan
 from secateur_cli.progress import Progress
 from secateur_cli.recovery import calibration_images
 from secateur_cli.schema import PlanConfig, RunConfig, Search
@@ -59,13 +59,14 @@ def prepare(
         model = build_network(config.network, folder).eval()
     workspace = Workspace(output, run_settings(config, search, folder=folder, smoke=smoke), files=files, begun=begun)
     data = load_data(config.data, folder=folder, seed=config.seed)
-    outputs = _logits(model, data.example).shape[1]
+    outputs = logits(model, data.example).shape[1]
     data = data.for_outputs(outputs)
     model = with_channel_maps(model, data.example)
     groups = channel_groups(model, data.example, ignore=config.plan.ignore, residual=config.plan.residual)
     costs = tuple(cost_model(name, model, data.example, groups) for name in config.plan.budget.given)
     shallow = read_shallow(config.plan, data.example, folder)
-    _rehearse(config, search, model, data.example, groups, costs, shallow)
+    scores = rehearse_scores(config, model, data.example)
+    rehearse_plan(config, search, scores, Setting(model, data.example, groups, costs, shallow))
     workspace.open()
     if workspace.stages:
         progress.say(f"continuing the run in {output}; done so far: {', '.join(workspace.stages)}")
@@ -103,7 +104,11 @@ def run_settings(config: RunConfig, search: Search, *, folder: Path, smoke: bool
     return decides
 
 
-def _logits(model: nn.Module, example: Tensor) -> Tensor:
+def logits(model: nn.Module, example: Tensor) -> Tensor:
+    """Return the outputs of the network for a batch of the data.
+
+    Raises: DataError: it does not run on it. NetworkError: it returns something else than finite logits (N, classes).
+    """
     try:
         with evaluating(model), torch.no_grad():
             outputs = model(example)
@@ -119,33 +124,35 @@ def _logits(model: nn.Module, example: Tensor) -> Tensor:
     return outputs
 
 
-def _rehearse(
-    config: RunConfig,
-    search: Search,
-    model: nn.Module,
-    example: Tensor,
-    groups: ChannelGroups,
-    costs: tuple[CostModel, ...],
-    shallow: Shallow | None,
-) -> None:
-    """Walk through scoring and the search's statement on two images, to be refused now and not after the training.
+def rehearse_scores(config: RunConfig, model: nn.Module, example: Tensor) -> ScoreTable:
+    """Return scores of two images, which mean nothing: to be refused now and not after the training.
 
-    Raises: SecateurError: layers that the criterion cannot score, a budget that is met already or out of reach,
-        weights that cannot be saved or trained, more images to recover on than fit into memory.
+    Raises: SecateurError: layers that the criterion cannot score.
     """
-    plan, settings = config.plan, config.score
+    settings = config.score
     quick = "random" if settings.criterion in GROUP_CRITERIA else settings.criterion  # these rank for minutes
     options = {} if quick != settings.criterion else settings.options
-    state_spendings(costs, plan.budget.given, {})
     batch = (example, torch.arange(len(example)) % 2)  # the scores mean nothing, so any two classes will do
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what is worth saying comes again with all images
-        scores = scores_by_name(model, [batch], quick, options=options, tap=settings.tap)
+        return scores_by_name(model, [batch], quick, options=options, tap=settings.tap)
+
+
+def rehearse_plan(config: RunConfig, search: Search, scores: ScoreTable, setting: Setting) -> None:
+    """State the search's problem, to be refused now and not after the training.
+
+    Raises: SecateurError: groups without scores, a budget that is met already or out of reach, weights that cannot be
+        saved or trained, more images to recover on than fit into memory.
+    """
+    plan, model, costs = config.plan, setting.model, setting.costs
+    state_spendings(costs, plan.budget.given, {})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as above
         if search in PRESCRIBED:
-            prescribed_plan(search, plan, scores, Setting(model, example, groups, costs, shallow))
+            prescribed_plan(search, plan, scores, setting)
         else:
             state_problem(
-                groups,
+                setting.groups,
                 scores,
                 costs,
                 plan.budget.given,
@@ -156,12 +163,12 @@ def _rehearse(
     if search == "greedy" and plan.greedy_from is not None:
         _check_start(plan, costs)
     tensors_of(model)
-    calibration_images(config.recover, example)
+    calibration_images(config.recover, setting.example)
     if (config.train or config.fine_tune) and not any(p.requires_grad for p in model.parameters()):
         raise NetworkError("no parameter of the network needs a gradient, so it cannot be trained; set fine_tune: null")
 
 
-def _check_start(plan: PlanConfig, costs: tuple[CostModel, ...]) -> None:
+def _check_start(plan: PlanConfig, costs: Sequence[CostModel]) -> None:
     begin, budgets = str(plan.greedy_from), plan.budget.given
     dense = {cost.name: cost({}) for cost in costs}
     if all(allowed_cost(begin, dense[name]) <= allowed_cost(budget, dense[name]) for name, budget in budgets.items()):

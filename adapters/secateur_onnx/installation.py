@@ -1,0 +1,130 @@
+"""What there is of ONNX here, read as data: packages, who wrote into the shared folder, and what the runtime can do."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from packaging.utils import canonicalize_name
+
+from secateur.installed import Packages
+from secateur_onnx.packages import RUNTIMES
+
+FOLDER = "onnxruntime"
+PATIENCE = 300.0
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What the installed ONNX Runtime showed in a process of its own.
+
+    Attributes:
+        package: the distribution whose files lie in the folder, by its own word, such as "onnxruntime-gpu".
+        version: its version.
+        cuda: the version of CUDA it is built for; "" for a build without.
+        providers: those of its providers that secateur knows, by their short names: what the build offers.
+        missing: provider -> library it needs and the loader does not find -> the loader's words.
+        devices: how many CUDA devices the driver offers.
+        trials: provider -> "" if it ran a convolution, or what went wrong; only those that were tried.
+        failure: why it could not be imported; "" where it could.
+    """
+
+    package: str = ""
+    version: str = ""
+    cuda: str = ""
+    providers: tuple[str, ...] = ()
+    missing: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    devices: int = 0
+    trials: Mapping[str, str] = field(default_factory=dict)
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class OnnxInstallation:
+    """All that the checks of this adapter look at.
+
+    Attributes:
+        packages: what is installed.
+        owners: the distributions that install the folder `onnxruntime`, by name; more than one overwrite each other.
+        torch_cuda: the version of CUDA that torch is built for; None for a build without.
+        runtime: what the runtime showed; None where none is installed.
+    """
+
+    packages: Packages
+    owners: tuple[str, ...]
+    torch_cuda: str | None
+    runtime: Runtime | None
+
+
+def read_installation(packages: Packages) -> OnnxInstallation:
+    """Look at the installation around this process.
+
+    Args:
+        packages: what `secateur.installed.installed_packages` returns.
+
+    Cost: one more process that imports torch and onnxruntime, some seconds.
+    """
+    owners = folder_owners()
+    runtime = probe_runtime() if owners or importlib.util.find_spec(FOLDER) is not None else None
+    return OnnxInstallation(packages, owners, torch.version.cuda, runtime)
+
+
+def folder_owners() -> tuple[str, ...]:
+    """Return the distributions whose list of files has `onnxruntime/__init__.py`, sorted by name.
+
+    Not those that only begin alike, such as onnxruntime-extensions, which has a folder of its own. Where there is no
+    list of files, onnxruntime and onnxruntime-gpu are taken at their names.
+    """
+    owners = set()
+    for distribution in importlib.metadata.distributions():
+        name = canonicalize_name(distribution.metadata["Name"] or "")
+        if not name.startswith((FOLDER, "ort-")):  # the lists of all packages would take seconds
+            continue
+        files = distribution.files
+        if name in RUNTIMES if files is None else any(file.as_posix() == f"{FOLDER}/__init__.py" for file in files):
+            owners.add(str(name))
+    return tuple(sorted(owners))
+
+
+def probe_runtime(*, patience: float = PATIENCE) -> Runtime:
+    """Return what `secateur_onnx.probe` finds out in a process of its own, or why it could not.
+
+    Args:
+        patience: seconds to wait for it.
+    """
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "secateur_onnx.probe"],  # -P: nothing in the working directory is imported
+            capture_output=True,
+            text=True,
+            timeout=patience,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Runtime(failure=f"it did not answer within {patience:g} seconds")
+    return read_answer(done.stdout, done.stderr, done.returncode)
+
+
+def read_answer(stdout: str, stderr: str, code: int) -> Runtime:
+    """Return what the process said, or its last words where it ended otherwise.
+
+    Example:
+        >>> read_answer("", "ImportError: libz.so.1: cannot open shared object file", 1).failure
+        'ImportError: libz.so.1: cannot open shared object file'
+        >>> read_answer("", "", -11).failure
+        'it was ended by signal 11'
+    """
+    lines = stdout.strip().splitlines()
+    if code == 0 and lines:
+        found: dict[str, Any] = json.loads(lines[-1])
+        return Runtime(**found | {"providers": tuple(found["providers"])})
+    ended = f"it was ended by signal {-code}" if code < 0 else f"it ended with code {code}"
+    said = [line.strip() for line in stderr.splitlines() if line.strip()]
+    return Runtime(failure=said[-1] if said and code > 0 else ended)
