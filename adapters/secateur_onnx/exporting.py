@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from secateur.errors import CheckpointError, ConfigError, NetworkError, SecateurWarning
 from secateur.files import replacing
 from secateur.modes import evaluating
+from secateur_onnx.metadata import as_strings
 from secateur_onnx.networks import placed
 from secateur_onnx.packages import require
 
@@ -66,14 +67,15 @@ def export(
 
     The first dimension of both is left open, so the file takes any batch size. The current exporter of torch is tried
     first; where it fails the older one takes over, a SecateurWarning says why, and the result keeps the reason. The
-    exporters' notes on source lines and folders of this machine are taken out. The file is checked, written under
+    exporters' notes on source lines and folders of this machine are taken out, and the versions of secateur, torch,
+    onnx and onnxscript are put in (see `read_metadata`). The file is checked, written under
     another name in the same folder and renamed: whatever fails, a file that lay there before is untouched.
 
     Args:
         model: a network with one input and one output tensor, on any device; its modes are restored.
         example_inputs: one batch (N, C, H, W) that it accepts, alone or as a tuple of one.
         path: the file to write; its folder must exist.
-        metadata: written into the file as strings.
+        metadata: what else the file should say of itself, such as `plan_metadata(plan)`.
         opset: the version of the ONNX operators; the exporter's default where None.
 
     Raises:
@@ -107,8 +109,7 @@ def export(
         proto, exporter, reason = _translate(model, example, opset)
     for node in proto.graph.node:
         del node.metadata_props[:]
-    if metadata:
-        onnx.helper.set_model_props(proto, {str(key): str(value) for key, value in metadata.items()})
+    onnx.helper.set_model_props(proto, as_strings(metadata))
     try:
         onnx.checker.check_model(proto, full_check=True)
     except onnx.checker.ValidationError as error:

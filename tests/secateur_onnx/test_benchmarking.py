@@ -133,6 +133,10 @@ def test_record_of_a_run(dense_file: Path, pruned_file: Path) -> None:
     assert result.pruned.assignment == provider_assignment(create_session(pruned_file))
     assert result.machine.onnxruntime == onnxruntime.__version__
 
+    for file in (result.dense, result.pruned):
+        assert list(file.peak_bytes) == [1, 3]
+        assert all(peak is not None and 1e6 < peak < 1e8 for peak in file.peak_bytes.values())
+
     data = json.loads(json.dumps(result.to_json()))
     assert set(data) == {
         *("provider", "threads", "input_shape", "seed", "machine", "dense", "pruned", "comparisons"),
@@ -143,6 +147,9 @@ def test_record_of_a_run(dense_file: Path, pruned_file: Path) -> None:
         *("batch_size", "measured", "dense", "pruned", "ratio", "lower", "upper", "confidence"),
         *("faster", "slower", "verdict", "caution"),
     }
+    assert set(data["dense"]) == {"path", "file_bytes", "assignment", "metadata", "peak_bytes"}
+    assert set(data["dense"]["peak_bytes"]) == {"1", "3"}
+    assert torch.__version__.startswith(data["dense"]["metadata"]["versions"]["torch"])
     assert data["comparisons"][0]["dense"]["p10_ms"] <= data["comparisons"][0]["dense"]["p90_ms"]
     assert data["verdict"].startswith("batch 1: ")
     assert "; batch 3: " in data["verdict"]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import json
 import warnings
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,10 @@ def test_file_is_one_named_folded_and_free_of_local_paths(tmp_path: Path, networ
     assert [i.name for i in proto.graph.input] == ["input"]
     assert [o.name for o in proto.graph.output] == ["output"]
     assert "BatchNormalization" not in {node.op_type for node in proto.graph.node}
-    assert {p.key: p.value for p in proto.metadata_props} == {"plan": "ab12", "macs": "0.5"}
+    about = {p.key: p.value for p in proto.metadata_props}
+    versions = json.loads(about.pop("versions"))
+    assert about == {"plan": "ab12", "macs": "0.5"}
+    assert versions == {name: version(name) for name in ("secateur", "torch", "onnx", "onnxscript")}
     assert b".py" not in result.path.read_bytes()
     assert result.to_json() == {
         "path": str(tmp_path / "model.onnx"),
