@@ -80,6 +80,9 @@ def test_the_command_writes_a_report_and_ends_in_a_table_of_80_columns(user: Use
     table = said[said.index("uniform plan " + report["plan"]["fingerprint"]) :].splitlines()
     assert max(map(len, table)) <= 80
     assert any(line.split()[:2] == ["batch", "1"] and ", " in line and " to " in line for line in table)
+    memory = next(line for line in table if line.startswith(" memory, batch 1"))
+    assert memory.count(" MB") == 2
+    assert memory.rstrip().endswith("%")
     assert "same class for" in next(line for line in said.splitlines() if "against torch" in line)  # not wrapped
 
 
