@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from secateur.errors import ConfigError, DataError
-from secateur_onnx import benchmark, check_parity, create_session, export, provider_assignment
+from secateur_onnx import benchmark, create_session, export, provider_assignment
 from secateur_onnx.comparison import compare
 from secateur_onnx.sessions import infer
 from secateur_onnx.timing import time_alternating
@@ -174,16 +174,3 @@ def test_files_of_two_networks_are_refused(tmp_path: Path, dense_file: Path) -> 
     other = export(nn.Conv2d(3, 2, 3), torch.zeros(1, 3, 20, 20), tmp_path / "other.onnx").path
     with pytest.raises(DataError, match="not two forms of one network"):
         benchmark(dense_file, other)
-
-
-@pytest.mark.gpu
-def test_on_a_cuda_device(network: nn.Sequential, dense_file: Path, pruned_file: Path) -> None:
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        pytest.skip("the installed onnxruntime has no CUDA: it takes onnxruntime-gpu and an NVIDIA device")
-    if not torch.cuda.is_available():
-        pytest.skip("torch finds no CUDA device")
-    check_parity(network, dense_file, [torch.randn(4, 3, 16, 16)], provider="cuda").require()
-    result = benchmark(dense_file, pruned_file, batch_sizes=(1,), rounds=6, seconds=0.5, provider="cuda")
-    assert [c.measured for c in result.comparisons] == ["end to end", "device bound"]
-    assert list(result.dense.assignment) == ["CUDAExecutionProvider"]
-    assert result.machine.device
