@@ -98,6 +98,16 @@ def test_score_on_several_processes(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
+def test_networks_of_several_kinds_as_onnx(tmp_path: Path) -> None:
+    """Shuffles, concatenations and pre-activation; the script itself asserts that the files are right."""
+    names = ("squeezenet1_0", "shufflenet_v2_x1_0", "cifar_densenet40")
+    printed = run(EXAMPLES / "benchmarks/onnx_networks.py", "--networks", *names, folder=tmp_path)
+    rows = [line.split()[:3] for line in printed.splitlines()[1:] if "cannot trace" not in line]
+    sides = {name: ["dense"] if name == "shufflenet_v2_x1_0" else ["dense", "pruned"] for name in names}
+    assert rows == [[n, side, kind] for n in names for side in sides[n] for kind in ("float32", "float16")]
+
+
 NO_TORCH = "import runpy, sys; sys.modules['torch'] = None; sys.argv[:] = sys.argv[1:]; runpy.run_path(sys.argv[0], \
 run_name='__main__')"
 
