@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import warnings
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from torch import Tensor, nn
 from secateur.errors import CheckpointError, ConfigError, NetworkError, SecateurWarning
 from secateur_onnx import create_session, export
 from secateur_onnx.sessions import infer
+
+exporting = importlib.import_module("secateur_onnx.exporting")
 
 EXAMPLE = torch.zeros(1, 3, 16, 16)
 
@@ -151,6 +154,27 @@ def test_full_disk_leaves_the_earlier_file(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr(step, _full_disk)
     with pytest.raises(CheckpointError, match=r"cannot write .*model\.onnx.*No space left"):
         export(nn.Linear(3, 2), torch.zeros(1, 3), path)
+    assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
+    assert path.read_bytes() == b"earlier"
+
+
+def test_a_disk_that_fills_in_the_middle_of_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No stand-in: the system refuses every byte beyond the tenth kilobyte, when part of the file is written."""
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"earlier")
+    write, limits = exporting._write, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def on_a_small_disk(*args: Any) -> int:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+        try:
+            return write(*args)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    monkeypatch.setattr(exporting, "_write", on_a_small_disk)
+    with pytest.raises(CheckpointError, match=r"cannot write .*File too large.*is untouched"):
+        export(nn.Linear(100, 100), torch.zeros(1, 100), path)
     assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
     assert path.read_bytes() == b"earlier"
 
