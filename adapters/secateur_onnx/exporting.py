@@ -71,8 +71,8 @@ def export(
     first; where it fails the older one takes over, a SecateurWarning says why, and the result keeps the reason. The
     exporters' notes on source lines and folders of this machine are taken out, and the versions of secateur, torch,
     onnx and onnxscript are put in (see `read_metadata`). A network in float16 is folded in float32 and rounded
-    afterwards, which loses less (see `secateur_onnx.half_precision`). The file is checked, written under
-    another name in the same folder and renamed: whatever fails, a file that lay there before is untouched.
+    afterwards, which loses less (see `secateur_onnx.half_precision`). The file is checked, written under another name
+    in the same folder and renamed: whatever fails, a file that lay there before is untouched.
 
     Args:
         model: a network with one input and one output tensor, on any device; its modes are restored.
@@ -88,7 +88,8 @@ def export(
         CheckpointError: the file cannot be written.
         MissingDependencyError: onnx or onnxscript is missing.
 
-    Cost: two forward passes and a translation, seconds; the weights are held in memory twice.
+    Cost: two forward passes and a translation, seconds; the weights are held in memory twice, and those of a network
+    in float16 a further time in float32.
 
     Example:
         >>> import tempfile
@@ -153,9 +154,7 @@ def _translate_half(model: nn.Module, example: Tensor, outputs: Tensor, opset: i
         with _quiet():
             proto = rounded_to_half(proto)
             require("onnx").checker.check_model(proto, full_check=True)
-    except (
-        Exception
-    ):  # a network that cannot be copied, names its own formats, or holds what the converter cannot round
+    except Exception:  # it cannot be copied, names number formats itself, or holds what the converter cannot round
         return None
     return proto, exporter, reason
 

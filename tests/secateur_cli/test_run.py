@@ -19,6 +19,7 @@ from runs_for_tests import RESULTS, User, contents, results
 from secateur.checkpoint import load_pruned
 from secateur.networks import digits_resnet
 from secateur_cli import pipeline, planning, recovery
+from secateur_onnx import read_metadata
 
 KEYS = {
     "accuracy", "config", "cost", "created", "data", "fine_tuning", "format", "machine", "network", "onnx", "plan",
@@ -44,6 +45,9 @@ def test_a_run_leaves_everything(finished: tuple[Path, dict[str, Any]]) -> None:
     assert [entry["images"] for entry in report["accuracy"]] == [48] * 4
     assert report["onnx"]["parity"]["passed"]
     assert report["onnx"]["parity"]["samples"] == 48
+    about = read_metadata(output / "model.onnx")
+    assert (about["plan"], about["criterion"], about["search"]) == (report["plan"]["fingerprint"], "hrank", "uniform")
+    assert about["budget"]["macs"] == {key: report["plan"][key] for key in ("before", "after", "budget")}
     json.dumps(report, allow_nan=False)
 
 
