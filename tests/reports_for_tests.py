@@ -158,8 +158,10 @@ def full_report() -> dict[str, Any]:
                 "input_shape": [1, 8, 8],
                 "seed": 0,
                 "machine": {"cpu": "AMD EPYC 9B14", "cores": 2, "load": 0.31, "device": None},
-                "dense": {"path": "dense.onnx", "file_bytes": 1_120_000, "assignment": nodes},
-                "pruned": {"path": "pruned.onnx", "file_bytes": 581_000, "assignment": nodes},
+                "dense": {"path": "dense.onnx", "file_bytes": 1_120_000, "assignment": nodes,
+                          "peak_bytes": {"1": 14_600_000, "8": 16_900_000, "32": None}},
+                "pruned": {"path": "pruned.onnx", "file_bytes": 581_000, "assignment": nodes,
+                           "peak_bytes": {"1": 12_100_000, "8": 13_300_000, "32": 15_000_000}},
                 "comparisons": [
                     _comparison(1, 0.31, 1.02, 0.97, 1.06),
                     _comparison(8, 1.9, 1.62, 1.55, 1.7),

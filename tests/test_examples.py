@@ -10,13 +10,15 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from PIL import Image
 
-from secateur import load_plan, load_pruned
+from secateur import WeightImportance, apply_plan, load_plan, load_pruned, prune, recalibrate_batch_norm
 from secateur.networks import digits_resnet
 from secateur_cli.config import load_config
+from secateur_onnx import export, plan_metadata
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 CONFIGS = sorted(EXAMPLES.glob("*.yaml"))
@@ -48,6 +50,7 @@ def test_no_script_is_left_untested() -> None:
         "01_prune_and_deploy.py",
         "02_torch_pruning.py",
         "03_score_on_several_processes.py",
+        "04_deploy.py",
     ]
 
 
@@ -93,6 +96,95 @@ def test_score_on_several_processes(tmp_path: Path) -> None:
     assert re.fullmatch(r"plan [0-9a-f]{16}, 5\d\.\d% of the MACs, accuracy \d+\.\d\d% -> \d+\.\d\d%", found[0]), (
         printed
     )
+
+
+@pytest.mark.slow
+def test_networks_of_several_kinds_as_onnx(tmp_path: Path) -> None:
+    """Shuffles, concatenations and pre-activation; the script itself asserts that the files are right."""
+    names = ("squeezenet1_0", "shufflenet_v2_x1_0", "cifar_densenet40")
+    printed = run(EXAMPLES / "benchmarks/onnx_networks.py", "--networks", *names, folder=tmp_path)
+    rows = [line.split()[:3] for line in printed.splitlines()[1:] if "cannot trace" not in line]
+    sides = {name: ["dense"] if name == "shufflenet_v2_x1_0" else ["dense", "pruned"] for name in names}
+    assert rows == [[n, side, kind] for n in names for side in sides[n] for kind in ("float32", "float16")]
+
+
+NO_TORCH = "import runpy, sys; sys.modules['torch'] = None; sys.argv[:] = sys.argv[1:]; runpy.run_path(sys.argv[0], \
+run_name='__main__')"
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a pruned network as an ONNX file, images as a camera gives them, and what torch says to them."""
+    folder = tmp_path_factory.mktemp("deployed")
+    torch.manual_seed(0)
+    network = digits_resnet().eval()
+    pixels = np.random.default_rng(0).integers(0, 17, (50, 8, 8)).astype(np.uint8)
+    images = torch.from_numpy(pixels).float()[:, None] / 16
+    plan = prune(network, images[:4], WeightImportance("l1")).plan
+    pruned = apply_plan(network, plan)
+    recalibrate_batch_norm(pruned, [images])
+    export(pruned, images, folder / "model.onnx", metadata=plan_metadata(plan))
+    export(pruned.half(), images, folder / "half.onnx", metadata={"note": "{half"})
+    with torch.no_grad():
+        np.save(folder / "labels.npy", pruned.float()(images).argmax(1).numpy())
+    np.save(folder / "images.npy", pixels)
+    (folder / "plan.txt").write_text(plan.fingerprint, encoding="utf-8")
+    return folder
+
+
+def deploy(folder: Path, *changes: str, model: str = "model.onnx", images: str = "images.npy") -> tuple[int, str, str]:
+    """Run the deployment in a process in which torch cannot be imported."""
+    command = [sys.executable, "-c", NO_TORCH, EXAMPLES / "04_deploy.py", model, images, "--divide", "16", *changes]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(("model", "right"), [("model.onnx", 100.0), ("half.onnx", 94.0)])
+def test_deployment_needs_no_torch(deployed: Path, model: str, right: float) -> None:
+    code, printed, complained = deploy(deployed, "--labels", "labels.npy", "--batch", "16", model=model)
+    assert (code, complained) == (0, "")
+    assert re.search(r"^images +50 in \d+\.\d+ s on CPUExecutionProvider$", printed, re.MULTILINE)
+    assert re.search(r"^versions +secateur \d.*; torch \d", printed, re.MULTILINE)
+    if model == "model.onnx":
+        assert f"plan        {(deployed / 'plan.txt').read_text()}\n" in printed
+        assert re.search(r"^budget +parameters before \d+, after \d+, budget \d+$", printed, re.MULTILINE)
+    else:
+        assert "note        {half\n" in printed
+    share = re.search(r"^top-1 +(\d+\.\d)% of 50 images$", printed, re.MULTILINE)
+    assert share is not None
+    assert float(share[1]) >= right
+
+
+def test_deployment_imports_neither_torch_nor_secateur() -> None:
+    named = re.findall(r"^(?:import|from) (\w+)", (EXAMPLES / "04_deploy.py").read_text(encoding="utf-8"), re.MULTILINE)
+    assert {"numpy", "onnxruntime"} == set(named) - sys.stdlib_module_names
+
+
+def test_deployment_says_what_is_wrong(deployed: Path) -> None:
+    (deployed / "truncated.onnx").write_bytes((deployed / "model.onnx").read_bytes()[:900])
+    np.save(deployed / "large.npy", np.zeros((2, 9, 9)))
+    np.save(deployed / "flat.npy", np.zeros(7))
+    for arguments, options, message in (
+        ((), {"model": "truncated.onnx"}, "error: truncated.onnx does not run on CPUExecutionProvider"),
+        ((), {"images": "large.npy"}, r"exported for images \[1, 8, 8\]; found \[1, 9, 9\]"),
+        ((), {"images": "flat.npy"}, r"images must be .* found \(7,\)"),
+        (("--labels", "flat.npy"), {}, "50 images need as many labels"),
+        (("--mean", "1", "2"), {}, "take 1 number or 1"),
+        (("--batch", "0"), {}, "--batch must be at least 1"),
+        (("--provider", "cudo"), {}, "invalid choice: 'cudo'"),
+    ):
+        code, _, complained = deploy(deployed, *arguments, **options)
+        assert code != 0, arguments
+        assert re.search(message, complained), complained
+        assert "Traceback" not in complained
+
+
+def test_deployment_never_falls_back_to_the_cpu(deployed: Path) -> None:
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has CUDA")
+    code, printed, complained = deploy(deployed, "--provider", "cuda")
+    assert (code, printed) == (1, "")
+    assert "this onnxruntime has no CUDAExecutionProvider; it has " in complained
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

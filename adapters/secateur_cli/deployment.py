@@ -5,7 +5,19 @@ from __future__ import annotations
 from secateur_cli import plots
 from secateur_cli.page import Figure, Report, Section, Table, as_text, part
 from secateur_cli.verdict import agreement
-from secateur_cli.wording import NONE, PROVIDERS, amount, batch, milliseconds, percent, speed, spread, tiny
+from secateur_cli.wording import (
+    NONE,
+    PROVIDERS,
+    amount,
+    batch,
+    change,
+    milliseconds,
+    peaks,
+    percent,
+    speed,
+    spread,
+    tiny,
+)
 
 
 def speed_section(report: Report) -> Section | None:
@@ -32,7 +44,18 @@ def speed_section(report: Report) -> Section | None:
     machine = timed.get("machine") or {}
     where = as_text({key: value for key, value in machine.items() if value is not None})
     notes = [text, f"Measured on {where}."] if machine else [text]
-    return Section("speed", "Speed in ONNX Runtime", notes, figures, tables=[Table(header, rows)])
+    tables = [Table(header, rows)]
+    needed = [
+        [f"batch {size}", amount(dense, "B"), amount(pruned, "B"), change(dense, pruned)]
+        for size, dense, pruned in peaks(timed)
+    ]
+    if needed:
+        caption = (
+            "Peak memory of a fresh process that loads the file and runs batches, beyond what onnxruntime holds "
+            "before any file is open"
+        )
+        tables.append(Table(["", "dense", "pruned", "change"], needed, caption))
+    return Section("speed", "Speed in ONNX Runtime", notes, figures, tables=tables)
 
 
 def onnx_section(report: Report) -> Section | None:

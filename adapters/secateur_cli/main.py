@@ -1,4 +1,4 @@
-"""The command line: `secateur run`, `secateur search`, `secateur plan show`, `secateur doctor`."""
+"""The command line: `secateur run`, `search`, `plan show`, `bench`, `doctor`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from secateur_cli.commands import plan
+from secateur_cli.commands.bench import bench
 from secateur_cli.commands.doctor import doctor
 from secateur_cli.commands.run import run
 from secateur_cli.commands.search import search
@@ -19,6 +20,7 @@ app = typer.Typer(
 )
 app.command()(run)
 app.command()(search)
+app.command()(bench)
 app.add_typer(plan.app, name="plan")
 app.command()(doctor)
 

@@ -128,13 +128,7 @@ def export_both(job: Job, plan: PruningPlan, pruned: nn.Module) -> None:
 
     def work() -> dict[str, Any]:
         job.progress.say("exporting to ONNX")
-        about = {
-            "secateur": job.facts["versions"]["secateur"],
-            "criterion": job.config.score.criterion,
-            "search": job.search,
-            "plan": plan.fingerprint,
-            "macs": f"{plan.cost_after:.0f} of {plan.cost_before:.0f}",
-        }
+        about = secateur_onnx.plan_metadata(plan) | {"criterion": job.config.score.criterion}
         dense_file = secateur_onnx.export(job.model, job.data.example, workspace.path(DENSE_ONNX))
         path = workspace.path(PRUNED_ONNX)
         pruned_file = secateur_onnx.export(pruned, job.data.example, path, metadata=about)

@@ -1,8 +1,9 @@
-"""The table that ends a run in the terminal: dense against pruned, within 80 columns."""
+"""The tables that end a run and a benchmark in the terminal: dense against pruned, within 80 columns."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -11,7 +12,7 @@ from rich.text import Text
 
 from secateur.search import format_cost
 from secateur_cli.costs import COUNTED, label, spent
-from secateur_cli.wording import PROVIDERS, amount, milliseconds, percent
+from secateur_cli.wording import PROVIDERS, amount, milliseconds, peaks, percent
 
 
 def summary(search: str, report: Mapping[str, Any]) -> Table:
@@ -24,10 +25,7 @@ def summary(search: str, report: Mapping[str, Any]) -> Table:
     cost, onnx = report["cost"], report["onnx"]
     timed = onnx["benchmark"]
     title = Text(f"{report['network']['build']}, {search} plan {report['plan']['fingerprint']}", style="bold")
-    confidence = timed["comparisons"][0]["confidence"]
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for heading in ("", "dense", "pruned", "ratio", f"{confidence:.0%} interval"):
-        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    table = _table(title, timed)
     dense_share, *steps = (step["accuracy"] for step in report["accuracy"])
     table.add_row("top-1, held out", f"{dense_share:.1%}")
     for step, share in zip(report["accuracy"][1:], steps, strict=True):
@@ -37,15 +35,42 @@ def summary(search: str, report: Mapping[str, Any]) -> Table:
         dense, pruned = (cost.get(name) or budgets[name])["before"], (cost.get(name) or budgets[name])["after"]
         allowed = f"allowed {percent(budgets[name]['budget'] / dense)}" if name in budgets else ""
         table.add_row(label(name), format_cost(dense), format_cost(pruned), f"{pruned / dense:.1%}", allowed)
-    dense, pruned = (onnx[side]["file_bytes"] for side in ("dense", "pruned"))
+    _add_measured(table, timed)
+    return table
+
+
+def benchmark_table(timed: Mapping[str, Any]) -> Table:
+    """Return the table of a benchmark of two files.
+
+    Args:
+        timed: `BenchmarkResult.to_json()`.
+    """
+    dense, pruned = (Path(timed[side]["path"]).name for side in ("dense", "pruned"))
+    table = _table(Text(f"{dense} against {pruned}", style="bold"), timed)
+    _add_measured(table, timed)
+    return table
+
+
+def _table(title: Text, timed: Mapping[str, Any]) -> Table:
+    confidence = timed["comparisons"][0]["confidence"]
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for heading in ("", "dense", "pruned", "ratio", f"{confidence:.0%} interval"):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    table.caption = Text(f"median times in ONNX Runtime on {PROVIDERS[timed['provider']]}, threads: {timed['threads']}")
+    table.caption_justify = "left"
+    return table
+
+
+def _add_measured(table: Table, timed: Mapping[str, Any]) -> None:
+    """Add what a benchmark measured: files, times, and memory where it is known."""
+    dense, pruned = (timed[side]["file_bytes"] for side in ("dense", "pruned"))
     table.add_row("ONNX file", amount(dense, "B"), amount(pruned, "B"), f"{pruned / dense:.1%}")
     for row in timed["comparisons"]:
         bound = "" if row["measured"] == "end to end" else f", {row['measured']}"
         times = (milliseconds(row[side]["median_ms"]) for side in ("dense", "pruned"))
         table.add_row(f"batch {row['batch_size']}{bound}", *times, *_speed(row))
-    table.caption = Text(f"median times in ONNX Runtime on {PROVIDERS[timed['provider']]}, threads: {timed['threads']}")
-    table.caption_justify = "left"
-    return table
+    for batch_size, dense, pruned in peaks(timed):
+        table.add_row(f"memory, batch {batch_size}", amount(dense, "B"), amount(pruned, "B"), f"{pruned / dense:.1%}")
 
 
 def _speed(comparison: Mapping[str, Any]) -> tuple[str, str]:

@@ -182,6 +182,17 @@ def batch(comparison: Mapping[str, Any], comparisons: Sequence[Mapping[str, Any]
     return f"batch {comparison.get('batch_size')}{way}"
 
 
+def peaks(timed: Mapping[str, Any]) -> list[tuple[str, float, float]]:
+    """Return batch size and peak memory of dense and pruned in a benchmark; only where both are known.
+
+    Example:
+        >>> peaks({"dense": {"peak_bytes": {"1": 30, "8": 90}}, "pruned": {"peak_bytes": {"1": 20, "8": None}}})
+        [('1', 30, 20)]
+    """
+    dense, pruned = ((timed.get(side) or {}).get("peak_bytes") or {} for side in ("dense", "pruned"))
+    return [(size, peak, pruned[size]) for size, peak in dense.items() if peak and pruned.get(size)]
+
+
 def few_positions(layers: Sequence[Mapping[str, Any]]) -> str:
     """Return which layers were solved for from fewer output positions than they have weights; "" where none was.
 

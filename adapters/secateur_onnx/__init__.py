@@ -8,8 +8,11 @@ from secateur_onnx.bootstrap import RatioInterval, ratio_interval
 from secateur_onnx.comparison import Comparison, Timing
 from secateur_onnx.exporting import ExportResult, export
 from secateur_onnx.machine import Machine, describe_machine
+from secateur_onnx.memory import peak_memory
+from secateur_onnx.metadata import plan_metadata, read_metadata
 from secateur_onnx.parity import ParityResult, check_parity
-from secateur_onnx.sessions import PROVIDERS, check_installation, create_session, provider_assignment
+from secateur_onnx.raw_session import PROVIDERS
+from secateur_onnx.sessions import check_installation, create_session, provider_assignment
 
 __all__ = [
     "PROVIDERS",
@@ -27,6 +30,9 @@ __all__ = [
     "create_session",
     "describe_machine",
     "export",
+    "peak_memory",
+    "plan_metadata",
     "provider_assignment",
     "ratio_interval",
+    "read_metadata",
 ]

@@ -18,6 +18,8 @@ from secateur.errors import ConfigError, DataError
 from secateur_onnx.bootstrap import MIN_ROUNDS
 from secateur_onnx.comparison import Comparison, Measured, compare
 from secateur_onnx.machine import Machine, describe_machine
+from secateur_onnx.memory import peak_memory
+from secateur_onnx.metadata import from_strings
 from secateur_onnx.packages import require
 from secateur_onnx.sessions import InputSpec, create_session, infer, input_spec, provider_assignment
 from secateur_onnx.timing import time_alternating
@@ -28,15 +30,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BenchmarkedFile:
-    """One of the two files: where it lies, its size, and provider -> operator -> nodes that ran there."""
+    """One of the two files.
+
+    Attributes:
+        path: where it lies.
+        file_bytes: its size.
+        assignment: provider -> operator -> nodes that ran there.
+        metadata: what the file says of itself, see `read_metadata`.
+        peak_bytes: batch size -> the memory it needs at most, see `peak_memory`; empty where it was not measured.
+    """
 
     path: Path
     file_bytes: int
     assignment: dict[str, dict[str, int]]
+    metadata: dict[str, Any]
+    peak_bytes: dict[int, int | None]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
-        return {"path": str(self.path), "file_bytes": self.file_bytes, "assignment": self.assignment}
+        return {
+            "path": str(self.path),
+            "file_bytes": self.file_bytes,
+            "assignment": self.assignment,
+            "metadata": self.metadata,
+            "peak_bytes": {str(batch_size): peak for batch_size, peak in self.peak_bytes.items()},
+        }
 
 
 @dataclass(frozen=True)
@@ -101,6 +119,7 @@ def benchmark(
     rounds: int = 100,
     seconds: float = 5.0,
     seed: int = 0,
+    memory: bool = True,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> BenchmarkResult:
     """Time two ONNX files against each other and return medians, spread and an interval of the ratio.
@@ -108,7 +127,7 @@ def benchmark(
     Both sessions live in this process with the same options. For each batch size both get the same array of normal
     random numbers, are warmed up, and run in alternation (see `time_alternating`). On a device a second figure is
     taken with inputs and outputs bound to it, so that no copy is measured. CUDA may use TensorFloat-32, as it does by
-    default, equally for both.
+    default, equally for both. Memory is measured afterwards, each file and batch size in a process of its own.
 
     Args:
         dense_path, pruned_path: two files with the same input.
@@ -117,6 +136,7 @@ def benchmark(
         rounds: at most so many rounds for each figure; at least 6.
         seconds: the time for the rounds of each figure; 6 rounds are taken however long they last.
         seed: of the inputs and of the bootstrap.
+        memory: whether to measure the peak memory too.
         on_progress: called after each round with the rounds done and the rounds in all.
 
     Raises:
@@ -124,14 +144,15 @@ def benchmark(
         DataError: the files ask for different inputs, or not for the batch sizes wanted.
         CheckpointError, MissingDependencyError: as `create_session` does.
 
-    Cost: about 1.2 * `seconds` for each batch size and figure, or 8 runs of both networks where that is longer.
+    Cost: about 1.2 * `seconds` for each batch size and figure, or 8 runs of both networks where that is longer;
+    with `memory` as `peak_memory` for both files and each batch size.
 
     Example:
         >>> import tempfile, torch
         >>> from secateur_onnx import export
         >>> folder = tempfile.TemporaryDirectory()
         >>> path = export(torch.nn.Linear(3, 2), torch.zeros(1, 3), Path(folder.name) / "linear.onnx").path
-        >>> result = benchmark(path, path, batch_sizes=(4,), rounds=6, seconds=0.01)
+        >>> result = benchmark(path, path, batch_sizes=(4,), rounds=6, seconds=0.01, memory=False)
         >>> result.comparisons[0].batch_size, len(result.comparisons[0].dense.times_ms)
         (4, 6)
         >>> folder.cleanup()
@@ -165,11 +186,20 @@ def benchmark(
             )
             comparisons.append(compare(*times, batch_size=batch_size, measured=measured, seed=seed))
 
+    used = int(sessions[0].get_session_options().intra_op_num_threads)
     dense, pruned = (
-        BenchmarkedFile(Path(path), Path(path).stat().st_size, provider_assignment(session))
+        BenchmarkedFile(
+            path=Path(path),
+            file_bytes=Path(path).stat().st_size,
+            assignment=provider_assignment(session),
+            metadata=from_strings(session.get_modelmeta().custom_metadata_map),
+            peak_bytes={
+                n: peak_memory(path, spec, (n, *shape), provider=provider, threads=used)
+                for n in (batch_sizes if memory else ())
+            },
+        )
         for path, session in zip((dense_path, pruned_path), sessions, strict=True)
     )
-    used = int(sessions[0].get_session_options().intra_op_num_threads)
     return BenchmarkResult(provider, used, shape, seed, machine, dense, pruned, tuple(comparisons))
 
 

@@ -18,10 +18,13 @@ from torch import Tensor, nn
 from secateur.errors import CheckpointError, ConfigError, NetworkError, SecateurWarning
 from secateur.files import replacing
 from secateur.modes import evaluating
+from secateur_onnx.half_precision import all_half, in_float32, rounded_to_half
+from secateur_onnx.metadata import as_strings
 from secateur_onnx.networks import placed
 from secateur_onnx.packages import require
 
 MIN_OPSET = 7
+Translation = tuple[Any, Literal["dynamo", "torchscript"], str | None]
 LOGGERS = ("torch", "torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 
 
@@ -66,14 +69,16 @@ def export(
 
     The first dimension of both is left open, so the file takes any batch size. The current exporter of torch is tried
     first; where it fails the older one takes over, a SecateurWarning says why, and the result keeps the reason. The
-    exporters' notes on source lines and folders of this machine are taken out. The file is checked, written under
-    another name in the same folder and renamed: whatever fails, a file that lay there before is untouched.
+    exporters' notes on source lines and folders of this machine are taken out, and the versions of secateur, torch,
+    onnx and onnxscript are put in (see `read_metadata`). A network in float16 is folded in float32 and rounded
+    afterwards, which loses less (see `secateur_onnx.half_precision`). The file is checked, written under another name
+    in the same folder and renamed: whatever fails, a file that lay there before is untouched.
 
     Args:
         model: a network with one input and one output tensor, on any device; its modes are restored.
         example_inputs: one batch (N, C, H, W) that it accepts, alone or as a tuple of one.
         path: the file to write; its folder must exist.
-        metadata: written into the file as strings.
+        metadata: what else the file should say of itself, such as `plan_metadata(plan)`.
         opset: the version of the ONNX operators; the exporter's default where None.
 
     Raises:
@@ -83,7 +88,8 @@ def export(
         CheckpointError: the file cannot be written.
         MissingDependencyError: onnx or onnxscript is missing.
 
-    Cost: two forward passes and a translation, seconds; the weights are held in memory twice.
+    Cost: two forward passes and a translation, seconds; the weights are held in memory twice, and those of a network
+    in float16 a further time in float32.
 
     Example:
         >>> import tempfile
@@ -103,12 +109,11 @@ def export(
     if not path.parent.is_dir():
         raise ConfigError(f"there is no folder {path.parent} to write {path.name} into")
     with evaluating(model), torch.no_grad():
-        example = _example_batch(model, example_inputs)
-        proto, exporter, reason = _translate(model, example, opset)
+        example, outputs = _example_batch(model, example_inputs)
+        proto, exporter, reason = _translate_half(model, example, outputs, opset) or _translate(model, example, opset)
     for node in proto.graph.node:
         del node.metadata_props[:]
-    if metadata:
-        onnx.helper.set_model_props(proto, {str(key): str(value) for key, value in metadata.items()})
+    onnx.helper.set_model_props(proto, as_strings(metadata))
     try:
         onnx.checker.check_model(proto, full_check=True)
     except onnx.checker.ValidationError as error:
@@ -120,8 +125,8 @@ def export(
     return ExportResult(path, version, exporter, reason, size)
 
 
-def _example_batch(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) -> Tensor:
-    """Return an example of at least two inputs, after proof that the network maps N inputs to N rows, for two N."""
+def _example_batch(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    """Return an example of at least two inputs and outputs, after proof that N inputs give N rows, for two N."""
     inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
     if len(inputs) != 1 or not isinstance(inputs[0], Tensor) or inputs[0].ndim < 2 or len(inputs[0]) < 1:
         raise NetworkError("a network is exported with one example batch (N, ...) of at least one input")
@@ -137,12 +142,24 @@ def _example_batch(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]
             found = f"of shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
             raise NetworkError(f"the network must give one tensor of {len(batch)} rows for {len(batch)} inputs; "
                                f"it gives {found}")  # fmt: skip
-    return example
+    return example, outputs
 
 
-def _translate(
-    model: nn.Module, example: Tensor, opset: int | None
-) -> tuple[Any, Literal["dynamo", "torchscript"], str | None]:
+def _translate_half(model: nn.Module, example: Tensor, outputs: Tensor, opset: int | None) -> Translation | None:
+    """Return as `_translate` does, for a network in float16 made by way of float32; None where that way is barred."""
+    if not all_half(model, example, outputs):
+        return None
+    try:
+        proto, exporter, reason = _translate(in_float32(model), example.float(), opset)
+        with _quiet():
+            proto = rounded_to_half(proto)
+            require("onnx").checker.check_model(proto, full_check=True)
+    except Exception:  # it cannot be copied, names number formats itself, or holds what the converter cannot round
+        return None
+    return proto, exporter, reason
+
+
+def _translate(model: nn.Module, example: Tensor, opset: int | None) -> Translation:
     """Return the model in ONNX's own form, who made it, and why the current exporter did not."""
     with _quiet():
         try:

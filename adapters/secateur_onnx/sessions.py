@@ -13,17 +13,12 @@ from numpy.typing import NDArray
 
 from secateur.errors import CheckpointError, ConfigError, DataError
 from secateur_onnx.packages import INSTALL, require
+from secateur_onnx.raw_session import PROVIDERS, RECORD_ASSIGNMENT, open_session
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
 DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
-RECORD_ASSIGNMENT = "session.record_ep_graph_assignment_info"
 FILE_FAULTS = ("InvalidProtobuf", "InvalidGraph", "NoModel", "NoSuchFile")  # onnxruntime's own names
 
 
@@ -81,29 +76,14 @@ def create_session(
     if not path.is_file():
         raise CheckpointError(f"there is no ONNX file {path}")
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors; onnxruntime says there, and only there, which library did not load
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    options.add_session_config_entry(RECORD_ASSIGNMENT, "1")
-    cuda = (PROVIDERS["cuda"], {"use_tf32": str(int(tf32))})
-    lists: dict[str, list[Any]] = {"cpu": [wanted], "cuda": [cuda], "tensorrt": [wanted, cuda]}
-    if provider != "cpu":
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        if hasattr(onnxruntime, "preload_dlls"):
-            onnxruntime.preload_dlls()
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=lists[provider], enable_fallback=0)
+        session: InferenceSession = open_session(str(path), provider=provider, threads=threads, tf32=tf32)
     except Exception as error:  # onnxruntime's errors have no common class of their own
         if provider == "cpu" or type(error).__name__ in FILE_FAULTS:
             raise CheckpointError(
                 f"{path} is truncated, foreign, or holds what onnxruntime cannot run: {error}"
             ) from error
         raise ConfigError(f"the provider {provider!r} cannot run all of {path}: {error}") from error
-    session.disable_fallback()
     if session.get_providers()[0] != wanted:
         raise ConfigError(f"asked for {wanted}, but onnxruntime runs {path} on {session.get_providers()[0]}")
     return session

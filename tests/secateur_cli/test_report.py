@@ -81,6 +81,7 @@ def test_evidence_names_what_ran(page: Page) -> None:
         "secateur run examples/digits.yaml",
         "norm mixes channels",
         "version of torch 2.15.0",
+        f"batch 1 14.6 MB 12.1 MB {MINUS}17.1% batch 8 16.9 MB 13.3 MB {MINUS}21.3%",
     ):
         assert text in page.words, text
 

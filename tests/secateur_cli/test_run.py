@@ -19,6 +19,7 @@ from runs_for_tests import RESULTS, User, contents, results
 from secateur.checkpoint import load_pruned
 from secateur.networks import digits_resnet
 from secateur_cli import pipeline, planning, recovery
+from secateur_onnx import read_metadata
 
 KEYS = {
     "accuracy", "config", "cost", "created", "data", "fine_tuning", "format", "machine", "network", "onnx", "plan",
@@ -44,6 +45,9 @@ def test_a_run_leaves_everything(finished: tuple[Path, dict[str, Any]]) -> None:
     assert [entry["images"] for entry in report["accuracy"]] == [48] * 4
     assert report["onnx"]["parity"]["passed"]
     assert report["onnx"]["parity"]["samples"] == 48
+    about = read_metadata(output / "model.onnx")
+    assert (about["plan"], about["criterion"], about["search"]) == (report["plan"]["fingerprint"], "hrank", "uniform")
+    assert about["budget"]["macs"] == {key: report["plan"][key] for key in ("before", "after", "budget")}
     json.dumps(report, allow_nan=False)
 
 
@@ -80,6 +84,9 @@ def test_the_command_writes_a_report_and_ends_in_a_table_of_80_columns(user: Use
     table = said[said.index("uniform plan " + report["plan"]["fingerprint"]) :].splitlines()
     assert max(map(len, table)) <= 80
     assert any(line.split()[:2] == ["batch", "1"] and ", " in line and " to " in line for line in table)
+    memory = next(line for line in table if line.startswith(" memory, batch 1"))
+    assert memory.count(" MB") == 2
+    assert memory.rstrip().endswith("%")
     assert "same class for" in next(line for line in said.splitlines() if "against torch" in line)  # not wrapped
 
 

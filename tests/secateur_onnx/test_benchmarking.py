@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from secateur.errors import ConfigError, DataError
-from secateur_onnx import benchmark, check_parity, create_session, export, provider_assignment
+from secateur_onnx import benchmark, create_session, export, provider_assignment
 from secateur_onnx.comparison import compare
 from secateur_onnx.sessions import infer
 from secateur_onnx.timing import time_alternating
@@ -133,6 +133,10 @@ def test_record_of_a_run(dense_file: Path, pruned_file: Path) -> None:
     assert result.pruned.assignment == provider_assignment(create_session(pruned_file))
     assert result.machine.onnxruntime == onnxruntime.__version__
 
+    for file in (result.dense, result.pruned):
+        assert list(file.peak_bytes) == [1, 3]
+        assert all(peak is not None and 1e6 < peak < 1e8 for peak in file.peak_bytes.values())
+
     data = json.loads(json.dumps(result.to_json()))
     assert set(data) == {
         *("provider", "threads", "input_shape", "seed", "machine", "dense", "pruned", "comparisons"),
@@ -143,6 +147,9 @@ def test_record_of_a_run(dense_file: Path, pruned_file: Path) -> None:
         *("batch_size", "measured", "dense", "pruned", "ratio", "lower", "upper", "confidence"),
         *("faster", "slower", "verdict", "caution"),
     }
+    assert set(data["dense"]) == {"path", "file_bytes", "assignment", "metadata", "peak_bytes"}
+    assert set(data["dense"]["peak_bytes"]) == {"1", "3"}
+    assert torch.__version__.startswith(data["dense"]["metadata"]["versions"]["torch"])
     assert data["comparisons"][0]["dense"]["p10_ms"] <= data["comparisons"][0]["dense"]["p90_ms"]
     assert data["verdict"].startswith("batch 1: ")
     assert "; batch 3: " in data["verdict"]
@@ -167,16 +174,3 @@ def test_files_of_two_networks_are_refused(tmp_path: Path, dense_file: Path) -> 
     other = export(nn.Conv2d(3, 2, 3), torch.zeros(1, 3, 20, 20), tmp_path / "other.onnx").path
     with pytest.raises(DataError, match="not two forms of one network"):
         benchmark(dense_file, other)
-
-
-@pytest.mark.gpu
-def test_on_a_cuda_device(network: nn.Sequential, dense_file: Path, pruned_file: Path) -> None:
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        pytest.skip("the installed onnxruntime has no CUDA: it takes onnxruntime-gpu and an NVIDIA device")
-    if not torch.cuda.is_available():
-        pytest.skip("torch finds no CUDA device")
-    check_parity(network, dense_file, [torch.randn(4, 3, 16, 16)], provider="cuda").require()
-    result = benchmark(dense_file, pruned_file, batch_sizes=(1,), rounds=6, seconds=0.5, provider="cuda")
-    assert [c.measured for c in result.comparisons] == ["end to end", "device bound"]
-    assert list(result.dense.assignment) == ["CUDAExecutionProvider"]
-    assert result.machine.device

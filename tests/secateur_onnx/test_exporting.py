@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import importlib
+import json
 import warnings
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,8 @@ from torch import Tensor, nn
 from secateur.errors import CheckpointError, ConfigError, NetworkError, SecateurWarning
 from secateur_onnx import create_session, export
 from secateur_onnx.sessions import infer
+
+exporting = importlib.import_module("secateur_onnx.exporting")
 
 EXAMPLE = torch.zeros(1, 3, 16, 16)
 
@@ -35,7 +40,10 @@ def test_file_is_one_named_folded_and_free_of_local_paths(tmp_path: Path, networ
     assert [i.name for i in proto.graph.input] == ["input"]
     assert [o.name for o in proto.graph.output] == ["output"]
     assert "BatchNormalization" not in {node.op_type for node in proto.graph.node}
-    assert {p.key: p.value for p in proto.metadata_props} == {"plan": "ab12", "macs": "0.5"}
+    about = {p.key: p.value for p in proto.metadata_props}
+    versions = json.loads(about.pop("versions"))
+    assert about == {"plan": "ab12", "macs": "0.5"}
+    assert versions == {name: version(name) for name in ("secateur", "torch", "onnx", "onnxscript")}
     assert b".py" not in result.path.read_bytes()
     assert result.to_json() == {
         "path": str(tmp_path / "model.onnx"),
@@ -150,6 +158,27 @@ def test_full_disk_leaves_the_earlier_file(monkeypatch: pytest.MonkeyPatch, tmp_
     assert path.read_bytes() == b"earlier"
 
 
+def test_a_disk_that_fills_in_the_middle_of_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No stand-in: the system refuses every byte beyond the tenth kilobyte, when part of the file is written."""
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"earlier")
+    write, limits = exporting._write, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def on_a_small_disk(*args: Any) -> int:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+        try:
+            return write(*args)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    monkeypatch.setattr(exporting, "_write", on_a_small_disk)
+    with pytest.raises(CheckpointError, match=r"cannot write .*File too large.*is untouched"):
+        export(nn.Linear(100, 100), torch.zeros(1, 100), path)
+    assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
+    assert path.read_bytes() == b"earlier"
+
+
 def test_a_file_that_fails_the_check_is_not_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def refuse(*args: object, **options: object) -> None:
         raise onnx.checker.ValidationError("a node is wrong")
@@ -178,6 +207,49 @@ def test_half_precision(tmp_path: Path, network: nn.Sequential) -> None:
     outputs = infer(create_session(result.path), inputs.numpy())
     assert outputs.dtype == np.float16
     np.testing.assert_allclose(outputs, network(inputs.half()).detach().numpy(), atol=1e-2)
+
+
+def test_half_precision_is_rounded_after_folding(tmp_path: Path, network: nn.Sequential) -> None:
+    """Each weight is the folded one in float32, rounded once; folded in float16, many are a digit or two off."""
+    half = network.half()
+    conv, norm = half[0], half[1]
+    gain = norm.weight.float() / (norm.running_var.float() + norm.eps).sqrt()
+    expected = (conv.weight.float() * gain[:, None, None, None]).detach().numpy()
+    proto = onnx.load(export(half, EXAMPLE, tmp_path / "half.onnx").path)
+    assert {i.data_type for i in proto.graph.initializer} <= {onnx.TensorProto.FLOAT16, onnx.TensorProto.INT64}
+    assert half[0].weight.dtype == torch.float16
+    first = next(node for node in proto.graph.node if node.op_type == "Conv")
+    found = next(onnx.numpy_helper.to_array(i) for i in proto.graph.initializer if i.name == first.input[1])
+    spacing = np.spacing(np.abs(expected).astype(np.float16)).astype(np.float32)
+    assert (np.abs(found.astype(np.float32) - expected) <= 0.51 * spacing).all()
+
+
+class InTwoFormats(nn.Module):
+    """A body in float16 and a head in float32, as in mixed precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Conv2d(3, 4, 3).half(), nn.Linear(4, 2)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(self.body(inputs).mean((2, 3)).float())
+
+
+class NotToBeCopied(nn.Conv2d):
+    def __deepcopy__(self, memo: object) -> nn.Module:
+        raise RuntimeError("only one of me")
+
+
+@pytest.mark.parametrize(
+    ("build", "kind"), [(InTwoFormats, np.float32), (lambda: NotToBeCopied(3, 4, 3).half(), np.float16)]
+)
+def test_half_precision_that_cannot_go_by_way_of_float32(
+    tmp_path: Path, build: Callable[[], nn.Module], kind: type[np.generic]
+) -> None:
+    network, inputs = build().eval(), torch.randn(3, 3, 16, 16).half()
+    outputs = infer(create_session(export(network, inputs, tmp_path / "half.onnx").path), inputs.numpy())
+    assert outputs.dtype == kind
+    np.testing.assert_allclose(outputs, network(inputs).detach().numpy(), atol=1e-2)
 
 
 def test_torchvision_resnet18(tmp_path: Path) -> None:

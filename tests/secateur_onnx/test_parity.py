@@ -102,6 +102,9 @@ def test_no_batches_and_no_samples(network: nn.Sequential, dense_file: Path) -> 
         check_parity(network, dense_file, [])
     with pytest.raises(ConfigError, match="max_samples must be at least 1"):
         check_parity(network, dense_file, batches(), max_samples=0)
+    for tolerance in (-1e-4, math.nan):
+        with pytest.raises(ConfigError, match="tolerance must be 0 or more"):
+            check_parity(network, dense_file, batches(), tolerance=tolerance)
 
 
 def test_a_batch_the_file_was_not_exported_for(network: nn.Sequential, dense_file: Path) -> None:
@@ -129,6 +132,19 @@ def test_modes_and_tf32_settings_are_restored(network: nn.Sequential, dense_file
 def _matmul_precision() -> object:
     matmul = torch.backends.cuda.matmul
     return getattr(matmul, "fp32_precision", None) or matmul.allow_tf32
+
+
+def test_half_precision_has_a_tolerance_of_its_own(tmp_path: Path, network: nn.Sequential) -> None:
+    half = network.half()
+    path = export(half, torch.zeros(1, 3, 16, 16), tmp_path / "half.onnx").path
+    result = check_parity(half, path, batches()).require()
+    assert result.tolerance == 1e-2
+    assert 1e-5 < result.max_relative < 5e-3
+    assert not check_parity(half, path, batches(), tolerance=1e-5).passed
+    with torch.no_grad():
+        half[3].weight[0, 0] += 0.5
+    with pytest.raises(VerificationError, match=r"where 0\.01 is allowed"):
+        check_parity(half, path, batches()).require()
 
 
 def test_a_network_in_double_is_compared_in_its_own_format(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -81,6 +82,16 @@ def test_truncated_foreign_and_missing_files_are_named(tmp_path: Path, dense_fil
     for path in (truncated, foreign, missing, tmp_path):
         with pytest.raises(CheckpointError, match=path.name):
             create_session(path)
+
+
+def test_an_operator_that_onnxruntime_does_not_know_is_named(tmp_path: Path) -> None:
+    value = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", 3]) for name in ("a", "b")]
+    node = onnx.helper.make_node("Prune", ["a"], ["b"], domain="somebody.else")
+    graph = onnx.helper.make_graph([node], "foreign", value[:1], value[1:])
+    sets = [onnx.helper.make_opsetid("", 20), onnx.helper.make_opsetid("somebody.else", 1)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=sets, ir_version=10), tmp_path / "foreign.onnx")
+    with pytest.raises(CheckpointError, match=r"foreign\.onnx.*somebody\.else"):
+        create_session(tmp_path / "foreign.onnx")
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 8, 8), (2, 1, 16, 16), (3, 16, 16)])

@@ -1,0 +1,104 @@
+"""What an ONNX file says of itself: the plan it comes from, the criterion, the budget and the versions that made it.
+
+ONNX keeps pairs of strings with a model. Whatever is more than a word is JSON in them, so that any program can read it;
+`examples/04_deploy.py` does with onnxruntime alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from secateur.errors import CheckpointError
+from secateur.records import PruningPlan
+from secateur_onnx.packages import require
+
+VERSIONS = "versions"
+MAKERS = ("secateur", "torch", "onnx", "onnxscript")
+
+
+def plan_metadata(plan: PruningPlan) -> dict[str, object]:
+    """Return what an exported file should say of the plan it comes from, for `export(..., metadata=...)`.
+
+    Keys: "plan", the plan's fingerprint; "criterion", which decided the channels, and "search", which decided their
+    number, where the plan says so; "budget", for each cost what the network needs before and after, and what was
+    allowed.
+
+    Example:
+        >>> settings = {"search": "uniform", "scores": {"criterion": "hrank"}}
+        >>> plan = PruningPlan((), {}, "macs", 40.0, 19.0, 20.0, settings=settings)
+        >>> about = plan_metadata(plan)
+        >>> about["criterion"], about["search"], about["budget"]
+        ('hrank', 'uniform', {'macs': {'before': 40.0, 'after': 19.0, 'budget': 20.0}})
+    """
+    scores = plan.settings.get("scores") or {}
+    by = (scores.get("order") or scores).get("criterion") or plan.settings.get("importance")
+    known = {"plan": plan.fingerprint, "criterion": by, "search": plan.settings.get("search")}
+    spent: dict[str, object] = {"budget": {name: asdict(cost) for name, cost in plan.spent.items()}}
+    return {key: value for key, value in known.items() if value is not None} | spent
+
+
+def as_strings(metadata: Mapping[str, object] | None) -> dict[str, str]:
+    """Return metadata as ONNX keeps it, with the versions of what made the file unless it has its own.
+
+    Example:
+        >>> as_strings({"plan": "ab12", "budget": {"macs": 0.5}, VERSIONS: {}})
+        {'versions': '{}', 'plan': 'ab12', 'budget': '{"macs": 0.5}'}
+    """
+    about = {VERSIONS: {name: version(name) for name in MAKERS}} | dict(metadata or {})
+    return {str(k): json.dumps(v) if isinstance(v, (Mapping, list, tuple)) else str(v) for k, v in about.items()}
+
+
+def from_strings(about: Mapping[str, str]) -> dict[str, Any]:
+    """Return metadata with the JSON in it read; what is no JSON object or list stays a string.
+
+    Example:
+        >>> from_strings({"plan": "1234", "budget": '{"macs": 0.5}', "note": "{sic"})
+        {'plan': '1234', 'budget': {'macs': 0.5}, 'note': '{sic'}
+    """
+    return {key: _read(value) for key, value in about.items()}
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """Return what the ONNX file at `path` says of itself.
+
+    Raises:
+        CheckpointError: the file is missing, truncated or no ONNX file.
+        MissingDependencyError: onnx is missing.
+
+    Cost: the file is read once.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from secateur_onnx import export
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> file = Path(folder.name) / "linear.onnx"
+        >>> _ = export(torch.nn.Linear(3, 2), torch.zeros(1, 3), file, metadata={"criterion": "hrank"})
+        >>> about = read_metadata(file)
+        >>> about["criterion"], sorted(about["versions"])
+        ('hrank', ['onnx', 'onnxscript', 'secateur', 'torch'])
+        >>> folder.cleanup()
+    """
+    onnx, path = require("onnx"), Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"there is no ONNX file {path}")
+    try:
+        proto = onnx.load_from_string(path.read_bytes())
+    except Exception as error:  # protobuf's errors are classes of whichever implementation is installed
+        raise CheckpointError(f"{path} is truncated or no ONNX file: {error}") from error
+    if not proto.ir_version or not proto.graph.node:  # a foreign file may parse as one without anything in it
+        raise CheckpointError(f"{path} is no ONNX file: it holds no graph")
+    return from_strings({entry.key: entry.value for entry in proto.metadata_props})
+
+
+def _read(value: str) -> Any:
+    if value[:1] in "{[" and value:
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return value

@@ -1,0 +1,117 @@
+"""The deployed network by itself: an ONNX file, images and ONNX Runtime. Neither torch nor secateur is needed.
+
+    pip install onnxruntime numpy           # or onnxruntime-gpu for --provider cuda
+    python examples/04_deploy.py runs/digits/model.onnx images.npy [--labels labels.npy] [--provider cpu] [--batch 32]
+        [--divide 16] [--mean 0.5 ...] [--std 0.25 ...]
+
+images.npy holds images as cameras and files give them: (N, H, W) grey or (N, H, W, C), of any number format. They are
+divided by --divide (255 unless told otherwise), normalised by channel if --mean and --std are given, as they were for
+training, and run in batches. Printed is what the file says of itself, how fast it ran, the classes of the first images
+and, where labels are given, the share that is right. A provider that is not there is an error, never a run on the CPU.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+FORMATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Run an exported network on images.")
+    parser.add_argument("model", type=Path, help="the ONNX file")
+    parser.add_argument("images", type=Path, help="a .npy file, (N, H, W) or (N, H, W, C)")
+    parser.add_argument("--labels", type=Path, help="a .npy file, (N,)")
+    parser.add_argument("--provider", choices=PROVIDERS, default="cpu", help="where to run it, and nowhere else")
+    parser.add_argument("--batch", type=int, default=32, help="images in a run")
+    parser.add_argument("--divide", type=float, default=255.0, help="what a pixel is divided by")
+    parser.add_argument("--mean", type=float, nargs="+", default=[0.0], help="subtracted, one number or one a channel")
+    parser.add_argument("--std", type=float, nargs="+", default=[1.0], help="divided by, one number or one a channel")
+    options = parser.parse_args()
+    if options.batch < 1:
+        parser.error("--batch must be at least 1")
+
+    session = opened(options.model, options.provider)
+    for key, value in session.get_modelmeta().custom_metadata_map.items():
+        print(f"{key:<12}{said(value)}")
+    images = preprocessed(
+        np.load(options.images, allow_pickle=False), divide=options.divide, mean=options.mean, std=options.std
+    )
+    begun = time.perf_counter()
+    outputs = run(session, images, options.batch)
+    seconds = time.perf_counter() - begun
+    found = outputs.argmax(1)
+    print(f"{'images':<12}{len(images)} in {seconds:.3f} s on {session.get_providers()[0]}")
+    print(f"{'classes':<12}{' '.join(map(str, found[:10]))}{' ...' if len(found) > 10 else ''}")
+    if options.labels is not None:
+        labels = np.load(options.labels, allow_pickle=False)
+        if labels.shape != found.shape:
+            sys.exit(f"error: {len(found)} images need as many labels; {options.labels} holds {labels.shape}")
+        print(f"{'top-1':<12}{np.mean(found == labels):.1%} of {len(labels)} images")
+
+
+def opened(path: Path, provider: str) -> onnxruntime.InferenceSession:
+    """Return a session on the provider asked for. Without the second setting a device that fails means the CPU."""
+    available = onnxruntime.get_available_providers()
+    wanted = PROVIDERS[provider]
+    if wanted not in available:
+        sys.exit(f"error: this onnxruntime has no {wanted}; it has {', '.join(available)}")
+    settings = onnxruntime.SessionOptions()
+    if provider != "cpu":
+        settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        onnxruntime.preload_dlls()  # CUDA and cuDNN as pip installs them
+    try:
+        session = onnxruntime.InferenceSession(path, settings, providers=[wanted], enable_fallback=0)
+    except Exception as error:  # onnxruntime's errors have no common class of their own
+        sys.exit(f"error: {path} does not run on {wanted}: {error}")
+    if session.get_providers()[0] != wanted:
+        sys.exit(f"error: asked for {wanted}, but {path} would run on {session.get_providers()[0]}")
+    return session
+
+
+def preprocessed(pixels: np.ndarray, *, divide: float, mean: list[float], std: list[float]) -> np.ndarray:
+    """Return images (N, H, W) or (N, H, W, C) as the network wants them: (N, C, H, W), scaled and normalised."""
+    if pixels.ndim == 3:
+        pixels = pixels[..., None]
+    if pixels.ndim != 4 or len(pixels) == 0:
+        sys.exit(f"error: images must be (N, H, W) or (N, H, W, C), at least one; found {pixels.shape}")
+    if not {len(mean), len(std)} <= {1, pixels.shape[3]}:
+        sys.exit(f"error: --mean and --std take 1 number or {pixels.shape[3]}, one a channel")
+    scaled = (pixels.astype(np.float32) / divide - np.float32(mean)) / np.float32(std)
+    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2), dtype=np.float32)
+
+
+def run(session: onnxruntime.InferenceSession, images: np.ndarray, batch: int) -> np.ndarray:
+    """Return the outputs for all images. The last batch may be smaller: the file takes any number of images."""
+    (asked,) = session.get_inputs()
+    if list(images.shape[1:]) != asked.shape[1:]:
+        sys.exit(f"error: the file was exported for images {asked.shape[1:]}; found {list(images.shape[1:])}")
+    inputs = images.astype(FORMATS[asked.type])
+    parts = [session.run(None, {asked.name: inputs[at : at + batch]})[0] for at in range(0, len(inputs), batch)]
+    return np.concatenate(parts)
+
+
+def said(value: str) -> str:
+    """Return a piece of metadata for people: what is JSON without its brackets."""
+    try:
+        read = json.loads(value) if value.startswith("{") else value
+    except ValueError:
+        return value
+    if not isinstance(read, dict):
+        return value
+    return "; ".join(
+        f"{key} {', '.join(f'{name} {number:.0f}' for name, number in inner.items())}"
+        if isinstance(inner, dict)
+        else f"{key} {inner}"
+        for key, inner in read.items()
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""What a file says of itself: put in, read back, and refused where there is no file to ask."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import secateur
+from secateur.errors import CheckpointError
+from secateur.records import PruningPlan, ScoreTable
+from secateur.records.plan import Spent
+from secateur_onnx import create_session, export, plan_metadata, read_metadata
+
+IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def plan_of(network: nn.Module, *, curves: bool) -> PruningPlan:
+    groups = secateur.channel_groups(network, IMAGES)
+    scores: ScoreTable = secateur.collect_scores(network, [IMAGES], "hrank")
+    cost = secateur.MacsCost(network, IMAGES, groups)
+    if not curves:
+        return secateur.uniform_plan(groups, scores, cost, "60%")
+    errors = secateur.reconstruction_scores(network, groups, [IMAGES], order=scores)
+    return secateur.curve_plan(groups, errors, cost, "60%")
+
+
+@pytest.mark.filterwarnings("ignore::secateur.errors.SecateurWarning")  # four images are few
+@pytest.mark.parametrize(("curves", "search"), [(False, "uniform"), (True, "curves")])
+def test_a_file_tells_the_plan_it_comes_from(tmp_path: Path, network: nn.Sequential, curves: bool, search: str) -> None:
+    """With error curves too it is the criterion that ordered the channels which is named."""
+    plan = plan_of(network, curves=curves)
+    path = export(secateur.apply_plan(network, plan), IMAGES, tmp_path / "m.onnx", metadata=plan_metadata(plan)).path
+    about = read_metadata(path)
+    assert set(about) == {"plan", "criterion", "search", "budget", "versions"}
+    assert (about["plan"], about["criterion"], about["search"]) == (plan.fingerprint, "hrank", search)
+    assert about["budget"] == {
+        "macs": {"before": plan.cost_before, "after": plan.cost_after, "budget": plan.budget},
+    }
+    assert torch.__version__.startswith(about["versions"]["torch"])
+    assert create_session(path).get_modelmeta().custom_metadata_map["plan"] == plan.fingerprint
+
+
+def test_several_budgets_and_a_torch_pruning_importance(network: nn.Sequential) -> None:
+    plan = secateur.prune(network, IMAGES, secateur.WeightImportance("l1")).plan
+    assert plan_metadata(plan)["criterion"] == "WeightImportance"
+    two = PruningPlan((), {}, "macs", 8.0, 4.0, 4.0, further={"bytes": Spent(6.0, 2.0, 3.0)})
+    assert plan_metadata(two) == {
+        "plan": two.fingerprint,
+        "budget": {
+            "macs": {"before": 8.0, "after": 4.0, "budget": 4.0},
+            "bytes": {"before": 6.0, "after": 2.0, "budget": 3.0},
+        },
+    }
+
+
+def test_files_that_say_nothing(tmp_path: Path, dense_file: Path) -> None:
+    truncated, foreign, empty = tmp_path / "truncated.onnx", tmp_path / "foreign.onnx", tmp_path / "empty.onnx"
+    truncated.write_bytes(dense_file.read_bytes()[:700])
+    foreign.write_bytes(b"this is a letter, not a network")
+    empty.write_bytes(b"")
+    for path in (truncated, foreign, empty, tmp_path / "missing.onnx", tmp_path):
+        with pytest.raises(CheckpointError, match=path.name):
+            read_metadata(path)
