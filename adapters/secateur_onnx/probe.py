@@ -18,7 +18,8 @@ from typing import Any
 
 from secateur.errors import SecateurError
 from secateur_onnx.packages import require
-from secateur_onnx.sessions import PROVIDERS, create_session, infer
+from secateur_onnx.raw_session import PROVIDERS
+from secateur_onnx.sessions import create_session, infer
 from secateur_onnx.shared_objects import needed_libraries
 
 DRIVER = "libcuda.so.1"
