@@ -1,6 +1,6 @@
 """Every network of the project's table as ONNX: dense and pruned, float32 and float16, checked and compared with torch.
 
-    python examples/benchmarks/onnx_networks.py                       # all of them; about ten minutes on one core
+    python examples/benchmarks/onnx_networks.py                       # all of them; a long while on one core
     python examples/benchmarks/onnx_networks.py --networks resnet18 vgg16_bn
     python examples/benchmarks/onnx_networks.py --smoke               # one network
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import CheckpointError, ConfigError, NetworkError, SecateurWarning
-from secateur_onnx import create_session, export
+from secateur_onnx import check_parity, create_session, export
 from secateur_onnx.sessions import infer
 
 exporting = importlib.import_module("secateur_onnx.exporting")
@@ -222,6 +222,20 @@ def test_half_precision_is_rounded_after_folding(tmp_path: Path, network: nn.Seq
     found = next(onnx.numpy_helper.to_array(i) for i in proto.graph.initializer if i.name == first.input[1])
     spacing = np.spacing(np.abs(expected).astype(np.float16)).astype(np.float32)
     assert (np.abs(found.astype(np.float32) - expected) <= 0.51 * spacing).all()
+
+
+def test_gelu_stays_in_float32_where_the_rest_is_float16(tmp_path: Path) -> None:
+    """In float16, onnxruntime 1.32 would crash on a vision transformer."""
+    transformer = pytest.importorskip("torchvision.models.vision_transformer").VisionTransformer
+    network = transformer(image_size=16, patch_size=8, num_layers=1, num_heads=2, hidden_dim=16, mlp_dim=24)
+    nn.init.normal_(network.heads.head.weight)
+    network, images = network.eval().half(), torch.randn(3, 3, 16, 16)
+    path = export(network, images, tmp_path / "transformer.onnx").path
+    nodes = onnx.load(path).graph.node
+    made_by = {name: node.op_type for node in nodes for name in node.output}
+    gelus = [node for node in nodes if node.op_type == "Gelu"]
+    assert [made_by[node.input[0]] for node in gelus] == ["Cast"]
+    assert check_parity(network, path, [images]).require().max_relative > 0
 
 
 class InTwoFormats(nn.Module):
