@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -20,7 +21,6 @@ from secateur.evaluation.field import Field
 from secateur.evaluation.forks import Forks
 from secateur.evaluation.penalties import (
     Measure,
-    Penalties,
     check_measure,
     penalties,
     wanted_outputs,
@@ -50,7 +50,7 @@ class CandidateWorth:
     * what runs before the first layer that a candidate changes is computed once for all of them;
     * a candidate is stopped once it has lost more than the best of the race in all; the images come first on which it
       should lose most, by earlier races, so that this is soon;
-    * images whose outcome lies within rounding are judged literally.
+    * images whose outcome lies within rounding are judged literally, for the candidates that may win.
 
     Args:
         model: the dense network, giving logits (N, K); copied, never touched.
@@ -201,27 +201,37 @@ class CandidateWorth:
         field = Field(stage, self._forks, candidates, edits, self._format)
         safety = {idx: self._expected.safety(names[idx]) for idx in candidates}
         exact: dict[int, float] = {}
+        close: dict[int, list[Tensor]] = {idx: [] for idx in candidates}  # images that rounding could decide
 
         def lose(images: Mapping[int, Tensor]) -> dict[int, Tensor]:
             lost = {}
             for idx, outputs in field.outputs(self._images, images, at_once=self._at_once, chunk=self._chunk):
                 found = penalties(self._measure, outputs, self._wanted[images[idx]])
-                lost[idx] = self._literally(candidates[idx], outputs, found, images[idx])
-                safety[idx][images[idx]] = found.safety
+                lost[idx], safety[idx][images[idx]] = found
+                if self._referee is not None:
+                    open_ = undecided(outputs, found.safety)
+                    lost[idx] = found.values.masked_fill(open_, 0.0)
+                    close[idx].append(images[idx][open_])
             return lost
+
+        def literally(referee: Referee, idx: int) -> float:
+            images = torch.cat(close[idx])
+            return float(referee.misses(candidates[idx], images).sum()) if len(images) else 0.0
 
         def note(idx: int, worth: Worth) -> None:
             if worth.exact:
                 exact[idx] = worth.value
             settle(idx, worth)
 
+        forms = {idx: self._expected.form(names[idx]) for idx in candidates}
         race(
-            {idx: self._expected.form(names[idx]) for idx in candidates},
+            forms,
             lose,
             worth=lambda lost: worth_of(self._measure, lost, len(self._images)),
-            goal=self._expected.goal,
+            goal=max(self._expected.goal, min(float(form.losses.sum()) for form in forms.values())),
             best=best,
             step=max(self._chunk, len(self._images) // STEPS),
+            doubts=None if self._referee is None else partial(literally, self._referee),
             settle=note,
         )
         won = max(exact, key=lambda idx: exact[idx], default=None)
@@ -229,12 +239,6 @@ class CandidateWorth:
         if won is not None and exact[won] >= best:
             self._expected.go_on_from(safety[won])
             self._here = shared_channels(self._groups, [candidates[won]])
-
-    def _literally(self, kept: Kept, outputs: Tensor, found: Penalties, images: Tensor) -> Tensor:
-        """Return what a candidate loses on some images, by the dense network where rounding could decide."""
-        if self._referee is None or not bool((open_ := undecided(outputs, found.safety)).any()):
-            return found.values
-        return found.values.masked_scatter(open_, self._referee.misses(kept, images[open_]))
 
     def _read(self, batches: Batches) -> tuple[list[Tensor], Tensor, Tensor]:
         """Return the images in their batches, what is wanted of them, and how safe they are in the dense network."""

@@ -62,6 +62,7 @@ def race(
     goal: float,
     best: float = -math.inf,
     step: int = 32,
+    doubts: Callable[[int], float] | None = None,
     settle: Settle,
 ) -> None:
     """Settle what each runner is worth: exactly wherever no other is worth more, and otherwise by a bound.
@@ -70,9 +71,11 @@ def race(
         forms: runner -> what is expected of it, which decides how soon the race is over, never how it ends.
         lose: runner -> images, to runner -> what it loses on each of them, at least 0.
         worth: of a runner that lost so much in all; decreasing.
-        goal: what the winner is expected to lose.
+        goal: what the winner is expected to lose at least.
         best: what is to be beaten or reached: the exact worth of something else.
         step: how many images are run at a time where a runner does better than expected.
+        doubts: what a runner that has come to the end has lost beyond what `lose` said; asked once, and only of those
+            that may still win. None where nothing is left open.
         settle: told each runner's number and worth, once.
 
     Cost: all images for one runner, for each other as many as it takes to beat it.
@@ -102,10 +105,14 @@ def race(
             going = []
             for number in numbers:
                 value, ended = worth(runners[number].lost), not len(runners[number].order)
-                if ended and value > best:
+                exact = ended and (doubts is None or value >= best)
+                if exact and doubts is not None:
+                    runners[number].lost += doubts(number)
+                    value = worth(runners[number].lost)
+                if exact and value > best:
                     best, goal = value, runners[number].lost
                 if ended or value < best:
-                    settle(number, Worth(value, exact=ended))
+                    settle(number, Worth(value, exact=exact))
                 else:
                     going.append(number)
             numbers = going
