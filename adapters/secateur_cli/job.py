@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,8 @@ class Job:
         model: the dense network, in eval mode.
         costs: what has a budget; the plan is counted in the first.
         facts: grows into the report.
+        journal: the file in which the search keeps what it finds out.
+        shared: what the rounds of a search have in common, made once.
     """
 
     config: RunConfig
@@ -45,6 +47,8 @@ class Job:
     groups: ChannelGroups
     costs: tuple[CostModel, ...]
     facts: dict[str, Any]
+    journal: str = "journal.sqlite"
+    shared: dict[str, Any] = field(default_factory=dict)
 
     @property
     def budgets(self) -> dict[str, str | int | float]:
@@ -63,6 +67,12 @@ class Job:
             torch.manual_seed(self.config.seed)
             self.workspace.done(stage, work())
         return self.workspace.stages[stage]
+
+    def remembered(self, name: str, make: Callable[[], Any]) -> Any:
+        """Return what `make` returned the first time, in this process."""
+        if name not in self.shared:
+            self.shared[name] = make()
+        return self.shared[name]
 
     def judge(self, stage: str, model: nn.Module) -> None:
         """Measure the accuracy on the held-out images, unless it was measured before, and say it."""

@@ -16,10 +16,10 @@ from secateur.scoring import scores_by_name
 from secateur.weights import load_weights
 from secateur_cli.costs import spending
 from secateur_cli.job import Job
+from secateur_cli.latency import search_to_latency
 from secateur_cli.preparation import prepare
 from secateur_cli.progress import Progress
 from secateur_cli.schema import RunConfig, Search
-from secateur_cli.searching import search
 
 DENSE_WEIGHTS = "stages/dense.safetensors"
 SCORES = "stages/scores.json"
@@ -105,7 +105,7 @@ def choose_widths(job: Job, scores: ScoreTable) -> PruningPlan:
     """Spend the budget: how many channels each group keeps, and which."""
 
     def work() -> dict[str, Any]:
-        plan, steps = search(job, scores)
+        plan, steps = search_to_latency(job, scores)
         write_json(job.workspace.path(PLAN), plan.to_json())
         return {"steps": steps}
 

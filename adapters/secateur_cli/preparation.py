@@ -28,6 +28,7 @@ from secateur_cli.config import resolve
 from secateur_cli.data import load_data
 from secateur_cli.failures import described
 from secateur_cli.job import Job
+from secateur_cli.latency import check_latency
 from secateur_cli.progress import Progress
 from secateur_cli.recovery import calibration_images
 from secateur_cli.schema import RunConfig, Search
@@ -61,14 +62,17 @@ def prepare(
     data = data.for_outputs(outputs)
     model = with_channel_maps(model, data.example)
     groups = channel_groups(model, data.example, ignore=config.plan.ignore, residual=config.plan.residual)
-    costs = tuple(cost_model(name, model, data.example, groups) for name in config.plan.budget.given)
-    _rehearse(config, model, data.example, groups, costs)
+    costs = tuple(cost_model(name, model, data.example, groups) for name in config.plan.budget.counted)
+    if config.plan.budget.latency is not None and "plan" not in workspace.stages:
+        check_latency(config, model, data.example)
+    counted = costs or (cost_model("macs", model, data.example, groups),)
+    _rehearse(config, model, data.example, groups, counted)
     workspace.open()
     if workspace.stages:
         progress.say(f"continuing the run in {output}; done so far: {', '.join(workspace.stages)}")
     if workspace.lost is not None:
         progress.say(f"{output / workspace.lost} is gone: making it again, and what follows from it")
-    dense = ", ".join(format_cost(cost({}), cost.unit) for cost in costs)
+    dense = ", ".join(format_cost(cost({}), cost.unit) for cost in counted)
     number = "1 group" if len(groups) == 1 else f"{len(groups)} groups"
     progress.say(f"{config.network.build}: {dense}, {number} of channels can be pruned")
     if data.classes is not None and data.classes < outputs:
@@ -120,9 +124,10 @@ def _rehearse(
         weights that cannot be saved or trained, more images to recover on than fit into memory.
     """
     plan, settings = config.plan, config.score
+    budgets = plan.budget.counted or {"macs": "99.9%"}  # what a latency allows is known once layers have been timed
     quick = "random" if settings.criterion in GROUP_CRITERIA else settings.criterion  # these rank for minutes
     options = {} if quick != settings.criterion else settings.options
-    state_spendings(costs, plan.budget.given, {})
+    state_spendings(costs, budgets, {})
     batch = (example, torch.arange(len(example)) % 2)  # the scores mean nothing, so any two classes will do
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what is worth saying comes again with all images
@@ -131,7 +136,7 @@ def _rehearse(
             groups,
             scores,
             costs,
-            plan.budget.given,
+            budgets,
             round_to=plan.round_to,
             min_keep=plan.min_keep,
             reduction="sum",

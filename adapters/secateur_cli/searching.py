@@ -19,7 +19,6 @@ from secateur_cli.job import Job
 from secateur_cli.recovery import MEMORY, calibration_images
 from secateur_cli.schema import RecoverConfig
 
-JOURNAL = "journal.sqlite"
 WAYS = {"greedy": "greedy search, percent of the way", "refine": "swaps from the error curves, candidates"}
 Step = GreedyStep | RefineStep
 Find = Callable[[Evaluate, Callable[[Step], None]], PruningPlan]
@@ -41,7 +40,7 @@ def search(job: Job, scores: ScoreTable) -> tuple[PruningPlan, list[dict[str, An
 
         return _judged(job, scores, greedy)
 
-    curves = _curves(job, scores)
+    curves = job.remembered("curves", lambda: _curves(job, scores))
     start = curve_plan(job.groups, curves, job.costs, job.budgets, **widths)
     if job.search == "curves":
         return start, []
@@ -89,7 +88,7 @@ def _judged(job: Job, scores: ScoreTable, find: Find) -> tuple[PruningPlan, list
     steps: list[Step] = []
     made = 0
     with (
-        Journal.open(job.workspace.path(JOURNAL), identity) as journal,
+        Journal.open(job.workspace.path(job.journal), identity) as journal,
         job.progress.task(WAYS[job.search]) as advance,
     ):
         if journal.evaluations:

@@ -36,7 +36,9 @@ def summary(search: str, report: Mapping[str, Any]) -> Table:
     for name in dict.fromkeys([*COUNTED, *budgets]):
         dense, pruned = (cost.get(name) or budgets[name])["before"], (cost.get(name) or budgets[name])["after"]
         allowed = f"allowed {percent(budgets[name]['budget'] / dense)}" if name in budgets else ""
-        table.add_row(label(name), format_cost(dense), format_cost(pruned), f"{pruned / dense:.1%}", allowed)
+        written = milliseconds if name == "latency" else format_cost
+        amounts = (written(dense), written(pruned))
+        table.add_row(label(name), *amounts, f"{pruned / dense:.1%}", allowed)
     dense, pruned = (onnx[side]["file_bytes"] for side in ("dense", "pruned"))
     table.add_row("ONNX file", amount(dense, "B"), amount(pruned, "B"), f"{pruned / dense:.1%}")
     for row in timed["comparisons"]:

@@ -11,6 +11,7 @@ above 1 would reach 0 before the widths do: below the known share the cost is th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -25,7 +26,7 @@ from secateur.errors import ConfigError, NetworkError
 from secateur.records import ChannelGroup
 from secateur_onnx.geometry import Geometry, layer_calls
 from secateur_onnx.layer_tables import Grid, LayerTable, Memory, Remembered, Time
-from secateur_onnx.layer_times import time_layers
+from secateur_onnx.layer_times import time_layers, weight_shape
 from secateur_onnx.machine import describe_machine
 from secateur_onnx.sessions import check_installation
 
@@ -47,7 +48,7 @@ class LayerPart:
         return self.known[kept]
 
 
-@dataclass(frozen=True)
+@dataclass
 class LatencyCost:
     """Milliseconds that a batch takes, as a function of the widths; non-decreasing in each of them.
 
@@ -122,7 +123,8 @@ def latency_cost(
         model: the dense network; unchanged afterwards.
         example_inputs: one batch (N, C, H, W); its size counts, not how many there are.
         groups: the channel groups by name.
-        provider, threads: see `create_session`. Layers are timed alone on "cpu" only: see Raises.
+        provider, threads: see `create_session`. Layers are timed on "cpu" only, unless `time` does it: the
+            profile of a device tells when a layer was launched.
         batch: inputs in a run.
         round_to: what widths are multiples of.
         memory: where times are kept, such as a `secateur.journal.Journal`; what it holds is not measured again.
@@ -150,6 +152,11 @@ def latency_cost(
         (112.0, 56.0, 67.2)
     """
     check_installation(provider=provider)
+    if provider != "cpu" and time is None:
+        raise ConfigError(
+            f"layers cannot be timed alone on {provider!r}: its profile tells when a layer was launched, not how long "
+            "it ran; allowed: cpu"
+        )
     for name, number in (("batch", batch), ("round_to", round_to)):
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
             raise ConfigError(f"{name} is {number!r}; it must be a whole number of at least 1")
@@ -159,7 +166,16 @@ def latency_cost(
         raise NetworkError("the network runs no convolution and no linear layer, which are what a latency is made of")
     grids = _grids(calls, round_to)
     where = measured_on(provider=provider, batch=batch, threads=threads)
-    clock = partial(time_layers, batch=batch, provider=provider, threads=where["threads"]) if time is None else time
+    weights = sum(
+        4 * math.prod(weight_shape(call, (record.inputs, record.outputs)))
+        for record, geometries in calls.values()
+        for call in geometries[:1]
+    )
+    clock = (
+        partial(time_layers, batch=batch, provider=provider, threads=where["threads"], weight_bytes=weights)
+        if time is None
+        else time
+    )
     store = Remembered() if memory is None else memory
     tables: dict[Geometry, LayerTable] = {}
     for geometry, grid in grids.items():

@@ -9,7 +9,7 @@ network is the other.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -86,7 +86,7 @@ class LatencySearch:
         }
 
 
-def said(search: dict[str, Any]) -> str:
+def said(search: Mapping[str, Any]) -> str:
     """Return what `LatencySearch.to_json` holds in a sentence.
 
     Example:

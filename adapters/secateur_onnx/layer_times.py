@@ -35,7 +35,13 @@ SOURCE = 4  # channels of the input that every source reads; fewer than any bloc
 
 
 def time_layers(
-    geometry: Geometry, pairs: Sequence[Pair], *, batch: int, provider: str = "cpu", threads: int | None = None
+    geometry: Geometry,
+    pairs: Sequence[Pair],
+    *,
+    batch: int,
+    provider: str = "cpu",
+    threads: int | None = None,
+    weight_bytes: float = math.inf,
 ) -> list[float]:
     """Return how long the layer takes at each pair of widths, in milliseconds.
 
@@ -44,6 +50,8 @@ def time_layers(
         pairs: channels read and written; of a depthwise layer the outputs alone count, and are the inputs.
         batch: inputs in one run.
         provider, threads: see `secateur_onnx.create_session`.
+        weight_bytes: the weights that run in turn, those of the whole network: larger ones than the processor's cache
+            would be read from memory, which those of a small network are not.
 
     Returns: the lower quartile over the runs for each pair.
 
@@ -58,6 +66,31 @@ def time_layers(
         >>> times[0] < times[1]
         True
     """
+    total = sum(4 * math.prod(weight_shape(geometry, pair)) for pair in pairs)
+    parts = min(len(pairs), max(1, math.ceil(total / weight_bytes)))
+    times = [0.0] * len(pairs)
+    for part in range(parts):  # every so manieth, so that each file holds small layers and large ones
+        times[part::parts] = _timed(geometry, pairs[part::parts], batch, provider, threads, MAX_SECONDS / parts)
+    return times
+
+
+def weight_shape(geometry: Geometry, pair: Pair) -> tuple[int, ...]:
+    """Return the shape of the weight that a layer has at a pair of widths.
+
+    Example:
+        >>> weight_shape(Geometry("Gemm", (1,)), (8, 4))
+        (4, 8)
+    """
+    before, after = pair
+    groups = before if geometry.depthwise else geometry.groups
+    if geometry.op == "ConvTranspose":
+        return (before, after // groups, *geometry.kernel)
+    return (after, before // groups, *geometry.kernel)
+
+
+def _timed(
+    geometry: Geometry, pairs: Sequence[Pair], batch: int, provider: str, threads: int | None, seconds: float
+) -> list[float]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "layers.onnx"
         path.write_bytes(_layers_model(geometry, pairs, batch).SerializeToString())
@@ -66,7 +99,7 @@ def time_layers(
         feeds = {i.name: random.standard_normal(i.shape).astype(np.float32) for i in session.get_inputs()}
         started = time.monotonic()
         for run in range(WARM_UPS + RUNS):
-            if run > WARM_UPS + MIN_RUNS and time.monotonic() - started > MAX_SECONDS:
+            if run > WARM_UPS + MIN_RUNS and time.monotonic() - started > seconds:
                 break
             session.run(None, feeds)
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
@@ -134,12 +167,7 @@ class _Graph:
         onnx = require("onnx")
         before, after = pair
         groups = before if geometry.depthwise else geometry.groups
-        shapes = {
-            "Conv": (after, before // groups, *geometry.kernel),
-            "ConvTranspose": (before, after // groups, *geometry.kernel),
-            "Gemm": (after, before),
-        }
-        for part, shape in (("weight", shapes[geometry.op]), ("bias", (after,))):
+        for part, shape in (("weight", weight_shape(geometry, pair)), ("bias", (after,))):
             values = np.resize(self._random, shape)
             self.tensors.append(onnx.numpy_helper.from_array(values, f"{name}_{part}"))
         attributes: dict[str, Any] = {"transB": 1}
