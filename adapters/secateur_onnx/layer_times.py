@@ -29,7 +29,7 @@ Pair = tuple[int, int]
 
 OPSET, IR_VERSION = 18, 9
 WARM_UPS, MIN_RUNS, RUNS = 3, 5, 25
-QUANTILE = 0.25  # below the median: other processes only ever add time
+QUANTILE = 0.05  # other processes only ever add time, and the more of it the longer a layer runs
 MAX_SECONDS = 20.0  # of all runs of one geometry
 SOURCE = 4  # channels of the input that every source reads; fewer than any block, so no source needs a sorted input
 
@@ -53,7 +53,7 @@ def time_layers(
         weight_bytes: the weights that run in turn, those of the whole network: larger ones than the processor's cache
             would be read from memory, which those of a small network are not.
 
-    Returns: the lower quartile over the runs for each pair.
+    Returns: for each pair the time that one run in twenty stays below.
 
     Raises:
         DataError: the profile does not name a layer, or its time is not positive and finite.
@@ -103,10 +103,10 @@ def _timed(
                 break
             session.run(None, feeds)
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    return [_quartile(events, _tag(idx), pair) for idx, pair in enumerate(pairs)]
+    return [_fast(events, _tag(idx), pair) for idx, pair in enumerate(pairs)]
 
 
-def _quartile(events: Sequence[dict[str, Any]], tag: str, pair: Pair) -> float:
+def _fast(events: Sequence[dict[str, Any]], tag: str, pair: Pair) -> float:
     times = [
         float(event["dur"])
         for event in events
