@@ -13,9 +13,9 @@ MACs as its cost. Shown are the MACs, the measured share of the dense time with 
 
 Part two: ResNet-18 and MobileNetV2 at 224 x 224 with random weights, uniform widths, to 60% of the latency.
 
-Both parts also take {macs: 50%, latency: 58%} together. Every figure is measured anew once its plan is found. Asserted is,
-for the two ResNets, that it lies within 5% of the 60%, and that half of the MACs and 58% of the time together run at least
-1.7 times as fast as the dense network; MobileNetV2 is only shown.
+Both parts also take {macs: 50%, latency: 58%} together. Every figure is measured anew once its plan is found. Asserted
+is, for the two ResNets, that it lies within 5% of the 60%, and that half of the MACs and 58% of the time together run
+at least 1.7 times as fast as the dense network; MobileNetV2 is only shown.
 
 The clock "process" counts the time that the process itself ran, on one thread: on a busy machine the wall clock halts
 long runs more often than short ones, and favours the smaller network.
