@@ -69,7 +69,7 @@ def time_layers(
     total = sum(4 * math.prod(weight_shape(geometry, pair)) for pair in pairs)
     parts = min(len(pairs), max(1, math.ceil(total / weight_bytes)))
     times = [0.0] * len(pairs)
-    for part in range(parts):  # every so manieth, so that each file holds small layers and large ones
+    for part in range(parts):  # one in so many, so that each file holds small layers and large ones
         times[part::parts] = _timed(geometry, pairs[part::parts], batch, provider, threads, MAX_SECONDS / parts)
     return times
 
@@ -101,7 +101,10 @@ def _timed(
         for run in range(WARM_UPS + RUNS):
             if run > WARM_UPS + MIN_RUNS and time.monotonic() - started > seconds:
                 break
-            session.run(None, feeds)
+            try:
+                session.run(None, feeds)
+            except Exception as error:  # onnxruntime's errors have no common class of their own
+                raise DataError(f"onnxruntime fails on layers of {geometry}: {error}") from error
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     return [_fast(events, _tag(idx), pair) for idx, pair in enumerate(pairs)]
 
@@ -110,7 +113,10 @@ def _fast(events: Sequence[dict[str, Any]], tag: str, pair: Pair) -> float:
     times = [
         float(event["dur"])
         for event in events
-        if event.get("cat") == "Node" and tag in event["name"] and event["name"].endswith("_kernel_time")
+        if event.get("cat") == "Node"
+        and tag in event["name"]
+        and event["name"].endswith("_kernel_time")
+        and event["args"]["op_name"] != "Relu"  # where the runtime has not fused it with the layer
     ]
     # The profiler cuts to whole microseconds: half of one is what that takes away on average.
     value = (float(np.quantile(times[WARM_UPS:], QUANTILE)) + 0.5) / 1000 if len(times) > WARM_UPS else math.nan

@@ -17,7 +17,6 @@ from references_latency import bilinear, risen
 from secateur import apply_plan, channel_groups, uniform_plan
 from secateur.errors import ConfigError, DataError, JournalError, NetworkError, PlanError
 from secateur.journal import Journal
-from secateur.networks import digits_resnet
 from secateur.records import ChannelGroups, ScoreTable
 from secateur_onnx import LatencyCost, latency, latency_cost
 from secateur_onnx.geometry import Geometry, layer_calls
@@ -40,28 +39,17 @@ class Clock:
 
 
 @pytest.fixture(scope="module")
-def network() -> nn.Module:
-    torch.manual_seed(0)
-    return digits_resnet().eval()
-
-
-@pytest.fixture(scope="module")
-def groups(network: nn.Module) -> ChannelGroups:
-    return channel_groups(network, IMAGES)
-
-
-@pytest.fixture(scope="module")
-def noisy(network: nn.Module, groups: ChannelGroups) -> LatencyCost:
+def noisy(digits: nn.Module, groups: ChannelGroups) -> LatencyCost:
     noise = torch.Generator().manual_seed(1)
-    return cost_of(network, groups, time=lambda _, pairs: (0.1 + torch.rand(len(pairs), generator=noise)).tolist())
+    return cost_of(digits, groups, time=lambda _, pairs: (0.1 + torch.rand(len(pairs), generator=noise)).tolist())
 
 
 def scores_of(groups: ChannelGroups) -> ScoreTable:
     return ScoreTable({name: torch.arange(group.width).double() for name, group in groups.items()})
 
 
-def cost_of(network: nn.Module, groups: ChannelGroups, **more: Any) -> LatencyCost:
-    return latency_cost(network, IMAGES, groups, **{"time": Clock(), **more})
+def cost_of(digits: nn.Module, groups: ChannelGroups, **more: Any) -> LatencyCost:
+    return latency_cost(digits, IMAGES, groups, **{"time": Clock(), **more})
 
 
 @given(
@@ -101,11 +89,11 @@ def test_the_cost_never_falls_with_a_width(noisy: LatencyCost, groups: ChannelGr
     assert cost({}) == pytest.approx(cost.dense_ms)
 
 
-def test_the_cost_of_a_plan_is_that_of_the_network_it_leaves(network: nn.Module, groups: ChannelGroups) -> None:
+def test_the_cost_of_a_plan_is_that_of_the_network_it_leaves(digits: nn.Module, groups: ChannelGroups) -> None:
     clock = Clock()
-    cost = cost_of(network, groups, time=clock, round_to=16)
+    cost = cost_of(digits, groups, time=clock, round_to=16)
     plan = uniform_plan(groups, scores_of(groups), cost, "60%", round_to=16)
-    calls = layer_calls(apply_plan(network, plan), IMAGES)
+    calls = layer_calls(apply_plan(digits, plan), IMAGES)
     by_hand = sum(
         clock(geometry, [(record.inputs, record.outputs)])[0]
         for record, geometries in calls.values()
@@ -115,8 +103,8 @@ def test_the_cost_of_a_plan_is_that_of_the_network_it_leaves(network: nn.Module,
     assert plan.cost_after <= 0.6 * plan.cost_before
 
 
-def test_a_line_through_a_known_share(network: nn.Module, groups: ChannelGroups) -> None:
-    cost = cost_of(network, groups)
+def test_a_line_through_a_known_share(digits: nn.Module, groups: ChannelGroups) -> None:
+    cost = cost_of(digits, groups)
     slower, faster = cost.corrected(0.5, 0.7), cost.corrected(0.5, 0.3)
     for share, expected in ((1.0, 1.0), (0.5, 0.7), (0.75, 0.85), (0.0, 0.4)):
         assert slower.predicted(share) == pytest.approx(expected)
@@ -128,16 +116,16 @@ def test_a_line_through_a_known_share(network: nn.Module, groups: ChannelGroups)
 
 
 def test_what_the_journal_holds_is_not_measured_again(
-    network: nn.Module, groups: ChannelGroups, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    digits: nn.Module, groups: ChannelGroups, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def asked(**more: Any) -> int:
         clock = Clock()
         with Journal.open(tmp_path / "times.sqlite", {"holds": "times"}) as journal:
-            costs.append(cost_of(network, groups, time=clock, memory=journal, threads=1, **more)({}))
+            costs.append(cost_of(digits, groups, time=clock, memory=journal, threads=1, **more)({}))
         return clock.calls
 
     costs: list[float] = []
-    geometries = len({g for _, calls in layer_calls(network, IMAGES).values() for g in calls})
+    geometries = len({g for _, calls in layer_calls(digits, IMAGES).values() for g in calls})
     assert asked() == geometries
     assert asked() == 0
     assert costs[0] == costs[1]
@@ -167,7 +155,13 @@ def test_every_kind_of_layer_is_timed() -> None:
             assert weight_shape(geometry, (record.inputs, record.outputs)) == tuple(module.weight.shape)
 
 
-def test_layers_of_many_weights_are_timed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_activation_that_is_not_fused_is_not_the_layer() -> None:
+    wide = Geometry("ConvTranspose", (16, 16), (5, 5), (1, 1), (1, 1), (2, 2, 2, 2))
+    (alone,) = time_layers(wide, [(64, 64)], batch=1, threads=1)
+    assert alone > 0.1  # 26 M multiply-accumulates; the activation of 16,384 numbers takes some microseconds
+
+
+def test_layers_of_many_weights_are_timed_in_parts() -> None:
     pairs = list(itertools.product((8, 16), (8, 16, 24)))
     times = time_layers(CONV, pairs, batch=1, threads=1, weight_bytes=16_000)
     assert len(times) == len(pairs)
@@ -184,28 +178,28 @@ def test_few_knots_of_wide_layers() -> None:
 
 
 @pytest.mark.parametrize("bad", [[float("nan")], [0.0], [-1.0], [float("inf")]])
-def test_times_that_are_none_are_refused(network: nn.Module, groups: ChannelGroups, bad: list[float]) -> None:
+def test_times_that_are_none_are_refused(digits: nn.Module, groups: ChannelGroups, bad: list[float]) -> None:
     with pytest.raises(DataError, match="must be positive and finite"):
-        cost_of(network, groups, time=lambda geometry, pairs: bad * len(pairs))
+        cost_of(digits, groups, time=lambda geometry, pairs: bad * len(pairs))
 
 
-def test_bad_input_is_refused(network: nn.Module, groups: ChannelGroups) -> None:
+def test_bad_input_is_refused(digits: nn.Module, groups: ChannelGroups) -> None:
     with pytest.raises(ConfigError, match="batch is 0"):
-        cost_of(network, groups, batch=0)
+        cost_of(digits, groups, batch=0)
     with pytest.raises(ConfigError, match="round_to is 0"):
-        cost_of(network, groups, round_to=0)
+        cost_of(digits, groups, round_to=0)
     with pytest.raises(ConfigError, match="unknown provider 'cudo'"):
-        cost_of(network, groups, provider="cudo")
+        cost_of(digits, groups, provider="cudo")
     with pytest.raises(ConfigError, match="layers were to be timed, and 1 times came"):
-        cost_of(network, groups, time=lambda geometry, pairs: [1.0])
+        cost_of(digits, groups, time=lambda geometry, pairs: [1.0])
     with pytest.raises(NetworkError, match="does not run on example inputs"):
-        latency_cost(network, torch.zeros(1, 3, 8, 8), groups, time=Clock())
+        latency_cost(digits, torch.zeros(1, 3, 8, 8), groups, time=Clock())
     with pytest.raises(NetworkError, match="no convolution and no linear layer"):
         latency_cost(nn.Sequential(nn.ReLU()), IMAGES, {}, time=Clock())
     with pytest.raises(NetworkError, match="another network"):
         latency_cost(nn.Sequential(nn.Conv2d(1, 1, 1)), IMAGES, groups, time=Clock())
     with pytest.raises(PlanError, match="no channel group"):
-        cost_of(network, groups)({"nowhere": 1})
+        cost_of(digits, groups)({"nowhere": 1})
 
 
 def test_several_measurements_are_stored_together(tmp_path: Path) -> None:

@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from secateur import channel_groups, curve_plan, uniform_plan
+from secateur import curve_plan, uniform_plan
 from secateur.cost import MacsCost
 from secateur.errors import BudgetError, ConfigError, DataError, SecateurWarning
 from secateur.journal import Journal
-from secateur.networks import digits_resnet
 from secateur.records import ChannelGroups, PruningPlan, ScoreTable
 from secateur_onnx import LatencyCost, WholeRun, WholeRuns, latency_cost, latency_search, whole_runs
 
@@ -29,20 +28,9 @@ TRUTHS: dict[str, Truth] = {
 
 
 @pytest.fixture(scope="module")
-def network() -> nn.Module:
-    torch.manual_seed(0)
-    return digits_resnet().eval()
-
-
-@pytest.fixture(scope="module")
-def groups(network: nn.Module) -> ChannelGroups:
-    return channel_groups(network, IMAGES)
-
-
-@pytest.fixture(scope="module")
-def cost(network: nn.Module, groups: ChannelGroups) -> LatencyCost:
+def cost(digits: nn.Module, groups: ChannelGroups) -> LatencyCost:
     return latency_cost(
-        network, IMAGES, groups, round_to=1, time=lambda _, pairs: [0.05 + 0.001 * i * o for i, o in pairs]
+        digits, IMAGES, groups, round_to=1, time=lambda _, pairs: [0.05 + 0.001 * i * o for i, o in pairs]
     )
 
 
@@ -95,9 +83,9 @@ def test_predictions_improve(groups: ChannelGroups, scores: ScoreTable, cost: La
 
 
 def test_milliseconds_and_another_budget_beside(
-    network: nn.Module, groups: ChannelGroups, scores: ScoreTable, cost: LatencyCost
+    digits: nn.Module, groups: ChannelGroups, scores: ScoreTable, cost: LatencyCost
 ) -> None:
-    macs = MacsCost(network, IMAGES, groups)
+    macs = MacsCost(digits, IMAGES, groups)
     runs = Runs(cost, TRUTHS["bent"])
     budgets = {"macs": "90%", "latency": 3.0}
     found = latency_search(lambda c: uniform_plan(groups, scores, [macs, c], budgets), cost, 3.0, runs)
@@ -135,16 +123,16 @@ def test_bad_input_is_refused(groups: ChannelGroups, scores: ScoreTable, cost: L
 
 
 def test_whole_runs_are_real_and_remembered(
-    network: nn.Module, groups: ChannelGroups, scores: ScoreTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    digits: nn.Module, groups: ChannelGroups, scores: ScoreTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cost = latency_cost(network, IMAGES, groups, threads=1)
+    cost = latency_cost(digits, IMAGES, groups, threads=1)
     plan = uniform_plan(groups, scores, cost, "50%", round_to=8)
     settings = {"threads": 1, "rounds": 6, "seconds": 0.01}
     with Journal.open(tmp_path / "times.sqlite", {"holds": "times"}) as journal:
-        with WholeRuns(network, IMAGES, memory=journal, **settings) as runs:  # type: ignore[arg-type] # one mapping
+        with WholeRuns(digits, IMAGES, memory=journal, **settings) as runs:  # type: ignore[arg-type] # one mapping
             first = runs(plan)
         assert first.lower <= first.share <= first.upper
         assert first.dense_ms > 0
         monkeypatch.delattr(whole_runs, "export")
-        with WholeRuns(network, IMAGES, memory=journal, **settings) as runs:  # type: ignore[arg-type] # one mapping
+        with WholeRuns(digits, IMAGES, memory=journal, **settings) as runs:  # type: ignore[arg-type] # one mapping
             assert runs(plan) == first
