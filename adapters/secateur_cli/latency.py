@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -50,9 +51,10 @@ def search_to_latency(job: Job, scores: ScoreTable) -> tuple[PruningPlan, Steps]
         "threads": job.config.onnx.threads,
     }
     found: dict[str, Steps] = {}
+    rounds = itertools.count(1)
 
     def find(cost: secateur_onnx.LatencyCost) -> PruningPlan:
-        journal = f"journal-{len(found) + 1}.sqlite"  # each round decides by another cost
+        journal = f"journal-{next(rounds)}.sqlite"  # each round decides by another cost
         plan, steps = search(replace(job, costs=(*job.costs, cost), journal=journal), scores)
         found[plan.fingerprint] = steps
         return plan

@@ -62,7 +62,7 @@ class Task(NamedTuple):
     @property
     def timing(self) -> dict[str, Any]:
         seconds = 0.05 if self.given.smoke else self.given.seconds
-        rounds = 6 if self.given.smoke else 400
+        rounds = 6 if self.given.smoke else 1000
         return {"threads": self.given.threads, "clock": CLOCKS[self.given.clock], "seconds": seconds, "rounds": rounds}
 
     @property
@@ -81,11 +81,13 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     print(f"threads: {given.threads}, clock: {given.clock}, load {os.getloadavg()[0]:.1f}")
+    missed: list[str] = []
     for name in ["resnet56"] if given.smoke else given.networks:
-        trained(given) if name == "resnet56" else untrained(name, given)
+        trained(given, missed) if name == "resnet56" else untrained(name, given, missed)
+    assert not missed, f"missed: {'; '.join(missed)}; is the machine busy?"
 
 
-def trained(given: argparse.Namespace) -> None:
+def trained(given: argparse.Namespace, missed: list[str]) -> None:
     """ResNet-56: a budget of latency, the MACs that take as long, and both budgets together."""
     setting = load(given, limit=60 if given.smoke else None)
     network, groups, data = setting
@@ -97,14 +99,14 @@ def trained(given: argparse.Namespace) -> None:
     task = Task("resnet56", network, data.example, groups, search, given)
     dense = setting.accuracy(network)
     print(f"{task.name}: dense {dense:.2f}% of the held-out images")
-    runs = spend(task, setting)
+    runs = spend(task, setting, missed)
     by_macs = latency_search(
         lambda cost: search(cost, BUDGET), as_latency(setting.cost, groups), BUDGET, runs, **task.search_settings
     )
     tell(task, "MACs, as slow", setting.cost, by_macs.plan, fresh(task, by_macs.plan), setting)
 
 
-def untrained(name: str, given: argparse.Namespace) -> None:
+def untrained(name: str, given: argparse.Namespace, missed: list[str]) -> None:
     """A network of torchvision at 224 with random weights: uniform widths."""
     torch.manual_seed(0)
     network, example = getattr(torchvision.models, name)().eval(), torch.randn(2, 3, 224, 224)
@@ -118,11 +120,11 @@ def untrained(name: str, given: argparse.Namespace) -> None:
         lambda costs, budgets: secateur.uniform_plan(groups, scores, costs, budgets, round_to=ROUND_TO),
         given,
     )
-    spend(task, None)
+    spend(task, None, missed)
 
 
-def spend(task: Task, setting: Setting | None) -> WholeRuns:
-    """Search for the latency, alone and together with half of the MACs; print and assert what new runs say."""
+def spend(task: Task, setting: Setting | None, missed: list[str]) -> WholeRuns:
+    """Search for the latency, alone and together with half of the MACs; print what new runs say; note what is missed."""
     begun = time.perf_counter()
     cost = latency_cost(task.network, task.example, task.groups, threads=task.given.threads, round_to=ROUND_TO)
     macs = secateur.MacsCost(task.network, task.example, task.groups)
@@ -144,10 +146,11 @@ def spend(task: Task, setting: Setting | None) -> WholeRuns:
         if task.given.smoke or task.name == "mobilenet_v2":
             continue
         if "MACs" in name:
-            assert macs(found.plan.widths) <= 0.5 * macs({})
-            assert 1 / run.share >= FASTER, f"only {1 / run.share:.2f} times as fast, not {FASTER}"
+            held = 1 / run.share >= FASTER and macs(found.plan.widths) <= 0.5 * macs({})
         else:
-            assert abs(run.share / 0.6 - 1) <= TOLERANCE, f"{run.share:.3f} is not within {TOLERANCE:.0%} of 0.6"
+            held = abs(run.share / 0.6 - 1) <= TOLERANCE
+        if not held:
+            missed.append(f"{task.name}, {name}")
     return runs
 
 

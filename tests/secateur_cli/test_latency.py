@@ -120,3 +120,18 @@ def test_what_cannot_be_timed_is_refused_before_any_work(
     )
     assert code == 2
     assert "a latency is measured on cpu; onnx.provider is 'cuda'" in complained
+
+
+def test_each_round_has_a_journal_of_its_own(user: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounds that end in a plan of an earlier one decide by another cost nevertheless."""
+
+    def measured(self: whole_runs.WholeRuns, plan: object) -> whole_runs.WholeRun:
+        share = 1.0 if plan is None else 0.2  # faster than any budget asks for, so that looser costs are tried
+        return whole_runs.WholeRun(share, share, share, 1.0)
+
+    monkeypatch.setattr(whole_runs.WholeRuns, "__call__", measured)
+    settings = ("plan.search=greedy", "plan.budget={macs: 50%, latency: 60%}")
+    code, said, complained = user.command(tmp_path / "run", *settings, name="search")
+    assert (code, complained) == (0, "")
+    assert said.count("measured 20.0% of the dense time") >= 2
+    assert len(list((tmp_path / "run").glob("journal-*.sqlite"))) > said.count("  plan ")
