@@ -124,7 +124,7 @@ def untrained(name: str, given: argparse.Namespace, missed: list[str]) -> None:
 
 
 def spend(task: Task, setting: Setting | None, missed: list[str]) -> WholeRuns:
-    """Search for the latency, alone and together with half of the MACs; print what new runs say; note what is missed."""
+    """Search for the latency, alone and with half of the MACs; print what new runs say, note what is missed."""
     begun = time.perf_counter()
     cost = latency_cost(task.network, task.example, task.groups, threads=task.given.threads, round_to=ROUND_TO)
     macs = secateur.MacsCost(task.network, task.example, task.groups)
