@@ -161,13 +161,14 @@ def latency_search(
     timed: list[tuple[Round, PruningPlan]] = []
     points, aim, repeats = [(1.0, 1.0)], allowed, 0
     while True:
+        plan: PruningPlan | None
         try:
             plan = find(cost)
         except BudgetError:
             if not timed:
                 raise
-            break  # the correction has moved the budget out of reach: what was timed is all there is
-        if any(other.widths == plan.widths for _, other in timed):
+            plan = None  # the correction has moved the budget out of reach: is there anything on the way to it?
+        if plan is None or any(other.widths == plan.widths for _, other in timed):
             repeats += 1
             if repeats > REPEATS:
                 break  # widths go in steps, or another budget binds: a looser cost finds nothing wider
