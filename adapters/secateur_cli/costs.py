@@ -16,6 +16,7 @@ COSTS = {
     "thop": "MACs as thop counts",
     "hrank": "MACs as HRank counts",
     "hrank_parameters": "parameters as HRank counts",
+    "latency": "latency",
 }
 
 
@@ -33,10 +34,10 @@ def unit(cost: str) -> str:
     """Return the unit that belongs behind an amount of a cost, where its name does not say it.
 
     Example:
-        >>> unit("bytes"), unit("macs")
-        ('B', '')
+        >>> unit("bytes"), unit("latency"), unit("macs")
+        ('B', 'ms', '')
     """
-    return "B" if cost == "bytes" else ""
+    return {"bytes": "B", "latency": "ms"}.get(cost, "")
 
 
 def spent(plan: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:

@@ -35,6 +35,7 @@ class Job:
         costs: what has a budget; the plan is counted in the first.
         shallow: the plan that a search is to distil.
         facts: grows into the report.
+        journal: the file in which the search keeps what it finds out.
     """
 
     config: RunConfig
@@ -48,6 +49,7 @@ class Job:
     costs: tuple[CostModel, ...]
     shallow: Shallow | None
     facts: dict[str, Any]
+    journal: str = "journal.sqlite"
 
     @property
     def budgets(self) -> dict[str, str | int | float]:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 import secateur_onnx
 from secateur.channel_graph import channel_groups
 from secateur.channel_map import with_channel_maps
-from secateur.cost import cost_model
 from secateur.errors import NetworkError
 from secateur.findings import Finding
 from secateur.records import ChannelGroups, ScoreTable
@@ -20,8 +19,8 @@ from secateur_cli.config import DataConfig, RunConfig, resolve
 from secateur_cli.data import Data, load_data
 from secateur_cli.examination import Examination
 from secateur_cli.patience import patience
-from secateur_cli.preparation import logits, rehearse_plan, rehearse_scores
-from secateur_cli.prescribed import Setting, read_shallow
+from secateur_cli.preparation import logits, rehearse_plan, rehearse_scores, rehearsed_setting
+from secateur_cli.prescribed import read_shallow
 from secateur_cli.sources import build_network, network_factory
 from secateur_cli.wording import amount, tiny
 
@@ -162,10 +161,10 @@ def _planned(
     job: Examination, config: RunConfig, model: nn.Module, example: Tensor, groups: ChannelGroups, scores: ScoreTable
 ) -> None:
     def state(changed: RunConfig) -> bool:
-        costs = tuple(cost_model(name, model, example, groups) for name in changed.plan.budget.given)
         shallow = read_shallow(changed.plan, example, job.path.parent)
+        setting = rehearsed_setting(changed, model, example, groups, shallow)
         for search in changed.plan.search:
-            rehearse_plan(changed, search, scores, Setting(model, example, groups, costs, shallow))
+            rehearse_plan(changed, search, scores, setting)
         return True
 
     given = config.plan.budget.given

@@ -147,14 +147,17 @@ def export_both(job: Job, plan: PruningPlan, pruned: nn.Module) -> None:
 
 def time_both(job: Job) -> None:
     """Time the dense file against the pruned one in ONNX Runtime."""
-    settings, workspace = job.config.onnx, job.workspace
+    settings, workspace, budget = job.config.onnx, job.workspace, job.config.plan.budget
+    batch_sizes = settings.batch_sizes
+    if budget.latency is not None and budget.batch not in batch_sizes:
+        batch_sizes = (budget.batch, *batch_sizes)
 
     def work() -> dict[str, Any]:
         with job.progress.task("timing in ONNX Runtime") as advance:
             timed = secateur_onnx.benchmark(
                 workspace.path(DENSE_ONNX),
                 workspace.path(PRUNED_ONNX),
-                batch_sizes=settings.batch_sizes,
+                batch_sizes=batch_sizes,
                 provider=settings.provider,
                 threads=settings.threads,
                 seconds=settings.seconds,

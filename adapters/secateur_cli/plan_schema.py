@@ -59,6 +59,15 @@ def _cost(description: str) -> Any:
     )
 
 
+def _latency(value: Any) -> Any:
+    if value is None or (isinstance(value, str) and (found := MILLISECONDS.fullmatch(value)) and float(found[1]) > 0):
+        return value
+    if not isinstance(value, str) or "%" not in value:
+        raise ValueError(f"{value!r}: must be a share of the dense network's time such as 60%, or a time such as 2.5ms")
+    return _budget(value)
+
+
+MILLISECONDS = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*ms\s*")
 Budget = Annotated[Amount | None, BeforeValidator(_budget)]
 
 
@@ -72,23 +81,46 @@ class BudgetConfig(Section):
     thop: Budget = _cost("multiply-accumulates as thop counts them, batch norms included")
     hrank: Budget = _cost("multiply-accumulates as HRank's tables count them, each layer with all of its dense inputs")
     hrank_parameters: Budget = _cost("parameters as HRank's tables count them")
+    latency: Annotated[str | None, BeforeValidator(_latency)] = Field(
+        default=None,
+        description="time of a batch in ONNX Runtime: a share of the dense network's ('60%') or a time ('2.5ms')",
+    )
+    provider: Literal["cpu"] | None = Field(
+        default=None, description="latency: execution provider it is measured on; null: that of onnx"
+    )
+    batch: Count = Field(default=1, description="latency: images in a run")
 
     @property
     def given(self) -> dict[str, Amount]:
         """Name of each cost that has a budget -> the budget, the cost that the plan is counted in first."""
-        return {name: value for name in type(self).model_fields if (value := getattr(self, name)) is not None}
+        if self.latency is None:
+            return self.counted
+        found = MILLISECONDS.fullmatch(self.latency)
+        return {**self.counted, "latency": float(found[1]) if found else self.latency}
+
+    @property
+    def counted(self) -> dict[str, Amount]:
+        """The same without the latency, which is not counted but measured."""
+        return {
+            name: value for name in self._costs() if name != "latency" and (value := getattr(self, name)) is not None
+        }
 
     @model_validator(mode="after")
     def _some_budget(self) -> Self:
         if not self.given:
-            raise ValueError(
-                f"no budget; give at least one of {', '.join(type(self).model_fields)}, e.g. {{macs: 50%}}"
-            )
+            raise ValueError(f"no budget; give at least one of {', '.join(self._costs())}, e.g. {{macs: 50%}}")
+        if self.latency is None and (stray := {"provider", "batch"} & self.model_fields_set):
+            raise ValueError(f"{' and '.join(sorted(stray))}: only a budget of latency has them, e.g. {{latency: 60%}}")
         return self
+
+    @classmethod
+    def _costs(cls) -> list[str]:
+        return [name for name in cls.model_fields if name not in ("provider", "batch")]
 
     @model_serializer(mode="wrap")
     def _only_given(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in serialize(self).items() if value is not None}
+        given = {name: value for name, value in serialize(self).items() if value is not None}
+        return given if self.latency else {name: value for name, value in given.items() if name != "batch"}
 
 
 class WorthConfig(Section):

@@ -15,6 +15,7 @@ from secateur.records import PruningPlan
 from secateur_cli.costs import label, unit
 from secateur_cli.page import as_text
 from secateur_cli.wording import amount, percent
+from secateur_onnx.latency_search import said
 
 
 def plan_facts(plan: PruningPlan) -> dict[str, Any]:
@@ -84,6 +85,8 @@ def _settings(settings: Mapping[str, Any]) -> Table:
     table = Table(title=Text("how it was found", style="bold"), title_justify="left", box=None, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
+    if "latency" in settings:
+        settings = {**settings, "latency": said(settings["latency"])}
     for name, value in _flat(settings, ""):
         table.add_row(name, value)
     return table

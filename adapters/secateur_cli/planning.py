@@ -16,11 +16,11 @@ from secateur.weights import load_weights
 from secateur_cli.costs import spending
 from secateur_cli.error_curves import CURVES, error_curves
 from secateur_cli.job import Job
+from secateur_cli.latency import search_to_latency
 from secateur_cli.plan_record import plan_record
 from secateur_cli.preparation import prepare
 from secateur_cli.progress import Progress
 from secateur_cli.schema import RunConfig, Search
-from secateur_cli.searching import search
 from secateur_cli.workspace import PLAN
 
 DENSE_WEIGHTS = "stages/dense.safetensors"
@@ -107,7 +107,7 @@ def choose_widths(job: Job, scores: ScoreTable) -> PruningPlan:
     curves = error_curves(job, scores)
 
     def work() -> dict[str, Any]:
-        plan, steps = search(job, scores, curves)
+        plan, steps = search_to_latency(job, scores, curves)
         write_json(job.workspace.path(PLAN), plan.to_json())
         return {"steps": steps}
 

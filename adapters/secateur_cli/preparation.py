@@ -17,8 +17,7 @@ from secateur.cost import cost_model
 from secateur.criteria import GROUP_CRITERIA
 from secateur.errors import CheckpointError, ConfigError, DataError, NetworkError
 from secateur.modes import evaluating
-from secateur.protocols import CostModel
-from secateur.records import ScoreTable
+from secateur.records import ChannelGroups, ScoreTable
 from secateur.scoring import scores_by_name
 from secateur.search import format_cost
 from secateur.search.budget import allowed_cost
@@ -29,7 +28,8 @@ from secateur_cli.config import resolve
 from secateur_cli.data import load_data
 from secateur_cli.failures import described
 from secateur_cli.job import Job
-from secateur_cli.prescribed import PRESCRIBED, Setting, prescribed_plan, read_shallow, read_shallow_plan
+from secateur_cli.latency import check_latency
+from secateur_cli.prescribed import PRESCRIBED, Setting, Shallow, prescribed_plan, read_shallow, read_shallow_plan
 from secateur_cli.progress import Progress
 from secateur_cli.recovery import calibration_images
 from secateur_cli.schema import PlanConfig, RunConfig, Search
@@ -63,16 +63,18 @@ def prepare(
     data = data.for_outputs(outputs)
     model = with_channel_maps(model, data.example)
     groups = channel_groups(model, data.example, ignore=config.plan.ignore, residual=config.plan.residual)
-    costs = tuple(cost_model(name, model, data.example, groups) for name in config.plan.budget.given)
+    costs = tuple(cost_model(name, model, data.example, groups) for name in config.plan.budget.counted)
+    if config.plan.budget.latency is not None and "plan" not in workspace.stages:
+        check_latency(config, model, data.example)
     shallow = read_shallow(config.plan, data.example, folder)
-    scores = rehearse_scores(config, model, data.example)
-    rehearse_plan(config, search, scores, Setting(model, data.example, groups, costs, shallow))
+    setting = rehearsed_setting(config, model, data.example, groups, shallow)
+    rehearse_plan(config, search, rehearse_scores(config, model, data.example), setting)
     workspace.open()
     if workspace.stages:
         progress.say(f"continuing the run in {output}; done so far: {', '.join(workspace.stages)}")
     if workspace.lost is not None:
         progress.say(f"{output / workspace.lost} is gone: making it again, and what follows from it")
-    dense = ", ".join(format_cost(cost({}), cost.unit) for cost in costs)
+    dense = ", ".join(format_cost(cost({}), cost.unit) for cost in setting.costs)
     number = "1 group" if len(groups) == 1 else f"{len(groups)} groups"
     progress.say(f"{config.network.build}: {dense}, {number} of channels can be pruned")
     if data.classes is not None and data.classes < outputs:
@@ -138,6 +140,15 @@ def rehearse_scores(config: RunConfig, model: nn.Module, example: Tensor) -> Sco
         return scores_by_name(model, [batch], quick, options=options, tap=settings.tap)
 
 
+def rehearsed_setting(
+    config: RunConfig, model: nn.Module, example: Tensor, groups: ChannelGroups, shallow: Shallow | None
+) -> Setting:
+    """Return what a search is rehearsed with: what a latency allows is known once layers have been timed."""
+    budgets = config.plan.budget.counted or {"macs": "99.9%"}
+    costs = tuple(cost_model(name, model, example, groups) for name in budgets)
+    return Setting(model, example, groups, costs, budgets, shallow)
+
+
 def rehearse_plan(config: RunConfig, search: Search, scores: ScoreTable, setting: Setting) -> None:
     """State the search's problem, to be refused now and not after the training.
 
@@ -145,7 +156,7 @@ def rehearse_plan(config: RunConfig, search: Search, scores: ScoreTable, setting
         saved or trained, more images to recover on than fit into memory.
     """
     plan, model, costs = config.plan, setting.model, setting.costs
-    state_spendings(costs, plan.budget.given, {})
+    state_spendings(costs, setting.budgets, {})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # as above
         if search in PRESCRIBED:
@@ -155,22 +166,22 @@ def rehearse_plan(config: RunConfig, search: Search, scores: ScoreTable, setting
                 setting.groups,
                 scores,
                 costs,
-                plan.budget.given,
+                setting.budgets,
                 round_to=plan.round_to,
                 min_keep=plan.min_keep,
                 reduction="sum",
             )
     if search == "greedy" and plan.greedy_from is not None:
-        _check_start(plan, costs)
+        _check_start(plan, setting)
     tensors_of(model)
     calibration_images(config.recover, setting.example)
     if (config.train or config.fine_tune) and not any(p.requires_grad for p in model.parameters()):
         raise NetworkError("no parameter of the network needs a gradient, so it cannot be trained; set fine_tune: null")
 
 
-def _check_start(plan: PlanConfig, costs: Sequence[CostModel]) -> None:
-    begin, budgets = str(plan.greedy_from), plan.budget.given
-    dense = {cost.name: cost({}) for cost in costs}
+def _check_start(plan: PlanConfig, setting: Setting) -> None:
+    begin, budgets = str(plan.greedy_from), setting.budgets
+    dense = {cost.name: cost({}) for cost in setting.costs}
     if all(allowed_cost(begin, dense[name]) <= allowed_cost(budget, dense[name]) for name, budget in budgets.items()):
         raise ConfigError(
             f"plan.greedy_from: {plan.greedy_from}: the search has to begin above a budget, to have something to do"

@@ -82,12 +82,13 @@ def read_shallow(config: PlanConfig, example: Tensor, folder: Path) -> Shallow |
 
 @dataclass(frozen=True)
 class Setting:
-    """What these searches read beside the scores: the dense network, its groups, and the costs that have a budget."""
+    """What these searches read beside the scores: the dense network, its groups, and the costs with their budgets."""
 
     model: nn.Module
     example: Tensor
     groups: ChannelGroups
     costs: Sequence[CostModel]
+    budgets: Mapping[str, str | float]
     shallow: Shallow | None
 
 
@@ -103,7 +104,7 @@ def prescribed_plan(search: Search, config: PlanConfig, scores: ScoreTable, give
     if search == "rates":
         return _by_rates(config, scores, given)
     layers = record_layers(given.model, given.example)
-    arguments = (given.groups, scores, given.costs, config.budget.given)
+    arguments = (given.groups, scores, given.costs, given.budgets)
     if search == "distilled":
         if given.shallow is None:
             raise ConfigError("search: distilled needs the key plan.shallow")
@@ -137,7 +138,7 @@ def _by_rates(config: PlanConfig, scores: ScoreTable, given: Setting) -> Pruning
             scores,
             given.costs,
             rates if published is None else published.rates,
-            budget=config.budget.given,
+            budget=given.budgets,
             mode="secateur" if published is None else "hrank",
             min_keep=config.min_keep,
         )

@@ -24,7 +24,6 @@ from secateur_cli.prescribed import PRESCRIBED, Setting, prescribed_plan
 from secateur_cli.recovery import MEMORY, calibration_images
 from secateur_cli.schema import RecoverConfig
 
-JOURNAL = "journal.sqlite"
 WAYS = {"greedy": "greedy search, percent of the way", "refine": "swaps from the error curves, candidates"}
 Step = GreedyStep | RefineStep
 Find = Callable[[Evaluate, Callable[[Step], None], Journal], PruningPlan]
@@ -45,7 +44,7 @@ def search(job: Job, scores: ScoreTable, curves: ScoreTable | None) -> tuple[Pru
         return uniform_plan(job.groups, scores, job.costs, job.budgets, **widths), []
 
     if job.search in PRESCRIBED:
-        setting = Setting(job.model, job.data.example, job.groups, job.costs, job.shallow)
+        setting = Setting(job.model, job.data.example, job.groups, job.costs, job.budgets, job.shallow)
         return prescribed_plan(job.search, config, scores, setting), []
 
     if job.search == "greedy":
@@ -127,7 +126,7 @@ def _judged(job: Job, scores: ScoreTable, find: Find) -> tuple[PruningPlan, list
     steps: list[Step] = []
     made = 0
     with (
-        Journal.open(job.workspace.path(JOURNAL), identity) as journal,
+        Journal.open(job.workspace.path(job.journal), identity) as journal,
         job.progress.task(WAYS[job.search]) as advance,
     ):
         if journal.evaluations:

@@ -8,6 +8,7 @@ from secateur_cli import plots
 from secateur_cli.costs import label, spent, unit
 from secateur_cli.curves_section import curves_section
 from secateur_cli.deployment import medians, onnx_section, speed_section
+from secateur_cli.latency_section import latency_section
 from secateur_cli.page import Figure, Report, Section, Table, as_text, part
 from secateur_cli.recovery_section import recovery_section
 from secateur_cli.wording import (
@@ -72,6 +73,7 @@ def sections(report: Report) -> list[Section]:
     makers = (
         _accuracy,
         speed_section,
+        latency_section,
         recovery_section,
         _widths,
         curves_section,

@@ -34,7 +34,8 @@ def summary(search: str, report: Mapping[str, Any]) -> Table:
     for name in dict.fromkeys([*COUNTED, *budgets]):
         dense, pruned = (cost.get(name) or budgets[name])["before"], (cost.get(name) or budgets[name])["after"]
         allowed = f"allowed {percent(budgets[name]['budget'] / dense)}" if name in budgets else ""
-        table.add_row(label(name), format_cost(dense), format_cost(pruned), f"{pruned / dense:.1%}", allowed)
+        written = milliseconds if name == "latency" else format_cost
+        table.add_row(label(name), written(dense), written(pruned), f"{pruned / dense:.1%}", allowed)
     _add_measured(table, timed)
     return table
 

@@ -19,11 +19,13 @@ def amount(value: float | None, unit: str = "") -> str:
     """Return a count with three digits and a decimal prefix.
 
     Example:
-        >>> amount(5_930_000, "MACs"), amount(999_999, "B"), amount(640), amount(None)
-        ('5.93 M MACs', '1.00 MB', '640', '–')
+        >>> amount(5_930_000, "MACs"), amount(999_999, "B"), amount(640), amount(0.2134, "ms"), amount(None)
+        ('5.93 M MACs', '1.00 MB', '640', '0.213 ms', '–')
     """
     if value is None:
         return NONE
+    if unit == "ms":
+        return milliseconds(value)
     scaled, prefix = float(value), ""
     for larger in ("k", "M", "G", "T"):
         if abs(scaled) < 999.5:

@@ -7,12 +7,15 @@ from secateur_onnx.benchmarking import BenchmarkedFile, BenchmarkResult, benchma
 from secateur_onnx.bootstrap import RatioInterval, ratio_interval
 from secateur_onnx.comparison import Comparison, Timing
 from secateur_onnx.exporting import ExportResult, export
+from secateur_onnx.latency import LatencyCost, latency_cost
+from secateur_onnx.latency_search import LatencySearch, Round, latency_search
 from secateur_onnx.machine import Machine, describe_machine
 from secateur_onnx.memory import peak_memory
 from secateur_onnx.metadata import plan_metadata, read_metadata
 from secateur_onnx.parity import ParityResult, check_parity
 from secateur_onnx.raw_session import PROVIDERS
 from secateur_onnx.sessions import check_installation, create_session, provider_assignment
+from secateur_onnx.whole_runs import WholeRun, WholeRuns
 
 __all__ = [
     "PROVIDERS",
@@ -20,16 +23,23 @@ __all__ = [
     "BenchmarkedFile",
     "Comparison",
     "ExportResult",
+    "LatencyCost",
+    "LatencySearch",
     "Machine",
     "ParityResult",
     "RatioInterval",
+    "Round",
     "Timing",
+    "WholeRun",
+    "WholeRuns",
     "benchmark",
     "check_installation",
     "check_parity",
     "create_session",
     "describe_machine",
     "export",
+    "latency_cost",
+    "latency_search",
     "peak_memory",
     "plan_metadata",
     "provider_assignment",

@@ -20,7 +20,7 @@ RECORD_ASSIGNMENT = "session.record_ep_graph_assignment_info"
 RUNS = 2
 
 
-def open_session(path: str, *, provider: str, threads: int, tf32: bool) -> Any:
+def open_session(path: str, *, provider: str, threads: int, tf32: bool, profile: str | Path | None = None) -> Any:
     """Return an onnxruntime session without any fallback; what onnxruntime raises comes through.
 
     The settings are those that `secateur_onnx.create_session` describes.
@@ -35,6 +35,9 @@ def open_session(path: str, *, provider: str, threads: int, tf32: bool) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     options.add_session_config_entry(RECORD_ASSIGNMENT, "1")
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     wanted, cuda = PROVIDERS[provider], (PROVIDERS["cuda"], {"use_tf32": str(int(tf32))})
     lists: dict[str, list[Any]] = {"cpu": [wanted], "cuda": [cuda], "tensorrt": [wanted, cuda]}
     if provider != "cpu":

@@ -8,6 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from secateur import channel_groups
+from secateur.networks import digits_resnet
+from secateur.records import ChannelGroups
 from secateur_onnx import export
 
 
@@ -49,3 +52,15 @@ def dense_file(onnx_folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def pruned_file(onnx_folder: Path) -> Path:
     return export(small_network(4), torch.zeros(1, 3, 16, 16), onnx_folder / "pruned.onnx").path
+
+
+@pytest.fixture(scope="session")
+def digits() -> nn.Module:
+    """The residual network of the digits, untrained. Only to be read."""
+    torch.manual_seed(0)
+    return digits_resnet().eval()
+
+
+@pytest.fixture(scope="session")
+def groups(digits: nn.Module) -> ChannelGroups:
+    return channel_groups(digits, torch.zeros(2, 1, 8, 8))

@@ -18,6 +18,7 @@ import itertools
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from torch import nn
 
@@ -64,6 +65,14 @@ class Term:
         return replace(self, scale=factor * self.scale)
 
 
+class Part(Protocol):
+    """What a cost is a sum of, such as a `Term`."""
+
+    def value(self, removed: Mapping[str, int]) -> float:
+        """Return the part of the cost that stays when group g loses `removed[g]` channels; absent groups lose none."""
+        ...
+
+
 @dataclass
 class TermCost:
     """A cost model that is a sum of terms.
@@ -77,7 +86,7 @@ class TermCost:
     name: str
     unit: str
     groups: Groups
-    terms: Sequence[Term]
+    terms: Sequence[Part]
 
     def __call__(self, widths: Mapping[str, int]) -> float:
         """Return the cost when group g keeps `widths[g]` channels; absent groups keep all.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
@@ -143,17 +143,36 @@ class Journal:
         Raises:
             JournalError: the number is not finite, or the journal cannot be read or written.
         """
-        stored = self._store.read("SELECT value FROM measurements WHERE name = ?", name)
-        if not stored:
+        return self.measurements([name], lambda: [measure()], unit=unit)[0]
+
+    def measurements(
+        self, names: Sequence[str], measure: Callable[[], Sequence[float]], *, unit: str = ""
+    ) -> list[float]:
+        """Return the numbers stored under several names; where any is missing, measure all and store those together.
+
+        Raises:
+            JournalError: a number is not finite, or not one for each name; or the journal cannot be read or written.
+        """
+        stored = self._measured(names)
+        if len(stored) < len(set(names)):
             begun = time.monotonic()
-            value = float(measure())
-            if not math.isfinite(value):
-                raise JournalError(f"the measurement {name!r} gave {value}; it must be a finite number")
-            row = (name, value, unit, time.monotonic() - begun)
+            values = [float(value) for value in measure()]
+            if len(values) != len(names):
+                raise JournalError(f"{len(names)} measurements were asked for, and {len(values)} came")
+            for name, value in zip(names, values, strict=True):
+                if not math.isfinite(value):
+                    raise JournalError(f"the measurement {name!r} gave {value}; it must be a finite number")
+            seconds = time.monotonic() - begun
             with self._store.writing() as write:
-                write("INSERT OR IGNORE INTO measurements (name, value, unit, seconds) VALUES (?, ?, ?, ?)", *row)
-            stored = self._store.read("SELECT value FROM measurements WHERE name = ?", name)
-        return float(stored[0][0])
+                for row in zip(names, values, strict=True):
+                    sql = "INSERT OR IGNORE INTO measurements (name, value, unit, seconds) VALUES (?, ?, ?, ?)"
+                    write(sql, *row, unit, seconds)
+            stored = self._measured(names)
+        return [stored[name] for name in names]
+
+    def _measured(self, names: Sequence[str]) -> dict[str, float]:
+        sql = "SELECT value FROM measurements WHERE name = ?"
+        return {name: float(row[0][0]) for name in names if (row := self._store.read(sql, name))}
 
     def decided(self, step: Decision) -> None:
         """Store a step of the search; for `on_step`.

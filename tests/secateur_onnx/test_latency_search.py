@@ -1,0 +1,138 @@
+"""The way to a latency: plans are timed by a truth that the table does not know, until the budget is met."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from secateur import curve_plan, uniform_plan
+from secateur.cost import MacsCost
+from secateur.errors import BudgetError, ConfigError, DataError, SecateurWarning
+from secateur.journal import Journal
+from secateur.records import ChannelGroups, PruningPlan, ScoreTable
+from secateur_onnx import LatencyCost, WholeRun, WholeRuns, latency_cost, latency_search, whole_runs
+
+IMAGES = torch.zeros(2, 1, 8, 8)
+Truth = Callable[[float], float]
+TRUTHS: dict[str, Truth] = {
+    "as the table says": lambda share: share,
+    "much lies outside the layers": lambda share: 0.35 + 0.65 * share,
+    "faster than the table says": lambda share: max(0.02, 1 - 1.3 * (1 - share)),
+    "bent": lambda share: share**1.7,
+    "bent the other way": lambda share: share**0.6,
+}
+
+
+@pytest.fixture(scope="module")
+def cost(digits: nn.Module, groups: ChannelGroups) -> LatencyCost:
+    return latency_cost(
+        digits, IMAGES, groups, round_to=1, time=lambda _, pairs: [0.05 + 0.001 * i * o for i, o in pairs]
+    )
+
+
+@pytest.fixture(scope="module")
+def scores(groups: ChannelGroups) -> ScoreTable:
+    random = torch.Generator().manual_seed(0)
+    return ScoreTable({n: torch.rand(g.width, generator=random, dtype=torch.float64) for n, g in groups.items()})
+
+
+class Runs:
+    """Whole networks as a truth has it, and how many were timed."""
+
+    def __init__(self, cost: LatencyCost, truth: Truth) -> None:
+        self.layers, self.truth, self.timed = cost.share, truth, 0
+
+    def __call__(self, plan: PruningPlan | None) -> WholeRun:
+        self.timed += plan is not None
+        share = 1.0 if plan is None else self.truth(self.layers(plan.widths))
+        return WholeRun(share, 0.99 * share, 1.01 * share, 4.0)
+
+
+@pytest.mark.parametrize(("search", "name"), [*(("uniform", name) for name in TRUTHS), ("curves", "bent")])
+def test_the_budget_is_met_from_below_whatever_the_truth(
+    groups: ChannelGroups, scores: ScoreTable, cost: LatencyCost, name: str, search: str
+) -> None:
+    find, round_to = {"uniform": (uniform_plan, 1), "curves": (curve_plan, 4)}[search]
+    runs = Runs(cost, TRUTHS[name])
+    found = latency_search(lambda c: find(groups, scores, c, "60%", round_to=round_to), cost, "60%", runs)
+    last = found.rounds[found.chosen]
+    assert found.met
+    assert 0.95 * 0.6 <= last.measured.share <= 0.6
+    assert runs.timed == len(found.rounds) <= 8
+    assert last.measured.share == pytest.approx(TRUTHS[name](cost.share(found.plan.widths)))
+    assert found.plan.cost_before == 4.0
+    assert found.plan.cost_after == pytest.approx(4.0 * last.measured.share)
+    assert found.plan.budget == pytest.approx(2.4)
+    stored = PruningPlan.from_json(found.plan.to_json())
+    assert stored.settings["latency"] == found.to_json()
+    for each in found.rounds:
+        assert each.error == pytest.approx(each.predicted / each.measured.share - 1)
+
+
+def test_predictions_improve(groups: ChannelGroups, scores: ScoreTable, cost: LatencyCost) -> None:
+    runs = Runs(cost, TRUTHS["much lies outside the layers"])
+    found = latency_search(lambda c: uniform_plan(groups, scores, c, "60%"), cost, "60%", runs)
+    first, *_, last = found.rounds
+    assert abs(first.error) > 0.1
+    assert abs(last.error) < 1e-9  # one run settles a line
+    assert "60.0% allowed; predicted" in found.verdict
+
+
+def test_milliseconds_and_another_budget_beside(
+    digits: nn.Module, groups: ChannelGroups, scores: ScoreTable, cost: LatencyCost
+) -> None:
+    macs = MacsCost(digits, IMAGES, groups)
+    runs = Runs(cost, TRUTHS["bent"])
+    budgets = {"macs": "90%", "latency": 3.0}
+    found = latency_search(lambda c: uniform_plan(groups, scores, [macs, c], budgets), cost, 3.0, runs)
+    assert found.allowed == pytest.approx(0.75)
+    spent = found.plan.spent
+    assert spent["macs"].after <= 0.9 * spent["macs"].before
+    assert 0.95 * 3.0 <= spent["latency"].after <= 3.0 == spent["latency"].budget
+    binding = latency_search(
+        lambda c: uniform_plan(groups, scores, [macs, c], budgets | {"macs": "20%"}), cost, 3.0, Runs(cost, lambda s: s)
+    )
+    assert binding.met
+    assert len(binding.rounds) == 1  # the MACs bind: more latency would not be spent
+
+
+def test_a_budget_that_no_round_meets_is_said(groups: ChannelGroups, scores: ScoreTable, cost: LatencyCost) -> None:
+    stubborn = Runs(cost, lambda share: 0.7 + 0.3 * share)
+    with pytest.warns(SecateurWarning, match=r"the latency is not met after \d+ rounds: .* missed by"):
+        found = latency_search(lambda c: uniform_plan(groups, scores, c, "60%"), cost, "60%", stubborn)
+    assert not found.met
+    assert found.rounds[found.chosen].measured.share == min(each.measured.share for each in found.rounds)
+    assert found.plan.cost_after > found.plan.budget
+
+
+def test_bad_input_is_refused(groups: ChannelGroups, scores: ScoreTable, cost: LatencyCost) -> None:
+    def find(c: LatencyCost) -> PruningPlan:
+        return uniform_plan(groups, scores, c, "60%")
+
+    for settings in ({"tolerance": 0.0}, {"rounds": 0}):
+        with pytest.raises(ConfigError, match="tolerance must lie between"):
+            latency_search(find, cost, "60%", Runs(cost, lambda s: s), **settings)  # type: ignore[arg-type] # bad on purpose
+    with pytest.raises(DataError, match="must be positive and finite"):
+        latency_search(find, cost, "60%", Runs(cost, lambda s: float("nan")))
+    with pytest.raises(BudgetError, match="lowest cost that can be reached"):
+        latency_search(lambda c: uniform_plan(groups, scores, c, "0.1%"), cost, "0.1%", Runs(cost, lambda s: s))
+
+
+def test_whole_runs_are_real_and_remembered(
+    digits: nn.Module, groups: ChannelGroups, scores: ScoreTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cost = latency_cost(digits, IMAGES, groups, threads=1)
+    plan = uniform_plan(groups, scores, cost, "50%", round_to=8)
+    settings = {"threads": 1, "rounds": 6, "seconds": 0.01}
+    with Journal.open(tmp_path / "times.sqlite", {"holds": "times"}) as journal:
+        with WholeRuns(digits, IMAGES, memory=journal, **settings) as runs:  # type: ignore[arg-type] # one mapping
+            first = runs(plan)
+        assert first.lower <= first.share <= first.upper
+        assert first.dense_ms > 0
+        monkeypatch.delattr(whole_runs, "export")
+        with WholeRuns(digits, IMAGES, memory=journal, **settings) as runs:  # type: ignore[arg-type] # one mapping
+            assert runs(plan) == first
