@@ -18,7 +18,7 @@ from secateur.errors import BudgetError, ConfigError, ScoreError, SecateurWarnin
 from secateur.protocols import Evaluate, Kept
 from secateur.records import ChannelGroup, PruningPlan, Reduction, ScoreTable
 from secateur.search.judging import Candidate, check_repeats, judge, settings_of
-from secateur.search.problem import Problem, state_problem
+from secateur.search.problem import Limits, Problem, state_problem
 from secateur.search.selection import Variant
 from secateur.search.spending import Budgets, Costs, Spending, load
 
@@ -56,6 +56,7 @@ def greedy_plan(
     delta: float = 0.005,
     round_to: int = 1,
     min_keep: int = 1,
+    limits: Limits | None = None,
     reduction: Reduction = "sum",
     variant: Variant = "low",
     seed: int = 0,
@@ -92,6 +93,8 @@ def greedy_plan(
             data, are recorded.
         delta: least share of the dense cost that a step frees, above 0 and at most 1.
         round_to, min_keep: see `allowed_widths`.
+        limits: group -> the least and the most channels that it keeps; the search begins with the most. Absent groups
+            have no limits of their own.
         reduction: how the scores of a group's producers combine.
         variant: which channels go, see `select`: "low" is the method, the others are its ablations.
         seed: draws the channels of the variant "random", each group's its own.
@@ -104,7 +107,8 @@ def greedy_plan(
         NetworkError: there is no group to prune.
         ScoreError: no group has scores, or scores do not fit their group; or `rescore` failed, with the step.
         ConfigError: `delta`, `round_to`, `min_keep`, `seed` or `rescore_every` out of range, an unknown variant, costs
-            of one name, or settings of the evaluation that are not plain data.
+            of one name, limits of an unknown group or that no allowed width meets, or settings of the evaluation that
+            are not plain data.
         BudgetError: a budget is malformed, already met, or out of reach; said before any evaluation, with the lowest
             cost that can be reached of each.
         EvaluationError: `evaluate` raised or gave no finite number; names the group and the step.
@@ -142,6 +146,7 @@ def greedy_plan(
         budget,
         round_to=round_to,
         min_keep=min_keep,
+        limits=limits,
         reduction=reduction,
         variant=variant,
         seed=seed,
