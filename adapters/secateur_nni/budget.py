@@ -8,7 +8,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor, nn
 
@@ -29,7 +29,7 @@ from secateur_nni.evaluators import EvaluatorWorth, check_evaluator
 from secateur_nni.host import Evaluator, Pruner
 from secateur_nni.masks import masks_of, warn_where_zeros_end
 from secateur_nni.pruners import check_scored
-from secateur_nni.wrapping import check_unmasked, forget_forward, unwrapped_for_a_while
+from secateur_nni.wrapping import forget_forward, unwrapped_for_a_while
 
 
 class BudgetPruner(Pruner):  # type: ignore[misc]  # NNI has no types
@@ -46,7 +46,6 @@ class BudgetPruner(Pruner):  # type: ignore[misc]  # NNI has no types
             layer's channels that goes before the search begins, max_sparse_ratio the cap. Layers that are not selected
             keep all of their channels; they count in the budget.
         evaluator: NNI's, with an evaluating_func; its number, larger is better, values a candidate.
-        existed_wrappers: what `from_compressor` hands over.
         batches: yields inputs (N, ...) or (inputs, labels), more than once, to score channels by.
         budget: "50%" of the dense cost or the largest cost, such as "60.5M"; for several costs a mapping from their
             names to that.
@@ -93,7 +92,6 @@ class BudgetPruner(Pruner):  # type: ignore[misc]  # NNI has no types
         model: nn.Module,
         config_list: Sequence[Mapping[str, Any]],
         evaluator: Evaluator | None = None,
-        existed_wrappers: Mapping[str, Any] | None = None,
         *,
         batches: Batches,
         budget: str | float | Mapping[str, str | float] = "50%",
@@ -119,8 +117,6 @@ class BudgetPruner(Pruner):  # type: ignore[misc]  # NNI has no types
         self._costs = [cost_model(name, model, example, groups) for name in names]
         state_spendings(self._costs, budget, {name: group.width for name, group in groups.items()})
         warn_where_zeros_end(model, groups, example)
-        entries = completed(model, self.selection)
-        check_unmasked([entry["op_names"][0] for entry in entries], existed_wrappers)
         self.batches, self.budget, self.criterion, self.tap, self.samples = batches, budget, criterion, tap, samples
         self._search: dict[str, Any] = {
             "reduction": reduction,
@@ -130,7 +126,15 @@ class BudgetPruner(Pruner):  # type: ignore[misc]  # NNI has no types
         }
         self._journal, self._on_step = journal, on_step
         self._plan: PruningPlan | None = None
-        super().__init__(model, entries, evaluator, existed_wrappers)
+        super().__init__(model, completed(model, self.selection), evaluator)
+
+    @classmethod
+    def from_compressor(cls, *_given: Any, **_settings: Any) -> Self:
+        """Raise ConfigError: a search values the network alone, and cannot train along with other compressors."""
+        raise ConfigError(
+            "BudgetPruner cannot go on from another compressor; call its unwrap_model(), and give the network to "
+            "BudgetPruner itself"
+        )
 
     @property
     def plan(self) -> PruningPlan:
@@ -148,12 +152,10 @@ class BudgetPruner(Pruner):  # type: ignore[misc]  # NNI has no types
             max_steps, max_epochs: None: nothing is trained.
 
         Raises:
-            ConfigError: steps or epochs are given, or another compressor would have to train along.
+            ConfigError: steps or epochs are given.
         """
-        if max_steps is not None or max_epochs is not None or len(self.fused_compressors) > 1:
-            raise ConfigError(
-                "BudgetPruner trains nothing: call compress() without steps or epochs, and on a pruner of its own"
-            )
+        if max_steps is not None or max_epochs is not None:
+            raise ConfigError("BudgetPruner trains nothing: call compress() without steps or epochs")
         wrapped, masks = super().compress(None, None)
         return wrapped, masks
 

@@ -168,7 +168,8 @@ def _select(model: nn.Module, entry: Mapping[str, Any], where: str) -> list[str]
                 near = difflib.get_close_matches(name, modules, n=3)
                 guess = f"; did you mean {' or '.join(near)}?" if near else ""
                 raise ConfigError(f"{key} of {where}: the network has no layer {name!r}{guess}")
-    selected, *_ = select_modules_by_config(model, dict(entry))
+    found, *_ = select_modules_by_config(model, dict(entry))
+    selected = {name: module for name, module in modules.items() if name in found}  # NNI's order is that of a set
     if not selected:
         types = sorted({type(m).__name__ for m in modules.values() if isinstance(m, (_ConvNd, nn.Linear))})
         raise ConfigError(
@@ -186,4 +187,4 @@ def _select(model: nn.Module, entry: Mapping[str, Any], where: str) -> list[str]
                 f"{where} selects {name!r}; NNI does not know the type {kind}: first call PruningSetting.register("
                 f"{kind!r}, PruningSetting.default_setting), of nni.compression.base.setting"
             )
-    return [name for name in modules if name in selected]
+    return [*selected]

@@ -75,8 +75,8 @@ class FeatureMapPruner(StepwisePruner):  # type: ignore[misc]  # NNI has no type
     Cost: a trace; for each mask generation one pass over `samples` images. All layers are scored, selected or not.
 
     Deviations: NNI masks int(sparse_ratio * C) channels, one less where the product is rounded down (0.29 of 100); it
-    picks among equal scores at random, may mask whole layers, and takes no notice of min_ and max_sparse_ratio in
-    dependency groups.
+    leaves it to `torch.topk` which of equal scores go, may mask whole layers, and takes no notice of min_ and
+    max_sparse_ratio in dependency groups.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3))
