@@ -17,15 +17,16 @@ if TYPE_CHECKING:
     from secateur_nni.budget import BudgetPruner
     from secateur_nni.completion import complete_config_list
     from secateur_nni.evaluators import EvaluatorWorth, torch_evaluator
+    from secateur_nni.feature_map_pruner import FeatureMapPruner
     from secateur_nni.host import check_nnictl
-    from secateur_nni.pruners import DIPruner, FeatureMapPruner, HRankPruner
+    from secateur_nni.pruners import DIPruner, HRankPruner
     from secateur_nni.removal import apply_masks, plan_of_masks
 
 _HOMES = {
     "BudgetPruner": "budget",
     "DIPruner": "pruners",
     "EvaluatorWorth": "evaluators",
-    "FeatureMapPruner": "pruners",
+    "FeatureMapPruner": "feature_map_pruner",
     "HRankPruner": "pruners",
     "apply_masks": "removal",
     "check_nnictl": "host",

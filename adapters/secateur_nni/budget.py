@@ -26,9 +26,9 @@ from secateur.search import GreedyStep, greedy_plan
 from secateur.search.spending import state_spendings
 from secateur_nni.completion import completed, select_groups
 from secateur_nni.evaluators import EvaluatorWorth, check_evaluator
+from secateur_nni.feature_map_pruner import check_scored
 from secateur_nni.host import Evaluator, Pruner
 from secateur_nni.masks import masks_of, warn_where_zeros_end
-from secateur_nni.pruners import check_scored
 from secateur_nni.wrapping import forget_forward, unwrapped_for_a_while
 
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
 
 from secateur.channel_graph import channel_groups
+from secateur.channel_graph.streams import is_depthwise
 from secateur.errors import ConfigError
 from secateur.records import ChannelGroup, ChannelGroups, Member
 from secateur_nni.config_list import RATIOS, Setting, read_config_list
@@ -127,23 +127,22 @@ def completed(model: nn.Module, selection: Selection) -> list[dict[str, Any]]:
         ratios = {key: getattr(setting, key) for key in RATIOS if getattr(setting, key) != getattr(Setting, key)}
         whole = [member.layer for member in group.producers if _is_whole(model, member)]
         tied = {"dependency_group_id": name} if len(whole) == len(group.producers) > 1 else {}
-        entries += [{"op_names": [member.layer], **ratios, **tied} for member in group.producers]
+        entries += [{"op_names": [m.layer], **ratios, **tied} for m in group.producers if _is_known(model, m.layer)]
         for member in group.members:
             module = model.get_submodule(member.layer) if member.axis is None else None
             if member.role == "carrier" and isinstance(module, _BatchNorm) and module.affine:
                 norms[member.layer] = name if _is_whole(model, member) and name in whole else None
     for norm, source in norms.items():
-        if type(model.get_submodule(norm)).__name__ in PruningSetting.registry:
+        if _is_known(model, norm):
             align = {"align": {"module_name": source, "target_name": "weight", "dims": [0]}}
             aligned = {} if source is None else {"target_settings": {"weight": align, "bias": align}}
             entries.append({"op_names": [norm], "target_names": ["weight", "bias"], **aligned})
     return entries
 
 
-def is_depthwise(model: nn.Module, layer: str) -> bool:
-    """Return whether a layer is a depthwise convolution, which hands on the channels that it reads."""
-    module = model.get_submodule(layer)
-    return isinstance(module, _ConvNd) and 1 < module.groups == module.out_channels
+def _is_known(model: nn.Module, layer: str) -> bool:
+    """Return whether NNI can mask layers of this type."""
+    return type(model.get_submodule(layer)).__name__ in PruningSetting.registry
 
 
 def _is_whole(model: nn.Module, member: Member) -> bool:
@@ -157,7 +156,7 @@ def _check_whole(model: nn.Module, said: Mapping[str, Setting], groups: ChannelG
     left = dict.fromkeys(said, TIED_TO_OTHERS) | {name: why for name, why in groups.skipped.items() if name in said}
     for group in groups.values():
         layers = [member.layer for member in group.producers]
-        others = [layer for layer in layers if layer not in said and not is_depthwise(model, layer)]
+        others = [layer for layer in layers if layer not in said and not is_depthwise(model.get_submodule(layer))]
         for layer in layers:
             left.pop(layer, None)
             if others and layer in said:

@@ -15,6 +15,7 @@ from secateur.channel_graph.verify import TOLERANCE, difference, mixes_channels
 from secateur.errors import SecateurWarning
 from secateur.protocols import Kept
 from secateur.records import ChannelGroup
+from secateur_nni.host import PruningSetting
 
 Masks = Mapping[str, Mapping[str, Tensor | None]]
 """NNI's: layer -> "weight" or "bias" -> ones and zeros of the shape of that tensor; None where there is no tensor."""
@@ -95,8 +96,8 @@ def _written_zero(
     for name, channels in kept.items():
         gone = sorted(set(range(groups[name].width)) - set(channels))
         for member in groups[name].members:
-            module = silent.get_submodule(member.layer) if member.axis is None else None
-            maskable = member.role == "producer" or isinstance(module, nn.modules.batchnorm._BatchNorm)
-            if module is not None and member.role != "consumer" and maskable:
-                zero_outputs(module, member.positions(gone), name=member.layer)
+            if member.role != "consumer" and member.axis is None:
+                module = silent.get_submodule(member.layer)
+                if type(module).__name__ in PruningSetting.registry:
+                    zero_outputs(module, member.positions(gone), name=member.layer)
     return difference(model, groups, kept, inputs, pruned=silent)

@@ -13,10 +13,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from secateur.channel_graph import apply_plan, channel_groups, verify_pruning
+from secateur.channel_graph.streams import is_depthwise
 from secateur.cost import MacsCost
 from secateur.errors import PlanError
 from secateur.records import ChannelGroup, ChannelGroups, Member, PruningPlan
-from secateur_nni.completion import TIED_TO_OTHERS, is_depthwise
+from secateur_nni.completion import TIED_TO_OTHERS
 from secateur_nni.masks import Masks
 from secateur_nni.wrapping import check_unwrapped
 
@@ -113,7 +114,7 @@ def _masked_channels(model: nn.Module, group: ChannelGroup, masked: dict[str, fr
     """Return the channels of a group that all of its layers mask."""
     writers = [m for m in group.producers if m.layer in masked]
     if writers:
-        writers = [m for m in group.producers if m.layer in masked or not is_depthwise(model, m.layer)]
+        writers = [m for m in group.producers if m.layer in masked or not is_depthwise(model.get_submodule(m.layer))]
     members = writers + [m for m in group.members if m.role == "carrier" and m.layer in masked]
     found = {member.layer: _channels(group, member, masked.get(member.layer, frozenset())) for member in members}
     lost = set().union(*found.values())

@@ -221,6 +221,26 @@ def test_batch_norm_behind_a_concatenation_is_masked(images: Tensor) -> None:
     assert torch.allclose(outputs(apply_masks(network, masks, images), images), masked, atol=1e-6)
 
 
+@pytest.mark.parametrize("affine", [True, False])
+def test_a_batch_norm_that_cannot_be_masked_is_told(images: Tensor, affine: bool) -> None:
+    """Without a weight, or of a type that NNI does not know, it goes on to write its shift."""
+
+    class Own(nn.BatchNorm2d):
+        pass
+
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), Own(4, affine=affine), nn.ReLU(), nn.Conv2d(4, 2, 3))
+    nn.init.constant_(network[1].running_mean, -1.0)
+    if affine:
+        nn.init.ones_(network[1].bias)
+    config_list = [{"op_names": ["0"], "sparse_ratio": 0.5}]
+    with pytest.warns(SecateurWarning, match="what lies behind 0 turns zero into something else"):
+        pruner = FeatureMapPruner(network, config_list, batches=[images], criterion="variance")
+    _, masks = pruner.compress()
+    pruner.unwrap_model()
+    assert list(masks) == ["0"]
+    assert apply_masks(network, masks, images)[1].num_features == 2
+
+
 def test_layers_that_cannot_be_scored_are_named(network: nn.Module, images: Tensor, batches: Batches) -> None:
     linear = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 8), nn.ReLU(), nn.Linear(8, 2))
     pruner = HRankPruner(linear, [{"op_names": ["3"], "sparse_ratio": 0.5}], batches=[images])
