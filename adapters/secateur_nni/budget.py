@@ -58,7 +58,7 @@ class BudgetPruner(Pruner):  # type: ignore[misc]  # NNI has no types
             `secateur.journal.Journal`.
 
     Raises:
-        ConfigError: as `FeatureMapPruner`; an evaluator that is missing or cannot evaluate, or a sparse_ratio.
+        ConfigError: as `FeatureMapPruner`; an evaluator that is missing or cannot evaluate; a sparse_ratio.
         DataError, NetworkError: as `FeatureMapPruner`.
         BudgetError: a budget is malformed, already met, or (by `compress`) out of reach.
         ScoreError, EvaluationError, JournalError: (by `compress`) those of `secateur.greedy_plan`; no mask is changed.
@@ -106,7 +106,7 @@ class BudgetPruner(Pruner):  # type: ignore[misc]  # NNI has no types
         journal: Journal | None = None,
         on_step: Callable[[GreedyStep], None] | None = None,
     ) -> None:
-        check_evaluator(evaluator, evaluates=True)
+        check_evaluator(evaluator, model, evaluates=True)
         if isinstance(criterion, str):
             known_criterion(criterion)
         check_repeatable(batches)

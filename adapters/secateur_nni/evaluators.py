@@ -65,18 +65,23 @@ wrapped network; write nni.trace(torch.optim.SGD)(...)
     return TorchEvaluator(training_func, optimizers, training_step, lr_schedulers, dummy_input, evaluating_func)
 
 
-def check_evaluator(evaluator: Any, *, evaluates: bool = False) -> None:
-    """Refuse what is no evaluator of NNI.
+def check_evaluator(evaluator: Any, model: nn.Module, *, evaluates: bool = False) -> None:
+    """Refuse what is no evaluator of NNI, or one of another network.
+
+    NNI finds the parameters of an optimizer in the network by identity and leaves out the others without a word
+    (compression/utils/constructor_helper.py, line 61): the optimizer of a copy's original trains nothing.
 
     Args:
         evaluator: an evaluator, or None where none is needed.
+        model: the network that it is for.
         evaluates: whether it must be there and able to evaluate.
 
     Raises:
-        ConfigError: another type; or it is missing, or has no evaluating_func, where it must evaluate.
+        ConfigError: another type; or it is missing, or has no evaluating_func, where it must evaluate; or its
+            optimizers hold parameters that are not the network's.
 
     Example:
-        >>> check_evaluator(None)
+        >>> check_evaluator(None, nn.Linear(2, 2))
     """
     if evaluator is None and not evaluates:
         return
@@ -88,6 +93,16 @@ def check_evaluator(evaluator: Any, *, evaluates: bool = False) -> None:
         )
     if evaluates and isinstance(evaluator, TorchEvaluator) and evaluator.evaluating_func is None:
         raise ConfigError("the evaluator has no evaluating_func, which values the candidates; give it one")
+    own = {id(parameter) for parameter in model.parameters()}
+    for optimizer in getattr(evaluator, "_tmp_optimizers", ()):  # until NNI has read them
+        held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        foreign = sum(id(parameter) not in own for parameter in held)
+        if foreign:
+            raise ConfigError(
+                f"{foreign} of the {len(held)} parameters of the evaluator's {type(optimizer).__name__} are not this "
+                "network's, and NNI would not train them: make the optimizer of this network's parameters(), after a "
+                "pruner that held it before has unwrapped it"
+            )
 
 
 class EvaluatorWorth:
@@ -103,7 +118,7 @@ class EvaluatorWorth:
         groups: its channel groups by name.
 
     Raises:
-        ConfigError: no evaluator, or one that cannot evaluate.
+        ConfigError: no evaluator, or one that cannot evaluate or is another network's.
         EvaluationError: (when called) it gives no number.
 
     Cost: memory of one network; each call one evaluation.
@@ -125,7 +140,7 @@ class EvaluatorWorth:
     """
 
     def __init__(self, evaluator: Any, model: nn.Module, groups: Mapping[str, ChannelGroup]) -> None:
-        check_evaluator(evaluator, evaluates=True)
+        check_evaluator(evaluator, model, evaluates=True)
         if not evaluator._initialization_complete:
             evaluator._init_optimizer_helpers(model)
         self._evaluator = evaluator

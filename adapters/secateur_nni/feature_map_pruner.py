@@ -49,7 +49,8 @@ class FeatureMapPruner(StepwisePruner):  # type: ignore[misc]  # NNI has no type
         config_list: NNI's, of these keys: op_types, op_names, op_names_re, exclude_op_types, exclude_op_names,
             exclude_op_names_re; sparse_ratio, min_sparse_ratio, max_sparse_ratio; target_names, target_settings,
             granularity and dependency_group_id where they ask for nothing else than whole channels.
-        evaluator: NNI's; needed by schedules alone.
+        evaluator: NNI's; needed by schedules alone, which otherwise end in an AssertionError without words. See
+            `torch_evaluator`.
         existed_wrappers: what `from_compressor` hands over.
         batches: yields inputs (N, ...) or (inputs, labels), more than once.
         criterion: a name in `secateur.criteria.CRITERIA`, or a criterion with its options.
@@ -59,7 +60,8 @@ class FeatureMapPruner(StepwisePruner):  # type: ignore[misc]  # NNI has no type
 
     Raises:
         ConfigError: an unknown criterion; a config list that selects nothing, or with unknown keys, integer ratios,
-            global groups, thresholds or layers that cannot lose channels; an evaluator that is none of NNI's.
+            global groups, thresholds or layers that cannot lose channels; an evaluator that is none of NNI's, or is
+            another network's.
         DataError: no image, or a generator, which can be read only once.
         NetworkError: the network is wrapped by another pruner, or cannot be traced.
         ScoreError: (by `compress`) the criterion cannot score a layer that is selected.
@@ -99,7 +101,7 @@ class FeatureMapPruner(StepwisePruner):  # type: ignore[misc]  # NNI has no type
     ) -> None:
         self.criterion: Criterion[Any] = criteria.criterion(criterion) if isinstance(criterion, str) else criterion
         check_repeatable(batches)
-        check_evaluator(evaluator)
+        check_evaluator(evaluator, model)
         example = first_inputs(batches)[:2].to(device_of(model))
         selection = select_groups(model, config_list, example, with_ratio=True)
         warn_where_zeros_end(model, selection.groups, example)

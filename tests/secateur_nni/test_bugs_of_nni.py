@@ -90,6 +90,16 @@ def test_an_untraced_optimizer_is_an_assertion_without_words(network: nn.Module)
         TorchEvaluator(print, torch.optim.SGD(network.parameters(), lr=0.1), print)
 
 
+def test_an_optimizer_of_another_network_trains_nothing(network: nn.Module, make_evaluator: Callable[..., Any]) -> None:
+    """utils/constructor_helper.py, line 61."""
+    evaluator = make_evaluator(copy.deepcopy(network))
+    evaluator._init_optimizer_helpers(network)
+    evaluator.bind_model(network)
+    before = copy.deepcopy(network.head.weight)
+    evaluator.train(max_steps=2)
+    assert torch.equal(network.head.weight, before)
+
+
 def test_a_schedule_without_an_evaluator_is_an_assertion_without_words(network: nn.Module, batches: Batches) -> None:
     """pruning/scheduled_pruner.py, line 70; nothing of ours runs there."""
     pruner = HRankPruner(network, [{"op_names": ["first"], "sparse_ratio": 0.5}], batches=batches)

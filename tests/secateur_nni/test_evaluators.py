@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader
 from secateur import MaskedAccuracy, accuracy, apply_plan, channel_groups
 from secateur.errors import ConfigError, EvaluationError
 from secateur.records import PruningPlan
-from secateur_nni import BudgetPruner, EvaluatorWorth, torch_evaluator
+from secateur_nni import BudgetPruner, EvaluatorWorth, HRankPruner, torch_evaluator
 
 Batches = list[tuple[Tensor, Tensor]]
 KEPT = {"stem": (0, 2, 5), "first": (1, 2, 3)}
@@ -81,6 +82,20 @@ def test_what_is_no_number_is_refused(
     )
     with pytest.raises(EvaluationError, match=r"the TorchEvaluator gave .*; it must give a number"):
         worth({})
+
+
+def test_an_optimizer_of_another_network_is_refused(
+    network: nn.Module, batches: Batches, make_evaluator: Callable[..., Any]
+) -> None:
+    config_list = [{"op_names": ["first"], "sparse_ratio": 0.5}]
+    with pytest.raises(ConfigError, match=r"10 of the 10 parameters of the evaluator's SGD are not this network's"):
+        HRankPruner(network, config_list, make_evaluator(copy.deepcopy(network)), batches=batches)
+    evaluator = make_evaluator(network)
+    HRankPruner(network, config_list, batches=batches).unwrap_model()  # NNI gives the layer a new parameter
+    with pytest.raises(ConfigError, match="3 of the 10 parameters"):
+        HRankPruner(network, config_list, evaluator, batches=batches)
+    assert "first.weight" in dict(network.named_parameters())
+    HRankPruner(network, config_list, make_evaluator(network), batches=batches)
 
 
 def test_a_failing_evaluation_leaves_the_evaluator_free(
