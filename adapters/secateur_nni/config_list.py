@@ -21,13 +21,12 @@ from secateur_nni.host import PruningSetting, select_modules_by_config
 SELECTORS = ("op_types", "op_names", "op_names_re")
 EXCLUDES = ("exclude_op_types", "exclude_op_names", "exclude_op_names_re")
 RATIOS = ("sparse_ratio", "min_sparse_ratio", "max_sparse_ratio")
-SETTINGS = (*RATIOS, "dependency_group_id", "granularity")
+SETTINGS = (*RATIOS, "dependency_group_id", "internal_metric_block", "granularity")
 ALLOWED = (*SELECTORS, *EXCLUDES, *SETTINGS, "target_names", "target_settings")
 REFUSED = {
     "global_group_id": "NNI 3.0 ranks the raw scores of different layers together and does not honour their "
     "max_sparse_ratio there, so that whole layers go; BudgetPruner shares a budget out over the layers",
     "sparse_threshold": "scores of different layers have no common scale; give a sparse_ratio",
-    "internal_metric_block": "which channels of a grouped convolution belong together is read from the network",
     "align": "bias and batch norm go with the convolution before them anyhow",
     "apply_method": "masks of channels multiply",
     "sparsity": "it is of NNI 2; write sparse_ratio",
@@ -124,6 +123,7 @@ def _read(entry: Any, where: str, *, with_ratio: bool) -> Setting:
     said = {key: value for key, value in {**entry, **weight}.items() if key in SETTINGS}
     if said.pop("granularity", "default") not in ("default", "out_channel"):
         raise ConfigError(f"the granularity of {where} must be 'default' or 'out_channel': whole channels are masked")
+    said.pop("internal_metric_block", None)  # of grouped convolutions, which are read from the network
     for key in RATIOS:
         _check_ratio(said.get(key, 0.0), f"{key} of {where}")
     if with_ratio and said.get("sparse_ratio") is None:
@@ -135,6 +135,8 @@ def _read(entry: Any, where: str, *, with_ratio: bool) -> Setting:
     setting = Setting(**said)
     if setting.min_sparse_ratio > setting.max_sparse_ratio:
         raise ConfigError(f"min_sparse_ratio of {where} is above its max_sparse_ratio")
+    if setting.max_sparse_ratio == 0.0:
+        raise ConfigError(f"max_sparse_ratio of {where} is 0.0, so that nothing could go; exclude these layers")
     if setting.sparse_ratio == 1.0 or setting.min_sparse_ratio == 1.0:
         raise ConfigError(f"{where} masks whole layers; a ratio must be below 1.0, one channel must stay")
     return setting

@@ -48,7 +48,8 @@ class FeatureMapPruner(StepwisePruner):  # type: ignore[misc]  # NNI has no type
         model: the network; NNI wraps it in place until `unwrap_model`.
         config_list: NNI's, of these keys: op_types, op_names, op_names_re, exclude_op_types, exclude_op_names,
             exclude_op_names_re; sparse_ratio, min_sparse_ratio, max_sparse_ratio; target_names, target_settings,
-            granularity and dependency_group_id where they ask for nothing else than whole channels.
+            granularity, dependency_group_id and internal_metric_block where they ask for nothing else than whole
+            channels of layers that fall together.
         evaluator: NNI's; needed by schedules alone, which otherwise end in an AssertionError without words. See
             `torch_evaluator`.
         existed_wrappers: what `from_compressor` hands over.

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from nni.compression.speedup.dependency import auto_set_denpendency_group_ids
 from torch import Tensor, nn
+from torch.fx.passes.shape_prop import ShapeProp
 
-from networks_for_tests import Depthwise
+from networks_for_tests import Depthwise, Grouped, Residual
 from secateur.errors import ConfigError, NetworkError, SecateurError
 from secateur_nni import HRankPruner, complete_config_list
 from secateur_nni.completion import select_groups
@@ -36,6 +38,7 @@ HALF = {"sparse_ratio": 0.5}
         ([{"op_types": ["Conv2d"], "sparse_ratio": 1.5}], r"it must be a float in 0\.0\.\.1\.0"),
         ([{"op_types": ["Conv2d"], "sparse_ratio": float("nan")}], "it must be a float"),
         ([{"op_types": ["Conv2d"], "sparse_ratio": 1.0}], "masks whole layers"),
+        ([{"op_names": ["first"], "max_sparse_ratio": 0.0, **HALF}], "so that nothing could go; exclude these layers"),
         ([{"op_types": ["Conv2d"], "max_sparse_ratio": 0.5}], "has no sparse_ratio, so that NNI would mask nothing"),
         (
             [{"op_types": ["Conv2d"], "min_sparse_ratio": 0.6, "max_sparse_ratio": 0.5, **HALF}],
@@ -103,6 +106,20 @@ def test_settings_of_the_weight_count_as_those_of_the_layer(network: nn.Module, 
 def test_one_id_for_layers_that_fall_together_is_accepted(network: nn.Module, images: Tensor) -> None:
     entry = {"op_names": ["stem", "second"], "dependency_group_id": "shortcut", **HALF}
     assert list(select_groups(network, [entry], images, with_ratio=True).groups) == ["stem"]
+
+
+@pytest.mark.parametrize("make", [Residual, Depthwise, Grouped])
+def test_the_ids_that_nni_finds_are_accepted(images: Tensor, make: type[nn.Module]) -> None:
+    network = make()
+    graph = torch.fx.symbolic_trace(network)
+    ShapeProp(graph).propagate(images)
+    config_list = auto_set_denpendency_group_ids(graph, [{"op_types": ["Conv2d"], **HALF}])
+    assert any("dependency_group_id" in entry for entry in config_list) is (make is not Grouped)
+    assert any("internal_metric_block" in entry for entry in config_list) is (make is Grouped)
+    found = select_groups(network, config_list, images, with_ratio=True).groups
+    assert list(found) == list(
+        select_groups(network, [{"op_types": ["Conv2d"], **HALF}], images, with_ratio=True).groups
+    )
 
 
 def test_the_completed_list_ties_layers_and_masks_batch_norm_along(network: nn.Module, images: Tensor) -> None:
