@@ -156,7 +156,7 @@ class FeatureMapPruner(StepwisePruner):  # type: ignore[misc]  # NNI has no type
             combined = group.combine(scores, reduction=self.reduction)
             for member in (member for member in group.producers if member.layer in self._target_spaces):
                 target = self._target_spaces[member.layer]["weight"].target
-                metric = target.new_zeros(len(target), dtype=torch.float64)
+                metric = torch.zeros(len(target), dtype=torch.float64)
                 for channel, positions in enumerate(member.indices):
                     metric[list(positions)] = float(combined[channel])
                 metrics[member.layer] = {"weight": metric.reshape(-1, *[1] * (target.ndim - 1))}
@@ -168,7 +168,7 @@ class FeatureMapPruner(StepwisePruner):  # type: ignore[misc]  # NNI has no type
         for name, group in self.selection.groups.items():
             space = self._target_spaces[name]["weight"]
             first = [positions[0] for positions in whole_producer(group).indices]
-            scores = metrics[name]["weight"].flatten()[first].cpu()
+            scores = metrics[name]["weight"].flatten()[first]
             masked = space.mask.flatten(1).sum(1)[first].cpu() == 0
             scores[masked] = scores.min() - 1
             kept[name] = select(scores, _width(group.width, space))

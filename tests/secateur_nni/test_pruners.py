@@ -147,6 +147,23 @@ def test_schedules_raise_the_ratio_while_training(
     assert not torch.equal(network.first.weight, weight), "nothing was trained"
 
 
+class Quietest(MeanActivation):
+    """Keeps what is least active: zero, which is what masked channels give, is its best score."""
+
+    def compute(self, state: Any) -> Tensor:
+        return -super().compute(state)
+
+
+def test_masked_channels_stay_masked_whatever_zero_is_worth(network: nn.Module, batches: Batches) -> None:
+    config_list = [{"op_names": ["first"], "sparse_ratio": 0.34}]
+    pruner = FeatureMapPruner(network, config_list, batches=batches, criterion=Quietest())
+    first = kept(pruner.compress()[1], "first")
+    pruner._target_spaces["first"]["weight"].sparse_ratio = 0.5
+    second = kept(pruner.compress()[1], "first")
+    assert (len(first), len(second)) == (4, 3)
+    assert set(second) < set(first)
+
+
 def test_a_chain_masks_from_its_first_step(
     network: nn.Module, batches: Batches, make_evaluator: Callable[..., Any]
 ) -> None:
