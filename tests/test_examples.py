@@ -83,19 +83,6 @@ def test_torch_pruning(tmp_path: Path) -> None:
         assert last.endswith(f"widths {[24] * 3 + [48] * 8}")
 
 
-def test_score_on_several_processes(tmp_path: Path) -> None:
-    start = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    printed = run(*start, EXAMPLES / "03_score_on_several_processes.py", "--smoke", folder=tmp_path)
-    lines = sorted(line for line in printed.splitlines() if line.startswith("process"))
-    assert len(lines) == 2, printed
-    held = "process {} of 2 holds 300 images, 500 are scored by all; "
-    found = [line.removeprefix(held.format(rank)) for rank, line in enumerate(lines)]
-    assert found[0] == found[1]
-    assert re.fullmatch(r"plan [0-9a-f]{16}, 5\d\.\d% of the MACs, accuracy \d+\.\d\d% -> \d+\.\d\d%", found[0]), (
-        printed
-    )
-
-
 def test_nni_pruners(tmp_path: Path) -> None:
     printed = run(EXAMPLES / "nni" / "01_pruners.py", "--smoke", folder=tmp_path)
     assert re.search(rf"^dense +515 k parameters, +{PERCENT} right$", printed, re.MULTILINE), printed
@@ -107,6 +94,19 @@ def test_nni_pruners(tmp_path: Path) -> None:
     share = re.search(r"^  (\d\d\.\d)% of the MACs in \d+ steps", printed, re.MULTILINE)
     assert share, printed
     assert float(share[1]) <= 50
+
+
+def test_score_on_several_processes(tmp_path: Path) -> None:
+    start = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    printed = run(*start, EXAMPLES / "03_score_on_several_processes.py", "--smoke", folder=tmp_path)
+    lines = sorted(line for line in printed.splitlines() if line.startswith("process"))
+    assert len(lines) == 2, printed
+    held = "process {} of 2 holds 300 images, 500 are scored by all; "
+    found = [line.removeprefix(held.format(rank)) for rank, line in enumerate(lines)]
+    assert found[0] == found[1]
+    assert re.fullmatch(r"plan [0-9a-f]{16}, 5\d\.\d% of the MACs, accuracy \d+\.\d\d% -> \d+\.\d\d%", found[0]), (
+        printed
+    )
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

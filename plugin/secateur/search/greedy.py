@@ -93,9 +93,9 @@ def greedy_plan(
             data, are recorded.
         delta: least share of the dense cost that a step frees, above 0 and at most 1.
         round_to, min_keep: see `allowed_widths`.
-        limits: group -> the least and the most channels that it keeps; the search begins with the most. Absent groups
-            have no limits of their own.
         reduction: how the scores of a group's producers combine.
+        limits: group -> the least and the most channels that it keeps; the search begins with the most. Absent groups
+            have no limits of their own; limits of an unknown group, or that no allowed width meets, are a ConfigError.
         variant: which channels go, see `select`: "low" is the method, the others are its ablations.
         seed: draws the channels of the variant "random", each group's its own.
         rescore: the scores of the network that keeps these channels, for those that it keeps; None: never anew. See
@@ -107,8 +107,7 @@ def greedy_plan(
         NetworkError: there is no group to prune.
         ScoreError: no group has scores, or scores do not fit their group; or `rescore` failed, with the step.
         ConfigError: `delta`, `round_to`, `min_keep`, `seed` or `rescore_every` out of range, an unknown variant, costs
-            of one name, limits of an unknown group or that no allowed width meets, or settings of the evaluation that
-            are not plain data.
+            of one name, or settings of the evaluation that are not plain data.
         BudgetError: a budget is malformed, already met, or out of reach; said before any evaluation, with the lowest
             cost that can be reached of each.
         EvaluationError: `evaluate` raised or gave no finite number; names the group and the step.

@@ -188,6 +188,22 @@ def plan_settings(
     } | ({"seed": seed} if variant == "random" else {})
 
 
+def _with_scores(groups: Mapping[str, ChannelGroup], scores: ScoreTable) -> dict[str, ChannelGroup]:
+    """Return the groups that can be decided about; say which cannot."""
+    scored = {name: g for name, g in groups.items() if any(member.layer in scores for member in g.producers)}
+    if not scored:
+        raise ScoreError(f"none of the {len(scores)} scored layers produces the channels of a group that can be pruned")
+    left = [name for name in groups if name not in scored]
+    if left:
+        warnings.warn(
+            f"{len(left)} of {len(groups)} groups stay as they are, since none of their layers has scores: "
+            + ", ".join(left),
+            SecateurWarning,
+            stacklevel=4,
+        )
+    return scored
+
+
 def _within(
     limits: Limits, widths: Mapping[str, tuple[int, ...]], groups: Mapping[str, ChannelGroup]
 ) -> dict[str, tuple[int, ...]]:
@@ -204,19 +220,3 @@ def _within(
                 f"that are allowed are {', '.join(map(str, allowed))}"
             )
     return within
-
-
-def _with_scores(groups: Mapping[str, ChannelGroup], scores: ScoreTable) -> dict[str, ChannelGroup]:
-    """Return the groups that can be decided about; say which cannot."""
-    scored = {name: g for name, g in groups.items() if any(member.layer in scores for member in g.producers)}
-    if not scored:
-        raise ScoreError(f"none of the {len(scores)} scored layers produces the channels of a group that can be pruned")
-    left = [name for name in groups if name not in scored]
-    if left:
-        warnings.warn(
-            f"{len(left)} of {len(groups)} groups stay as they are, since none of their layers has scores: "
-            + ", ".join(left),
-            SecateurWarning,
-            stacklevel=4,
-        )
-    return scored
