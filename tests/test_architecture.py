@@ -97,12 +97,12 @@ def test_foreign_packages_stay_in_their_room(path: Path) -> None:
 
 
 def test_importing_changes_nothing_and_needs_no_optional_package() -> None:
-    """No seeds, thread counts or optional packages are touched by importing the plugin and the ONNX adapter."""
+    """No seeds, thread counts or optional packages are touched by importing the plugin and the adapters of hosts."""
     code = """
 import random, sys, torch
 threads, state, grad = torch.get_num_threads(), torch.random.get_rng_state(), torch.is_grad_enabled()
 python_state = random.getstate()
-import secateur, secateur.criteria, secateur_onnx
+import secateur, secateur.criteria, secateur_nni, secateur_onnx
 assert torch.equal(state, torch.random.get_rng_state()) and python_state == random.getstate()
 assert threads == torch.get_num_threads() and grad == torch.is_grad_enabled()
 loaded = {name.split('.')[0] for name in sys.modules}

@@ -52,6 +52,7 @@ def test_no_script_is_left_untested() -> None:
         "03_score_on_several_processes.py",
         "04_deploy.py",
     ]
+    assert [path.name for path in sorted((EXAMPLES / "nni").glob("*.py"))] == ["01_pruners.py"]
 
 
 def test_prune_and_deploy(tmp_path: Path) -> None:
@@ -83,6 +84,19 @@ def test_torch_pruning(tmp_path: Path) -> None:
         assert re.findall(r"(\d+\.\d\d) M MACs", part) == ["16.47", "11.45", "7.34", "4.14"]
         last = part.strip().splitlines()[-1]
         assert last.endswith(f"widths {[24] * 3 + [48] * 8}")
+
+
+def test_nni_pruners(tmp_path: Path) -> None:
+    printed = run(EXAMPLES / "nni" / "01_pruners.py", "--smoke", folder=tmp_path)
+    assert re.search(rf"^dense +515 k parameters, +{PERCENT} right$", printed, re.MULTILINE), printed
+    for name in ("HRankPruner", "AGPPruner of DIPruner", "BudgetPruner"):
+        line = re.search(rf"^{name} +(\d+) k parameters, .* masked and removed differ by (\S+)$", printed, re.MULTILINE)
+        assert line, printed
+        assert int(line[1]) < 515
+        assert float(line[2]) < 1e-5
+    share = re.search(r"^  (\d\d\.\d)% of the MACs in \d+ steps", printed, re.MULTILINE)
+    assert share, printed
+    assert float(share[1]) <= 50
 
 
 def test_score_on_several_processes(tmp_path: Path) -> None:

@@ -16,9 +16,10 @@ import pytest
 import secateur
 import secateur.criteria
 import secateur_cli
+import secateur_nni
 import secateur_onnx
 
-PACKAGES = (secateur, secateur_onnx, secateur_cli)
+PACKAGES = (secateur, secateur_nni, secateur_onnx, secateur_cli)
 PROMISED = {
     secateur: (
         "collect_scores",
@@ -30,6 +31,7 @@ PROMISED = {
         "DIImportance",
     ),
     secateur.criteria: ("CRITERIA",),
+    secateur_nni: ("HRankPruner", "DIPruner", "FeatureMapPruner", "BudgetPruner", "apply_masks"),
     secateur_onnx: ("export", "check_parity", "benchmark"),
 }
 

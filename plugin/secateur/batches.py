@@ -34,6 +34,43 @@ def unpack(batch: Any) -> tuple[Tensor, Tensor | None]:
     return inputs, labels
 
 
+def check_repeatable(batches: Batches) -> None:
+    """Refuse what can be read only once.
+
+    Raises:
+        DataError: a generator or another iterator.
+
+    Example:
+        >>> check_repeatable([1, 2])
+        >>> check_repeatable(iter([1, 2]))
+        Traceback (most recent call last):
+        ...
+        secateur.errors.DataError: images are read again after each pruning step: give a list or a DataLoader, not a \
+generator
+    """
+    if isinstance(batches, Iterator):
+        raise DataError("images are read again after each pruning step: give a list or a DataLoader, not a generator")
+
+
+def first_inputs(batches: Batches) -> Tensor:
+    """Return the inputs of the first batch (N, ...).
+
+    Args:
+        batches: any; a generator has lost its first batch afterwards.
+
+    Raises:
+        DataError: there is none.
+
+    Example:
+        >>> first_inputs([(torch.zeros(4, 3), torch.zeros(4)), (torch.ones(4, 3), torch.ones(4))]).shape
+        torch.Size([4, 3])
+    """
+    first = next(iter(batches), None)
+    if first is None:
+        raise DataError("there is no image to trace the network with: the batches are empty")
+    return unpack(first)[0]
+
+
 def rebatch(batches: Batches, size: int | None, *, samples: int | None = None) -> Iterator[Any]:
     """Yield `(inputs, labels)` in batches of exactly `size`, until `samples` inputs have been given.
 

@@ -8,17 +8,15 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
 
-from secateur.batches import Batches, unpack
+from secateur.batches import Batches, check_repeatable, first_inputs
 from secateur.channel_graph import channel_groups
 from secateur.channel_graph.importance import ScoreImportance
 from secateur.criteria import criterion as by_name
 from secateur.criteria import group_criterion, options_of
-from secateur.errors import DataError
 from secateur.feature_maps import Tap, collect_scores
 from secateur.modes import device_of
 from secateur.protocols import Criterion, GradientCriterion, WeightCriterion
@@ -74,7 +72,7 @@ class CriterionImportance(ScoreImportance):
         group_reduction: Reduction = "sum",
         prune_outputs: bool = False,
     ) -> None:
-        _check_repeatable(data)
+        check_repeatable(data)
         self.criterion: Criterion[Any] = by_name(criterion) if isinstance(criterion, str) else criterion
         self.data, self.tap, self.samples = data, tap, samples
         super().__init__(self._collect, group_reduction=group_reduction, prune_outputs=prune_outputs)
@@ -145,7 +143,7 @@ class GradientImportance(ScoreImportance):
         group_reduction: Reduction = "sum",
         prune_outputs: bool = False,
     ) -> None:
-        _check_repeatable(data)
+        check_repeatable(data)
 
         def collect(model: nn.Module) -> ScoreTable:
             return gradient_scores(model, data, criterion, loss=loss, samples=samples)
@@ -189,27 +187,15 @@ class ReconstructionImportance(ScoreImportance):
         samples: int | None = None,
         **options: Any,
     ) -> None:
-        _check_repeatable(data)
+        check_repeatable(data)
         rule = group_criterion("reconstruction", **options, **({} if samples is None else {"samples": samples}))
 
         def collect(model: nn.Module) -> ScoreTable:
-            example = _first_inputs(data)[:2] if example_inputs is None else example_inputs
+            example = first_inputs(data)[:2] if example_inputs is None else example_inputs
             groups = channel_groups(model, example.to(device_of(model)))
             return reconstruction_scores(model, groups, data, **options_of(rule))
 
         super().__init__(collect)
-
-
-def _first_inputs(data: Batches) -> Tensor:
-    first = next(iter(data), None)
-    if first is None:
-        raise DataError("there is no image to trace the network with: the batches are empty")
-    return unpack(first)[0]
-
-
-def _check_repeatable(data: Batches) -> None:
-    if isinstance(data, Iterator):
-        raise DataError("images are read again after each pruning step: give a list or a DataLoader, not a generator")
 
 
 class HRankImportance(CriterionImportance):

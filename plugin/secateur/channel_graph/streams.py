@@ -34,7 +34,7 @@ def writers_of(model: nn.Module, group: ChannelGroup) -> list[str]:
         if member.axis is None
         and member.role != "consumer"
         and (member.role == "producer" or isinstance(model.get_submodule(member.layer), ChannelMap))
-        and not _is_depthwise(model.get_submodule(member.layer))
+        and not is_depthwise(model.get_submodule(member.layer))
     ]
 
 
@@ -63,5 +63,11 @@ def masked_group(graph: tp.DependencyGraph, model: nn.Module, layer: str) -> Cha
     )
 
 
-def _is_depthwise(module: nn.Module) -> bool:
+def is_depthwise(module: nn.Module) -> bool:
+    """Return whether a module is a depthwise convolution, which hands on the channels that it reads.
+
+    Example:
+        >>> is_depthwise(nn.Conv2d(4, 4, 3, groups=4)), is_depthwise(nn.Conv2d(4, 4, 3))
+        (True, False)
+    """
     return isinstance(module, _ConvNd) and 1 < module.groups == module.out_channels

@@ -18,7 +18,7 @@ from secateur.errors import BudgetError, ConfigError, ScoreError, SecateurWarnin
 from secateur.protocols import Evaluate, Kept
 from secateur.records import ChannelGroup, PruningPlan, Reduction, ScoreTable
 from secateur.search.judging import Candidate, check_repeats, judge, settings_of
-from secateur.search.problem import Problem, state_problem
+from secateur.search.problem import Limits, Problem, state_problem
 from secateur.search.selection import Variant
 from secateur.search.spending import Budgets, Costs, Spending, load
 
@@ -57,6 +57,7 @@ def greedy_plan(
     delta: float = 0.005,
     round_to: int = 8,
     min_keep: int = 1,
+    limits: Limits | None = None,
     reduction: Reduction = "sum",
     variant: Variant = "low",
     seed: int = 0,
@@ -101,6 +102,8 @@ def greedy_plan(
         delta: least share of the dense cost that a step frees, above 0 and at most 1.
         round_to, min_keep: see `allowed_widths`; with 1 every width is allowed.
         reduction: how the scores of a group's producers combine.
+        limits: group -> the least and the most channels that it keeps; the search begins with the most. Absent groups
+            have no limits of their own; limits of an unknown group, or that no allowed width meets, are a ConfigError.
         variant: which channels go, see `select`: "low" is the method, the others are its ablations.
         seed: draws the channels of the variant "random", each group's its own.
         rescore: the scores of the network that keeps these channels, for those that it keeps; None: never anew. See
@@ -152,6 +155,7 @@ def greedy_plan(
         budget,
         round_to=round_to,
         min_keep=min_keep,
+        limits=limits,
         reduction=reduction,
         variant=variant,
         seed=seed,

@@ -15,6 +15,9 @@ from secateur.records import ChannelGroup, PruningPlan, Reduction, ScoreTable, S
 from secateur.search.selection import Variant, allowed_widths, select, ties_at_cut
 from secateur.search.spending import Budgets, Costs, Spending, Widths, check_reach, state_spendings
 
+Limits = Mapping[str, tuple[int, int]]
+"""Group -> the least and the most channels that it keeps."""
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -24,7 +27,8 @@ class Problem:
         groups: the channel groups by name.
         scores: group -> score of each channel, (width,), float64; groups without scores stay as they are.
         spendings: the costs, each with its budget; the plan is counted in the first.
-        widths: group that has scores -> the widths it may be cut to, ascending, its full width last.
+        widths: group that has scores -> the widths it may have, ascending; the last is its full width, unless limits
+            ask for less.
         reduction: how the scores of a group's producers combine.
         variant, seed: which channels go, see `select`; the seed counts for the variant "random" alone.
         settings: what the plan records whatever the search.
@@ -45,7 +49,7 @@ class Problem:
 
     @property
     def dense(self) -> dict[str, int]:
-        """The full width of each group that may be cut."""
+        """The full width of each group that may be cut, or the most that its limits allow."""
         return {name: allowed[-1] for name, allowed in self.widths.items()}
 
     @property
@@ -137,6 +141,7 @@ def state_problem(
     *,
     round_to: int,
     min_keep: int,
+    limits: Limits | None = None,
     reduction: Reduction,
     variant: Variant = "low",
     seed: int = 0,
@@ -150,8 +155,8 @@ def state_problem(
     Raises:
         NetworkError: there is no group to prune.
         ScoreError: no group has scores, or scores do not fit their group.
-        ConfigError: `round_to` or `min_keep` below 1, an unknown variant, a negative seed, costs of one name, or a
-            cost that is no finite number.
+        ConfigError: `round_to` or `min_keep` below 1, an unknown variant, a negative seed, costs of one name, a cost
+            that is no finite number, or limits of an unknown group or that no allowed width meets.
         BudgetError: a budget is malformed, missing, of no cost, or below what the narrowest widths cost; or all are
             already met.
         PlanError: the start is a plan of other groups.
@@ -164,13 +169,16 @@ def state_problem(
     scored = _with_scores(groups, scores)
     combined = {name: group.combine(scores, reduction=reduction) for name, group in scored.items()}
     widths = {name: allowed_widths(g.width, min_keep=min_keep, round_to=round_to) for name, g in scored.items()}
+    if limits is not None:
+        widths = _within(limits, widths, groups)
     spendings = state_spendings(cost, budget, {name: group.width for name, group in groups.items()})
     problem = Problem(groups, combined, spendings, widths, reduction, variant, seed, settings)
     lowest = problem.narrowest
     if start is not None:
         _check_same_groups(groups, start)
         lowest = {name: min(width, lowest.get(name, width)) for name, width in start.widths.items()}
-    check_reach(spendings, lowest, f"min_keep={min_keep} and round_to={round_to}")
+    rules = f"min_keep={min_keep} and round_to={round_to}"
+    check_reach(spendings, lowest, rules if limits is None else f"{rules} and the limits of each group")
     return problem
 
 
@@ -216,3 +224,21 @@ def _with_scores(groups: Mapping[str, ChannelGroup], scores: ScoreTable) -> dict
             stacklevel=4,
         )
     return scored
+
+
+def _within(
+    limits: Limits, widths: Mapping[str, tuple[int, ...]], groups: Mapping[str, ChannelGroup]
+) -> dict[str, tuple[int, ...]]:
+    """Return the widths that meet the limits of their group."""
+    if unknown := [name for name in limits if name not in groups]:
+        raise ConfigError(f"limits are given for {', '.join(unknown)}, which is no channel group; known: {[*groups]}")
+    within = dict(widths)
+    for name, allowed in widths.items():
+        least, most = limits.get(name, (allowed[0], allowed[-1]))
+        within[name] = tuple(width for width in allowed if least <= width <= most)
+        if not within[name]:
+            raise ConfigError(
+                f"the group {name!r} is to keep {least} to {most} of its {groups[name].width} channels, but the widths "
+                f"that are allowed are {', '.join(map(str, allowed))}"
+            )
+    return within
