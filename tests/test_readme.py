@@ -69,8 +69,17 @@ def test_spending_a_budget(names: dict[str, Any], tmp_path: Path) -> None:
     assert (tmp_path / "journal.sqlite").is_file()
 
 
+def test_in_nni(names: dict[str, Any]) -> None:
+    pytest.importorskip("nni")
+    model = names["model"]
+    names |= {"torch": torch, "train": lambda *_, **__: None, "loss": torch.nn.functional.cross_entropy}
+    exec(blocks(naming="BudgetPruner("), names)
+    assert size(names["pruned"]) < size(model)
+    assert names["pruner"].plan.cost_after <= names["pruner"].plan.budget
+
+
 def test_every_block_is_run() -> None:
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 5
 
 
 def test_links_lead_somewhere() -> None:
@@ -83,4 +92,4 @@ def test_the_two_commands_stand_in_it() -> None:
     commands = re.findall(r"^\$ (.*)$", README, re.MULTILINE)
     assert len(commands) == 2
     assert "secateur run examples/digits.yaml" in commands[0]
-    assert commands[1].endswith("pytest")
+    assert commands[1].endswith("pytest -n 2")

@@ -101,7 +101,7 @@ class BudgetPruner(Pruner):  # type: ignore[misc]  # NNI has no types
         samples: int | None = None,
         reduction: Reduction = "sum",
         delta: float = 0.005,
-        round_to: int = 1,
+        round_to: int = 8,
         min_keep: int = 1,
         journal: Journal | None = None,
         on_step: Callable[[GreedyStep], None] | None = None,
