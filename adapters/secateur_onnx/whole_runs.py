@@ -91,6 +91,7 @@ class WholeRuns:
             "seconds": seconds,
             "seed": seed,
             "clock": clock,
+            "memory": False,
         }
         self._memory = Remembered() if memory is None else memory
         shape = list(example_inputs.shape[1:])

@@ -75,7 +75,7 @@ def test_the_budget_is_met_from_below_whatever_the_truth(
 
 def test_predictions_improve(groups: ChannelGroups, scores: ScoreTable, cost: LatencyCost) -> None:
     runs = Runs(cost, TRUTHS["much lies outside the layers"])
-    found = latency_search(lambda c: uniform_plan(groups, scores, c, "60%"), cost, "60%", runs)
+    found = latency_search(lambda c: uniform_plan(groups, scores, c, "60%", round_to=1), cost, "60%", runs)
     first, *_, last = found.rounds
     assert abs(first.error) > 0.1
     assert abs(last.error) < 1e-9  # one run settles a line
@@ -88,13 +88,16 @@ def test_milliseconds_and_another_budget_beside(
     macs = MacsCost(digits, IMAGES, groups)
     runs = Runs(cost, TRUTHS["bent"])
     budgets = {"macs": "90%", "latency": 3.0}
-    found = latency_search(lambda c: uniform_plan(groups, scores, [macs, c], budgets), cost, 3.0, runs)
+    found = latency_search(lambda c: uniform_plan(groups, scores, [macs, c], budgets, round_to=1), cost, 3.0, runs)
     assert found.allowed == pytest.approx(0.75)
     spent = found.plan.spent
     assert spent["macs"].after <= 0.9 * spent["macs"].before
     assert 0.95 * 3.0 <= spent["latency"].after <= 3.0 == spent["latency"].budget
     binding = latency_search(
-        lambda c: uniform_plan(groups, scores, [macs, c], budgets | {"macs": "20%"}), cost, 3.0, Runs(cost, lambda s: s)
+        lambda c: uniform_plan(groups, scores, [macs, c], budgets | {"macs": "20%"}, round_to=1),
+        cost,
+        3.0,
+        Runs(cost, lambda s: s),
     )
     assert binding.met
     assert len(binding.rounds) == 1  # the MACs bind: more latency would not be spent
@@ -103,15 +106,31 @@ def test_milliseconds_and_another_budget_beside(
 def test_a_budget_that_no_round_meets_is_said(groups: ChannelGroups, scores: ScoreTable, cost: LatencyCost) -> None:
     stubborn = Runs(cost, lambda share: 0.7 + 0.3 * share)
     with pytest.warns(SecateurWarning, match=r"the latency is not met after \d+ rounds: .* missed by"):
-        found = latency_search(lambda c: uniform_plan(groups, scores, c, "60%"), cost, "60%", stubborn)
+        found = latency_search(lambda c: uniform_plan(groups, scores, c, "60%", round_to=1), cost, "60%", stubborn)
     assert not found.met
     assert found.rounds[found.chosen].measured.share == min(each.measured.share for each in found.rounds)
     assert found.plan.cost_after > found.plan.budget
 
 
+def test_a_correction_that_goes_too_far_is_halved(groups: ChannelGroups, scores: ScoreTable, cost: LatencyCost) -> None:
+    out_of_reach = []
+
+    def find(c: LatencyCost) -> PruningPlan:  # no layer may lose more than a third of its channels
+        try:
+            return uniform_plan(groups, scores, c, "80%", round_to=1, min_keep=64)
+        except BudgetError:
+            out_of_reach.append(c.known)
+            raise
+
+    runs = Runs(cost, lambda share: 0.97 if share > 0.72 else 0.78)  # little is gained at first, then much
+    found = latency_search(find, cost, "80%", runs)
+    assert out_of_reach
+    assert found.met
+
+
 def test_bad_input_is_refused(groups: ChannelGroups, scores: ScoreTable, cost: LatencyCost) -> None:
     def find(c: LatencyCost) -> PruningPlan:
-        return uniform_plan(groups, scores, c, "60%")
+        return uniform_plan(groups, scores, c, "60%", round_to=1)
 
     for settings in ({"tolerance": 0.0}, {"rounds": 0}):
         with pytest.raises(ConfigError, match="tolerance must lie between"):
@@ -119,7 +138,9 @@ def test_bad_input_is_refused(groups: ChannelGroups, scores: ScoreTable, cost: L
     with pytest.raises(DataError, match="must be positive and finite"):
         latency_search(find, cost, "60%", Runs(cost, lambda s: float("nan")))
     with pytest.raises(BudgetError, match="lowest cost that can be reached"):
-        latency_search(lambda c: uniform_plan(groups, scores, c, "0.1%"), cost, "0.1%", Runs(cost, lambda s: s))
+        latency_search(
+            lambda c: uniform_plan(groups, scores, c, "0.1%", round_to=1), cost, "0.1%", Runs(cost, lambda s: s)
+        )
 
 
 def test_whole_runs_are_real_and_remembered(
