@@ -80,7 +80,8 @@ class BudgetPruner(Pruner):  # type: ignore[misc]  # NNI has no types
         ...     evaluating_func=lambda model: -float(model(torch.ones(1, 1, 8, 8)).detach().square().sum()),
         ... )
         >>> config_list = [{"op_names": ["0"], "max_sparse_ratio": 0.25}, {"op_names": ["2"]}]
-        >>> pruner = BudgetPruner(net, config_list, evaluator, batches=[torch.rand(8, 1, 8, 8)], criterion="variance")
+        >>> images = [torch.rand(8, 1, 8, 8)]
+        >>> pruner = BudgetPruner(net, config_list, evaluator, batches=images, criterion="variance", round_to=1)
         >>> _, masks = pruner.compress()
         >>> pruner.unwrap_model()
         >>> pruner.plan.widths["0"] >= 6, pruner.plan.cost_after <= 0.5 * pruner.plan.cost_before

@@ -34,9 +34,10 @@ def test_the_plan_is_that_of_the_greedy_search(
         "50%",
         EvaluatorWorth(evaluator, network, groups),
         delta=0.05,
+        round_to=1,
     )
     pruner = BudgetPruner(
-        network, ANYWHERE, evaluator, batches=batches, criterion="l1", delta=0.05, on_step=steps.append
+        network, ANYWHERE, evaluator, batches=batches, round_to=1, criterion="l1", delta=0.05, on_step=steps.append
     )
     with pytest.raises(PlanError, match="no plan yet"):
         _ = pruner.plan
@@ -60,20 +61,24 @@ def test_floors_caps_and_excludes_hold(network: nn.Module, batches: Batches, mak
         {"op_names": ["stem", "second"], "max_sparse_ratio": 0.25},
         {"op_names": ["first"], "min_sparse_ratio": 0.5},
     ]
-    pruner = BudgetPruner(network, config_list, make_evaluator(network), batches=batches, budget="45%", criterion="l1")
+    pruner = BudgetPruner(
+        network, config_list, make_evaluator(network), batches=batches, round_to=1, budget="45%", criterion="l1"
+    )
     pruner.compress()
     pruner.unwrap_model()
     widths = pruner.plan.widths
     assert widths["stem"] >= 6
     assert widths["first"] <= 3
     alone = [{"op_types": ["Conv2d"], "exclude_op_names": ["first"]}]
-    pruner = BudgetPruner(network, alone, make_evaluator(network), batches=batches, criterion="l1", delta=0.1)
+    pruner = BudgetPruner(
+        network, alone, make_evaluator(network), batches=batches, round_to=1, criterion="l1", delta=0.1
+    )
     _, masks = pruner.compress()
     pruner.unwrap_model()
     assert "first" not in masks
     assert list(pruner.plan.widths) == ["stem"]
     capped = [{"op_types": ["Conv2d"], "max_sparse_ratio": 0.1}]
-    pruner = BudgetPruner(network, capped, make_evaluator(network), batches=batches, criterion="l1")
+    pruner = BudgetPruner(network, capped, make_evaluator(network), batches=batches, round_to=1, criterion="l1")
     with pytest.raises(BudgetError, match="lowest cost that can be reached"):
         pruner.compress()
     assert all(bool(mask.all()) for masks in pruner.get_masks().values() for mask in masks.values() if mask is not None)
@@ -99,7 +104,9 @@ def test_several_budgets_and_a_criterion_with_options(
 
 
 def test_weights_at_the_time_of_the_search_count(network: nn.Module, batches: Batches, make_evaluator: Make) -> None:
-    pruner = BudgetPruner(network, ANYWHERE, make_evaluator(network), batches=batches, criterion="l1", delta=0.2)
+    pruner = BudgetPruner(
+        network, ANYWHERE, make_evaluator(network), batches=batches, round_to=1, criterion="l1", delta=0.2
+    )
     with torch.no_grad():
         network.first._nni_wrapper.weight[:2] *= 100
     _, masks = pruner.compress()
@@ -120,7 +127,7 @@ def test_a_journal_spares_evaluations(
         with Journal.open(tmp_path / "journal.sqlite", {"test": "nni"}) as journal:
             evaluator = make_evaluator(network, evaluating_func=worth)
             pruner = BudgetPruner(
-                network, ANYWHERE, evaluator, batches=batches, criterion="l1", delta=0.1, journal=journal
+                network, ANYWHERE, evaluator, batches=batches, round_to=1, criterion="l1", delta=0.1, journal=journal
             )
             pruner.compress()
             pruner.unwrap_model()
@@ -162,17 +169,17 @@ def test_bad_input(
 
 
 def test_a_budget_trains_nothing(network: nn.Module, batches: Batches, make_evaluator: Make) -> None:
-    pruner = BudgetPruner(network, ANYWHERE, make_evaluator(network), batches=batches)
+    pruner = BudgetPruner(network, ANYWHERE, make_evaluator(network), batches=batches, round_to=1)
     with pytest.raises(ConfigError, match="trains nothing: call compress"):
         pruner.compress(max_steps=3)
     with pytest.raises(ConfigError, match="cannot go on from another compressor"):
-        BudgetPruner.from_compressor(pruner, ANYWHERE, batches=batches)
+        BudgetPruner.from_compressor(pruner, ANYWHERE, batches=batches, round_to=1)
     assert pruner._is_wrapped
 
 
 def test_a_failed_search_changes_no_mask(network: nn.Module, batches: Batches, make_evaluator: Make) -> None:
     failing = make_evaluator(network, evaluating_func=lambda model: float("nan"))
-    pruner = BudgetPruner(network, ANYWHERE, failing, batches=batches, criterion="l1")
+    pruner = BudgetPruner(network, ANYWHERE, failing, batches=batches, round_to=1, criterion="l1")
     with pytest.raises(EvaluationError, match="gave nan"):
         pruner.compress()
     assert pruner._is_wrapped

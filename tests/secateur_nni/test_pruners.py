@@ -68,7 +68,7 @@ def test_the_channels_are_those_of_a_uniform_plan(
 ) -> None:
     groups = channel_groups(network, images)
     table = collect_scores(network, batches, criterion(rule))
-    plan = uniform_plan(groups, table, ParameterCost(network, groups), "40%")
+    plan = uniform_plan(groups, table, ParameterCost(network, groups), "40%", round_to=1)
     ratio = plan.settings["rate"]
     pruner = make(network, [{"op_types": ["Conv2d"], "sparse_ratio": ratio}], batches=batches)
     _, masks = pruner.compress()
