@@ -32,8 +32,10 @@ def spares(group: str, kept: Mapping[str, tuple[int, ...]]) -> float:
 
 
 def test_a_cap_stops_the_cut_that_costs_nothing() -> None:
-    free = greedy_plan(GROUPS, SCORES, Channels(), "50%", lambda kept: spares("b", kept))
-    capped = greedy_plan(GROUPS, SCORES, Channels(), "50%", lambda kept: spares("b", kept), limits={"a": (5, 8)})
+    free = greedy_plan(GROUPS, SCORES, Channels(), "50%", lambda kept: spares("b", kept), round_to=1)
+    capped = greedy_plan(
+        GROUPS, SCORES, Channels(), "50%", lambda kept: spares("b", kept), limits={"a": (5, 8)}, round_to=1
+    )
     assert free.widths == {"a": 1, "b": 7}
     assert capped.widths == {"a": 5, "b": 3}
     assert capped["a"] == (3, 4, 5, 6, 7)
@@ -46,14 +48,14 @@ def test_a_floor_goes_before_the_first_step() -> None:
         seen.append(dict(kept))
         return spares("b", kept)
 
-    plan = greedy_plan(GROUPS, SCORES, Channels(), "50%", evaluate, limits={"b": (1, 6)})
+    plan = greedy_plan(GROUPS, SCORES, Channels(), "50%", evaluate, limits={"b": (1, 6)}, round_to=1)
     assert plan.widths == {"a": 2, "b": 6}
     assert all(len(kept["b"]) <= 6 for kept in seen)
     assert plan.cost_before == 16
 
 
 def test_floors_that_meet_the_budget_need_no_evaluation() -> None:
-    plan = greedy_plan(GROUPS, SCORES, Channels(), "75%", lambda kept: 1 / 0, limits={"a": (1, 4)})
+    plan = greedy_plan(GROUPS, SCORES, Channels(), "75%", lambda kept: 1 / 0, limits={"a": (1, 4)}, round_to=1)
     assert plan.widths == {"a": 4, "b": 8}
     assert plan.settings["evaluations"] == 0
 
@@ -75,4 +77,4 @@ def test_caps_count_in_what_can_be_reached() -> None:
     with pytest.raises(
         BudgetError, match=r"lowest cost that can be reached is 9 channels.* and the limits of each group"
     ):
-        greedy_plan(GROUPS, SCORES, Channels(), "50%", lambda kept: 0.0, limits={"a": (8, 8)})
+        greedy_plan(GROUPS, SCORES, Channels(), "50%", lambda kept: 0.0, limits={"a": (8, 8)}, round_to=1)

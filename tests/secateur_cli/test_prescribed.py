@@ -68,13 +68,13 @@ def test_the_published_rates_of_resnet56_cost_what_was_published() -> None:
     groups = channel_groups(model, example, residual="mask")
     scores = ScoreTable({name: torch.arange(float(group.width)) for name, group in groups.items()})
     given = {"search": "rates", "rates": "resnet56", "residual": "mask"}
-    setting = Setting(model, example, groups, [hrank_cost(model, example)], None)
+    setting = Setting(model, example, groups, [hrank_cost(model, example)], {"hrank": "50%"}, None)
     config = PlanConfig.model_validate(given | {"budget": {"hrank": "50%"}})
     plan = prescribed_plan("rates", config, scores, setting)
     assert (plan.cost_before, plan.cost_after) == (125485706, 62715530)
     assert plan.settings["mode"] == "hrank"
     joint = channel_groups(model, example)
-    setting = Setting(model, example, joint, [hrank_cost(model, example)], None)
+    setting = Setting(model, example, joint, [hrank_cost(model, example)], {"hrank": "50%"}, None)
     with pytest.raises(ConfigError, match=r"plan\.rates: layers that share their 16 channels .* \(residual=\"mask\""):
         prescribed_plan("rates", config, scores, setting)
 

@@ -95,7 +95,7 @@ def test_a_finished_run_is_not_repeated(user: User, tmp_path: Path, monkeypatch:
     user.command(output)
     before, report = contents(output), json.loads((output / "report.json").read_text())
     (output / "report.json").unlink()
-    for module, name in ((planning, "scores_by_name"), (planning, "search"), (pipeline, "save_pruned")):
+    for module, name in ((planning, "scores_by_name"), (planning, "search_to_latency"), (pipeline, "save_pruned")):
         monkeypatch.delattr(module, name)
     monkeypatch.delattr(pipeline, "verify_pruning")
     monkeypatch.delattr(recovery, "compensate")

@@ -85,7 +85,7 @@ def test_a_run_goes_on_from_a_search(user: User, tmp_path: Path, monkeypatch: py
     user.command(output, name="search")
     plan = load_plan(output)
     with monkeypatch.context() as searched_already:
-        for name in ("scores_by_name", "search"):
+        for name in ("scores_by_name", "search_to_latency"):
             searched_already.delattr(planning, name)
         code, said, complained = user.command(output)
     assert (code, complained) == (0, "")

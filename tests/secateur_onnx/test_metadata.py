@@ -22,9 +22,9 @@ def plan_of(network: nn.Module, *, curves: bool) -> PruningPlan:
     scores: ScoreTable = secateur.collect_scores(network, [IMAGES], "hrank")
     cost = secateur.MacsCost(network, IMAGES, groups)
     if not curves:
-        return secateur.uniform_plan(groups, scores, cost, "60%")
+        return secateur.uniform_plan(groups, scores, cost, "60%", round_to=1)
     errors = secateur.reconstruction_scores(network, groups, [IMAGES], order=scores)
-    return secateur.curve_plan(groups, errors, cost, "60%")
+    return secateur.curve_plan(groups, errors, cost, "60%", round_to=1)
 
 
 @pytest.mark.filterwarnings("ignore::secateur.errors.SecateurWarning")  # four images are few
