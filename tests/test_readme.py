@@ -92,4 +92,4 @@ def test_the_two_commands_stand_in_it() -> None:
     commands = re.findall(r"^\$ (.*)$", README, re.MULTILINE)
     assert len(commands) == 2
     assert "secateur run examples/digits.yaml" in commands[0]
-    assert commands[1].endswith("pytest -n 2")
+    assert commands[1].endswith("pytest -n 2 --dist worksteal")
