@@ -35,9 +35,9 @@ def patience(seconds: float) -> Iterator[None]:
         raise TimeoutError(f"no end after {seconds:g} seconds")
 
     before = signal.signal(signal.SIGALRM, handler)
-    signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
+    other = signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_REAL, *other)  # an alarm that was set before is late by the time of the block
         signal.signal(signal.SIGALRM, before)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import shlex
+import signal
 import time
 from pathlib import Path
 
@@ -112,10 +113,12 @@ def test_a_network_of_which_nothing_can_be_pruned(sick: User) -> None:
     assert "nothing in this network can be pruned (1: its channels are the network's outputs)" in finding.what
 
 
-def test_patience_leaves_no_alarm_behind() -> None:
-    with patience(0.02):
-        pass
-    time.sleep(0.05)
+def test_patience_leaves_alarms_as_they_were() -> None:
+    handler, (left, again) = signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)
+    with patience(2000.0):
+        assert signal.getitimer(signal.ITIMER_REAL)[0] > 1000
+    assert signal.getsignal(signal.SIGALRM) == handler
+    assert signal.getitimer(signal.ITIMER_REAL) == (pytest.approx(left, abs=1), again)
 
 
 def test_a_timeout_that_is_swallowed_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
