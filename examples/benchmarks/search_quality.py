@@ -145,7 +145,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=2, help="train for so many epochs at the end; 0: not at all")
     parser.add_argument("--worths", action="store_true", help="compare what a greedy search is judged by, instead")
-    parser.add_argument("--record", type=Path, default=RECORD, help="completed, not repeated")
+    parser.add_argument(
+        "--record", type=Path, help=f"completed, not repeated; default: {RECORD.name} beside the script"
+    )
     parser.add_argument("--part", type=_part, default=(0, 1), help="K/N: every N-th row, from the K-th on")
     parser.add_argument("--show", action="store_true", help="measure nothing")
     parser.add_argument("--smoke", action="store_true", help="few images, one criterion, nothing is asserted")
@@ -153,8 +155,9 @@ def main() -> None:
     given = parser.parse_args()
     if given.smoke:
         given.criteria, given.budgets, given.seeds = given.criteria[:1], given.budgets[:1], given.seeds[:1]
-        given.searches, given.epochs = ["uniform", "curves"], 0
-    record = Record(given.record)
+        given.searches, given.epochs = ["curves"], 0
+    place = given.record or (Path("smoke.jsonl") if given.smoke else RECORD)
+    record = Record(place)
     cells = [
         (criterion, search, budget)
         for budget, criterion, search in itertools.product(given.budgets, given.criteria, given.searches)
@@ -168,7 +171,7 @@ def main() -> None:
     part, parts = given.part
     for epochs in sorted({0, given.epochs}):  # first what needs no training, for all of them
         for number in () if given.show else given.seeds:
-            limit, journals = 200 if given.smoke else None, given.record.with_suffix(".journals")
+            limit, journals = 200 if given.smoke else None, place.with_suffix(".journals")
             seed = Seed(number, load(given, seed=number, limit=limit), journals)
             if f"{number} dense" not in record.rows and part == 0:
                 record.put(f"{number} dense", "cut", seed.setting.accuracy(seed.setting.network))
