@@ -83,8 +83,14 @@ class Problem:
         return replace(self, scores=combined, left=self.kept(widths), ties=self._ties(widths))
 
     def starting(self, start: PruningPlan) -> Problem:
-        """Return the problem that goes on from a plan: what it removes stays gone, of groups without scores too."""
-        return replace(self, left={name: start[name] for name in self.groups}, ties=start.ties)
+        """Return the problem that goes on from a plan: what it removes stays gone, of groups without scores too.
+
+        A group that keeps what its own scores would is as the search itself would have left it, ties included.
+        """
+        own = {
+            name for name in self.scores if self.variant == "low" and start[name] == self._stay(name, len(start[name]))
+        }
+        return replace(self, left={name: start[name] for name in self.groups if name not in own}, ties=start.ties)
 
     def spent(self, widths: Widths) -> dict[str, Spent]:
         """Return what is spent of each budget at these widths, by the name of the cost, in their order."""
