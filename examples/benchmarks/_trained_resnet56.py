@@ -21,7 +21,8 @@ from secateur.weights import load_weights
 from secateur_cli.data import Data, load_data
 from secateur_cli.schema import DataConfig
 
-CHUNK = 32  # images run at a time: a processor's cache holds their feature maps
+CHUNK = {"cpu": 32}  # images run at a time, where a processor's cache holds their feature maps; elsewhere a batch
+BATCH = 250
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 WEIGHTS, TRAIN, TEST = "models/resnet56-cifar10-jpeg.safetensors", "cifar10-jpeg-train", "cifar10-jpeg-val"
 
@@ -35,23 +36,30 @@ class Setting(NamedTuple):
 
     @property
     def cost(self) -> secateur.MacsCost:
-        return secateur.MacsCost(self.network, self.data.example, self.groups)
+        return secateur.MacsCost(self.network, self.data.example.to(self.device), self.groups)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
 
     def accuracy(self, model: nn.Module) -> float:
         """Return the percentage of the held-out images that `model` answers rightly."""
         quick = copy.deepcopy(model).to(memory_format=torch.channels_last)
-        parts = (zip(inputs.split(CHUNK), labels.split(CHUNK), strict=True) for inputs, labels in self.data.test)
+        size = CHUNK.get(self.device.type, BATCH)
+        parts = (zip(inputs.split(size), labels.split(size), strict=True) for inputs, labels in self.data.test)
         return 100 * secateur.accuracy(quick, itertools.chain.from_iterable(parts))
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, threads: int | None = os.cpu_count()) -> None:
     parser.add_argument("--threads", type=int, default=threads)
+    parser.add_argument("--device", default="cpu", help="where to compute, such as cuda")
     parser.add_argument("--shared", type=Path, default=SHARED, help="the folder with models/ and data/")
 
 
-def load(given: argparse.Namespace, *, seed: int = 0, limit: int | None = None, batch_size: int = 250) -> Setting:
+def load(given: argparse.Namespace, *, seed: int = 0, limit: int | None = None, batch_size: int = BATCH) -> Setting:
     """Return the setting with at most `limit` images of a split; end the script where the files are missing."""
     torch.set_num_threads(given.threads)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # as exact as on a processor
     needed = [given.shared / WEIGHTS, *(given.shared / "data" / f"{name}.tar.gz" for name in (TRAIN, TEST))]
     missing = [str(path) for path in needed if not path.is_file()]
     if missing:
@@ -62,4 +70,5 @@ def load(given: argparse.Namespace, *, seed: int = 0, limit: int | None = None, 
     network = resnet56().eval()
     load_weights(network, needed[0])
     network = with_channel_maps(network, data.example)
-    return Setting(network, secateur.channel_groups(network, data.example, residual="skip"), data)
+    groups = secateur.channel_groups(network, data.example, residual="skip")
+    return Setting(network.to(given.device), groups, data)

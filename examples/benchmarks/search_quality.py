@@ -3,6 +3,7 @@
     python examples/benchmarks/search_quality.py                        # all that is not recorded yet: hours
     python examples/benchmarks/search_quality.py --seeds 0 --epochs 0   # one seed, without training
     python examples/benchmarks/search_quality.py --worths               # what a greedy search is best judged by
+    python examples/benchmarks/search_quality.py --device cuda --precision bfloat16   # minutes
     python examples/benchmarks/search_quality.py --show                 # the table of what is recorded
     python examples/benchmarks/search_quality.py --smoke                # few images, one criterion; nothing is asserted
 
@@ -64,6 +65,7 @@ class Record:
     """The figures by seed, row and stage, in a file of lines, so that several processes may write it."""
 
     path: Path
+    device: str
     rows: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -73,7 +75,13 @@ class Record:
 
     def put(self, key: str, stage: str, value: float) -> None:
         self.rows.setdefault(key, {})[stage] = value
-        entry = {"row": key, "stage": stage, "value": round(value, 4), "torch": torch.__version__}
+        entry = {
+            "row": key,
+            "stage": stage,
+            "value": round(value, 4),
+            "torch": torch.__version__,
+            "device": self.device,
+        }
         with self.path.open("a") as file:
             file.write(json.dumps(entry) + "\n")
         print(f"seed {key}: {stage} {value:.2f}", flush=True)
@@ -144,6 +152,7 @@ def main() -> None:
     parser.add_argument("--searches", nargs="*", default=list(SEARCHES), choices=SEARCHES)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=2, help="train for so many epochs at the end; 0: not at all")
+    parser.add_argument("--precision", default="float32", help="of the training, such as bfloat16")
     parser.add_argument("--worths", action="store_true", help="compare what a greedy search is judged by, instead")
     parser.add_argument(
         "--record", type=Path, help=f"completed, not repeated; default: {RECORD.name} beside the script"
@@ -157,7 +166,7 @@ def main() -> None:
         given.criteria, given.budgets, given.seeds = given.criteria[:1], given.budgets[:1], given.seeds[:1]
         given.searches, given.epochs = ["curves"], 0
     place = given.record or (Path("smoke.jsonl") if given.smoke else RECORD)
-    record = Record(place)
+    record = Record(place, torch.cuda.get_device_name() if given.device == "cuda" else given.device)
     cells = [
         (criterion, search, budget)
         for budget, criterion, search in itertools.product(given.budgets, given.criteria, given.searches)
@@ -176,7 +185,7 @@ def main() -> None:
             if f"{number} dense" not in record.rows and part == 0:
                 record.put(f"{number} dense", "cut", seed.setting.accuracy(seed.setting.network))
             for cell in cells[part::parts]:
-                measure(seed, cell, record, epochs=epochs)
+                measure(seed, cell, record, epochs=epochs, precision=given.precision)
     show(record, [", ".join(cell[:2]) + " " + cell[2] for cell in cells])
     if not given.smoke:
         check_curves(record)
@@ -189,7 +198,7 @@ def _part(text: str) -> tuple[int, int]:
     return int(number) - 1, int(parts)
 
 
-def measure(seed: Seed, cell: tuple[str, str, str], record: Record, *, epochs: int) -> None:
+def measure(seed: Seed, cell: tuple[str, str, str], record: Record, *, epochs: int, precision: str) -> None:
     """Record the stages of one plan that are not recorded yet."""
     (criterion, search, budget), (network, _, data) = cell, seed.setting
     key = f"{seed.number} {criterion}, {search} {budget}"
@@ -219,7 +228,12 @@ def measure(seed: Seed, cell: tuple[str, str, str], record: Record, *, epochs: i
         chosen = secateur.reconstruct(network, plan, data.calibration, samples=IMAGES).model
         record.put(key, "layer by layer", seed.setting.accuracy(chosen))
     if "trained" in missing:
-        options = {"epochs": epochs, "learning_rate": LEARNING_RATE, "seed": seed.number}
+        options: dict[str, Any] = {
+            "epochs": epochs,
+            "learning_rate": LEARNING_RATE,
+            "seed": seed.number,
+            "precision": precision,
+        }
         secateur.fine_tune(cut, data.train.fresh(), **options)
         record.put(key, "trained", seed.setting.accuracy(cut))
 
