@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from secateur.batches import Batches, rebatch
 from secateur.errors import ConfigError, DataError, NetworkError, VerificationError
-from secateur.modes import evaluating
-from secateur_onnx.networks import placed, without_tf32
+from secateur.modes import evaluating, without_tf32
+from secateur_onnx.networks import placed
 from secateur_onnx.sessions import create_session, infer, input_spec
 
 TOLERANCES = {"float16": 1e-2, "float32": 1e-4, "float64": 1e-4}

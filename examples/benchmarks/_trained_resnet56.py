@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, threads: int | None = os.c
 def load(given: argparse.Namespace, *, seed: int = 0, limit: int | None = None, batch_size: int = BATCH) -> Setting:
     """Return the setting with at most `limit` images of a split; end the script where the files are missing."""
     torch.set_num_threads(given.threads)
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # as exact as on a processor
+    torch.backends.cudnn.allow_tf32 = False  # as exact as on a processor
     needed = [given.shared / WEIGHTS, *(given.shared / "data" / f"{name}.tar.gz" for name in (TRAIN, TEST))]
     missing = [str(path) for path in needed if not path.is_file()]
     if missing:

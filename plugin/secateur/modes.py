@@ -1,4 +1,4 @@
-"""How a network is run and left as it was found: on which device, and in which mode, module by module."""
+"""How a network is run and left as it was found: on which device, how exactly, and in which mode, module by module."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +55,42 @@ def laid_out(model: nn.Module, layout: torch.memory_format | None) -> Iterator[N
             kernel.data = torch.empty_strided(kernel.shape, stride, dtype=kernel.dtype, device=kernel.device).copy_(
                 kernel.data
             )
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Within the block CUDA convolutions and matrix products keep all of float32; after it, what was set before.
+
+    TensorFloat-32 keeps 10 bits of the mantissa: differences near 1e-3 that have nothing to do with the networks.
+
+    Example:
+        >>> with without_tf32():
+        ...     tf32_allowed()
+        False
+    """
+    switches = _tf32_switches()
+    before = [getattr(owner, name) for owner, name, _ in switches]
+    try:
+        for owner, name, exact in switches:
+            setattr(owner, name, exact)
+        yield
+    finally:
+        for (owner, name, _), value in zip(switches, before, strict=True):
+            setattr(owner, name, value)
+
+
+def tf32_allowed() -> bool:
+    """Return whether CUDA convolutions or matrix products may round to TensorFloat-32."""
+    return any(getattr(owner, name) in (True, "tf32") for owner, name, _ in _tf32_switches())
+
+
+def _tf32_switches() -> list[tuple[Any, str, object]]:
+    """Return what decides it, and its value for float32: owner, attribute, value."""
+    cudnn: Any = torch.backends.cudnn
+    matmul: Any = torch.backends.cuda.matmul
+    if hasattr(cudnn, "conv"):  # torch 2.9 and later; using the older names there as well is an error
+        return [(matmul, "fp32_precision", "ieee"), (cudnn.conv, "fp32_precision", "ieee")]
+    return [(matmul, "allow_tf32", False), (cudnn, "allow_tf32", False)]
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -37,7 +37,7 @@ class MeanMap:
             assert labels is not None
             assert labels.dtype == torch.int64
         sums, count = state
-        return sums + feature_maps.double().mean((2, 3)).sum(0), count + len(feature_maps)
+        return sums + feature_maps.double().mean((2, 3)).sum(0).to(sums.device), count + len(feature_maps)
 
     def compute(self, state: tuple[Tensor, int]) -> Tensor:
         return state[0] / state[1]

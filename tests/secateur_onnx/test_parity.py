@@ -13,7 +13,6 @@ from torch import nn
 from references import parity_by_loops
 from secateur.errors import ConfigError, DataError, VerificationError
 from secateur_onnx import check_parity, create_session, export
-from secateur_onnx.networks import without_tf32
 from secateur_onnx.sessions import infer
 
 
@@ -112,26 +111,11 @@ def test_a_batch_the_file_was_not_exported_for(network: nn.Sequential, dense_fil
         check_parity(network, dense_file, [torch.zeros(2, 3, 20, 20)])
 
 
-def test_modes_and_tf32_settings_are_restored(network: nn.Sequential, dense_file: Path) -> None:
+def test_modes_are_restored(network: nn.Sequential, dense_file: Path) -> None:
     network.train()
     network[1].eval()
     check_parity(network, dense_file, batches(1))
     assert [m.training for m in network] == [True, False, *[True] * 7]
-
-    settings = (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
-    try:
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
-        with without_tf32():
-            assert _matmul_precision() in ("ieee", False)
-        assert torch.backends.cudnn.allow_tf32
-        assert torch.backends.cuda.matmul.allow_tf32
-    finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = settings
-
-
-def _matmul_precision() -> object:
-    matmul = torch.backends.cuda.matmul
-    return getattr(matmul, "fp32_precision", None) or matmul.allow_tf32
 
 
 def test_half_precision_has_a_tolerance_of_its_own(tmp_path: Path, network: nn.Sequential) -> None:

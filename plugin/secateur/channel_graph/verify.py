@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from secateur.channel_graph.masks import masked
 from secateur.channel_graph.surgery import apply_plan
 from secateur.errors import VerificationError
-from secateur.modes import evaluating
+from secateur.modes import evaluating, without_tf32
 from secateur.records import ChannelGroup, PruningPlan
 
 TOLERANCE = 1e-4
@@ -137,7 +137,7 @@ def _outputs_or_none(model: nn.Module, inputs: Any) -> list[Tensor] | None:
 
 
 def _outputs(model: nn.Module, inputs: Any) -> list[Tensor]:
-    with evaluating(model), torch.no_grad():
+    with evaluating(model), torch.no_grad(), without_tf32():
         outputs = model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
     return _tensors(outputs)
 

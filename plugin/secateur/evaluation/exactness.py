@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.channel_graph.masks import masked
+from secateur.modes import tf32_allowed
 from secateur.protocols import Kept
 from secateur.records import ChannelGroup
 
@@ -28,7 +29,7 @@ def undecided(outputs: Tensor, safety: Tensor) -> Tensor:
         >>> undecided(outputs, torch.tensor([0.00001, 1.0])).tolist()
         [True, False]
     """
-    coarse = outputs.is_cuda and (torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32)
+    coarse = outputs.is_cuda and tf32_allowed()
     return ~(safety.abs() > (TF32_ROUNDING if coarse else ROUNDING) * outputs.abs().amax(1))
 
 

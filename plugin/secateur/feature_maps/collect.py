@@ -15,7 +15,7 @@ from secateur.errors import ConfigError, DataError, NetworkError
 from secateur.feature_maps.saturation import saturated_layers, warn_of_saturation
 from secateur.feature_maps.streams import Streams, mergeable
 from secateur.feature_maps.tap import Tap, producers, tapped, unwrapped
-from secateur.modes import device_of, evaluating, structure_of
+from secateur.modes import device_of, evaluating, structure_of, without_tf32
 from secateur.protocols import Criterion
 from secateur.records import ScoreTable, rounded
 
@@ -142,7 +142,8 @@ def _read(
     device, share = device_of(network), Share()
     part = part_of(samples, across, batch_size=rule.batch_size)
     own = rebatch(batches, rule.batch_size, samples=part) if part else ()
-    with evaluating(network), torch.no_grad(), tapped(network, streams.receive, layers=streams.layers, tap=tap):
+    taps = tapped(network, streams.receive, layers=streams.layers, tap=tap)
+    with evaluating(network), torch.no_grad(), without_tf32(), taps:  # or ranks would be those of rounding errors
         for inputs, labels in own:
             streams.labels = _checked(labels, device) if rule.needs_labels else None
             network(inputs.to(device))
