@@ -256,9 +256,18 @@ def parity_by_loops(expected: list[list[float]], found: list[list[float]]) -> di
 
 
 def ratio_interval_by_loops(
-    dense: list[float], pruned: list[float], *, resamples: int, confidence: float, seed: int
+    dense: list[float],
+    pruned: list[float],
+    *,
+    resamples: int,
+    confidence: float,
+    seed: int,
+    sessions: list[int] | None = None,
 ) -> tuple[float, float, float]:
-    """Ratio of medians and the ends of its percentile bootstrap interval over paired rounds [Efron1993, ch. 13]."""
+    """Ratio of medians and the ends of its percentile bootstrap interval over paired rounds [Efron1993, ch. 13].
+
+    With sessions (rounds of each) these are drawn first, and then as many rounds of each as it has.
+    """
 
     def median(values: list[float]) -> float:
         ordered = sorted(values)
@@ -272,7 +281,17 @@ def ratio_interval_by_loops(
         above = min(below + 1, len(ordered) - 1)
         return ordered[below] + (place - below) * (ordered[above] - ordered[below])
 
-    rows = np.random.default_rng(seed).integers(len(dense), size=(resamples, len(dense)))
+    random = np.random.default_rng(seed)
+    if sessions is None:
+        rows = [list(row) for row in random.integers(len(dense), size=(resamples, len(dense)))]
+    else:
+        own = [list(range(sum(sessions[:s]), sum(sessions[: s + 1]))) for s in range(len(sessions))]
+        drawn = random.integers(len(own), size=(resamples, len(own)))
+        u = random.random((resamples, len(own), max(sessions)))
+        rows = [
+            [own[s][int(u[i, place, j] * len(own[s]))] for place, s in enumerate(drawn[i]) for j in range(len(own[s]))]
+            for i in range(resamples)
+        ]
     ratios = [median([dense[r] for r in row]) / median([pruned[r] for r in row]) for row in rows]
     ends = quantile(ratios, (1 - confidence) / 2), quantile(ratios, (1 + confidence) / 2)
     return median(dense) / median(pruned), *ends

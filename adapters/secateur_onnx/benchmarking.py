@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,6 +119,7 @@ def benchmark(
     threads: int | None = None,
     rounds: int = 100,
     seconds: float = 5.0,
+    sessions: int = 3,
     seed: int = 0,
     memory: bool = True,
     clock: Callable[[], float] = time.perf_counter,
@@ -126,10 +127,12 @@ def benchmark(
 ) -> BenchmarkResult:
     """Time two ONNX files against each other and return medians, spread and an interval of the ratio.
 
-    Both sessions live in this process with the same options. For each batch size both get the same array of normal
-    random numbers, are warmed up, and run in alternation (see `time_alternating`). On a device a second figure is
-    taken with inputs and outputs bound to it, so that no copy is measured. CUDA may use TensorFloat-32, as it does by
-    default, equally for both. Memory is measured afterwards, each file and batch size in a process of its own.
+    A session of each file lives in this process, with the same options. For each batch size both get the same array of
+    normal random numbers, are warmed up, and run in alternation (see `time_alternating`). Then another pair of sessions
+    does the same, since where a session puts its memory can move all of its times by some percent. On a device a
+    second figure is taken with inputs and outputs bound to it, so that no copy is measured. CUDA may use
+    TensorFloat-32, as it does by default, equally for both. Memory is measured afterwards, each file and batch size in
+    a process of its own.
 
     Args:
         dense_path, pruned_path: two files with the same input.
@@ -137,6 +140,7 @@ def benchmark(
         provider, threads: see `create_session`.
         rounds: at most so many rounds for each figure; at least 6.
         seconds: the time for the rounds of each figure; 6 rounds are taken however long they last.
+        sessions: pairs of sessions that share the rounds and seconds, at most 6.
         seed: of the inputs and of the bootstrap.
         memory: whether to measure the peak memory too.
         clock: gives the time in seconds. On the CPU with one thread `time.process_time` leaves out what other processes
@@ -144,12 +148,12 @@ def benchmark(
         on_progress: called after each round with the rounds done and the rounds in all.
 
     Raises:
-        ConfigError: `batch_sizes`, `rounds` or `seconds` cannot be used; or as `create_session` does.
+        ConfigError: `batch_sizes`, `rounds`, `seconds` or `sessions` cannot be used; or as `create_session` does.
         DataError: the files ask for different inputs, or not for the batch sizes wanted.
         CheckpointError, MissingDependencyError: as `create_session` does.
 
-    Cost: about 1.2 * `seconds` for each batch size and figure, or 8 runs of both networks where that is longer;
-    with `memory` as `peak_memory` for both files and each batch size.
+    Cost: about 1.2 * `seconds` for each batch size and figure, or 6 + 3 * `sessions` runs of both networks where that
+    is longer, and opening the sessions; with `memory` as `peak_memory` for both files and each batch size.
 
     Example:
         >>> import tempfile, torch
@@ -166,32 +170,41 @@ def benchmark(
             f"a benchmark needs batch sizes of at least 1, at least {MIN_ROUNDS} rounds and more than 0 seconds; "
             f"found {tuple(batch_sizes)}, {rounds} and {seconds}"
         )
+    if not 1 <= sessions <= MIN_ROUNDS:
+        raise ConfigError(f"a benchmark takes 1 to {MIN_ROUNDS} pairs of sessions; found {sessions}")
     machine = describe_machine(provider=provider)
-    sessions = tuple(create_session(path, provider=provider, threads=threads) for path in (dense_path, pruned_path))
-    spec, shape = _common_input(sessions[0], sessions[1])
+
+    def opened() -> list[InferenceSession]:
+        return [create_session(path, provider=provider, threads=threads) for path in (dense_path, pruned_path)]
+
+    pair = opened()
+    spec, shape = _common_input(*pair)
     for batch_size in batch_sizes:
         spec.require((batch_size, *shape))
-
-    runners: list[tuple[Measured, Callable[..., Callable[[], object]]]] = [("end to end", _end_to_end)]
-    if provider != "cpu":
-        runners.append(("device bound", _device_bound))
     random = np.random.default_rng(seed)
-    total = rounds * len(batch_sizes) * len(runners)
-    comparisons: list[Comparison] = []
-    for batch_size in batch_sizes:
-        inputs = random.standard_normal((batch_size, *shape)).astype(spec.dtype)
-        for measured, runner in runners:
-            done = rounds * len(comparisons)
-            times = time_alternating(
-                *(runner(session, inputs) for session in sessions),
-                rounds=rounds,
-                seconds=seconds,
+    inputs = [random.standard_normal((n, *shape)).astype(spec.dtype) for n in batch_sizes]
+    figures = [
+        _Figure(array, measured, runner)
+        for array in inputs
+        for measured, runner in RUNNERS.items()
+        if provider != "cpu" or measured == "end to end"
+    ]
+    shares, done = list(zip(_split(rounds, sessions), _split(MIN_ROUNDS, sessions), strict=True)), 0
+    for number, (most, least) in enumerate(shares):
+        pair = pair if number == 0 else opened()
+        for figure in figures:
+            figure.time(
+                pair,
+                rounds=most,
+                least=least,
+                seconds=seconds / sessions,
                 clock=clock,
-                on_round=None if on_progress is None else _shifted(on_progress, done, total),
+                on_round=None if on_progress is None else _shifted(on_progress, done, rounds * len(figures)),
             )
-            comparisons.append(compare(*times, batch_size=batch_size, measured=measured, seed=seed))
+            done += most
+    comparisons = tuple(figure.compared(seed) for figure in figures)
 
-    used = int(sessions[0].get_session_options().intra_op_num_threads)
+    used = int(pair[0].get_session_options().intra_op_num_threads)
     dense, pruned = (
         BenchmarkedFile(
             path=Path(path),
@@ -203,9 +216,9 @@ def benchmark(
                 for n in (batch_sizes if memory else ())
             },
         )
-        for path, session in zip((dense_path, pruned_path), sessions, strict=True)
+        for path, session in zip((dense_path, pruned_path), pair, strict=True)
     )
-    return BenchmarkResult(provider, used, shape, seed, machine, dense, pruned, tuple(comparisons))
+    return BenchmarkResult(provider, used, shape, seed, machine, dense, pruned, comparisons)
 
 
 def _common_input(dense: InferenceSession, pruned: InferenceSession) -> tuple[InputSpec, tuple[int, ...]]:
@@ -244,6 +257,46 @@ def _device_bound(session: InferenceSession, inputs: NDArray[Any], *, device: st
         return binding
 
     return run
+
+
+RUNNERS: dict[Measured, Callable[[InferenceSession, NDArray[Any]], Callable[[], object]]] = {
+    "end to end": _end_to_end,
+    "device bound": _device_bound,
+}
+
+
+@dataclass
+class _Figure:
+    """One batch size measured in one way: its times grow with each pair of sessions."""
+
+    inputs: NDArray[Any]
+    measured: Measured
+    runner: Callable[[InferenceSession, NDArray[Any]], Callable[[], object]]
+    dense: list[float] = field(default_factory=list)
+    pruned: list[float] = field(default_factory=list)
+    sessions: list[int] = field(default_factory=list)
+
+    def time(self, pair: Sequence[InferenceSession], **settings: Any) -> None:
+        """Take some rounds of both sessions; `settings` as `time_alternating` has them."""
+        dense, pruned = time_alternating(*(self.runner(session, self.inputs) for session in pair), **settings)
+        self.dense += dense
+        self.pruned += pruned
+        self.sessions.append(len(dense))
+
+    def compared(self, seed: int) -> Comparison:
+        return compare(
+            self.dense,
+            self.pruned,
+            batch_size=len(self.inputs),
+            measured=self.measured,
+            sessions=self.sessions,
+            seed=seed,
+        )
+
+
+def _split(number: int, parts: int) -> list[int]:
+    """Return whole numbers as equal as can be that add up to `number`."""
+    return [number * (part + 1) // parts - number * part // parts for part in range(parts)]
 
 
 def _shifted(on_progress: Callable[[int, int], None], done: int, total: int) -> Callable[[int], None]:

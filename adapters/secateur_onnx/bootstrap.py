@@ -37,6 +37,7 @@ def ratio_interval(
     dense_times: Sequence[float],
     pruned_times: Sequence[float],
     *,
+    sessions: Sequence[int] | None = None,
     resamples: int = 2000,
     confidence: float = 0.95,
     seed: int = 0,
@@ -49,13 +50,20 @@ def ratio_interval(
     `numpy.random.default_rng(seed).integers(R, size=(resamples, R))`. Drawing whole rounds keeps what disturbs both
     networks of a round (another process, a clock that drops) out of the width of the interval.
 
+    With `sessions`, resample i draws as many of them as there are, with replacement, and then as many rounds of each as
+    it has: the place where a session happens to put its memory moves all of its times together. Round j of place s is
+    floor(u[i, s, j] * its number of rounds), with u from `random((resamples, S, largest number of rounds))` after
+    `integers(S, size=(resamples, S))` for the sessions.
+
     Args:
         dense_times, pruned_times: R times each, in any common unit; entry r of both was measured in round r.
+        sessions: how many rounds each pair of sessions ran, one after the other; None: one pair ran all of them.
         resamples: how many ratios are drawn.
         confidence: the share of repetitions in which the interval should hold the true ratio.
 
     Raises:
-        DataError: the numbers of rounds differ, are below MIN_ROUNDS, or a time is not positive and finite.
+        DataError: the numbers of rounds differ, are below MIN_ROUNDS or do not add up over the sessions, or a time is
+            not positive and finite.
         ConfigError: `resamples` is below 1 or `confidence` is not between 0 and 1.
 
     Cost: O(resamples * R) time and memory.
@@ -64,10 +72,10 @@ def ratio_interval(
         >>> ratio_interval([4.0, 4.2, 3.9, 4.1, 4.0, 4.0], [2.0, 2.0, 2.0, 2.0, 2.0, 2.0]).ratio
         2.0
 
-    Reference: [Efron1993]_, the percentile interval.
+    Reference: [Efron1993]_, the percentile interval; sessions are its clusters.
 
-    Deviations: rounds are treated as independent. Load that outlasts several rounds breaks this, and the interval is
-    then too narrow; alternating the two networks in every round keeps most of such load out of the ratio itself.
+    Deviations: rounds of a session are treated as independent. Load that outlasts several rounds breaks this, and the
+    interval is then too narrow; alternating the two networks in every round keeps most of such load out of the ratio.
     """
     dense, pruned = np.asarray(dense_times, dtype=np.float64), np.asarray(pruned_times, dtype=np.float64)
     if dense.ndim != 1 or dense.shape != pruned.shape or len(dense) < MIN_ROUNDS:
@@ -81,7 +89,19 @@ def ratio_interval(
         raise ConfigError(
             f"resamples must be at least 1 and confidence between 0 and 1; found {resamples} and {confidence}"
         )
-    rounds = np.random.default_rng(seed).integers(len(dense), size=(resamples, len(dense)))
-    ratios = np.median(dense[rounds], axis=1) / np.median(pruned[rounds], axis=1)
+    sizes = np.array([len(dense)] if sessions is None else sessions)
+    if sizes.sum() != len(dense) or not (sizes > 0).all():
+        raise DataError(f"sessions of {sizes.tolist()} rounds do not make up {len(dense)} rounds")
+    random = np.random.default_rng(seed)
+    if len(sizes) == 1:
+        rounds = random.integers(len(dense), size=(resamples, len(dense)))
+        ratios = np.median(dense[rounds], axis=1) / np.median(pruned[rounds], axis=1)
+    else:
+        drawn = random.integers(len(sizes), size=(resamples, len(sizes)))
+        share = random.random((resamples, len(sizes), sizes.max()))
+        rounds = (np.cumsum(sizes) - sizes)[drawn][..., None] + (share * sizes[drawn][..., None]).astype(np.int64)
+        absent = np.arange(sizes.max()) >= sizes[drawn][..., None]
+        times = [np.where(absent, np.nan, each[rounds]).reshape(resamples, -1) for each in (dense, pruned)]
+        ratios = np.nanmedian(times[0], axis=1) / np.nanmedian(times[1], axis=1)
     lower, upper = np.quantile(ratios, [(1 - confidence) / 2, (1 + confidence) / 2])
     return RatioInterval(float(np.median(dense) / np.median(pruned)), float(lower), float(upper), confidence)

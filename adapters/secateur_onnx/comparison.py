@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -62,6 +63,7 @@ class Comparison:
             on the device).
         dense, pruned: their times; entry r of both was taken in round r.
         interval: the ratio of the medians, dense / pruned, and its bootstrap interval.
+        sessions: how many of the rounds each pair of sessions ran, one pair after the other.
     """
 
     batch_size: int
@@ -69,6 +71,7 @@ class Comparison:
     dense: Timing
     pruned: Timing
     interval: RatioInterval
+    sessions: tuple[int, ...]
 
     @property
     def faster(self) -> bool:
@@ -112,6 +115,7 @@ class Comparison:
             "dense": self.dense.to_json(),
             "pruned": self.pruned.to_json(),
             **self.interval.to_json(),
+            "sessions": list(self.sessions),
             "faster": self.faster,
             "slower": self.slower,
             "verdict": self.verdict,
@@ -125,6 +129,7 @@ def compare(
     *,
     batch_size: int,
     measured: Measured = "end to end",
+    sessions: Sequence[int] | None = None,
     seed: int = 0,
 ) -> Comparison:
     """Return the comparison of paired times in seconds. Raises DataError as `ratio_interval` does.
@@ -138,5 +143,6 @@ def compare(
         measured=measured,
         dense=Timing(batch_size, tuple(1000 * t for t in dense_seconds)),
         pruned=Timing(batch_size, tuple(1000 * t for t in pruned_seconds)),
-        interval=ratio_interval(dense_seconds, pruned_seconds, seed=seed),
+        interval=ratio_interval(dense_seconds, pruned_seconds, sessions=sessions, seed=seed),
+        sessions=(len(dense_seconds),) if sessions is None else tuple(sessions),
     )

@@ -18,6 +18,7 @@ def time_alternating(
     *,
     rounds: int = 100,
     seconds: float = 5.0,
+    least: int = MIN_ROUNDS,
     clock: Callable[[], float] = time.perf_counter,
     on_round: Callable[[int], None] | None = None,
 ) -> tuple[list[float], list[float]]:
@@ -30,7 +31,7 @@ def time_alternating(
     Args:
         dense, pruned: run one batch and return when its result is there.
         rounds: at most so many rounds.
-        seconds: start no further round after so long, but never stop before 6 rounds (or `rounds`, if fewer).
+        seconds: start no further round after so long, but never stop before `least` rounds (or `rounds`, if fewer).
         clock: gives the time in seconds.
         on_round: called after each round with the rounds done, or, where the seconds will run out first, with that
             share of the rounds; with `rounds` at the end.
@@ -53,7 +54,7 @@ def time_alternating(
     first, second = (dense, dense_times), (pruned, pruned_times)
     started = clock()
     elapsed = 0.0
-    while len(dense_times) < rounds and (len(dense_times) < MIN_ROUNDS or elapsed < seconds):
+    while len(dense_times) < rounds and (len(dense_times) < least or elapsed < seconds):
         for call, times in (first, second):
             before = clock()
             call()

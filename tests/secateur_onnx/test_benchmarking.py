@@ -127,6 +127,7 @@ def test_record_of_a_run(dense_file: Path, pruned_file: Path) -> None:
         (1, "end to end", 6),
         (3, "end to end", 6),
     ]
+    assert [c.sessions for c in result.comparisons] == [(2, 2, 2)] * 2
     assert seen[-1] == (12, 12)
     assert seen == sorted(seen)
     assert result.dense.file_bytes == dense_file.stat().st_size > result.pruned.file_bytes
@@ -145,7 +146,7 @@ def test_record_of_a_run(dense_file: Path, pruned_file: Path) -> None:
     assert (data["provider"], data["threads"], data["input_shape"]) == ("cpu", 1, [3, 16, 16])
     assert set(data["comparisons"][0]) == {
         *("batch_size", "measured", "dense", "pruned", "ratio", "lower", "upper", "confidence"),
-        *("faster", "slower", "verdict", "caution"),
+        *("sessions", "faster", "slower", "verdict", "caution"),
     }
     assert set(data["dense"]) == {"path", "file_bytes", "assignment", "metadata", "peak_bytes"}
     assert set(data["dense"]["peak_bytes"]) == {"1", "3"}
@@ -168,6 +169,12 @@ def test_bound_inputs_and_outputs_give_the_same_result(dense_file: Path) -> None
 def test_settings_that_measure_nothing(dense_file: Path, options: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="at least 6 rounds"):
         benchmark(dense_file, dense_file, **options)  # type: ignore[arg-type]  # wrong on purpose
+
+
+@pytest.mark.parametrize("sessions", [0, 7])
+def test_pairs_of_sessions_that_cannot_be(dense_file: Path, sessions: int) -> None:
+    with pytest.raises(ConfigError, match=f"1 to 6 pairs of sessions; found {sessions}"):
+        benchmark(dense_file, dense_file, sessions=sessions)
 
 
 def test_files_of_two_networks_are_refused(tmp_path: Path, dense_file: Path) -> None:

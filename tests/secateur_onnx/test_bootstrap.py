@@ -27,6 +27,33 @@ def test_equals_the_naive_twin(pairs: list[tuple[float, float]], seed: int) -> N
 
 
 @settings(max_examples=25, deadline=None)
+@given(parts=st.lists(TIMES, min_size=2, max_size=4), seed=st.integers(0, 100))
+def test_sessions_equal_the_naive_twin(parts: list[list[tuple[float, float]]], seed: int) -> None:
+    dense, pruned = [d for pairs in parts for d, _ in pairs], [p for pairs in parts for _, p in pairs]
+    options = {"sessions": [len(pairs) for pairs in parts], "resamples": 40, "confidence": 0.9, "seed": seed}
+    found = ratio_interval(dense, pruned, **options)
+    np.testing.assert_allclose(
+        (found.ratio, found.lower, found.upper), ratio_interval_by_loops(dense, pruned, **options), rtol=1e-12
+    )
+
+
+def test_what_moves_a_whole_session_widens_the_interval() -> None:
+    """Five sessions, each steady in itself, that differ by some percent."""
+    level = np.repeat([1.0, 1.02, 0.98, 1.05, 1.0], 20)
+    dense = level * np.random.default_rng(8).lognormal(0, 0.001, 100)
+    as_one, as_five = ratio_interval(dense, np.ones(100)), ratio_interval(dense, np.ones(100), sessions=[20] * 5)
+    assert as_one.upper - as_one.lower < 0.01
+    assert as_five.upper - as_five.lower > 0.03
+    assert as_five.ratio == as_one.ratio
+
+
+@pytest.mark.parametrize("sessions", [[3, 4], [6, 0], []])
+def test_sessions_must_make_up_the_rounds(sessions: list[int]) -> None:
+    with pytest.raises(DataError, match="do not make up 6 rounds"):
+        ratio_interval([1.0] * 6, [1.0] * 6, sessions=sessions)
+
+
+@settings(max_examples=25, deadline=None)
 @given(pairs=TIMES, factor=st.floats(0.1, 10))
 def test_scales_with_the_dense_times_and_ignores_the_unit(pairs: list[tuple[float, float]], factor: float) -> None:
     dense, pruned = np.array(pairs).T
