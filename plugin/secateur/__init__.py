@@ -15,6 +15,7 @@ from secateur.checkpoint import load_plan, load_pruned, save_pruned
 from secateur.cost import ByteCost, MacsCost, ParameterCost, cost_model
 from secateur.evaluation import CandidateWorth, MaskedAccuracy, accuracy
 from secateur.feature_maps import collect_scores
+from secateur.gates import autoprune
 from secateur.importance import (
     CriterionImportance,
     DIImportance,
@@ -60,6 +61,7 @@ __all__ = [
     "WeightImportance",
     "accuracy",
     "apply_plan",
+    "autoprune",
     "channel_groups",
     "collect_scores",
     "compensate",
