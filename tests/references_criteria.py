@@ -86,6 +86,19 @@ def variance_by_loops(maps: Tensor, *, centred: bool = True) -> list[float]:
 # --- filters ----------------------------------------------------------------------------------------------------------
 
 
+def neighbourhood_divergence_by_loops(filters: Tensor, temperature: float) -> list[float]:
+    """Mean Kullback-Leibler divergence of softmax(-distance / temperature) of a filter from those of all filters."""
+    logarithms = []
+    for row in distances_by_loops(filters):
+        logits = [-d / temperature for d in row]
+        total = max(logits) + math.log(sum(math.exp(z - max(logits)) for z in logits))
+        logarithms.append([z - total for z in logits])
+    return [
+        sum(sum(math.exp(p) * (p - q) for p, q in zip(mine, other, strict=True)) for other in logarithms) / len(filters)
+        for mine in logarithms
+    ]
+
+
 def distances_by_loops(filters: Tensor, *, distance: str = "euclidean") -> list[list[float]]:
     rows = filters.double().flatten(1).tolist()
 

@@ -69,6 +69,13 @@ def test_spending_a_budget(names: dict[str, Any], tmp_path: Path) -> None:
     assert (tmp_path / "journal.sqlite").is_file()
 
 
+def test_gates(names: dict[str, Any]) -> None:
+    names["groups"] = secateur.channel_groups(names["model"], names["images"])
+    names["cost"] = secateur.MacsCost(names["model"], names["images"], names["groups"])
+    exec(blocks(naming="autoprune("), names)
+    assert size(names["pruned"]) < size(names["model"])
+
+
 def test_in_nni(names: dict[str, Any]) -> None:
     pytest.importorskip("nni")
     model = names["model"]
@@ -79,7 +86,7 @@ def test_in_nni(names: dict[str, Any]) -> None:
 
 
 def test_every_block_is_run() -> None:
-    assert len(BLOCKS) == 5
+    assert len(BLOCKS) == 6
 
 
 def test_links_lead_somewhere() -> None:

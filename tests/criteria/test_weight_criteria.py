@@ -17,6 +17,7 @@ from secateur.criteria import (
     GRADIENT_CRITERIA,
     WEIGHT_CRITERIA,
     BatchNormScale,
+    CompactFusion,
     L1Norm,
     L2Norm,
     RandomScores,
@@ -93,7 +94,7 @@ def test_weights_that_cannot_be_used_are_refused(rule: WeightCriterion, weight: 
 
 
 def test_unknown_names_and_options_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"did you mean 'fpgm'\? Allowed: bn_scale, fpgm, l1, l2, random, rnf"):
+    with pytest.raises(ConfigError, match=r"did you mean 'fpgm'\? Allowed: bn_scale, dcff, fpgm, l1, l2, random, rnf"):
         weight_criterion("fpmg")
     with pytest.raises(ConfigError, match="distance is 'manhattan'; allowed: euclidean, cosine"):
         weight_criterion("rnf", distance="manhattan")
@@ -122,6 +123,20 @@ def test_norms_and_distances_are_those_of_loops(weight: Tensor) -> None:
         torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-12)
         sums = FPGM(distance=distance)(weight).tolist()
         assert sums == pytest.approx([sum(row) for row in expected])
+
+
+@given(weight=integer_filters, temperature=st.floats(0.05, 20))
+@settings(max_examples=40, deadline=None)
+def test_neighbourhoods_diverge_as_loops_say(weight: Tensor, temperature: float) -> None:
+    expected = naive.neighbourhood_divergence_by_loops(weight, temperature)
+    assert CompactFusion(temperature=temperature)(weight).tolist() == pytest.approx(expected, rel=1e-6, abs=1e-9)
+
+
+def test_cold_neighbourhoods_rank_as_fpgm_does() -> None:
+    weight = torch.randn(C, 5, dtype=torch.float64)
+    assert CompactFusion(temperature=1e-4)(weight).argsort().tolist() == FPGM()(weight).argsort().tolist()
+    with pytest.raises(ConfigError, match="dcff: the temperature is 0; it must be a number > 0"):
+        CompactFusion(temperature=0)
 
 
 def test_fpgm_does_not_move_with_a_common_offset_and_puts_the_middle_last() -> None:

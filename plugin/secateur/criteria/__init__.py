@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from secateur.criteria.compact_fusion import CompactFusion
 from secateur.criteria.discriminant_information import DI, discriminant_information
 from secateur.criteria.feature_map_rank import HRank, feature_map_ranks
 from secateur.criteria.filters import FPGM, BatchNormScale, L1Norm, L2Norm, RandomScores
@@ -50,6 +51,7 @@ WEIGHT_CRITERIA: Mapping[str, type[WeightCriterion]] = MappingProxyType(
         "l2": L2Norm,
         "fpgm": FPGM,
         "rnf": ReciprocalNearestFilters,
+        "dcff": CompactFusion,
         "bn_scale": BatchNormScale,
         "random": RandomScores,
     }
@@ -71,6 +73,7 @@ __all__ = [
     "SNR",
     "WEIGHT_CRITERIA",
     "BatchNormScale",
+    "CompactFusion",
     "FeatureVariance",
     "Fisher",
     "HRank",

@@ -4,6 +4,7 @@ from secateur.search.budget import format_cost, parse_budget
 from secateur.search.cross_layer import convolution_cost, cross_layer_plan, cross_layer_widths
 from secateur.search.curves import curve_plan
 from secateur.search.distillation import distilled_plan
+from secateur.search.global_ranking import global_ranking_plan
 from secateur.search.greedy import GreedyStep, greedy_plan
 from secateur.search.published_rates import PUBLISHED_RATES, PublishedRates
 from secateur.search.rates import parse_rates, rate_plan, rate_widths
@@ -25,6 +26,7 @@ __all__ = [
     "curve_plan",
     "distilled_plan",
     "format_cost",
+    "global_ranking_plan",
     "greedy_plan",
     "keep_count",
     "parse_budget",
