@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "secateur.regression": FOUNDATION | {"feature_maps", "criteria"},
     "secateur.recovery": FOUNDATION | {"feature_maps", "regression", "criteria", "channel_graph"},
     "secateur.training": FOUNDATION | {"evaluation"},
+    "secateur.quantization": FOUNDATION | {"weights"},
     "secateur.gates": FOUNDATION | {"evaluation"},
     "secateur.evaluation": FOUNDATION | {"channel_graph", "feature_maps", "regression", "scoring"},
     "secateur.weights": FOUNDATION,

@@ -1,0 +1,48 @@
+"""Naive twins of quantization: one number after another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+
+def quantized_by_loops(row: Sequence[float], bits: int, threshold: float) -> tuple[list[int], float]:
+    """code = round(clip(w, -t, t) / s), half to even, s = t / (2^(bits - 1) - 1); zeros where t is zero."""
+    scale = threshold / (2 ** (bits - 1) - 1)
+    if scale == 0:
+        return [0] * len(row), 0.0
+    return [round(min(max(w, -threshold), threshold) / scale) for w in row], scale
+
+
+def kl_threshold_by_loops(sizes: Sequence[float], bits: int, *, bins: int) -> float:
+    """The threshold at the end of the bin whose clipped histogram diverges least from its quantized form."""
+    levels, largest = 2 ** (bits - 1), max(sizes)
+    if largest == 0:
+        return 0.0
+    counts = [0.0] * bins
+    for size in sizes:
+        counts[min(int(size / largest * bins), bins - 1)] += 1
+    best, found = math.inf, largest
+    for i in range(levels, bins + 1):
+        clipped = counts[:i]
+        clipped[-1] += sum(counts[i:])
+        owners = [round((k + 0.5) / i * (levels - 1)) for k in range(i)]
+        spread = [0.0] * i
+        for level in range(levels):
+            own = [k for k in range(i) if owners[k] == level and counts[k] > 0]
+            for k in own:
+                spread[k] = sum(counts[j] for j in own) / len(own)
+        P = [p / sum(clipped) for p in clipped]
+        Q = [q / max(sum(spread), 1) for q in spread]
+        floor = 2.0**-52
+        divergence = sum(p * math.log(max(p, floor) / max(q, floor)) for p, q in zip(P, Q, strict=True) if p > 0)
+        if divergence < best - 1e-12:
+            best, found = divergence, largest * i / bins
+    return found
+
+
+def packed_by_loops(values: Sequence[int], bits: int) -> list[int]:
+    """Lowest bit first, in one stream, cut into bytes of eight, lowest bit first."""
+    stream = [(value % 2**bits) >> k & 1 for value in values for k in range(bits)]
+    stream += [0] * (-len(stream) % 8)
+    return [sum(bit << k for k, bit in enumerate(stream[n : n + 8])) for n in range(0, len(stream), 8)]
