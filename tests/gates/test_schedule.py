@@ -53,7 +53,7 @@ def test_alpha_runs_ahead_in_a_hurry_and_stays_without_binarisation() -> None:
 
 
 def test_lambda_is_the_distance_of_the_code_from_its_share() -> None:
-    penalty = Penalty(GateRecipe(penalty=10.0), keep=0.5)
+    penalty = Penalty(GateRecipe(penalty=10.0, pull=100.0), keep=0.5)
     code = torch.tensor([0.9, 0.4, 0.3, 0.2])
     assert float(penalty(code)) == pytest.approx(10 * (0.45 - 0.5) ** 2)
     for step in range(20):

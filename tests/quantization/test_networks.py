@@ -212,7 +212,7 @@ def test_files_that_do_not_fit(net: nn.Sequential, tmp_path: Path) -> None:
             load_quantized(net, path)
         assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
-    bits = re.search(rb'"bits":"(.*?[^\\\\])"', data).group(1).decode().replace('\\"', '"')  # type: ignore[union-attr]
+    bits = re.search(rb'"bits":"(.*?[^\\\\])"', data).group(1).decode().replace('\\"', '"')
     refused("truncated", data[:-100])
     refused("format", metadata={"format": "other"})
     refused("no bits of '0'", metadata={"bits": '{"0": [99]}'})

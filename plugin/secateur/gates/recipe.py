@@ -33,7 +33,9 @@ class GateRecipe:
         bump: added to alpha, for good, where a code collapses or does not become binary, see `AlphaSchedule`; 0 never.
         hurry: in the last epoch alpha runs so many steps ahead with every step while a gate is not binary; 0 never.
         penalty: lambda, the weight of (mean of v - r)^2 in the loss, at the beginning.
-        adaptive: lambda follows how far the code is from its share: 100 * |share that goes - (1 - r)|, every 20 steps.
+        pull: lambda follows how far the code is from its share: pull * |share that goes - (1 - r)|, every 20 steps;
+            None leaves lambda where it begins. The authors' is 100, ours more: a share that is wrong once the code is
+            binary stays wrong.
         gain: see `ChannelGate`.
         batch_average: False is the ablation without mini-batch pooling.
         binarise: False is the ablation in which alpha stays where it begins.
@@ -59,7 +61,7 @@ class GateRecipe:
     bump: float = 0.1
     hurry: int = 10
     penalty: float = 10.0
-    adaptive: bool = True
+    pull: float | None = 1000.0
     gain: float = 10.0
     batch_average: bool = True
     binarise: bool = True
@@ -79,6 +81,7 @@ class GateRecipe:
             "bump": (0 <= self.bump < math.inf, "a number >= 0"),
             "hurry": (self.hurry >= 0, "a whole number >= 0"),
             "penalty": (0 <= self.penalty < math.inf, "a number >= 0"),
+            "pull": (self.pull is None or 0 < self.pull < math.inf, "a number > 0, or None"),
             "gain": (0 < self.gain < math.inf, "a number > 0"),
             "most": (self.most >= 1, "at least 1"),
             "precision": (self.precision in get_args(Precision), f"one of {', '.join(get_args(Precision))}"),
@@ -98,8 +101,8 @@ class GateRecipe:
 
 PRESETS: Mapping[str, GateRecipe] = MappingProxyType(
     {
-        "vgg16": GateRecipe(epochs=3, learning_rate=1e-3, alpha=(0.1, 2.0), bump=0.1, hurry=0),
-        "resnet50": GateRecipe(epochs=8, learning_rate=1e-3, alpha=(1.0, 100.0), bump=1.0, hurry=0),
+        "vgg16": GateRecipe(epochs=3, learning_rate=1e-3, alpha=(0.1, 2.0), bump=0.1, hurry=0, pull=100.0),
+        "resnet50": GateRecipe(epochs=8, learning_rate=1e-3, alpha=(1.0, 100.0), bump=1.0, hurry=0, pull=100.0),
         "mobilenet_v2": GateRecipe(
             epochs=5,
             learning_rate=0.01,
@@ -107,7 +110,7 @@ PRESETS: Mapping[str, GateRecipe] = MappingProxyType(
             alpha=(0.1, 100.0),
             every=1,
             bump=0.0,
-            adaptive=False,
+            pull=None,
             gain=1.0,
         ),
     }

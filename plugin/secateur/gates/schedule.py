@@ -72,8 +72,8 @@ def is_binary(code: Tensor, low: float = SETTLED[0], high: float = SETTLED[1]) -
 class Penalty:
     """The term lambda * (mean of v - r)^2 of one gate, and the code by which lambda is set.
 
-    Formula: lambda = 100 * |(1 - kept) - (1 - r)| every 20 steps, where kept is the share of channels whose v was above
-    one half in more than half of the last 20 steps; before, and where it is not adaptive, `penalty`.
+    Formula: lambda = pull * |(1 - kept) - (1 - r)| every 20 steps, where kept is the share of channels whose v was
+    above one half in more than half of the last 20 steps; before, and where `pull` is None, `penalty`.
     """
 
     def __init__(self, recipe: GateRecipe, *, keep: float) -> None:
@@ -88,8 +88,8 @@ class Penalty:
     def remember(self, step: int, code: Tensor) -> None:
         """Take in the code of a step."""
         self._codes.append((code.detach() > 0.5).float().view(-1, code.shape[-1]).mean(0))
-        if self._recipe.adaptive and (step + 1) % REMEMBERED == 0:
-            self.weight = 100 * abs((1 - self.kept) - (1 - self._keep))
+        if self._recipe.pull is not None and (step + 1) % REMEMBERED == 0:
+            self.weight = self._recipe.pull * abs((1 - self.kept) - (1 - self._keep))
 
     @property
     def shares(self) -> Tensor:

@@ -47,7 +47,7 @@ class BitPlan:
 
 
 def uniform_bits(model: nn.Module, bits: int, *, ends: int | None = 8) -> BitPlan:
-    """Return the plan in which every filter has as many bits; the first and last layer `ends`, if that is given.
+    """Return the plan in which every filter of `model` has `bits` bits; of the first and last layer `ends`, if given.
 
     Raises:
         ConfigError: bits outside 2..16.

@@ -141,6 +141,11 @@ def quantize(weight: Tensor, bits: Tensor, thresholds: Tensor | None = None) -> 
 
 
 def dequantize(quantized: Quantized) -> Tensor:
-    """Return the weights that the codes stand for, float32: code * scale."""
+    """Return the weights that the codes of `quantized` stand for, float32: code * scale.
+
+    Example:
+        >>> dequantize(Quantized(torch.tensor([[2, -1]]), torch.tensor([0.5]), torch.tensor([3]))).tolist()
+        [[1.0, -0.5]]
+    """
     scales = quantized.scales.view(-1, *[1] * (quantized.codes.ndim - 1))
     return quantized.codes.to(torch.float32) * scales

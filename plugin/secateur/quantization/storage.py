@@ -60,7 +60,14 @@ def save_quantized(model: nn.Module, plan: BitPlan, path: str | Path, thresholds
 
 
 def quantized_bytes(model: nn.Module, plan: BitPlan) -> int:
-    """Return the size of the file that `save_quantized` writes, to the byte.
+    """Return the size of the file that `save_quantized` writes of `model` by `plan`, to the byte.
+
+    Example:
+        >>> from secateur.quantization import uniform_bits
+        >>> net = nn.Sequential(nn.Linear(64, 64))
+        >>> small, large = (quantized_bytes(net, uniform_bits(net, bits, ends=None)) for bits in (4, 8))
+        >>> large - small  # half a byte for each of 4096 weights
+        2048
 
     Cost: memory and time of writing zeros of that size.
     """
