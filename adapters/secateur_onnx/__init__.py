@@ -13,6 +13,7 @@ from secateur_onnx.machine import Machine, describe_machine
 from secateur_onnx.memory import peak_memory
 from secateur_onnx.metadata import plan_metadata, read_metadata
 from secateur_onnx.parity import ParityResult, check_parity
+from secateur_onnx.quantized import QuantizedExport, export_quantized
 from secateur_onnx.raw_session import PROVIDERS
 from secateur_onnx.sessions import check_installation, create_session, provider_assignment
 from secateur_onnx.whole_runs import WholeRun, WholeRuns
@@ -27,6 +28,7 @@ __all__ = [
     "LatencySearch",
     "Machine",
     "ParityResult",
+    "QuantizedExport",
     "RatioInterval",
     "Round",
     "Timing",
@@ -38,6 +40,7 @@ __all__ = [
     "create_session",
     "describe_machine",
     "export",
+    "export_quantized",
     "latency_cost",
     "latency_search",
     "peak_memory",

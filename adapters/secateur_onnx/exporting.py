@@ -118,7 +118,7 @@ def export(
         onnx.checker.check_model(proto, full_check=True)
     except onnx.checker.ValidationError as error:
         raise NetworkError(f"the exported file does not pass the checks of onnx: {error}") from error
-    size = _write(proto.SerializeToString(), path)
+    size = write_model(proto.SerializeToString(), path)
     if reason is not None:
         warnings.warn(f"{path.name} was written by torch's older exporter: {reason}", SecateurWarning, stacklevel=2)
     version = next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
@@ -234,7 +234,8 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _write(data: bytes, path: Path) -> int:
+def write_model(data: bytes, path: Path) -> int:
+    """Write a file under another name and rename it; return its size. Raises CheckpointError."""
     try:
         with replacing(path) as temporary, temporary.open("wb") as file:
             file.write(data)

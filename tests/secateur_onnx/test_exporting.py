@@ -163,7 +163,7 @@ def test_a_disk_that_fills_in_the_middle_of_the_file(monkeypatch: pytest.MonkeyP
     resource = pytest.importorskip("resource")
     path = tmp_path / "model.onnx"
     path.write_bytes(b"earlier")
-    write, limits = exporting._write, resource.getrlimit(resource.RLIMIT_FSIZE)
+    write, limits = exporting.write_model, resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def on_a_small_disk(*args: Any) -> int:
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
@@ -172,7 +172,7 @@ def test_a_disk_that_fills_in_the_middle_of_the_file(monkeypatch: pytest.MonkeyP
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
-    monkeypatch.setattr(exporting, "_write", on_a_small_disk)
+    monkeypatch.setattr(exporting, "write_model", on_a_small_disk)
     with pytest.raises(CheckpointError, match=r"cannot write .*File too large.*is untouched"):
         export(nn.Linear(100, 100), torch.zeros(1, 100), path)
     assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]

@@ -1,0 +1,94 @@
+"""The file of a quantized network is small, and computes what the rounded network computes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from networks_for_tests import randomise_batch_norm
+from secateur.errors import ConfigError
+from secateur.networks import resnet20
+from secateur.quantization import BitPlan, bit_plan, quantize_network, uniform_bits
+from secateur.records import ScoreTable
+from secateur_onnx import check_parity, export, export_quantized, quantized
+
+IMAGES = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+
+
+def mixed() -> nn.Module:
+    """Every kind of layer with filters, batch norm that is folded, and a linear layer behind a flatten."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 12, 3, groups=4, bias=False),
+        nn.BatchNorm2d(12), nn.ConvTranspose2d(12, 8, 2), nn.ConvTranspose2d(8, 8, 2, groups=2),
+        nn.Conv2d(8, 8, 3, groups=8), nn.Flatten(), nn.Linear(8 * 8 * 8, 10, bias=False),
+    )  # fmt: skip
+    return randomise_batch_norm(network).eval()
+
+
+@pytest.mark.parametrize("levels", [(8, 4, 2), (16, 3), (5,)])
+def test_what_the_file_computes(tmp_path: Path, levels: tuple[int, ...]) -> None:
+    network = mixed()
+    plan = bit_plan(network, ScoreTable({}), levels=levels, shares=[1 / len(levels)] * len(levels), ends=None)
+    done = export_quantized(network, plan, IMAGES, tmp_path / "net.onnx", metadata={"budget": "6 MB"})
+    assert check_parity(done.model, done.file.path, [IMAGES]).require().passed
+    assert set(done.left) == {"6"}  # the transposed one in groups
+    assert set(done.stored) == {b for bits in plan.bits.values() for b in bits.tolist()}
+    assert not done.wider
+    kinds = {tensor.data_type for tensor in onnx.load(done.file.path).graph.initializer}
+    assert {getattr(onnx.TensorProto, kind) for kind in done.stored.values()} <= kinds
+    rounded, _ = quantize_network(network, plan)
+    assert torch.equal(done.model(IMAGES), rounded(IMAGES))
+
+
+@pytest.mark.parametrize(("bits", "share"), [(8, 0.29), (4, 0.16), (2, 0.1)])
+def test_the_file_is_small(tmp_path: Path, bits: int, share: float) -> None:
+    network = resnet20().eval()
+    dense = export(network, IMAGES, tmp_path / "dense.onnx").file_bytes
+    done = export_quantized(network, uniform_bits(network, bits, ends=None), IMAGES, tmp_path / "net.onnx")
+    assert done.file.file_bytes == (tmp_path / "net.onnx").stat().st_size < share * dense
+    assert not done.left
+
+
+def test_it_runs_without_torch(tmp_path: Path) -> None:
+    network = mixed()
+    done = export_quantized(network, uniform_bits(network, 4), IMAGES, tmp_path / "net.onnx")
+    with torch.no_grad():
+        np.save(tmp_path / "inputs.npy", IMAGES.numpy())
+        np.save(tmp_path / "outputs.npy", done.model(IMAGES).numpy())
+    code = (
+        "import sys, numpy, onnxruntime\n"
+        "session = onnxruntime.InferenceSession('net.onnx', providers=['CPUExecutionProvider'])\n"
+        "found = session.run(None, {'input': numpy.load('inputs.npy')})[0]\n"
+        "assert numpy.allclose(found, numpy.load('outputs.npy'), atol=1e-3), found\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=120)
+
+
+def test_a_wider_type_stands_in_and_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = quantized._refused
+    monkeypatch.setattr(quantized, "_refused", lambda width: f"no {width} bits" if width < 8 else refused(width))
+    network = mixed()
+    done = export_quantized(network, uniform_bits(network, 2, ends=None), IMAGES, tmp_path / "net.onnx")
+    assert done.stored == {2: "INT8"}
+    assert done.wider == {2: "no 2 bits; no 4 bits"}
+    check_parity(done.model, done.file.path, [IMAGES]).require()
+
+
+def test_a_plan_of_another_network_leaves_the_file_that_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    path.write_text("before")
+    plans: list[Any] = [BitPlan({"conv9": torch.tensor([4])}), BitPlan({"0": torch.tensor([4])})]
+    for plan in plans:
+        with pytest.raises(ConfigError, match="the plan gives bits to"):
+            export_quantized(mixed(), plan, IMAGES, path)
+    assert path.read_text() == "before"
