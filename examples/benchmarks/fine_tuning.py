@@ -79,7 +79,7 @@ def main() -> None:
         missing = [name for name in names[number::parts] if "held-out" not in record.of(_key(given, seed, name))]
         if missing:
             measure(given, seed, missing, record)
-    rows = [_key(given, "", name).strip() for name in names]
+    rows = ["dense"] + [_key(given, "", name).strip() for name in names]
     table(record, rows, ["cut", "validation", "held-out"], counts=["seconds"])
     if not (given.smoke or given.ablation):
         check(record, given)
@@ -97,6 +97,8 @@ def measure(given: argparse.Namespace, seed: int, names: list[str], record: Reco
     scores = scores_by_name(dense, data.calibration, given.criterion, groups=groups)
     cost = setting.cost
     dense.to(given.device)
+    if not record.of(f"{seed} dense"):
+        record.put(f"{seed} dense", "held-out", setting.accuracy(dense))
     for name in names:
         key = _key(given, seed, name)
         variant: Any = name.removeprefix("removed: ") if given.ablation else "low"

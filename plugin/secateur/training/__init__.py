@@ -4,6 +4,7 @@ from secateur.training.distilling import distilling, feature_loss, logit_loss
 from secateur.training.fine_tune import Epoch, History, fine_tune
 from secateur.training.freezing import frozen, highest_filters
 from secateur.training.recipe import Recipe
+from secateur.training.schedules import prune_layer_by_layer, restart_batch_norm
 
 __all__ = [
     "Epoch",
@@ -15,4 +16,6 @@ __all__ = [
     "frozen",
     "highest_filters",
     "logit_loss",
+    "prune_layer_by_layer",
+    "restart_batch_norm",
 ]
