@@ -4,7 +4,7 @@ The paper's code masks one layer, trains the whole network, masks the next one, 
 removes everything at once and trains a single time [HRankPlus]_: `fine_tune(apply_plan(model, plan), ...)` with
 `HRANK_PLUS`, after `restart_batch_norm` to be true to it.
 
-.. [Lin2020] M. Lin et al., HRank: Filter Pruning using High-Rank Feature Map, CVPR 2020; and the code that came with it.
+.. [Lin2020] M. Lin et al., HRank: Filter Pruning using High-Rank Feature Map, CVPR 2020, and its published code.
 .. [HRankPlus] The code published later by the authors of [Lin2020]_ as HRankPlus.
 """
 
