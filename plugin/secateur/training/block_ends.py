@@ -39,7 +39,7 @@ def block_ends(model: nn.Module, inputs: Tensor) -> dict[str, str]:
     network = unwrapped(model)
     convolutions = [name for name, module in producers(network).items() if isinstance(module, _ConvNd)]
     own, summed = (_maps(network, inputs, convolutions, tap) for tap in ("bn", "sum"))
-    joined = [name for name in own if name in summed and not torch.equal(own[name], summed[name])]
+    joined = [name for name in own if name in summed and not _same(own[name], summed[name])]
     read = _maps(network, inputs, joined, "act")
     once = _outputs(network, inputs)
     ends: dict[str, str] = {}
@@ -81,7 +81,10 @@ def _outputs(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
 
 
 def _same(first: Tensor, second: Tensor) -> bool:
-    return first.shape == second.shape and torch.equal(first, second)
+    """Say whether two passes over the same images gave the same map, up to what a GPU rounds otherwise in each."""
+    if first.shape != second.shape:
+        return False
+    return bool((first - second).abs().max() <= 1e-3 * second.abs().max())
 
 
 @contextmanager
