@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
 from secateur.batches import Batches, begin_epoch, unpack
-from secateur.distributed import Across, jointly
+from secateur.distributed import Across, add_up, jointly
 from secateur.errors import DataError
 from secateur.evaluation import check_labels
 from secateur.modes import device_of, laid_out
@@ -114,12 +113,14 @@ class Steps:
             inputs, targets = mixup(inputs, labels, alpha=recipe.mixup, classes=self._answers.shape[1])
         if self._layout is not None:
             inputs = inputs.contiguous(memory_format=self._layout)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+        halved = torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
+        with halved:
             outputs = self.model(inputs)
         outputs = outputs.to(self._parameters[0].dtype)
         loss = functional.cross_entropy(outputs, targets, label_smoothing=recipe.label_smoothing)
         if lesson is not None:
-            loss = (1 - recipe.distillation) * loss + lesson(inputs, outputs)
+            with halved:  # the teacher's forward pass; its loss is found in float32
+                loss = (1 - recipe.distillation) * loss + lesson(inputs, outputs)
         share = len(inputs) / count
         value = self._sum(loss.item() * share)
         if not math.isfinite(value):
@@ -135,7 +136,7 @@ class Steps:
         if self._across is None:
             return value
         summed = torch.tensor(value, dtype=torch.float64, device=self.device)
-        dist.all_reduce(summed, group=self._across)
+        add_up(summed, self._across, what="the loss")
         return float(summed)
 
     def _share_buffers(self) -> None:
@@ -156,7 +157,7 @@ class Steps:
         for dtype in {tensor.dtype for tensor in tensors} if self._across is not None else ():
             same = [tensor for tensor in tensors if tensor.dtype == dtype]
             summed = torch.cat([tensor.detach().reshape(-1) for tensor in same])
-            dist.all_reduce(summed, group=self._across)
+            add_up(summed, self._across, what="the gradients")
             for tensor, part in zip(same, torch.split(summed, [tensor.numel() for tensor in same]), strict=True):
                 tensor.copy_(part.reshape(tensor.shape))
 
