@@ -27,6 +27,7 @@ from secateur import (
     accuracy,
     channel_groups,
     collect_scores,
+    fine_tune,
     greedy_plan,
     recalibrate_batch_norm,
     reconstruction_scores,
@@ -264,3 +265,60 @@ def plan_of(batches: list[tuple[Tensor, Tensor]], *, across: dist.ProcessGroup |
     evaluate = MaskedAccuracy(model, groups, batches, across=across)
     cost = MacsCost(model, inputs[:1], groups)
     return greedy_plan(groups, scores, cost, "50%", evaluate, delta=0.02, round_to=1).to_json()
+
+
+# Training
+
+TRAINED = 24  # images of a batch of all processes
+
+
+def trained() -> nn.Module:
+    """A network without batch norm, which normalises by the images of its process alone."""
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+    return nn.Sequential(*layers)
+
+
+def batches_of(rank: int, size: int, *, uneven: bool = False) -> list[tuple[Tensor, Tensor]]:
+    """The share of one of `size` processes of each batch; uneven: two thirds for the first of two."""
+    inputs, labels = images()
+    parts = []
+    for batch in zip(inputs.split(TRAINED), labels.split(TRAINED), strict=True):
+        cut = [TRAINED * 2 // 3, TRAINED // 3] if uneven and size == 2 else [TRAINED // size] * size
+        parts.append(tuple(tensor.split(cut)[rank] for tensor in batch))
+    return parts
+
+
+def train(rank: int, size: int, uneven: bool = False, checkpoint: str | None = None, stop: int | None = None) -> Any:
+    """Return the losses, the accuracies and all weights."""
+    model, across = trained(), dist.group.WORLD if size > 1 else None
+    own, judges = batches_of(rank, size, uneven=uneven), batches_of(rank, size)
+
+    def step(done: int, _total: int) -> None:
+        if done == stop:
+            raise InterruptedError
+
+    settings: dict[str, Any] = {"epochs": 6, "learning_rate": 0.3, "clip_norm": 1.0, "average": 0.5}
+    history = fine_tune(model, own, judges, across=across, checkpoint=checkpoint, on_step=step, **settings)
+    weights = torch.cat([p.detach().flatten() for p in model.parameters()]).tolist()
+    return [e.loss for e in history.epochs], [e.accuracy for e in history.epochs], weights
+
+
+def train_with_batch_norm(rank: int) -> Any:
+    model = network()
+    history = fine_tune(model, batches_of(rank, 2), epochs=3, across=dist.group.WORLD)
+    return [e.loss for e in history.epochs], [t.tolist() for t in model.state_dict().values()]
+
+
+def train_badly(rank: int, fault: str) -> Any:
+    """One of two processes has a batch too many, a label too high, or another learning rate; or all diverge."""
+    batches, changes = batches_of(rank, 2), {"learning_rate": 0.1}
+    if fault == "batches" and rank == 1:
+        batches = batches[:1]
+    if fault == "labels" and rank == 1:
+        batches[1] = (batches[1][0], batches[1][1] + 70)
+    if fault == "diverges":
+        changes = {"learning_rate": 1e30}
+    if fault == "network":
+        return fine_tune(network(seed=rank), batches, across=dist.group.WORLD)
+    return fine_tune(trained(), batches, epochs=3, across=dist.group.WORLD, **changes)

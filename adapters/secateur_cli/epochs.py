@@ -80,6 +80,10 @@ class Epochs:
         self._epoch += 1
         return self._batches(epoch)
 
+    def set_epoch(self, number: int) -> None:
+        """Let the next iteration be that epoch, counted from 0."""
+        self._epoch = number
+
     def fresh(self) -> Epochs:
         """Return the same batches from the first epoch on."""
         return replace(self)

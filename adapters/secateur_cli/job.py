@@ -12,17 +12,20 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from secateur.errors import CheckpointError
 from secateur.evaluation import accuracy
 from secateur.files import replacing
 from secateur.protocols import CostModel
 from secateur.records import ChannelGroups
-from secateur.training import Epoch, Recipe, fine_tune
+from secateur.training import Epoch, History, fine_tune
 from secateur.weights import tensors_of
 from secateur_cli.data import Data
 from secateur_cli.prescribed import Shallow
 from secateur_cli.progress import Progress
 from secateur_cli.schema import RunConfig, Search, TrainConfig
 from secateur_cli.workspace import Workspace
+
+CHECKPOINT = "stages/epochs.safetensors"
 
 
 @dataclass
@@ -67,6 +70,7 @@ class Job:
             np.random.seed(self.config.seed % 2**32)  # the one that users' augmentations read
             torch.manual_seed(self.config.seed)
             self.workspace.done(stage, work())
+            self.workspace.path(CHECKPOINT).unlink(missing_ok=True)  # of a training, if the stage was one
         return self.workspace.stages[stage]
 
     def judge(self, stage: str, model: nn.Module) -> None:
@@ -93,10 +97,20 @@ class Job:
             save_file({key: value.clone().contiguous() for key, value in tensors_of(model).items()}, temporary)
 
     def train(
-        self, model: nn.Module, settings: TrainConfig, title: str, *, after_step: Callable[[], None] = lambda: None
+        self,
+        model: nn.Module,
+        settings: TrainConfig,
+        title: str,
+        *,
+        after_step: Callable[[], None] = lambda: None,
+        **more: Any,
     ) -> dict[str, Any]:
-        """Train `model` in place, choosing the epoch by the validation images; return the epochs as plain data."""
-        recipe = Recipe(**settings.model_dump(), seed=self.config.seed)
+        """Train `model` in place, choosing the epoch by the validation images; return the epochs as plain data.
+
+        Each epoch is kept in a checkpoint, from which a run that was stopped goes on. `more` goes to `fine_tune`.
+        """
+        recipe = settings.recipe(seed=self.config.seed)
+        checkpoint = self.workspace.path(CHECKPOINT)
 
         def say(epoch: Epoch) -> None:
             share = "" if epoch.accuracy is None else f", {epoch.accuracy:.1%} of the validation images"
@@ -109,8 +123,24 @@ class Job:
                 after_step()
                 advance(done, total)
 
-            batches = self.data.train.fresh()
-            history = fine_tune(model, batches, self.data.validation, recipe=recipe, on_epoch=say, on_step=stepped)
+            def train() -> History:
+                return fine_tune(
+                    *(model, self.data.train.fresh(), self.data.validation),
+                    recipe=recipe,
+                    checkpoint=checkpoint,
+                    on_epoch=say,
+                    on_step=stepped,
+                    **more,
+                )
+
+            try:
+                history = train()
+            except CheckpointError:  # of a network that is built anew each time with other weights, or damaged
+                if not checkpoint.exists():
+                    raise
+                checkpoint.unlink()
+                self.progress.say("the epochs that were kept belong to another network: beginning anew")
+                history = train()
         model.eval()
         epochs = [
             {"epoch": e.number, "loss": e.loss, "accuracy": e.accuracy, "seconds": e.seconds} for e in history.epochs

@@ -18,7 +18,8 @@ import secateur_onnx
 from secateur.channel_graph import apply_plan, torch_pruning_macs, verify_pruning, zero_masked
 from secateur.checkpoint import MODEL_FILE, PLAN_FILE, load_pruned, save_pruned
 from secateur.modes import evaluating
-from secateur.records import PruningPlan
+from secateur.records import PruningPlan, ScoreTable
+from secateur.training import highest_filters
 from secateur_cli import planning
 from secateur_cli.job import Job
 from secateur_cli.planning import choose_widths, score, train_dense
@@ -67,7 +68,7 @@ def run_job(
         plan = choose_widths(job, scores)
         pruned = remove_channels(job, plan)
         recover(job, plan, pruned)
-        pruned = train_pruned(job, plan, pruned)
+        pruned = train_pruned(job, plan, pruned, scores)
         export_both(job, plan, pruned)
         time_both(job)
     finally:
@@ -99,7 +100,7 @@ def remove_channels(job: Job, plan: PruningPlan) -> nn.Module:
     return pruned
 
 
-def train_pruned(job: Job, plan: PruningPlan, pruned: nn.Module) -> nn.Module:
+def train_pruned(job: Job, plan: PruningPlan, pruned: nn.Module, scores: ScoreTable) -> nn.Module:
     """Fine-tune, write plan.json and model.safetensors, and return the network that lies there.
 
     Channels that the plan masks are set to zero after each step, since training would give them values again.
@@ -110,7 +111,11 @@ def train_pruned(job: Job, plan: PruningPlan, pruned: nn.Module) -> nn.Module:
         zero_masked(pruned, plan)
 
     def work() -> dict[str, Any] | None:
-        history = None if settings is None else job.train(pruned, settings, "fine-tuning", after_step=silent)
+        history = None
+        if settings is not None:
+            lesson: dict[str, Any] = {"teacher": job.model, "plan": plan} if settings.has_teacher else {}
+            frozen = highest_filters(scores, settings.freeze, plan=plan)
+            history = job.train(pruned, settings, "fine-tuning", after_step=silent, freeze=frozen, **lesson)
         save_pruned(pruned, job.build(), plan, job.workspace.folder)
         return history
 

@@ -23,6 +23,7 @@ from secateur.search import format_cost
 from secateur.search.budget import allowed_cost
 from secateur.search.problem import state_problem
 from secateur.search.spending import state_spendings
+from secateur.training.block_ends import block_ends
 from secateur.weights import tensors_of
 from secateur_cli.config import resolve
 from secateur_cli.data import load_data
@@ -177,6 +178,8 @@ def rehearse_plan(config: RunConfig, search: Search, scores: ScoreTable, setting
     calibration_images(config.recover, setting.example)
     if (config.train or config.fine_tune) and not any(p.requires_grad for p in model.parameters()):
         raise NetworkError("no parameter of the network needs a gradient, so it cannot be trained; set fine_tune: null")
+    if config.fine_tune and config.fine_tune.feature_weight and not block_ends(model, setting.example):
+        raise ConfigError("fine_tune.feature_weight: no module of the network ends a residual block; leave it 0")
 
 
 def _check_start(plan: PlanConfig, setting: Setting) -> None:

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import BeforeValidator, Field, model_validator
 
 from secateur.criteria import known_criterion
-from secateur.training.recipe import Precision
 from secateur_cli.plan_schema import PlanConfig, Search
+from secateur_cli.training_schema import FineTuneConfig, TrainConfig
 from secateur_cli.values import Count, Number, Recovery, Section, as_tuple
 
 __all__ = [
@@ -110,40 +110,6 @@ class DataConfig(Section):
         if (self.mean is None) != (self.std is None) or len(self.mean or ()) != len(self.std or ()):
             raise ValueError("mean and std must be given together, with one number per channel each")
         return self
-
-
-class TrainConfig(Section):
-    """How a network without weights is trained: SGD with Nesterov's momentum."""
-
-    epochs: Count = Field(default=20, description="passes over the training images")
-    learning_rate: Annotated[Number, Field(gt=0)] = Field(default=0.1, description="the largest step, at the start")
-    momentum: Annotated[Number, Field(ge=0, lt=1)] = Field(default=0.9, description="momentum of SGD")
-    weight_decay: Annotated[Number, Field(ge=0)] = Field(default=5e-4, description="weight decay of SGD")
-    label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = Field(
-        default=0.0, description="share of the target that is spread over all classes"
-    )
-    warmup_epochs: Annotated[Number, Field(ge=0)] = Field(
-        default=0.0, description="epochs over which the learning rate rises before it falls on a cosine"
-    )
-    clip_norm: Annotated[Number, Field(gt=0)] | None = Field(
-        default=None, description="largest norm of the gradient of all parameters; null: not clipped"
-    )
-    precision: Precision = Field(
-        default="float32", description="float32, or bfloat16: half the bits in convolutions, often much faster"
-    )
-
-    @model_validator(mode="after")
-    def _warmup_fits(self) -> Self:
-        if self.warmup_epochs > self.epochs:
-            raise ValueError(f"warmup_epochs: {self.warmup_epochs:g}: must be at most the epochs, {self.epochs}")
-        return self
-
-
-class FineTuneConfig(TrainConfig):
-    """How the pruned network is trained on."""
-
-    epochs: Count = Field(default=1, description="passes over the training images")
-    learning_rate: Annotated[Number, Field(gt=0)] = Field(default=0.01, description="the largest step, at the start")
 
 
 class ScoreConfig(Section):

@@ -11,6 +11,7 @@ from secateur_cli.deployment import medians, onnx_section, speed_section
 from secateur_cli.latency_section import latency_section
 from secateur_cli.page import Figure, Report, Section, Table, as_text, part
 from secateur_cli.recovery_section import recovery_section
+from secateur_cli.training_section import training_section
 from secateur_cli.wording import (
     NONE,
     amount,
@@ -85,8 +86,8 @@ def sections(report: Report) -> list[Section]:
         _skipped,
     )
     trained = (
-        _epochs(report, "training", "Training of the dense network"),
-        _epochs(report, "fine_tuning", "Fine-tuning"),
+        training_section(report, "training", "train", "Training of the dense network"),
+        training_section(report, "fine_tuning", "fine_tune", "Fine-tuning"),
     )
     return [s for s in (*(make(report) for make in makers), *trained, _settings(report), _repeat(report)) if s]
 
@@ -215,22 +216,6 @@ def _skipped(report: Report) -> Section | None:
     return (
         Section("skipped", "Layers that were left whole", tables=[Table(["layer", "reason"], rows)]) if rows else None
     )
-
-
-def _epochs(report: Report, key: str, title: str) -> Section | None:
-    epochs = part(report, key).get("epochs") or []
-    if not epochs:
-        return None
-    rows = [
-        [str(e.get("epoch")), NONE if e.get("loss") is None else f"{e['loss']:.4f}", percent(e.get("accuracy"))]
-        for e in epochs
-    ]
-    table = Table(["epoch", "training loss", "top-1"], rows, f"All {len(rows)} epochs" if len(rows) > 8 else "")
-    name = key.replace("_", "-")
-    figures = [Figure(plots.epochs_plot(epochs, name), "Accuracy and training loss by epoch.")] if len(rows) > 2 else []
-    if len(rows) > 8:
-        return Section(name, title, figures=figures, folded=[table])
-    return Section(name, title, figures=figures, tables=[table])
 
 
 def _settings(report: Report) -> Section | None:

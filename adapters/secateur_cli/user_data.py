@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.batches import rebatch
+from secateur.batches import begin_epoch, rebatch
 from secateur.errors import DataError, SecateurError
 from secateur_cli.config import nearest
 from secateur_cli.epochs import Batch
@@ -63,6 +63,10 @@ class UserBatches:
             raise
         except Exception as error:  # the user's code may raise anything
             raise DataError(f"reading it failed: {described(error)} ({place(error)})") from error
+
+    def set_epoch(self, number: int) -> None:
+        """Tell the user's batches or their sampler which epoch comes next, where they want to know."""
+        begin_epoch(self.source, number)
 
     def fresh(self) -> UserBatches:
         """Return the same batches; their order is the user's affair."""

@@ -27,9 +27,7 @@ from __future__ import annotations
 import argparse
 import copy
 import itertools
-import json
 import os
-import statistics
 import time
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -37,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _record import Record, part, table
 from _trained_resnet56 import Setting, add_arguments, load
 
 import secateur
@@ -58,36 +57,6 @@ STAGES = ("cut", "recalibrated", "compensated", "layer by layer", "trained")
 IMAGES = 1000  # to compensate with, and to judge candidates on
 DELTA, LEARNING_RATE = 0.01, 0.03
 RECORD = Path(__file__).with_name("search_quality.jsonl")
-
-
-@dataclass
-class Record:
-    """The figures by seed, row and stage, in a file of lines, so that several processes may write it."""
-
-    path: Path
-    device: str
-    rows: dict[str, dict[str, float]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for line in self.path.read_text().splitlines() if self.path.is_file() else ():
-            entry = json.loads(line)
-            self.rows.setdefault(entry["row"], {})[entry["stage"]] = entry["value"]
-
-    def put(self, key: str, stage: str, value: float) -> None:
-        self.rows.setdefault(key, {})[stage] = value
-        entry = {
-            "row": key,
-            "stage": stage,
-            "value": round(value, 4),
-            "torch": torch.__version__,
-            "device": self.device,
-        }
-        with self.path.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
-        print(f"seed {key}: {stage} {value:.2f}", flush=True)
-
-    def over_seeds(self, name: str, stage: str) -> list[float]:
-        return [row[stage] for key, row in self.rows.items() if key.partition(" ")[2] == name and stage in row]
 
 
 @dataclass
@@ -157,7 +126,7 @@ def main() -> None:
     parser.add_argument(
         "--record", type=Path, help=f"completed, not repeated; default: {RECORD.name} beside the script"
     )
-    parser.add_argument("--part", type=_part, default=(0, 1), help="K/N: every N-th row, from the K-th on")
+    parser.add_argument("--part", type=part, default=(0, 1), help="K/N: every N-th row, from the K-th on")
     parser.add_argument("--show", action="store_true", help="measure nothing")
     parser.add_argument("--smoke", action="store_true", help="few images, one criterion, nothing is asserted")
     add_arguments(parser)
@@ -177,25 +146,19 @@ def main() -> None:
         cells = [("l1", name, budget) for budget, name in itertools.product(given.budgets, names)]
         given.epochs = 0
     print(f"resnet56, {given.threads} threads, load {os.getloadavg()[0]:.1f}", flush=True)
-    part, parts = given.part
+    first, parts = given.part
     for epochs in sorted({0, given.epochs}):  # first what needs no training, for all of them
         for number in () if given.show else given.seeds:
             limit, journals = 200 if given.smoke else None, place.with_suffix(".journals")
             seed = Seed(number, load(given, seed=number, limit=limit), journals)
-            if f"{number} dense" not in record.rows and part == 0:
+            if f"{number} dense" not in record.rows and first == 0:
                 record.put(f"{number} dense", "cut", seed.setting.accuracy(seed.setting.network))
-            for cell in cells[part::parts]:
+            for cell in cells[first::parts]:
                 measure(seed, cell, record, epochs=epochs, precision=given.precision)
-    show(record, [", ".join(cell[:2]) + " " + cell[2] for cell in cells])
+    names = ["dense", *(", ".join(cell[:2]) + " " + cell[2] for cell in cells)]
+    table(record, names, STAGES, counts=("macs", "seconds"))
     if not given.smoke:
         check_curves(record)
-
-
-def _part(text: str) -> tuple[int, int]:
-    number, _, parts = text.partition("/")
-    if not 1 <= int(number) <= int(parts):
-        raise ValueError(text)
-    return int(number) - 1, int(parts)
 
 
 def measure(seed: Seed, cell: tuple[str, str, str], record: Record, *, epochs: int, precision: str) -> None:
@@ -236,21 +199,6 @@ def measure(seed: Seed, cell: tuple[str, str, str], record: Record, *, epochs: i
         }
         secateur.fine_tune(cut, data.train.fresh(), **options)
         record.put(key, "trained", seed.setting.accuracy(cut))
-
-
-def show(record: Record, names: list[str]) -> None:
-    """Print the mean over the seeds and half of the range."""
-    print(f"\n{'':40}{'MACs':>8}{'seconds':>9}" + "".join(f"{stage:>16}" for stage in STAGES))
-    for name in ("dense", *names):
-        cells = [_mean(record.over_seeds(name, stage), half=stage in STAGES) for stage in ("macs", "seconds", *STAGES)]
-        print(f"{name:40}{cells[0]:>8}{cells[1]:>9}" + "".join(f"{cell:>16}" for cell in cells[2:]))
-
-
-def _mean(values: list[float], *, half: bool) -> str:
-    if not values:
-        return ""
-    spread = f" ±{(max(values) - min(values)) / 2:.2f}" if half and len(values) > 1 else ""
-    return f"{statistics.mean(values):.{2 if half else 0}f}{spread}"
 
 
 def check_curves(record: Record) -> None:

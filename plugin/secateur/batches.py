@@ -142,3 +142,22 @@ def hold(batches: Batches, *, samples: int, memory: int, least: int = 1) -> tupl
     if sum(map(len, images)) < least:
         raise DataError("there are no images to read: the batches are empty")
     return images, labels
+
+
+def begin_epoch(batches: Batches, number: int) -> None:
+    """Tell batches, or the sampler of a DataLoader, which epoch comes next, where they have `set_epoch`.
+
+    torch's DistributedSampler draws the order of its images from that number.
+
+    Example:
+        >>> class Counting(list):
+        ...     def set_epoch(self, epoch):
+        ...         print("epoch", epoch)
+        >>> begin_epoch(Counting(), 3)
+        epoch 3
+        >>> begin_epoch([], 3)
+    """
+    for holder in (batches, getattr(batches, "sampler", None), getattr(batches, "batch_sampler", None)):
+        tell = getattr(holder, "set_epoch", None)
+        if callable(tell):
+            tell(number)

@@ -91,6 +91,34 @@ def jointly(
     return [found for _, _, found in outcomes]
 
 
+def add_up(tensor: Tensor, across: Across, *, what: str) -> None:
+    """Give all processes the sum of their tensors, in place; each must have one of the same shape and type.
+
+    Unlike `jointly`, nothing tells the others of a process that fails before: it is missed as one that has ended.
+
+    Args:
+        tensor: of this process.
+        across: the processes; None for this one alone, and the tensor stays as it is.
+        what: what is found together, as errors should call it.
+
+    Raises:
+        ProcessError: another process has ended or does not come.
+
+    Example:
+        >>> import torch
+        >>> one = torch.ones(2)
+        >>> add_up(one, None, what="a sum")
+        >>> one
+        tensor([1., 1.])
+    """
+    if across is None:
+        return
+    try:
+        dist.all_reduce(tensor, group=across)
+    except RuntimeError as error:
+        raise _missed(what, error) from error
+
+
 def place_in(across: ProcessGroup) -> tuple[int, int]:
     """Return the rank of this process in a group, and how many processes it has.
 
@@ -197,11 +225,15 @@ def _exchange(sent: bytes, across: ProcessGroup, what: str) -> list[bytes]:
     try:
         dist.all_gather_object(received, sent, group=across)
     except RuntimeError as error:
-        reason = str(error).partition("\n")[0]
-        raise ProcessError(
-            f"{what}: another process has ended, or is later than the timeout of the process group allows ({reason})"
-        ) from error
+        raise _missed(what, error) from error
     return received
+
+
+def _missed(what: str, error: RuntimeError) -> ProcessError:
+    reason = str(error).partition("\n")[0]
+    return ProcessError(
+        f"{what}: another process has ended, or is later than the timeout of the process group allows ({reason})"
+    )
 
 
 def _require_alike(what: str, facts: list[dict[str, Any]]) -> None:

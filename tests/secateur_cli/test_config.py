@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -13,6 +14,7 @@ import yaml
 from secateur.errors import ConfigError
 from secateur.training.recipe import Recipe
 from secateur_cli.config import RunConfig, load_config
+from secateur_cli.training_schema import FineTuneConfig
 from secateur_cli.workspace import first_difference
 
 MINIMAL: dict[str, Any] = {
@@ -52,8 +54,24 @@ def test_every_key_is_explained() -> None:
 def test_training_sections_are_recipes(file: Path) -> None:
     config = load_config(file, overrides=["train.epochs=3"])
     assert config.train is not None
-    recipe = Recipe(**config.train.model_dump(), seed=config.seed)
-    assert (recipe.epochs, recipe.learning_rate) == (3, 0.1)
+    recipe = config.train.recipe(seed=config.seed)
+    assert recipe == Recipe(epochs=3, learning_rate=0.1)
+    config = load_config(
+        file, overrides=["fine_tune={epochs: 9, schedule: steps, milestones: [3, 6.5], distillation: 0.5, freeze: 0.2}"]
+    )
+    assert config.fine_tune is not None
+    stepped = Recipe(epochs=9, schedule="steps", milestones=(3, 6.5), distillation=0.5)
+    assert config.fine_tune.recipe(seed=0) == stepped
+    assert config.fine_tune.has_teacher
+
+
+def test_training_sections_have_every_number_of_a_recipe(file: Path) -> None:
+    """But the seed, which the run has, and the recalibration, which `recover` says."""
+    numbers = {field.name for field in dataclasses.fields(Recipe)} - {"seed", "recalibrate"}
+    assert FineTuneConfig.model_fields.keys() == numbers | {"freeze"}
+    for name, field in FineTuneConfig.model_fields.items():
+        if name not in {"freeze", "distillation"}:
+            assert field.default == getattr(Recipe(), name)
 
 
 @pytest.mark.parametrize("method", ["none", "recalibrate", "compensate"])
@@ -152,6 +170,12 @@ def test_configurations_are_immutable(file: Path) -> None:
         ("onnx.provider=gpu", "onnx.provider: 'gpu' is not allowed; allowed: 'cpu', 'cuda', 'tensorrt'"),
         ("train.epochs=many", "train.epochs: 'many': must be a whole number"),
         ("train={epochs: 2, warmup_epochs: 3}", "train: warmup_epochs: 3: must be at most the epochs, 2"),
+        ("fine_tune.milestones=[1]", "fine_tune: milestones must be ascending epochs > 0 with the schedule 'steps'"),
+        ("fine_tune.schedule=linear", "fine_tune.schedule: 'linear' is not allowed; allowed: 'cosine', 'steps'"),
+        ("fine_tune.optimizer=adam", "fine_tune.optimizer: 'adam' is not allowed; allowed: 'sgd', 'adamw'"),
+        ("fine_tune.freeze=15", "fine_tune.freeze: 15: must be at most 1"),
+        ("fine_tune.average=1", "fine_tune.average: 1: must be less than 1"),
+        ("train.freeze=0.1", "train.freeze: unknown key"),
         ("train.learning_rate=fast", "train.learning_rate: 'fast': must be a number"),
         ("network=resnet18", "network: 'resnet18': must be a mapping with the keys build, arguments, weights"),
         ("data.source=mnist", "data: source 'mnist' is unknown; allowed: digits, cifar10, cifar100, image-folder"),

@@ -17,27 +17,7 @@ from secateur.errors import ConfigError, DataError, NetworkError
 from secateur.evaluation import accuracy
 from secateur.networks import digits_resnet
 from secateur.training import Epoch, Recipe, fine_tune
-
-
-def blobs(count: int = 60) -> list[tuple[Tensor, Tensor]]:
-    """Three clouds in the plane, far apart, in batches of 20."""
-    generator = torch.Generator().manual_seed(1)
-    labels = torch.arange(count) % 3
-    inputs = torch.tensor([[0.0, 4.0], [4.0, 0.0], [-4.0, -4.0]])[labels] + torch.randn(count, 2, generator=generator)
-    return list(zip(inputs.split(20), labels.split(20), strict=True))
-
-
-def net() -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.1), nn.Linear(8, 3))
-
-
-def state(model: nn.Module) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in model.state_dict().items()}
-
-
-def same(model: nn.Module, before: dict[str, Tensor]) -> bool:
-    return all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+from training_for_tests import Slope, blobs, net, one_image_of_class_0, same, state
 
 
 @given(st.integers(1, 30), st.integers(1, 5), st.floats(0, 1))
@@ -51,21 +31,10 @@ def test_the_learning_rate_rises_and_falls_by_the_formula(per_epoch: int, epochs
     assert min(rates) > 0
 
 
-class Slope(nn.Module):
-    """Logits (w x, 0) of one weight, so that the gradient fits on a line."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.w = nn.Parameter(torch.tensor(0.5, dtype=torch.float64))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.stack([self.w * x, torch.zeros_like(x)], 1)
-
-
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_steps_are_those_of_nesterov(momentum: float) -> None:
     model = Slope()
-    batches = [(torch.ones(4, dtype=torch.float64), torch.zeros(4, dtype=torch.int64))] * 3
+    batches = one_image_of_class_0(3)
     fine_tune(model, batches, epochs=2, learning_rate=0.5, momentum=momentum, weight_decay=0.1, warmup_epochs=1)
     rates = references.cosine_rates(0.5, 6, 3)
     expected = references.nesterov_descent(0.5, references.logistic_gradient, rates, momentum, 0.1)

@@ -7,23 +7,28 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
-from secateur.batches import Batches, unpack
-from secateur.errors import ConfigError, DataError, NetworkError
-from secateur.evaluation import accuracy, check_labels
-from secateur.evaluation.arithmetic import fastest_format
-from secateur.modes import device_of, evaluating, laid_out
+from secateur.batches import Batches
+from secateur.distributed import Across, local
+from secateur.evaluation import accuracy
+from secateur.modes import device_of
+from secateur.records import PruningPlan
+from secateur.recovery import recalibrate_batch_norm
+from secateur.training.checking import check_data, fastest_layout
+from secateur.training.distilling import distilling
+from secateur.training.freezing import frozen
 from secateur.training.recipe import Recipe
+from secateur.training.resuming import Resumable
+from secateur.training.steps import Steps
 
 
 @dataclass(frozen=True)
@@ -58,35 +63,55 @@ def fine_tune(
     validate: Batches | None = None,
     *,
     recipe: Recipe | None = None,
+    teacher: nn.Module | None = None,
+    plan: PruningPlan | None = None,
+    freeze: Mapping[str, Sequence[int]] | None = None,
+    checkpoint: str | Path | None = None,
+    across: Across = None,
     on_epoch: Callable[[Epoch], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,
     **changes: Any,
 ) -> History:
-    """Train `model` in place by stochastic gradient descent on the cross entropy; return what happened.
+    """Train `model` in place by gradient descent on the cross entropy; return what happened.
 
-    Formula, for the gradient g of the loss with weight decay added: v <- momentum * v + g, then
+    Formula, by default, for the gradient g of the loss with weight decay added: v <- momentum * v + g, then
     w <- w - rate(step) * (g + momentum * v) [Sutskever2013]_, with `Recipe.rate` for the learning rate.
 
     Args:
         model: gives logits (N, classes). Parameters that need no gradient stay as they are; so do the modes of the
-            modules and the state of the random numbers outside.
+            modules and the state of torch's random numbers outside.
         train: yields `(inputs, labels)` anew each time it is iterated (a list, a DataLoader; no generator). A batch of
-            one image is left out: batch norm cannot train on it.
+            one image is left out: batch norm cannot train on it. Before each epoch `set_epoch(number)` is called, from
+            1 on, where the batches or their sampler have it.
         validate: batches to choose the best epoch by (the later one of equals), whose state the network then has.
             They are part of training: the accuracy to report comes from others. Without them the last epoch stays.
         recipe: the numbers of the training, see `Recipe`.
         changes: single numbers in place of the recipe's: `fine_tune(net, train, epochs=2, learning_rate=0.1)`.
-        on_epoch: called after each epoch.
-        on_step: called after each step with the number of steps done and their total.
+        teacher: the dense network, to learn from with the shares that the recipe gives, see `distilling`.
+        plan: what was removed from the teacher; read where feature maps are compared.
+        freeze: layer -> filters that stay exactly as they are, see `frozen` and `highest_filters`.
+        checkpoint: a file, written after each epoch, from which the same call goes on after a stop, to the same numbers
+            as without one: weights, optimizer, average and the states of all generators are kept (on going on, also
+            numpy's and Python's are set). It stays when the training is done, and then is its result.
+        across: a process group of torch.distributed: each process gives its share of each batch, and the gradient is
+            that of all images. Batch norm normalises by the images of its process, and its running statistics are
+            averaged at the end of an epoch; on GPUs `torch.nn.SyncBatchNorm` sees the whole batch. The first process
+            writes the checkpoint, which all read. None: this process alone.
+        on_epoch: called after each epoch; after a stop also with those that the checkpoint holds.
+        on_step: called after each step, before it enters the average, with the number of steps done and their total.
 
     Raises:
         ConfigError: an unknown number or one out of range.
-        NetworkError: no parameter needs a gradient.
-        DataError: no images; labels missing or out of the network's range (in a sequence found before the first
-            step); a loss or weights that are no longer finite. After any error, Ctrl-C included, the network has the
-            best state by then: that of the best finished epoch, at first the one that it came with.
+        NetworkError: no parameter needs a gradient; a teacher with other classes, or filters that are not there.
+        CheckpointError: the checkpoint is of another run (network, recipe, teacher, processes), or none at all.
+        DataError: no images, to train on or to validate on; labels missing or out of the network's range (in a sequence
+            found before the first step); a loss or weights that are no longer finite, with the step. After any error,
+            Ctrl-C included, the network has the best state by then: that of the best finished epoch, at first the one
+            that it came with; the checkpoint is that of the last finished epoch.
+        ProcessError: another process failed, ended, or has other weights; see `secateur.distributed`.
 
-    Cost: per image and epoch about three forward passes; memory of the gradients, the momentum and one more state.
+    Cost: per image and epoch about three forward passes, one more of a teacher; memory of the gradients, the momentum,
+    the average and one more state.
 
     Example:
         >>> net = nn.Linear(2, 2)
@@ -95,22 +120,56 @@ def fine_tune(
         >>> len(history.epochs), history.epochs[-1].accuracy
         (20, 1.0)
     """
-    recipe = _revised(recipe or Recipe(), changes)
+    recipe = (recipe or Recipe()).revised(changes)
+    model = local(model)
     device = device_of(model)
     best, chosen, epochs = _state(model), 0, list[Epoch]()
     modes = [(module, module.training) for module in model.modules()]
     try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.enable_grad():
-            first, batches = _check_data(model, train)
-            run = _Run(model, recipe, steps=recipe.epochs * batches, layout=_layout(model, first), on_step=on_step)
+        with (
+            torch.random.fork_rng([device] if device.type == "cuda" else []),
+            torch.enable_grad(),
+            ExitStack() as stack,
+        ):
+            first, answers, batches = check_data(model, train, validate, across=across)
+            run = Resumable.of(checkpoint, model, recipe, teacher=teacher, freeze=freeze, across=across)
+            if recipe.recalibrate and run.found is None:
+                recalibrate_batch_norm(model, train, samples=recipe.recalibrate, across=across)
+                best = _state(model)
+            steps = Steps(
+                *(model, recipe),
+                total=recipe.epochs * batches,
+                answers=answers,
+                layout=fastest_layout(model, first),
+                across=across,
+                on_step=on_step,
+            )
+            lesson = None
+            if teacher is not None:
+                distilled = distilling(
+                    *(model, teacher, first),
+                    weight=recipe.distillation,
+                    temperature=recipe.temperature,
+                    feature_weight=recipe.feature_weight,
+                    plan=plan,
+                )
+                lesson = stack.enter_context(distilled)
             torch.manual_seed(recipe.seed)
-            for number in range(1, recipe.epochs + 1):
+            if run.found is not None:
+                best, chosen = run.restore(steps, train)
+                epochs = [Epoch(**epoch) for epoch in run.found.epochs]
+                if on_epoch is not None:
+                    for epoch in epochs:
+                        on_epoch(epoch)
+            stack.enter_context(frozen(model, freeze or {}, steps.optimizer))
+            for number in range(len(epochs) + 1, recipe.epochs + 1):
                 start = time.perf_counter()
-                loss = run.epoch(train)
-                score = None if validate is None else accuracy(model, validate)
+                loss = steps.epoch(train, number, lesson=lesson)
+                score = None if validate is None else accuracy(steps.judged, validate, across=across)
                 epochs.append(Epoch(number, loss, score, time.perf_counter() - start))
                 if score is None or not chosen or score >= (epochs[chosen - 1].accuracy or 0.0):
-                    best, chosen = _state(model), number
+                    best, chosen = _state(steps.judged), number
+                run.keep(steps, train, best, epochs, chosen)
                 if on_epoch is not None:
                     on_epoch(epochs[-1])
     finally:
@@ -119,112 +178,6 @@ def fine_tune(
         for module, training in modes:
             module.training = training
     return History(recipe, tuple(epochs), chosen)
-
-
-class _Run:
-    """The optimizer and how far it is on the learning rate's curve."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        recipe: Recipe,
-        *,
-        steps: int,
-        layout: torch.memory_format | None,
-        on_step: Callable[[int, int], None] | None,
-    ) -> None:
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
-        if not self.parameters:
-            raise NetworkError("no parameter of the network needs a gradient: there is nothing to train")
-        self.model, self.recipe, self.device = model, recipe, device_of(model)
-        self.step, self.steps, self.layout, self.on_step = 0, steps, layout, on_step
-        self.optimizer = torch.optim.SGD(
-            self.parameters,
-            lr=recipe.learning_rate,
-            momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
-            nesterov=recipe.momentum > 0,
-        )
-
-    def epoch(self, train: Batches) -> float:
-        """Take a step on each batch; return the mean loss over the images."""
-        self.model.train()
-        total, images = 0.0, 0
-        with laid_out(self.model, self.layout):
-            for batch in train:
-                inputs, labels = unpack(batch)
-                if len(inputs) > 1:
-                    total += self._update(inputs.to(self.device), labels) * len(inputs)
-                    images += len(inputs)
-                self.step += 1
-                if self.on_step is not None:
-                    self.on_step(self.step, self.steps)
-        if not images:
-            raise DataError("there is no batch of at least two images to train on")
-        if not all(bool(torch.isfinite(p).all()) for p in self.parameters):
-            raise self._diverged("a weight is not finite")
-        return total / images
-
-    def _update(self, inputs: Tensor, labels: Tensor | None) -> float:
-        """Take one step; return the loss before it."""
-        for settings in self.optimizer.param_groups:
-            settings["lr"] = self.recipe.rate(min(self.step, self.steps - 1), self.steps)
-        self.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
-            outputs = self.model(inputs if self.layout is None else inputs.contiguous(memory_format=self.layout))
-        outputs = outputs.to(self.parameters[0].dtype)
-        loss = functional.cross_entropy(
-            outputs, check_labels(labels, outputs), label_smoothing=self.recipe.label_smoothing
-        )
-        value = loss.item()
-        if not math.isfinite(value):
-            raise self._diverged(f"the loss is {value}")
-        torch.autograd.backward(loss)
-        if self.recipe.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip_norm)
-        self.optimizer.step()
-        return value
-
-    def _diverged(self, what: str) -> DataError:
-        return DataError(
-            f"{what} at step {self.step + 1} of {self.steps}: training diverged, and the network is back in its last "
-            f"good state; a learning rate below {self.recipe.learning_rate} may help"
-        )
-
-
-def _revised(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
-    known = [field.name for field in dataclasses.fields(recipe)]
-    for name in changes:
-        if name not in known:
-            raise ConfigError(f"unknown number {name!r} of a recipe; known: {', '.join(known)}")
-    return dataclasses.replace(recipe, **changes)
-
-
-def _check_data(model: nn.Module, train: Batches) -> tuple[Tensor, int]:
-    """Return inputs and the number of batches; refuse labels that the network cannot answer before it is trained."""
-    if isinstance(train, Iterator):
-        raise DataError("training batches are read once an epoch: give a list or a DataLoader, not a generator")
-    batches = iter(train)
-    first = next(batches, None)
-    if first is None:
-        raise DataError("there are no images to train on: the batches are empty")
-    inputs, labels = unpack(first)
-    with evaluating(model), torch.no_grad():
-        outputs = model(inputs.to(device_of(model)))
-    check_labels(labels, outputs)
-    if isinstance(train, Sequence):
-        for batch in batches:
-            check_labels(unpack(batch)[1], outputs)
-    return inputs, len(train) if isinstance(train, Sized) else 1 + sum(1 for _ in batches)
-
-
-def _layout(model: nn.Module, inputs: Tensor) -> torch.memory_format | None:
-    """Return how images and kernels should lie in memory while training; None for as they do."""
-    if not all(p.is_contiguous() for p in model.parameters()):  # the user has seen to it
-        return None
-    with evaluating(model):
-        fastest = fastest_format(model, inputs[:2].to(device_of(model)))
-    return None if fastest == torch.contiguous_format else fastest
 
 
 def _state(model: nn.Module) -> dict[str, Any]:

@@ -1,0 +1,83 @@
+"""The two sections of the configuration that train: the dense network, and the pruned one."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from secateur.training.recipe import Optimizer, Precision, Recipe, Schedule
+from secateur_cli.values import Count, Number, Section
+
+Share = Annotated[Number, Field(ge=0, le=1)]
+Positive = Annotated[Number, Field(gt=0)]
+NotNegative = Annotated[Number, Field(ge=0)]
+BelowOne = Annotated[Number, Field(ge=0, lt=1)]
+
+
+class TrainConfig(Section):
+    """How a network without weights is trained: SGD with Nesterov's momentum, unless the keys say otherwise."""
+
+    epochs: Count = Field(default=20, description="passes over the training images")
+    learning_rate: Positive = Field(default=0.1, description="the largest step, at the start")
+    momentum: BelowOne = Field(default=0.9, description="momentum of SGD; the first of AdamW's decay rates")
+    weight_decay: NotNegative = Field(default=5e-4, description="weight decay")
+    label_smoothing: BelowOne = Field(default=0.0, description="share of the target that is spread over all classes")
+    warmup_epochs: NotNegative = Field(
+        default=0.0, description="epochs over which the learning rate rises before its schedule begins"
+    )
+    clip_norm: Positive | None = Field(
+        default=None, description="largest norm of the gradient of all parameters; null: not clipped"
+    )
+    precision: Precision = Field(
+        default="float32", description="float32, or bfloat16: half the bits in convolutions, often much faster"
+    )
+    optimizer: Optimizer = Field(default="sgd", description="sgd or adamw")
+    nesterov: bool = Field(default=True, description="whether the momentum of SGD is Nesterov's")
+    schedule: Schedule = Field(default="cosine", description="how the learning rate falls: cosine, or in steps")
+    milestones: tuple[Positive, ...] = Field(
+        default=(), description="schedule steps: the epochs after which the learning rate is multiplied by gamma"
+    )
+    gamma: Annotated[Number, Field(gt=0, le=1)] = Field(default=0.1, description="see milestones")
+    decay_all: bool = Field(default=True, description="whether weight decay also takes biases and norms")
+    mixup: NotNegative = Field(
+        default=0.0, description="alpha of the Beta distribution by which two images are mixed; 0: none are"
+    )
+    average: BelowOne = Field(
+        default=0.0, description="decay of a moving average of the weights, which is then kept; 0: none"
+    )
+
+    @model_validator(mode="after")
+    def _is_a_recipe(self) -> Self:
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(f"warmup_epochs: {self.warmup_epochs:g}: must be at most the epochs, {self.epochs}")
+        self.recipe(seed=0)
+        return self
+
+    def recipe(self, *, seed: int) -> Recipe:
+        """Return the numbers of the training."""
+        return Recipe(**self.model_dump(exclude={"freeze"}), seed=seed)
+
+
+class FineTuneConfig(TrainConfig):
+    """How the pruned network is trained on."""
+
+    epochs: Count = Field(default=1, description="passes over the training images")
+    learning_rate: Positive = Field(default=0.01, description="the largest step, at the start")
+    distillation: Share = Field(
+        default=0.0, description="share of the loss that the dense network's logits give; 0: the labels alone"
+    )
+    temperature: Positive = Field(default=4.0, description="of the logits, in that share")
+    feature_weight: NotNegative = Field(
+        default=0.0,
+        description="weight of the distance from the dense network's feature maps at the ends of residual blocks",
+    )
+    freeze: Share = Field(
+        default=0.0,
+        description="share of each layer's filters, those of the highest scores, that stay as they are",
+    )
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether the dense network teaches."""
+        return self.distillation > 0 or self.feature_weight > 0

@@ -1,0 +1,64 @@
+"""What benchmarks over seeds share: figures in a file of lines, which several processes may write, and their table."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+
+@dataclass
+class Record:
+    """The figures by seed, row and stage: the key of a row is the seed, a space, and the row's name."""
+
+    path: Path
+    device: str = "cpu"
+    rows: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for line in self.path.read_text().splitlines() if self.path.is_file() else ():
+            entry = json.loads(line)
+            self.rows.setdefault(entry["row"], {})[entry["stage"]] = entry["value"]
+
+    def put(self, key: str, stage: str, value: float) -> None:
+        self.rows.setdefault(key, {})[stage] = value
+        where = {"torch": torch.__version__, "device": self.device}
+        entry = {"row": key, "stage": stage, "value": round(value, 4), **where}
+        with self.path.open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+        print(f"seed {key}: {stage} {value:.2f}", flush=True)
+
+    def of(self, key: str) -> dict[str, float]:
+        return self.rows.get(key, {})
+
+    def over_seeds(self, name: str, stage: str) -> list[float]:
+        return [row[stage] for key, row in self.rows.items() if key.partition(" ")[2] == name and stage in row]
+
+
+def table(record: Record, names: Sequence[str], stages: Sequence[str], *, counts: Sequence[str] = ()) -> None:
+    """Print the mean over the seeds and half of the range; of `counts`, before the stages, the mean alone."""
+    width = max([40, *(len(name) + 2 for name in names)])
+    print(f"\n{'':{width}}" + "".join(f"{c:>9}" for c in counts) + "".join(f"{stage:>16}" for stage in stages))
+    for name in names:
+        cells = [f"{_mean(record.over_seeds(name, count), half=False):>9}" for count in counts]
+        cells += [f"{_mean(record.over_seeds(name, stage), half=True):>16}" for stage in stages]
+        print(f"{name:{width}}" + "".join(cells))
+
+
+def _mean(values: list[float], *, half: bool) -> str:
+    if not values:
+        return ""
+    spread = f" ±{(max(values) - min(values)) / 2:.2f}" if half and len(values) > 1 else ""
+    return f"{statistics.mean(values):.{2 if half else 0}f}{spread}"
+
+
+def part(text: str) -> tuple[int, int]:
+    """Return the number, from 0, and the count of the parts in "K/N"."""
+    number, _, parts = text.partition("/")
+    if not 1 <= int(number) <= int(parts):
+        raise ValueError(text)
+    return int(number) - 1, int(parts)

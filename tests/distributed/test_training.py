@@ -1,0 +1,52 @@
+"""Two processes train as one does at the same global batch, and stay in step when one of them fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import processes_for_tests as work
+from processes_for_tests import Processes
+from secateur.errors import DataError, ProcessError
+
+
+@pytest.mark.parametrize("uneven", [False, True])
+def test_two_processes_give_the_loss_curve_of_one(processes: Processes, uneven: bool) -> None:
+    losses, accuracies, weights = work.train(0, 1)
+    one, other = processes.run(work.train, 2, uneven)
+    assert one == other
+    assert one[0] == pytest.approx(losses, rel=1e-5)
+    assert one[1] == accuracies
+    assert one[2] == pytest.approx(weights, rel=1e-4, abs=1e-6)
+    assert losses[-1] < losses[0] * 0.9
+
+
+def test_two_processes_go_on_from_a_checkpoint_to_the_same_numbers(processes: Processes, tmp_path: Path) -> None:
+    file = str(tmp_path / "run.safetensors")
+    whole = processes.run(work.train, 2)
+    assert all(isinstance(error, InterruptedError) for error in processes.run(work.train, 2, False, file, 5))
+    assert processes.run(work.train, 2, False, file) == whole
+    assert [p.name for p in tmp_path.iterdir()] == ["run.safetensors"]
+
+
+def test_batch_norm_ends_the_same_everywhere(processes: Processes) -> None:
+    one, other = processes.run(work.train_with_batch_norm)
+    assert one == other
+
+
+def test_all_hear_of_what_one_does_wrong_and_go_on(processes: Processes) -> None:
+    for error in processes.run(work.train_badly, "batches"):
+        assert isinstance(error, DataError)
+        assert "the processes have 2, 1 batches of an epoch" in str(error)
+    one, other = processes.run(work.train_badly, "labels")
+    assert isinstance(one, ProcessError)
+    assert "process 1 failed: DataError: labels must lie in 0..4" in str(one)
+    assert isinstance(other, DataError)
+    for error in processes.run(work.train_badly, "network"):
+        assert isinstance(error, ProcessError)
+        assert "process 1 differs from process 0 in: weights" in str(error)
+    for error in processes.run(work.train_badly, "diverges"):
+        assert isinstance(error, DataError)
+        assert "diverged" in str(error)
+    assert processes.run(work.find_ranks) == [[0, 10], [0, 10]]
