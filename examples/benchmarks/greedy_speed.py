@@ -2,7 +2,7 @@
 
     python examples/benchmarks/greedy_speed.py --steps 3       # both sides at three steps of the search: minutes
     python examples/benchmarks/greedy_speed.py                 # and the whole literal search: an hour on one thread
-    python examples/benchmarks/greedy_speed.py --smoke         # ResNet-20, few images, a small cut, no bound is asserted
+    python examples/benchmarks/greedy_speed.py --smoke         # ResNet-20, few images, a small cut, no bound
 
 The search is Algorithm 1: channels inside the blocks, ranked by L1, at least 1% of the MACs a step, down to half of
 them, each candidate judged by its accuracy on 1,000 images without training. The literal side masks one candidate after

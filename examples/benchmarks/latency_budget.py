@@ -3,7 +3,7 @@
     python examples/benchmarks/latency_budget.py                            # both parts: an hour on one thread
     python examples/benchmarks/latency_budget.py --networks resnet56        # the first
     python examples/benchmarks/latency_budget.py --clock process            # on a machine that others use
-    python examples/benchmarks/latency_budget.py --smoke                    # ResNet-20, few images, short timing, no bound
+    python examples/benchmarks/latency_budget.py --smoke                    # ResNet-20, few images, no bound
 
 Part one: a trained ResNet-56 on CIFAR-10 as JPEG, channels inside the blocks, error curves of `reconstruction`, widths
 in multiples of 8. The latency is to be 60% of the dense network's at batch 1 on the CPU. The other side is the plan for

@@ -150,7 +150,9 @@ def main() -> None:
     )
     parser.add_argument("--part", type=_part, default=(0, 1), help="K/N: every N-th row, from the K-th on")
     parser.add_argument("--show", action="store_true", help="measure nothing")
-    parser.add_argument("--smoke", action="store_true", help="a small network, few images, one criterion, nothing is asserted")
+    parser.add_argument(
+        "--smoke", action="store_true", help="a small network, few images, one criterion, nothing is asserted"
+    )
     add_arguments(parser)
     given = parser.parse_args()
     if given.smoke:
@@ -167,7 +169,10 @@ def main() -> None:
         names = [f"greedy {worth['measure']} {worth['recovery']}" for worth in WORTHS][: 1 if given.smoke else None]
         cells = [("l1", name, budget) for budget, name in itertools.product(given.budgets, names)]
         given.epochs = 0
-    print(f"{'resnet20' if given.smoke else 'resnet56'}, {given.threads} threads, load {os.getloadavg()[0]:.1f}", flush=True)
+    print(
+        f"{'resnet20' if given.smoke else 'resnet56'}, {given.threads} threads, load {os.getloadavg()[0]:.1f}",
+        flush=True,
+    )
     part, parts = given.part
     for epochs in sorted({0, given.epochs}):  # first what needs no training, for all of them
         for number in () if given.show else given.seeds:
