@@ -1,4 +1,4 @@
-"""What benchmarks share: a trained ResNet-56, CIFAR-10 as JPEG, and the channels inside the blocks."""
+"""What benchmarks share: a trained ResNet-56 (ResNet-20 to smoke), CIFAR-10 as JPEG, the channels inside the blocks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import nn
 
 import secateur
 from secateur.channel_map import with_channel_maps
-from secateur.networks import resnet56
+from secateur.networks import resnet20, resnet56
 from secateur.records import ChannelGroups
 from secateur.weights import load_weights
 from secateur_cli.data import Data, load_data
@@ -25,6 +25,7 @@ CHUNK = {"cpu": 32}  # images run at a time, where a processor's cache holds the
 BATCH = 250
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 WEIGHTS, TRAIN, TEST = "models/resnet56-cifar10-jpeg.safetensors", "cifar10-jpeg-train", "cifar10-jpeg-val"
+SMALL_WEIGHTS, SMALL_LIMIT = "models/resnet20-cifar10.safetensors", 100  # of a smoke run
 
 
 class Setting(NamedTuple):
@@ -33,6 +34,11 @@ class Setting(NamedTuple):
     network: nn.Module
     groups: ChannelGroups
     data: Data
+
+    @property
+    def name(self) -> str:
+        """The name of the ResNet: two layers in each block, a stem and a head."""
+        return f"resnet{2 * len(self.groups) + 2}"
 
     @property
     def cost(self) -> secateur.MacsCost:
@@ -57,17 +63,18 @@ def add_arguments(parser: argparse.ArgumentParser, *, threads: int | None = os.c
 
 
 def load(given: argparse.Namespace, *, seed: int = 0, limit: int | None = None, batch_size: int = BATCH) -> Setting:
-    """Return the setting with at most `limit` images of a split; end the script where the files are missing."""
+    """Return the setting, at most `limit` images of a split; to smoke a small one. End where the files are missing."""
     torch.set_num_threads(given.threads)
     torch.backends.cudnn.allow_tf32 = False  # as exact as on a processor
-    needed = [given.shared / WEIGHTS, *(given.shared / "data" / f"{name}.tar.gz" for name in (TRAIN, TEST))]
+    weights = SMALL_WEIGHTS if given.smoke else WEIGHTS
+    needed = [given.shared / weights, *(given.shared / "data" / f"{name}.tar.gz" for name in (TRAIN, TEST))]
     missing = [str(path) for path in needed if not path.is_file()]
     if missing:
         sys.exit(f"needs {' and '.join(missing)}; --shared names another folder")
     paths = {"train": needed[1], "test": needed[2]}
     config = DataConfig(source="image-folder", image_size=32, batch_size=batch_size, **paths)
-    data = load_data(config, folder=Path(), seed=seed, limit=limit)
-    network = resnet56().eval()
+    data = load_data(config, folder=Path(), seed=seed, limit=SMALL_LIMIT if given.smoke else limit)
+    network = (resnet20 if given.smoke else resnet56)().eval()
     load_weights(network, needed[0])
     network = with_channel_maps(network, data.example)
     groups = secateur.channel_groups(network, data.example, residual="skip")

@@ -91,7 +91,7 @@ def _key(given: argparse.Namespace, seed: int | str, name: str) -> str:
 
 def measure(given: argparse.Namespace, seed: int, names: list[str], record: Record) -> None:
     """Record what each of these ways gives, with one seed."""
-    setting = load(given, seed=seed, limit=256 if given.smoke else None, batch_size=BATCH)
+    setting = load(given, seed=seed, batch_size=BATCH)
     dense, groups, data = setting
     scores = scores_by_name(dense, data.calibration, given.criterion, groups=groups)
     cost = setting.cost

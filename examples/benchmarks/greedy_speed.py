@@ -2,7 +2,7 @@
 
     python examples/benchmarks/greedy_speed.py --steps 3       # both sides at three steps of the search: minutes
     python examples/benchmarks/greedy_speed.py                 # and the whole literal search: an hour on one thread
-    python examples/benchmarks/greedy_speed.py --smoke         # few images, a small cut, no bound is asserted
+    python examples/benchmarks/greedy_speed.py --smoke         # ResNet-20, few images, a small cut, no bound
 
 The search is Algorithm 1: channels inside the blocks, ranked by L1, at least 1% of the MACs a step, down to half of
 them, each candidate judged by its accuracy on 1,000 images without training. The literal side masks one candidate after
@@ -77,14 +77,14 @@ class Timed:
 def main() -> None:
     parser = argparse.ArgumentParser(description="the greedy search, literally and in races")
     parser.add_argument("--steps", type=int, help="judge the candidates of so many steps literally, not all")
-    parser.add_argument("--smoke", action="store_true", help="few images, a small cut, no bound")
+    parser.add_argument("--smoke", action="store_true", help="a small network, few images, a small cut, no bound")
     add_arguments(parser, threads=1)
     given = parser.parse_args()
-    setting = load(given, limit=200 if given.smoke else None, batch_size=BATCH)
+    setting = load(given, batch_size=BATCH)
     network, groups, data = setting
     scores = scores_by_name(network, data.calibration, "l1", groups=groups)
     search = Search(setting, scores, "97%" if given.smoke else BUDGET)
-    print(f"resnet56, {len(groups)} groups, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}")
+    print(f"{setting.name}, {len(groups)} groups, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}")
     exact(search, images(data), 1 if given.smoke else given.steps, asserted=not given.smoke)
 
 

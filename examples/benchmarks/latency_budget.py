@@ -3,7 +3,7 @@
     python examples/benchmarks/latency_budget.py                            # both parts: an hour on one thread
     python examples/benchmarks/latency_budget.py --networks resnet56        # the first
     python examples/benchmarks/latency_budget.py --clock process            # on a machine that others use
-    python examples/benchmarks/latency_budget.py --smoke                    # few images, short timing, nothing asserted
+    python examples/benchmarks/latency_budget.py --smoke                    # ResNet-20, few images, no bound
 
 Part one: a trained ResNet-56 on CIFAR-10 as JPEG, channels inside the blocks, error curves of `reconstruction`, widths
 in multiples of 8. The latency is to be 60% of the dense network's at batch 1 on the CPU. The other side is the plan for
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--networks", nargs="*", default=list(names), choices=names)
     parser.add_argument("--clock", default="wall", choices=CLOCKS)
     parser.add_argument("--seconds", type=float, default=10.0, help="of timing for each figure")
-    parser.add_argument("--smoke", action="store_true", help="few images, short timing, no bound")
+    parser.add_argument("--smoke", action="store_true", help="a small network, few images, short timing, no bound")
     add_arguments(parser, threads=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -89,14 +89,14 @@ def main() -> None:
 
 def trained(given: argparse.Namespace, missed: list[str]) -> None:
     """ResNet-56: a budget of latency, the MACs that take as long, and both budgets together."""
-    setting = load(given, limit=60 if given.smoke else None)
+    setting = load(given)
     network, groups, data = setting
     curves = scores_by_name(network, data.calibration, "reconstruction", groups=groups)
 
     def search(costs: Any, budgets: Any) -> PruningPlan:
         return secateur.curve_plan(groups, curves, costs, budgets, round_to=ROUND_TO)
 
-    task = Task("resnet56", network, data.example, groups, search, given)
+    task = Task(setting.name, network, data.example, groups, search, given)
     dense = setting.accuracy(network)
     print(f"{task.name}: dense {dense:.2f}% of the held-out images")
     runs = spend(task, setting, missed)

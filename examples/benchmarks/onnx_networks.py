@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 import secateur
 from secateur import networks
+from secateur.networks.cifar_densenet import CifarDenseNet
 from secateur_onnx import check_parity, export
 
 NO_WAIT = {"init_weights": False}  # torchvision draws truncated normals for minutes
@@ -49,6 +50,7 @@ TORCHVISION = {
     "convnext_tiny": ({}, 64),
     "vit_b_16": ({"image_size": 32}, 32),
     "shufflenet_v2_x1_0": ({}, 64),
+    "shufflenet_v2_x0_5": ({}, 32),
 }
 OURS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
     "cifar_resnet20": (networks.resnet20, 3, 32),
@@ -56,10 +58,12 @@ OURS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
     "cifar_resnet110": (networks.resnet110, 3, 32),
     "cifar_vgg16_bn": (networks.vgg16_bn, 3, 32),
     "cifar_densenet40": (networks.densenet40, 3, 32),
+    "cifar_densenet16": (lambda: CifarDenseNet(16), 3, 16),
     "cifar_googlenet": (networks.googlenet, 3, 32),
     "digits_resnet": (networks.digits_resnet, 1, 8),
 }
-WHOLE = {"shufflenet_v2_x1_0": "Torch-Pruning cannot trace its channel shuffles"}
+WHOLE = dict.fromkeys(("shufflenet_v2_x1_0", "shufflenet_v2_x0_5"), "Torch-Pruning cannot trace its channel shuffles")
+SMALL = {"shufflenet_v2_x0_5", "cifar_densenet16"}  # alike a larger one, and only run where they are named
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 1e-2}
 
 
@@ -68,7 +72,8 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=[*TORCHVISION, *OURS], help="only these")
     parser.add_argument("--smoke", action="store_true", help="one small network")
     given = parser.parse_args()
-    names = ["cifar_resnet20"] if given.smoke else given.networks or [*TORCHVISION, *OURS]
+    usual = [name for name in (*TORCHVISION, *OURS) if name not in SMALL]
+    names = ["cifar_resnet20"] if given.smoke else given.networks or usual
     print(
         f"{'network':<20}{'':<8}{'format':<9}{'exporter':<12}{'opset':>5}{'file':>10}{'nodes':>7}{'batch norms':>12}"
         f"{'largest':>10}{'mean':>10}{'relative':>10}{'rounding':>10}{'top-1':>7}{'time':>8}"

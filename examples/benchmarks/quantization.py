@@ -55,8 +55,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.smoke:
         given.bits, given.prune_epochs, given.epochs = given.bits[-1:], 0, 0
-    setting = load(given, limit=200 if given.smoke else None)
-    print(f"resnet56, {given.threads} threads, load {os.getloadavg()[0]:.1f}")
+    setting = load(given)
+    print(f"{setting.name}, {given.threads} threads, load {os.getloadavg()[0]:.1f}")
     network = pruned(setting, given)
     scores = secateur.collect_scores(network, setting.data.calibration, "di", samples=200 if given.smoke else None)
     floats = sum(4 * p.numel() for p in network.parameters())
@@ -67,7 +67,7 @@ def main() -> None:
         uniform = uniform_bits(network, bits)
         size = quantized_bytes(network, uniform)
         tell(setting, network, f"{bits} bits, uniform", uniform, given)
-        for order in ORDERS:
+        for order in ORDERS[: 1 if given.smoke else None]:
             plan = mixed(network, scores, LEVELS[bits], size, order)
             name = f"{bits} bits, {LEVELS[bits][0]} and {LEVELS[bits][1]} by {'DI' if order == 'scores' else order}"
             assert tell(setting, network, name, plan, given) <= size, f"{name}: larger than uniform bits"

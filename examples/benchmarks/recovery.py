@@ -3,7 +3,7 @@
     python examples/benchmarks/recovery.py                     # 30%, 50% and 60% of the MACs less: minutes
     python examples/benchmarks/recovery.py --ways              # and what each part of compensation brings at 50% less
     python examples/benchmarks/recovery.py --epochs 1 2 5      # and what training makes of it at 50% less: half an hour
-    python examples/benchmarks/recovery.py --smoke             # few images, one budget, no bound is asserted
+    python examples/benchmarks/recovery.py --smoke             # ResNet-20, few images, one budget, no bound is asserted
 
 Every criterion chooses the channels of the same uniform widths; shown is the share of the 5,000 held-out images that is
 answered rightly: after the cut, with batch norm recalibrated on 2,000 training images, and compensated on 1,000.
@@ -45,14 +45,14 @@ def main() -> None:
     parser.add_argument("--criteria", nargs="*", default=list(CRITERIA))
     parser.add_argument("--ways", action="store_true", help="compare targets and layers, too")
     parser.add_argument("--epochs", type=int, nargs="*", default=[], help="train for so many epochs, too")
-    parser.add_argument("--smoke", action="store_true", help="few images, one budget, no bound")
+    parser.add_argument("--smoke", action="store_true", help="a small network, few images, one budget, no bound")
     add_arguments(parser)
     given = parser.parse_args()
     if given.smoke:
         given.budgets, given.criteria, given.epochs = given.budgets[:1], given.criteria[:1], given.epochs[:1]
-    setting = load(given, limit=200 if given.smoke else None)
+    setting = load(given)
     dense = setting.accuracy(setting.network)
-    print(f"resnet56, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}; dense: {dense:.2f}")
+    print(f"{setting.name}, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}; dense: {dense:.2f}")
     for budget in given.budgets:
         best, slowest = compare(setting, budget, given.criteria)
         curved = by_curves(setting, budget)

@@ -5,7 +5,7 @@
     python examples/benchmarks/search_quality.py --worths               # what a greedy search is best judged by
     python examples/benchmarks/search_quality.py --device cuda --precision bfloat16   # minutes
     python examples/benchmarks/search_quality.py --show                 # the table of what is recorded
-    python examples/benchmarks/search_quality.py --smoke                # few images, one criterion; nothing is asserted
+    python examples/benchmarks/search_quality.py --smoke                # ResNet-20, few images, one criterion, no bound
 
 For each criterion the budget is spent uniformly, by the greedy search (raw accuracy on 1,000 images, as published) and
 by the criterion's own error curves (`secateur.reconstruction_scores(order=...)` and `secateur.curve_plan`); `refined`
@@ -128,7 +128,9 @@ def main() -> None:
     )
     parser.add_argument("--part", type=part, default=(0, 1), help="K/N: every N-th row, from the K-th on")
     parser.add_argument("--show", action="store_true", help="measure nothing")
-    parser.add_argument("--smoke", action="store_true", help="few images, one criterion, nothing is asserted")
+    parser.add_argument(
+        "--smoke", action="store_true", help="a small network, few images, one criterion, nothing is asserted"
+    )
     add_arguments(parser)
     given = parser.parse_args()
     if given.smoke:
@@ -145,12 +147,14 @@ def main() -> None:
         names = [f"greedy {worth['measure']} {worth['recovery']}" for worth in WORTHS][: 1 if given.smoke else None]
         cells = [("l1", name, budget) for budget, name in itertools.product(given.budgets, names)]
         given.epochs = 0
-    print(f"resnet56, {given.threads} threads, load {os.getloadavg()[0]:.1f}", flush=True)
+    print(
+        f"{'resnet20' if given.smoke else 'resnet56'}, {given.threads} threads, load {os.getloadavg()[0]:.1f}",
+        flush=True,
+    )
     first, parts = given.part
     for epochs in sorted({0, given.epochs}):  # first what needs no training, for all of them
         for number in () if given.show else given.seeds:
-            limit, journals = 200 if given.smoke else None, place.with_suffix(".journals")
-            seed = Seed(number, load(given, seed=number, limit=limit), journals)
+            seed = Seed(number, load(given, seed=number), place.with_suffix(".journals"))
             if f"{number} dense" not in record.rows and first == 0:
                 record.put(f"{number} dense", "cut", seed.setting.accuracy(seed.setting.network))
             for cell in cells[first::parts]:

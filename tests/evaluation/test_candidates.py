@@ -158,7 +158,7 @@ def digits() -> tuple[nn.Module, Any, list[Batch]]:
     network = digits_resnet()
     fine_tune(network, list(zip(inputs[:512].split(64), labels[:512].split(64), strict=True)), epochs=3)
     network.eval()
-    held_out = list(zip(inputs[600:800].split(100), labels[600:800].split(100), strict=True))
+    held_out = list(zip(inputs[600:720].split(60), labels[600:720].split(60), strict=True))
     return network, channel_groups(network, inputs[:2]), held_out
 
 
@@ -170,7 +170,7 @@ def test_the_greedy_search_ends_in_the_plan_of_the_literal_one() -> None:
     cost = MacsCost(network, example, groups)
 
     def plan(evaluate: Evaluate) -> PruningPlan:
-        return greedy_plan(groups, scores, cost, "40%", evaluate, delta=0.05, round_to=1)
+        return greedy_plan(groups, scores, cost, "60%", evaluate, delta=0.05, round_to=1)
 
     literal, raced = plan(MaskedAccuracy(network, groups, batches)), plan(CandidateWorth(network, groups, batches))
     assert dict(raced.kept) == dict(literal.kept)

@@ -17,7 +17,8 @@ from networks_for_tests import (
     randomise_batch_norm,
 )
 from secateur.evaluation.forks import Beginning, Forks
-from secateur.networks import densenet40, googlenet, resnet20
+from secateur.networks import googlenet, resnet20
+from secateur.networks.cifar_densenet import CifarDenseNet
 from secateur.regression import reason_against, weight_rows, write_weight
 
 
@@ -47,7 +48,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "padded": ZeroPaddedShortcut,
     "in place": InPlace,
     "resnet20": resnet20,
-    "densenet40": densenet40,
+    "densenet16": lambda: CifarDenseNet(16),  # as DenseNet-40, with four layers a block instead of twelve
     "googlenet": googlenet,
 }
 
@@ -55,7 +56,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 @pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
 def test_a_resumed_run_is_a_whole_run(build: Callable[[], nn.Module]) -> None:
     network = randomise_batch_norm(build()).eval()
-    images = torch.randn(5, 3, 32, 32)
+    images = torch.randn(5, 3, 16, 16)
     forks = Forks(network, images[:3])
     names = [name for name, module in network.named_modules() if not reason_against(module)]
     names = names[:: max(1, len(names) // 8)]

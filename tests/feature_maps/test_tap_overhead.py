@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from started_for_tests import Started
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "benchmarks" / "tap_overhead.py"
 
 
 @pytest.mark.slow
-def test_the_benchmark_prints_a_ratio_for_each_network() -> None:
-    command = [sys.executable, str(SCRIPT), "--smoke", "--threads", "1"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
-    assert result.returncode == 0, result.stderr
-    assert re.findall(r"^(\w+) .* \d+\.\d{3} +\d+\.\d{3} to \d+\.\d{3}$", result.stdout, re.M) == [
+def test_the_benchmark_prints_a_ratio_for_each_network(tmp_path: Path) -> None:
+    code, printed, complained = Started(SCRIPT, "--smoke", "--threads", "1", folder=tmp_path, output=tmp_path).wait()
+    assert code == 0, complained
+    assert re.findall(r"^(\w+) .* \d+\.\d{3} +\d+\.\d{3} to \d+\.\d{3}$", printed, re.M) == [
         "resnet56",
         "resnet50",
     ]

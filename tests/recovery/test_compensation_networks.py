@@ -11,6 +11,7 @@ import pytest
 import torch
 import torchvision.models as zoo
 from torch import Tensor, nn
+from torchvision.models.vgg import VGG, make_layers
 from torchvision.models.vision_transformer import VisionTransformer
 
 import networks_for_tests
@@ -20,6 +21,7 @@ from secateur.channel_graph import Residual
 from secateur.channel_map import with_channel_maps
 from secateur.errors import SecateurWarning
 from secateur.feature_maps import tapped
+from secateur.networks.cifar_densenet import CifarDenseNet
 from secateur.networks.cifar_googlenet import CifarGoogLeNet
 from secateur.recovery import Compensation, compensate, recalibrate_batch_norm
 from secateur.regression import At
@@ -74,13 +76,22 @@ def vision_transformer() -> nn.Module:
     return model
 
 
+def narrow_vgg() -> nn.Module:
+    """torchvision's VGG, flattened at 7 x 7 into three linear layers, at an eighth of VGG-16's widths."""
+    widths: list[str | int] = [8, 8, "M", 16, 16, "M", 32, 32, 32, "M", 64, 64, 64, "M", 64, 64, 64, "M"]
+    model = VGG(make_layers(widths, batch_norm=True), num_classes=10, init_weights=False)
+    head = model.classifier
+    head[0], head[3], head[6] = nn.Linear(64 * 7 * 7, 64), nn.Linear(64, 64), nn.Linear(64, 10)
+    return model
+
+
 CASES: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "resnet18": (from_zoo("resnet18"), 32),
     "resnet50": (from_zoo("resnet50"), 32),
-    "vgg16_bn": (from_zoo("vgg16_bn", init_weights=False), 32),
+    "narrow vgg16_bn": (narrow_vgg, 32),
     "mobilenet_v2": (from_zoo("mobilenet_v2"), 32),
     "mobilenet_v3_large": (from_zoo("mobilenet_v3_large"), 32),
-    "densenet121": (from_zoo("densenet121"), 32),
+    "short densenet": (lambda: zoo.DenseNet(8, (3, 4, 6, 4), 16, num_classes=10), 32),
     "googlenet": (from_zoo("googlenet", init_weights=False, aux_logits=False), 32),
     "inception_v3": (from_zoo("inception_v3", init_weights=False, aux_logits=False), 75),
     "efficientnet_b0": (from_zoo("efficientnet_b0"), 32),
@@ -89,7 +100,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "convnext_tiny": (from_zoo("convnext_tiny"), 32),
     "vision transformer": (vision_transformer, 32),
     "CIFAR ResNet-20": (lambda: networks.resnet20(), 16),
-    "CIFAR DenseNet-40": (lambda: networks.densenet40(), 16),
+    "CIFAR DenseNet-16": (lambda: CifarDenseNet(16), 16),
     "CIFAR GoogLeNet": (CifarGoogLeNet, 16),
     "CIFAR VGG-16": (lambda: networks.vgg16_bn(), 32),
     "zero-padded shortcut": (ZeroPadded, 16),
@@ -100,7 +111,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], int]] = {
 }
 JOINT = [name for name in CASES if name != "vision transformer"]  # its width is written into its forward
 
-LARGE = ("vgg16_bn", "densenet121", "inception_v3")
+LARGE = ("inception_v3",)
 
 
 def built(name: str, images: int = 2) -> tuple[nn.Module, Tensor]:

@@ -22,7 +22,8 @@ from networks_for_tests import (
 from secateur import apply_plan, channel_groups, compensate, verify_pruning
 from secateur.channel_map import with_channel_maps
 from secateur.errors import ConfigError, DataError, PlanError
-from secateur.networks import densenet40, resnet20
+from secateur.networks import resnet20
+from secateur.networks.cifar_densenet import CifarDenseNet
 from secateur.records import PruningPlan
 from secateur.recovery import reconstruct
 
@@ -61,7 +62,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "flattened": PermutedFlatten,
     "zero-padded": lambda: with_channel_maps(ZeroPaddedShortcut().eval(), IMAGES[0][:2]),
     "resnet20": lambda: with_channel_maps(resnet20().eval(), IMAGES[0][:2]),
-    "densenet40": densenet40,
+    "densenet16": lambda: CifarDenseNet(16),  # as DenseNet-40, with four layers a block instead of twelve
 }
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +16,7 @@ from runs_for_tests import User, contents, results
 from secateur.errors import CheckpointError
 from secateur_cli import job, pipeline, planning, recovery, searching
 from secateur_cli.workspace import Workspace
+from started_for_tests import Started
 
 Finished = tuple[Path, dict[str, Any]]
 
@@ -253,7 +252,7 @@ def test_the_seconds_of_all_calls_are_added(user: User, tmp_path: Path, monkeypa
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL])
 def test_a_process_that_is_killed_is_continued(user: User, finished: Finished, tmp_path: Path, kind: int) -> None:
     output, dice = tmp_path / "run", random.Random(int(kind))
-    command = [sys.executable, "-m", "secateur_cli", "run", str(user.config), "--output", str(output)]
+    command = ("-m", "secateur_cli", "run", user.config, "--output", output)
 
     def stages() -> int:
         path = output / "run.json"
@@ -261,21 +260,21 @@ def test_a_process_that_is_killed_is_continued(user: User, finished: Finished, t
 
     killed = 0
     for wanted in (1, 3, 7):  # stages done when it is killed, or a little later
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = Started(*command, folder=tmp_path, output=tmp_path / "killed")
         before = stages()
         while process.poll() is None and stages() < max(wanted, before + 1):
             time.sleep(0.005)
         time.sleep(dice.uniform(0, 0.1))
-        process.send_signal(kind)
-        _, complained = process.communicate(timeout=60)
-        if process.returncode == 0:  # it was quicker
+        process.send(kind)
+        code, _, complained = process.wait(seconds=60)
+        if code == 0:  # it was quicker
             break
         killed += 1
-        assert process.returncode in {-kind, 130}  # to a shell, a death by SIGINT is 130 too
-        if process.returncode == 130:
+        assert code in {-kind, 130}  # to a shell, a death by SIGINT is 130 too
+        if code == 130:
             assert complained == "stopped; the same command continues where this one ended\n"
             assert [path for path in contents(output) if path.endswith(".tmp")] == []
     assert killed >= 2
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "continuing the run" in done.stdout
+    code, printed, complained = Started(*command, folder=tmp_path, output=tmp_path / "done").wait()
+    assert (code, "continuing the run" in printed) == (0, True), printed + complained
     assert_same_end(output, json.loads((output / "report.json").read_text()), finished)

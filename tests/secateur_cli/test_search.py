@@ -6,8 +6,6 @@ import json
 import random
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from secateur.checkpoint import load_plan
 from secateur.journal import Remembering
 from secateur.protocols import Kept, Worth
 from secateur_cli import pipeline, planning
+from started_for_tests import Started
 
 FILES = {"run.json", "plan.json", "stages/dense.safetensors", "stages/scores.json", "stages/plan.json"}
 GREEDY = ("plan.search=greedy", "plan.delta=0.02", "plan.round_to=1")
@@ -216,16 +215,16 @@ def test_candidates_are_worth_what_is_asked_for(user: User, tmp_path: Path, wort
 def test_a_search_that_is_killed_is_continued(user: User, searched: tuple[Path, str], tmp_path: Path) -> None:
     output, dice = tmp_path / "run", random.Random(4)
     changes = [word for setting in GREEDY for word in ("--set", setting)]
-    command = [sys.executable, "-m", "secateur_cli", "search", str(user.config), "--output", str(output), "--resume"]
-    journal, kills = output / "journal.sqlite", 0
-    while kills < 3:
-        process = subprocess.Popen([*command, *changes], stdout=subprocess.DEVNULL)
+    command = ("-m", "secateur_cli", "search", user.config, "--output", output, "--resume", *changes)
+    journal = output / "journal.sqlite"
+    for number in range(3):
+        process = Started(*command, folder=tmp_path, output=tmp_path / f"killed-{number}")
         while not journal.exists() and process.poll() is None:
             time.sleep(0.01)
-        time.sleep(dice.uniform(0, 0.2) if kills == 0 else dice.uniform(2, 6))  # it takes seconds to start
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        kills += 1
-    subprocess.run([*command, *changes], check=True, stdout=subprocess.DEVNULL)
+        time.sleep(dice.uniform(0, 0.2) if number == 0 else dice.uniform(0.1, 0.8))  # it takes some time to start
+        process.send(signal.SIGKILL)
+        process.wait(seconds=60)
+    code, printed, complained = Started(*command, folder=tmp_path, output=tmp_path / "done").wait()
+    assert code == 0, printed + complained
     assert (output / "plan.json").read_bytes() == (searched[0] / "plan.json").read_bytes()
     assert torch.equal(*(load_file(d / "stages/dense.safetensors")["first.weight"] for d in (output, searched[0])))

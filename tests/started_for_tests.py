@@ -1,0 +1,78 @@
+"""Scripts and commands in processes of their own that start at once: copies of one that has imported the packages.
+
+A new process takes seconds to import torch. Here one process, for all tests of a worker, imports it and no more, and
+forks whatever is started, which begins with a working directory, arguments and an environment of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import signal
+import sys
+from functools import cache
+from multiprocessing import context, get_context
+from multiprocessing.forkserver import ensure_running
+from pathlib import Path
+
+PRELOADED = ["secateur_cli.main", "secateur_onnx", "torchvision", "onnxscript", "torch.onnx", "sklearn.datasets"]
+
+
+@cache
+def _context() -> context.ForkServerContext:
+    server = get_context("forkserver")
+    server.set_forkserver_preload(PRELOADED)
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"  # a fork is safe where there are no other threads
+    try:
+        ensure_running()
+    finally:
+        os.environ.pop("OMP_NUM_THREADS") if before is None else os.environ.update(OMP_NUM_THREADS=before)
+    return server
+
+
+class Started:
+    """A script, or a module after `-m`, that runs in `folder`; what it prints and complains lies in two files."""
+
+    def __init__(self, *words: str | Path, folder: Path, output: Path) -> None:
+        output.mkdir(parents=True, exist_ok=True)
+        self._printed, self._complained = output / "printed", output / "complained"
+        environment = dict(os.environ) | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+        given = ([str(word) for word in words], str(folder), environment, str(self._printed), str(self._complained))
+        self._process = _context().Process(target=_work, args=given)
+        self._process.start()
+
+    def poll(self) -> int | None:
+        """Return the exit status, None while it runs, less than 0 for the signal that ended it."""
+        return self._process.exitcode
+
+    def send(self, kind: int) -> None:
+        """Send a signal, if it still runs."""
+        if self._process.pid is not None and self.poll() is None:
+            os.kill(self._process.pid, kind)
+
+    def wait(self, *, seconds: float = 280) -> tuple[int, str, str]:
+        """Return the exit status, what was printed and what was complained about."""
+        self._process.join(seconds)
+        code = self.poll()
+        if code is None:
+            self.send(signal.SIGKILL)
+            raise AssertionError(f"still running after {seconds:.0f} s: {self._printed.read_text(encoding='utf-8')}")
+        return code, *(path.read_text(encoding="utf-8") for path in (self._printed, self._complained))
+
+
+def _work(words: list[str], folder: str, environment: dict[str, str], printed: str, complained: str) -> None:
+    for path, number in ((printed, 1), (complained, 2)):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, number)
+        os.close(file)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    module = words[0] == "-m"
+    sys.argv[:] = words[1:] if module else words
+    sys.path.insert(0, folder if module else str(Path(words[0]).parent))
+    if module:
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    else:
+        runpy.run_path(words[0], run_name="__main__")
