@@ -322,3 +322,13 @@ def train_badly(rank: int, fault: str) -> Any:
     if fault == "network":
         return fine_tune(network(seed=rank), batches, across=dist.group.WORLD)
     return fine_tune(trained(), batches, epochs=3, across=dist.group.WORLD, **changes)
+
+
+def die_while_training(rank: int) -> Any:
+    """Process 1 ends after its third step, while the other waits for its part of the gradient."""
+
+    def step(done: int, _total: int) -> None:
+        if rank == 1 and done == 3:
+            os._exit(1)
+
+    return fine_tune(trained(), batches_of(rank, 2), epochs=9, across=dist.group.WORLD, on_step=step)

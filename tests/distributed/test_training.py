@@ -50,3 +50,10 @@ def test_all_hear_of_what_one_does_wrong_and_go_on(processes: Processes) -> None
         assert isinstance(error, DataError)
         assert "diverged" in str(error)
     assert processes.run(work.find_ranks) == [[0, 10], [0, 10]]
+
+
+def test_a_process_that_ends_is_missed(tmp_path: Path) -> None:
+    with Processes(tmp_path) as running:
+        error = running.run(work.die_while_training)[0]
+    assert isinstance(error, ProcessError), error
+    assert "another process has ended" in str(error)
