@@ -12,7 +12,7 @@ import re
 import shlex
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +27,7 @@ from secateur_nni.proxies import refuse_proxy
 
 try:
     import psutil
-    from nni.experiment import Experiment, ExperimentConfig, launcher
+    from nni.experiment import Experiment, ExperimentConfig, launcher, rest
     from nni.runtime import log
     from nni.tools.package_utils import AlgoMeta, get_algo_meta, register_algo_meta
 except ImportError as error:
@@ -128,6 +128,18 @@ def refuse_busy(port: int) -> None:
     with socket.socket() as test:
         if test.connect_ex(("127.0.0.1", port)) == 0:
             raise ConfigError(f"the port {port} is busy; choose another, or none, and a free one is taken")
+
+
+def is_running(record: Mapping[str, Any]) -> bool:
+    """Return whether the experiment that an experiment.json tells of still has its manager.
+
+    Example:
+        >>> is_running({"id": "none", "port": free_port()})
+        False
+    """
+    with suppress(Exception):  # whatever listens there, it is not the manager
+        return str(rest.get(int(record["port"]), "/experiment").get("id")) == record["id"]
+    return False
 
 
 def at_home(command: str) -> str:
