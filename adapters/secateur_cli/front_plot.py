@@ -10,6 +10,8 @@ from matplotlib.ticker import MaxNLocator
 from secateur_cli.plots import COLUMN, DENSE, PRUNED, drawn
 from secateur_cli.wording import amount
 
+NAMESPACES = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+
 
 def front_plot(
     points: Sequence[tuple[float, float]], front: Sequence[tuple[float, float]], *, cost: str, worth: str

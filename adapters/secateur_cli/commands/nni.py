@@ -105,10 +105,8 @@ def export(
         trials, _ = _read(folder)
         best = front(trials, cost=cost, worth=worth)
         if not best:
-            known = sorted({name for trial in trials for name in trial.metrics})
-            raise ConfigError(
-                f"no trial has found both {worth} and {cost}; there are {', '.join(known) or 'no results'}"
-            )
+            names = ", ".join(sorted({name for trial in trials for name in trial.metrics}))
+            raise ConfigError(f"no trial has found both {worth} and {cost}; there are {names or 'no results'}")
         write_text(folder / "trials.csv", table(trials, best=best))
         write_text(folder / "front.csv", table(best, best=best))
         written = ["trials.csv", "front.csv"]

@@ -138,7 +138,8 @@ def is_running(record: Mapping[str, Any]) -> bool:
         False
     """
     with suppress(Exception):  # whatever listens there, it is not the manager
-        return str(rest.get(int(record["port"]), "/experiment").get("id")) == record["id"]
+        found: str = rest.get(int(record["port"]), "/experiment").get("id")
+        return found == record["id"]
     return False
 
 
