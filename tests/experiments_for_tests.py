@@ -65,17 +65,18 @@ trainingService: {{platform: local}}
 """
 
 
-def nni_processes() -> dict[int, str]:
-    """Return NNI's managers, tuners and trials, and what the trials have started: process id -> command."""
+MARK = "SECATEUR_TEST"
+
+
+def processes_of(mark: str) -> dict[int, str]:
+    """Return the processes that were started with this mark in their environment: process id -> command."""
     found = {}
     for process in psutil.process_iter():
         try:
-            command, variables = " ".join(process.cmdline()), process.environ()
-        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
+                found[process.pid] = " ".join(process.cmdline())
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
-        ours = "NNI_EXP_ID" in variables or variables.get("SDK_PROCESS") == "dispatcher"
-        if ours or ("nni_node" in command and "main.js" in command):
-            found[process.pid] = command
     return found
 
 

@@ -15,8 +15,7 @@ from typing import Any
 from secateur.errors import ProcessError
 from secateur_nni.experiments.manager import Running, last_words
 from secateur_nni.experiments.results import OUT, Trial, join, write_trials
-from secateur_nni.experiments.setting import greedy_arguments
-from secateur_nni.experiments.tuner import SEARCH_FILE
+from secateur_nni.experiments.setting import search_file
 
 POLL = 0.5
 IDLE = 4.0  # seconds without a trial after which a tuner that has nothing more to try has ended
@@ -81,15 +80,6 @@ def follow(
 def read(experiment: Any) -> list[Trial]:
     """Return the trials of an experiment whose manager runs, each with the parameters that it really had."""
     return join(experiment.list_trial_jobs(), experiment.get_job_metrics())
-
-
-def search_file(config: Any) -> Path | None:
-    """Return where the search of a GreedyTuner says how far it is; None where the tuner is another."""
-    arguments = greedy_arguments(config)
-    if arguments is None:
-        return None
-    folder: Path = Path(config.canonical_copy().trial_code_directory)
-    return folder / str(arguments["output"]) / SEARCH_FILE
 
 
 def state_of(path: Path | None) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from typing import Any
 
 from secateur.errors import ConfigError, MissingDependencyError, ProcessError
 from secateur.files import write_json
+from secateur_nni.experiments.setting import search_file
 from secateur_nni.experiments.tuner import BUILTIN_NAME, GreedyTuner
 from secateur_nni.host import check_nnictl
 from secateur_nni.proxies import refuse_proxy
@@ -87,6 +88,8 @@ def running(config: ExperimentConfig, *, folder: str | Path, port: int | None = 
     else:
         refuse_busy(port)
     (folder / "home" / "nni-experiments").mkdir(parents=True, exist_ok=True)
+    if (said := search_file(config)) is not None:
+        said.unlink(missing_ok=True)  # of an earlier experiment
     config.experiment_working_directory = str(folder)
     if platform == "local":
         config.trial_command = at_home(str(config.trial_command))
@@ -138,8 +141,7 @@ def is_running(record: Mapping[str, Any]) -> bool:
         False
     """
     with suppress(Exception):  # whatever listens there, it is not the manager
-        found: str = rest.get(int(record["port"]), "/experiment").get("id")
-        return found == record["id"]
+        return bool(rest.get(int(record["port"]), "/experiment").get("id") == record["id"])
     return False
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from secateur.errors import ConfigError, MissingDependencyError
-from secateur_nni.experiments.tuner import BUILTIN_NAME, GreedyTuner
+from secateur_nni.experiments.tuner import BUILTIN_NAME, SEARCH_FILE, GreedyTuner
 
 try:
     from nni.experiment import ExperimentConfig
@@ -93,6 +93,21 @@ def greedy_arguments(config: ExperimentConfig) -> dict[str, Any] | None:
     if unknown:
         raise ConfigError(f"tuner.classArgs: {', '.join(unknown)}: unknown; allowed: {', '.join(known)}")
     return arguments
+
+
+def search_file(config: Any) -> Path | None:
+    """Return where the search of a GreedyTuner says how far it is; None where the tuner is another.
+
+    Example:
+        >>> from nni.experiment import AlgorithmConfig
+        >>> search_file(ExperimentConfig(tuner=AlgorithmConfig(name="TPE"))) is None
+        True
+    """
+    arguments = greedy_arguments(config)
+    if arguments is None:
+        return None
+    folder: Path = Path(config.canonical_copy().trial_code_directory)
+    return folder / str(arguments["output"]) / SEARCH_FILE
 
 
 def check_command(config: ExperimentConfig) -> None:

@@ -13,19 +13,20 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from threading import Thread
-from typing import Any
+from threading import Lock, Thread
+from typing import TYPE_CHECKING, Any
 
-from secateur.checkpoint import save_plan
-from secateur.errors import ConfigError, MissingDependencyError
-from secateur.files import write_json
-from secateur_nni.experiments.candidate_trials import CandidateTrials
 from secateur_nni.experiments.trials import named
 
 try:
     from nni.tuner import Tuner
 except ImportError as error:
+    from secateur.errors import MissingDependencyError
+
     raise MissingDependencyError(f'NNI 3.0 cannot be imported ({error}); pip install "secateur[nni]"') from error
+
+if TYPE_CHECKING:
+    from secateur_nni.experiments.candidate_trials import CandidateTrials
 
 SEARCH_FILE = "search.json"
 BUILTIN_NAME = "SecateurGreedy"
@@ -53,12 +54,12 @@ class GreedyTuner(Tuner):  # type: ignore[misc]  # NNI has no types
         retries, timeout, patience: see `CandidateTrials`.
         optimize_mode: "maximize" alone: larger is better, always.
 
-    Raises:
-        ConfigError: an import path that leads nowhere, or a number out of range.
+    What is wrong with the arguments, the search itself or its trials ends the search with the state "failed".
 
     Example:
-        >>> GreedyTuner.__module__
-        'secateur_nni.experiments.tuner'
+        >>> tuner = GreedyTuner("my_module:my_search", "out")
+        >>> tuner.generate_multiple_parameters([0, 1])
+        []
     """
 
     def __init__(
@@ -72,8 +73,6 @@ class GreedyTuner(Tuner):  # type: ignore[misc]  # NNI has no types
         patience: float | None = None,
         optimize_mode: str = "maximize",
     ) -> None:
-        if optimize_mode != "maximize":
-            raise ConfigError(f"optimize_mode is {optimize_mode!r}; a worth is larger where it is better: maximize")
         folder = code_directory(sys.argv)
         if folder is not None:
             os.chdir(folder)  # the dispatcher is a process of its own, begun among NNI's logs
@@ -81,47 +80,75 @@ class GreedyTuner(Tuner):  # type: ignore[misc]  # NNI has no types
         if home:
             os.environ["HOME"] = home
         self._output = Path(output).absolute()
-        self._output.mkdir(parents=True, exist_ok=True)
-        self._trials = CandidateTrials(retries=retries, timeout=timeout, patience=patience, on_worth=self._tell)
-        self._search, self._arguments = named(search), dict(arguments or {})
-        self._note("searching")
-        self._thread = Thread(target=self._run, daemon=True)
-        self._started = False
+        self._search, self._arguments = search, dict(arguments or {})
+        self._settings: dict[str, Any] = {"retries": retries, "timeout": timeout, "patience": patience}
+        self._optimize_mode = optimize_mode
+        self._lock = Lock()
+        self._trials: CandidateTrials | None = None
+        self._early: list[tuple[Sequence[int], Callable[..., Any]]] = []
+        self._thread: Thread | None = None
 
     def update_search_space(self, _search_space: Any) -> None:
         """Begin the search; the candidates are its own, whatever the search space says."""
-        if not self._started:
-            self._started = True
+        if self._thread is None:
+            self._thread = Thread(target=self._run, daemon=True)
             self._thread.start()
 
     def generate_multiple_parameters(
         self, parameter_id_list: Sequence[int], st_callback: Callable[..., Any] | None = None, **_given: Any
     ) -> list[dict[str, Any]]:
         """Return as many candidates as there are for these trials; the others are sent when there are more."""
-        return self._trials.requested(parameter_id_list, st_callback or (lambda *_: None))
+        send = st_callback or (lambda *_: None)
+        with self._lock:
+            if self._trials is None:
+                self._early.append((parameter_id_list, send))
+                return []
+        return self._trials.requested(parameter_id_list, send)
 
     def receive_trial_result(self, _parameter_id: int, _parameters: Any, value: Any, **_given: Any) -> None:
         """Take what a trial has found; which candidate it had, it says itself."""
-        self._trials.reported(value)
+        if self._trials is not None:
+            self._trials.reported(value)
 
     def trial_end(self, _parameter_id: int, _success: bool, **_given: Any) -> None:
         """Take note that one trial fewer is out; NNI does not know which."""
-        self._trials.ended()
+        if self._trials is not None:
+            self._trials.ended()
 
     def _run(self) -> None:
+        # NNI gives a tuner ten seconds to come up (core/tuner_command_channel.js); torch may take longer than that.
+        from secateur.checkpoint import save_plan
+        from secateur.errors import ConfigError
+        from secateur.files import write_json
+        from secateur_nni.experiments.candidate_trials import CandidateTrials
+
+        def note(state: str, **facts: Any) -> None:
+            write_json(self._output / SEARCH_FILE, {"state": state, **facts})
+
+        judged = 0
+
+        def tell(count: int) -> None:
+            nonlocal judged
+            judged = count
+            note("searching", judged=count)
+
         try:
-            plan = self._search(self._trials.judging, **self._arguments)
+            self._output.mkdir(parents=True, exist_ok=True)
+            note("searching", judged=0)
+            if self._optimize_mode != "maximize":
+                raise ConfigError(f"optimize_mode is {self._optimize_mode!r}; larger worths are better: maximize")
+            trials = CandidateTrials(**self._settings, on_worth=tell)
+            search = named(self._search)
+            with self._lock:
+                self._trials = trials
+                for ids, send in self._early:
+                    trials.requested(ids, send)
+            plan = search(trials.judging, **self._arguments)
             save_plan(plan, self._output)
         except BaseException as error:
-            self._note("failed", error=f"{type(error).__name__}: {error}")
+            note("failed", judged=judged, error=f"{type(error).__name__}: {error}")
             raise
-        self._note("done", plan=plan.fingerprint)
-
-    def _tell(self, judged: int) -> None:
-        self._note("searching", judged=judged)
-
-    def _note(self, state: str, **facts: Any) -> None:
-        write_json(self._output / SEARCH_FILE, {"state": state, "judged": self._trials.judged} | facts)
+        note("done", judged=judged, plan=plan.fingerprint)
 
 
 def code_directory(arguments: Sequence[str]) -> Path | None:

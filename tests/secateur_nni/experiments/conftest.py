@@ -8,17 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from experiments_for_tests import SEARCHING, WORTHS, nni_processes
+from experiments_for_tests import MARK, SEARCHING, WORTHS, processes_of
 
 
 @pytest.fixture(autouse=True)
-def _no_process_of_nni_is_left() -> Iterator[None]:
-    before = nni_processes().keys()
+def _no_process_of_nni_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whatever a test starts, managers, tuners, trials and their children, has the mark of the test."""
+    monkeypatch.setenv(MARK, str(tmp_path))
     yield
     deadline = time.monotonic() + 5
-    while (left := {pid: said for pid, said in nni_processes().items() if pid not in before}) and (
-        time.monotonic() < deadline
-    ):
+    while (left := processes_of(str(tmp_path))) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not left
 
