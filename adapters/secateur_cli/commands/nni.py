@@ -95,7 +95,7 @@ def status(
 def export(
     folder: Folder,
     cost: Annotated[str, typer.Option(help="The number of the results that should be small.")] = "macs",
-    worth: Annotated[str, typer.Option(help="The number that should be large.")] = "accuracy",
+    worth: Annotated[str, typer.Option(help="The number that should be large.")] = "validation_accuracy",
     trace: Trace = False,
 ) -> None:
     """Write what the trials found as trials.csv, front.csv and front.svg, and print the front."""

@@ -47,6 +47,7 @@ def follow(
     experiment, before = running.experiment, None
     greedy = search_file(running.experiment.config)
     begun = idle = time.monotonic()
+    done = 0.0
     while True:
         status, trials = experiment.get_status(), read(experiment)
         search = state_of(greedy)
@@ -57,7 +58,9 @@ def follow(
         if search.get("state") == "failed":
             raise ProcessError(f"the search failed: {search.get('error')}")
         if search.get("state") == "done":
-            return trials
+            done = done or time.monotonic()  # the last trial has reported, but may not have ended
+            if time.monotonic() - done > IDLE or not any(trial.status in OUT for trial in trials):
+                return trials
         if status == "ERROR":
             raise ProcessError(f"NNI's experiment failed{last_words(running.folder)}")
         if status in ("DONE", "STOPPED"):

@@ -99,3 +99,4 @@ def test_greedy_search_on_a_machine_reached_by_ssh(user: Path, sshd: tuple[int, 
     done = subprocess.run([sys.executable, "-c", command], cwd=user, capture_output=True, text=True, check=True)
     assert load_plan(user / "out").fingerprint == done.stdout.strip()
     assert {trial.status for trial in trials} == {"SUCCEEDED"}
+    assert all(trial.metrics for trial in trials)
