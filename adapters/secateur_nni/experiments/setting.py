@@ -24,6 +24,7 @@ KEYS = [
     *("trainingService", "nniManagerIp", "logLevel", "debug", "experimentWorkingDirectory", "sharedStorage"),
     *("tunerGpuIndices", "advisor", "useAnnotation", "experimentType"),
 ]
+BY_ROLE = ("kubeflow", "frameworkcontroller")  # training services whose roles have a command each
 NEEDED = ("trialCommand", "trialConcurrency", "tuner", "trainingService")
 
 
@@ -54,7 +55,9 @@ def load_experiment(path: str | Path) -> ExperimentConfig:
         hint = f"did you mean {near[0]!r}?" if near else f"allowed: {', '.join(KEYS)}"
         raise ConfigError(f"{path}: {unknown[0]}: unknown key; {hint}")
     given = {_plain(key) for key in settings}
-    missing = [key for key in NEEDED if _plain(key) not in given]
+    service = next((value for key, value in settings.items() if _plain(key) == "trainingservice"), None)
+    by_role = isinstance(service, dict) and service.get("platform") in BY_ROLE
+    missing = [key for key in NEEDED if _plain(key) not in given and not (by_role and key == "trialCommand")]
     if missing:
         raise ConfigError(f"{path}: {', '.join(missing)}: missing; it must be given")
     if not {"searchspace", "searchspacefile"} & given:
