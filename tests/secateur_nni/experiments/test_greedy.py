@@ -19,7 +19,7 @@ from secateur_nni.experiments.manager import running
 from secateur_nni.experiments.results import Trial, read_trials
 from secateur_nni.experiments.setting import load_experiment
 
-pytestmark = pytest.mark.nni
+pytestmark = [pytest.mark.nni, pytest.mark.timeout(600)]  # seconds on a machine with nothing else to do
 
 DIES_BEFORE_IT_ASKS = "test -e died || { touch died; exit 7; }; "
 IN_PROCESS = "import searching; print(searching.search(lambda worth, identity='': worth).fingerprint)"
@@ -38,7 +38,7 @@ def run(folder: Path, path: Path) -> tuple[list[Trial], list[Any]]:
         with urllib.request.urlopen(experiment.url, timeout=10) as page:
             assert page.status == 200
             assert b"<html" in page.read()
-        trials = follow(experiment, on_change=lambda _, search: heard.append(search), timeout=200)
+        trials = follow(experiment, on_change=lambda _, search: heard.append(search), timeout=500)
     return trials, heard
 
 

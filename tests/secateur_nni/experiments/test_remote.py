@@ -21,7 +21,7 @@ from secateur_nni.experiments.manager import free_port, running
 from secateur_nni.experiments.setting import load_experiment
 from secateur_nni.host import check_nnictl
 
-pytestmark = [pytest.mark.nni, pytest.mark.nni_long]
+pytestmark = [pytest.mark.nni, pytest.mark.nni_long, pytest.mark.timeout(600)]
 
 CONFIG = """
 Port {port}
@@ -94,7 +94,7 @@ def test_greedy_search_on_a_machine_reached_by_ssh(user: Path, sshd: tuple[int, 
     text = path.read_text(encoding="utf-8").replace("trainingService: {platform: local}", machine)
     path.write_text(text, encoding="utf-8")
     with running(load_experiment(path), folder=user / "experiment") as experiment:
-        trials = follow(experiment, timeout=240)
+        trials = follow(experiment, timeout=500)
     command = "import searching; print(searching.search(lambda worth, identity='': worth).fingerprint)"
     done = subprocess.run([sys.executable, "-c", command], cwd=user, capture_output=True, text=True, check=True)
     assert load_plan(user / "out").fingerprint == done.stdout.strip()
