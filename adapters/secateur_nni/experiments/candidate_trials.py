@@ -84,7 +84,6 @@ class CandidateTrials:
         self._counted: dict[str, int] = {}  # candidate -> its failures before it was last sent
         self._alive = self._given_up = self._stale = self._steps = self.judged = 0
         self._heard = time.monotonic()
-        self._stopped = False
 
     def requested(self, ids: Sequence[int], send: Send) -> list[dict[str, Any]]:
         """Return parameters for as many of the trials `ids` as there are candidates; the rest get theirs by `send`."""
@@ -114,12 +113,6 @@ class CandidateTrials:
             self._given_up = min(self._given_up, self._alive)
             self._changed.notify_all()
 
-    def stop(self) -> None:
-        """Let a search that waits end with an error."""
-        with self._changed:
-            self._stopped = True
-            self._changed.notify_all()
-
     def judging(self, evaluate: Evaluate, *, identity: str = "") -> Evaluate:
         """Return `evaluate`, judged in trials: a race whose candidates are all judged to the end.
 
@@ -133,7 +126,7 @@ class CandidateTrials:
         """Yield the number of each candidate and its worth, as they come.
 
         Raises:
-            EvaluationError: a candidate has failed in all of its trials, or the search was stopped.
+            EvaluationError: a candidate has failed in all of its trials, or no trial gives a sign of life.
         """
         with self._changed:
             self._steps += 1
@@ -165,8 +158,6 @@ class CandidateTrials:
         quiet: float | None = None
         with self._changed:
             while True:
-                if self._stopped:
-                    raise EvaluationError("the experiment was stopped before the search was finished")
                 new = [name for name in self._worths if name not in told]
                 if new:
                     self.judged += len(new)

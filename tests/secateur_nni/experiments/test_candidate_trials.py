@@ -167,13 +167,6 @@ def test_no_trial_at_all_is_told() -> None:
         trials.judging(worth)({"a": (0,)})
 
 
-def test_stop_ends_a_search_that_waits() -> None:
-    trials = CandidateTrials()
-    trials.stop()
-    with pytest.raises(EvaluationError, match="was stopped"):
-        trials.judging(worth)({"a": (0,)})
-
-
 def test_settings_are_those_of_the_evaluation() -> None:
     class Measured:
         def __init__(self) -> None:
