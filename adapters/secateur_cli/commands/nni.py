@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -59,6 +60,7 @@ def run(
                 advance(int(search.get("judged", 0)), 0)
 
         what = "trials" if arguments is None else "candidates"
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: NNI's processes must not stay
         with running(settings, folder=folder, port=port) as experiment:
             progress.say(f"NNI's web page: {experiment.url}")
             with progress.task(what) as advance:
