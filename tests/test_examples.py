@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -47,7 +48,10 @@ def test_no_script_is_left_untested() -> None:
         "03_score_on_several_processes.py",
         "04_deploy.py",
     ]
-    assert [path.name for path in sorted((EXAMPLES / "nni").glob("*.py"))] == ["01_pruners.py"]
+    assert [path.name for path in sorted((EXAMPLES / "nni").glob("*.py"))] == [
+        "01_pruners.py",
+        "02_experiment.py",
+    ]
 
 
 def test_prune_and_deploy(tmp_path: Path) -> None:
@@ -92,6 +96,52 @@ def test_nni_pruners(tmp_path: Path) -> None:
     share = re.search(r"^  (\d\d\.\d)% of the MACs in \d+ steps", printed, re.MULTILINE)
     assert share, printed
     assert float(share[1]) <= 50
+
+
+def nni_folder(tmp_path: Path) -> Path:
+    """Return a copy of examples/nni, so that nothing is written beside it."""
+    return Path(
+        shutil.copytree(EXAMPLES / "nni", tmp_path / "nni", ignore=shutil.ignore_patterns("runs", "__pycache__"))
+    )
+
+
+@pytest.mark.nni
+@pytest.mark.nni_long
+def test_nni_experiment_from_python(tmp_path: Path) -> None:
+    folder = nni_folder(tmp_path)
+    printed = run(folder / "02_experiment.py", "--smoke", folder=tmp_path)
+    assert re.search(r"^NNI's web page: http://localhost:\d+$", printed, re.MULTILINE), printed
+    assert re.search(r"^trial 0: \w+, {'default': [01]\.\d+, 'worth': [01]\.\d+}$", printed, re.MULTILINE), printed
+
+
+@pytest.mark.nni
+@pytest.mark.nni_long
+@pytest.mark.timeout(900)
+def test_nni_greedy_search_is_that_of_one_process(tmp_path: Path) -> None:
+    folder = nni_folder(tmp_path)
+    start = "from secateur_cli.main import app; app()"
+    command = [sys.executable, "-c", start]
+    for arguments in (["nni", "run", "greedy.yml"], ["search", "digits_run.yaml", "--output", "runs/here"]):
+        subprocess.run([*command, *arguments], cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True)
+    assert load_plan(folder / "runs/nni-greedy").to_json() == load_plan(folder / "runs/here").to_json()
+
+
+def test_nni_configurations_load() -> None:
+    from secateur_nni.experiments.setting import greedy_arguments, load_experiment
+
+    loaded = {}
+    for path in sorted((EXAMPLES / "nni").glob("*.yml")):
+        if path.name in ("greedy_tuner.yml", "remote.yml"):  # no experiment; names a key that is not on this machine
+            continue
+        loaded[path.name] = greedy_arguments(load_experiment(path))
+    assert [name for name, greedy in loaded.items() if greedy] == [
+        "greedy.yml",
+        "kubernetes.yml",
+        "resnet56_greedy.yml",
+    ]
+    assert loaded["tuning.yml"] is None
+    for path in (EXAMPLES / "nni").glob("*.yaml"):
+        assert load_config(path).plan.search == ("greedy",)
 
 
 def test_score_on_several_processes(tmp_path: Path) -> None:

@@ -15,9 +15,8 @@ import torch
 
 from secateur.installed import Packages
 from secateur_cli.failures import described
+from secateur_nni.proxies import is_proxied
 
-LOCALHOST = ("localhost", "127.0.0.1")
-PROXIES = ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
 TRIED = ("torchvision",)
 
 
@@ -81,17 +80,6 @@ def import_failures(modules: Sequence[str]) -> dict[str, str]:
         except Exception as error:  # a package that does not fit raises anything: torchvision a RuntimeError
             failures[name] = described(error)
     return failures
-
-
-def is_proxied(variables: Mapping[str, str]) -> bool:
-    """Return whether requests to localhost would go to a proxy, by the variables of the environment.
-
-    Example:
-        >>> is_proxied({"HTTP_PROXY": "proxy:80"}), is_proxied({"HTTP_PROXY": "proxy:80", "no_proxy": "localhost"})
-        (True, False)
-    """
-    exceptions = f"{variables.get('NO_PROXY', '')},{variables.get('no_proxy', '')}".replace(" ", "").split(",")
-    return any(variables.get(name) for name in PROXIES) and not {"*", *LOCALHOST} & set(exceptions)
 
 
 def _node() -> tuple[str, bool]:

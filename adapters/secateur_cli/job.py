@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import nn
 from secateur.errors import CheckpointError
 from secateur.evaluation import accuracy
 from secateur.files import replacing
-from secateur.protocols import CostModel
+from secateur.protocols import CostModel, Evaluate
 from secateur.records import ChannelGroups
 from secateur.training import Epoch, History, fine_tune
 from secateur.weights import tensors_of
@@ -26,6 +26,27 @@ from secateur_cli.schema import RunConfig, Search, TrainConfig
 from secateur_cli.workspace import Workspace
 
 CHECKPOINT = "stages/epochs.safetensors"
+
+
+class InTrials(Protocol):
+    """Where candidates are judged, if not here."""
+
+    def __call__(self, worth: Evaluate, *, identity: str = "") -> Evaluate:
+        """Return `worth`, judged elsewhere, of the network and the data that `identity` names."""
+        ...
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What others do with a search by evaluation.
+
+    Attributes:
+        in_trials: judges the candidates elsewhere; None: here.
+        on_step: called with each step of the search, also one that an earlier call has taken.
+    """
+
+    in_trials: InTrials | None = None
+    on_step: Callable[[Any], object] = lambda _step: None
 
 
 @dataclass
@@ -39,6 +60,7 @@ class Job:
         shallow: the plan that a search is to distil.
         facts: grows into the report.
         journal: the file in which the search keeps what it finds out.
+        hooks: what others do with the search as it goes.
     """
 
     config: RunConfig
@@ -53,6 +75,7 @@ class Job:
     shallow: Shallow | None
     facts: dict[str, Any]
     journal: str = "journal.sqlite"
+    hooks: Hooks = Hooks()
 
     @property
     def budgets(self) -> dict[str, str | int | float]:

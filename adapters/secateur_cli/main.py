@@ -1,4 +1,4 @@
-"""The command line: `secateur run`, `search`, `plan show`, `bench`, `doctor`."""
+"""The command line: `secateur run`, `search`, `plan show`, `nni run`, `bench`, `doctor`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from secateur_cli.commands import plan
+from secateur_cli.commands import nni, plan
 from secateur_cli.commands.bench import bench
 from secateur_cli.commands.doctor import doctor
 from secateur_cli.commands.run import run
@@ -22,6 +22,7 @@ app.command()(run)
 app.command()(search)
 app.command()(bench)
 app.add_typer(plan.app, name="plan")
+app.add_typer(nni.app, name="nni")
 app.command()(doctor)
 
 

@@ -21,7 +21,7 @@ from secateur.modes import evaluating
 from secateur.records import PruningPlan, ScoreTable
 from secateur.training import highest_filters
 from secateur_cli import planning
-from secateur_cli.job import Job
+from secateur_cli.job import Hooks, Job
 from secateur_cli.planning import choose_widths, score, train_dense
 from secateur_cli.preparation import prepare
 from secateur_cli.progress import Progress
@@ -38,7 +38,14 @@ FILES = planning.FILES | {
 
 
 def run_job(
-    config: RunConfig, search: Search, *, folder: Path, output: Path, progress: Progress, smoke: bool = False
+    config: RunConfig,
+    search: Search,
+    *,
+    folder: Path,
+    output: Path,
+    progress: Progress,
+    smoke: bool = False,
+    hooks: Hooks | None = None,
 ) -> dict[str, Any]:
     """Run every stage that the output folder does not hold yet, and return the report as plain data.
 
@@ -49,6 +56,7 @@ def run_job(
         output: the folder of the run; continued if it holds the same run.
         progress: shows what happens.
         smoke: recorded, so that a smoke run is never taken for a real one.
+        hooks: what others do with the search as it goes.
 
     Raises:
         SecateurError: anything that the stages refuse; what was finished stays, nothing is half-written.
@@ -58,6 +66,7 @@ def run_job(
     job = prepare(
         config, search, folder=folder, output=output, progress=progress, smoke=smoke, files=FILES, begun=begun
     )
+    job.hooks = hooks or job.hooks
     job.facts |= {"format": 1, "created": datetime.now(UTC).isoformat(timespec="seconds"), "smoke": smoke}
     machine = secateur_onnx.describe_machine(provider=config.onnx.provider).to_json()
     job.facts |= {"versions": versions(), "machine": machine | {"threads": torch.get_num_threads()}}

@@ -15,7 +15,7 @@ from secateur.scoring import scores_by_name
 from secateur.weights import load_weights
 from secateur_cli.costs import spending
 from secateur_cli.error_curves import CURVES, error_curves
-from secateur_cli.job import Job
+from secateur_cli.job import Hooks, Job
 from secateur_cli.latency import search_to_latency
 from secateur_cli.plan_record import plan_record
 from secateur_cli.preparation import prepare
@@ -28,7 +28,9 @@ SCORES = "stages/scores.json"
 FILES = {"training": (DENSE_WEIGHTS,), "scores": (SCORES,), "error curves": (CURVES,), "plan": (PLAN,)}
 
 
-def plan_job(config: RunConfig, search: Search, *, folder: Path, output: Path, progress: Progress) -> PruningPlan:
+def plan_job(
+    config: RunConfig, search: Search, *, folder: Path, output: Path, progress: Progress, hooks: Hooks | None = None
+) -> PruningPlan:
     """Find the plan of a run and stop there; the run itself goes on from the same folder.
 
     Args:
@@ -37,6 +39,7 @@ def plan_job(config: RunConfig, search: Search, *, folder: Path, output: Path, p
         folder: where relative paths and modules of the configuration are looked up.
         output: the folder of the run; continued if it holds the same run.
         progress: shows what happens.
+        hooks: what others do with the search as it goes.
 
     Raises:
         SecateurError: anything that the stages refuse; what was finished stays, nothing is half-written.
@@ -45,6 +48,7 @@ def plan_job(config: RunConfig, search: Search, *, folder: Path, output: Path, p
     job = prepare(
         config, search, folder=folder, output=output, progress=progress, smoke=False, files=FILES, begun=begun
     )
+    job.hooks = hooks or job.hooks
     try:
         train_dense(job)
         plan = choose_widths(job, score(job))

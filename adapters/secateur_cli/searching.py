@@ -9,20 +9,17 @@ from typing import Any
 
 from torch import nn
 
-from secateur.batches import rebatch
 from secateur.channel_graph import masked_scores
 from secateur.errors import SaturationWarning, ScoreError
-from secateur.evaluation import CandidateWorth
-from secateur.journal import Journal, identify
+from secateur.journal import Journal
 from secateur.protocols import Evaluate, Kept
 from secateur.records import PruningPlan, ScoreTable
 from secateur.scoring import scores_by_name
 from secateur.search import GreedyStep, RefineStep, curve_plan, greedy_plan, refine_plan, uniform_plan
 from secateur.search.budget import allowed_cost
 from secateur_cli.job import Job
+from secateur_cli.judge import judge_of
 from secateur_cli.prescribed import PRESCRIBED, Setting, prescribed_plan
-from secateur_cli.recovery import MEMORY, calibration_images
-from secateur_cli.schema import RecoverConfig
 
 WAYS = {"greedy": "greedy search, percent of the way", "refine": "swaps from the error curves, candidates"}
 Step = GreedyStep | RefineStep
@@ -108,25 +105,15 @@ def _rescoring(job: Job) -> tuple[str, Callable[[Kept], ScoreTable]]:
 def _judged(job: Job, scores: ScoreTable, find: Find) -> tuple[PruningPlan, list[dict[str, Any]]]:
     """Search by evaluation, with a journal in the folder of the run, from which a search that was stopped goes on."""
     config = job.config.plan
-    judged = list(rebatch(job.data.validation, None, samples=config.worth.images))
-    read = _calibration(job)
-    settings = config.model_dump(mode="json") | {"search": job.search, "criterion": job.config.score.criterion}
-    identity = identify(job.model, job.groups, [*judged, *read], seed=job.config.seed, settings=settings)
     with job.progress.waiting("preparing what the candidates have in common"):
-        evaluate = CandidateWorth(
-            job.model,
-            job.groups,
-            judged,
-            measure=config.worth.measure,
-            recovery=config.worth.recovery,
-            calibration=read or None,
-            samples=sum(len(inputs) for inputs, _ in read) or 1,
-            memory=MEMORY,
-        )
+        judge = judge_of(job.config, job.search, model=job.model, groups=job.groups, data=job.data)
+    evaluate: Evaluate = judge.evaluate
+    if job.hooks.in_trials is not None:
+        evaluate = job.hooks.in_trials(evaluate, identity=judge.name)
     steps: list[Step] = []
     made = 0
     with (
-        Journal.open(job.workspace.path(job.journal), identity) as journal,
+        Journal.open(job.workspace.path(job.journal), judge.identity) as journal,
         job.progress.task(WAYS[job.search]) as advance,
     ):
         if journal.evaluations:
@@ -142,6 +129,7 @@ def _judged(job: Job, scores: ScoreTable, find: Find) -> tuple[PruningPlan, list
         def decided(step: Step) -> None:
             journal.decided(step)
             steps.append(step)
+            job.hooks.on_step(step)
 
         journal.scores(job.config.score.criterion, lambda: scores)
         plan = find(journal.remembering(evaluate, on_worth=tell), decided, journal)
@@ -154,17 +142,6 @@ def _plain(step: Step) -> dict[str, Any]:
     facts = asdict(step)
     widths = facts.pop("widths", None) or {facts.pop("group"): facts.pop("width")}
     return {"group": ", ".join(widths), "width": ", ".join(map(str, widths.values())), **facts}
-
-
-def _calibration(job: Job) -> list[Any]:
-    """Return the images that the recovery of candidates reads: those that `recover` would by the same method."""
-    method, settings = job.config.plan.worth.recovery, job.config.recover
-    if method == "none":
-        return []
-    if settings.method != method:
-        settings = RecoverConfig(method=method)
-    samples = calibration_images(settings, job.data.example)
-    return list(rebatch(job.data.calibration, None, samples=samples))
 
 
 def _way(job: Job, steps: Sequence[Step]) -> tuple[int, int]:

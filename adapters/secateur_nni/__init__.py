@@ -5,6 +5,8 @@
     pruner.unwrap_model()
     pruned = apply_masks(model, masks, images)                  a smaller network
 
+Searches and whole runs as experiments of NNI: `secateur_nni.experiments`.
+
 NNI is imported when one of these names is first used, never by importing this package.
 """
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from secateur_nni.budget import BudgetPruner
     from secateur_nni.completion import complete_config_list
     from secateur_nni.evaluators import EvaluatorWorth, torch_evaluator
+    from secateur_nni.experiments.tuner import GreedyTuner
     from secateur_nni.feature_map_pruner import FeatureMapPruner
     from secateur_nni.host import check_nnictl
     from secateur_nni.pruners import DIPruner, HRankPruner
@@ -27,6 +30,7 @@ _HOMES = {
     "DIPruner": "pruners",
     "EvaluatorWorth": "evaluators",
     "FeatureMapPruner": "feature_map_pruner",
+    "GreedyTuner": "experiments.tuner",
     "HRankPruner": "pruners",
     "apply_masks": "removal",
     "check_nnictl": "host",
@@ -40,6 +44,7 @@ __all__ = [
     "DIPruner",
     "EvaluatorWorth",
     "FeatureMapPruner",
+    "GreedyTuner",
     "HRankPruner",
     "apply_masks",
     "check_nnictl",

@@ -1,0 +1,148 @@
+"""An experiment's YAML file: NNI's own keys, as `nnictl create --config` reads them, refused early and in words."""
+
+from __future__ import annotations
+
+import difflib
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from secateur.errors import ConfigError, MissingDependencyError
+from secateur_nni.experiments.tuner import BUILTIN_NAME, SEARCH_FILE, GreedyTuner
+
+try:
+    from nni.experiment import ExperimentConfig
+except ImportError as error:
+    raise MissingDependencyError(f'NNI 3.0 cannot be imported ({error}); pip install "secateur[nni]"') from error
+
+KEYS = [
+    *("experimentName", "trialCommand", "trialCodeDirectory", "trialConcurrency", "trialGpuNumber", "maxTrialNumber"),
+    *("maxExperimentDuration", "maxTrialDuration", "searchSpace", "searchSpaceFile", "tuner", "assessor"),
+    *("trainingService", "nniManagerIp", "logLevel", "debug", "experimentWorkingDirectory", "sharedStorage"),
+    *("tunerGpuIndices", "advisor", "useAnnotation", "experimentType"),
+]
+BY_ROLE = ("kubeflow", "frameworkcontroller")  # training services whose roles have a command each
+NEEDED = ("trialCommand", "trialConcurrency", "tuner", "trainingService")
+
+
+def load_experiment(path: str | Path) -> ExperimentConfig:
+    """Return NNI's configuration of an experiment from a YAML file; paths in it count from its folder.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ConfigError: the file is missing or no YAML, a key is unknown (with the nearest), missing, or has a value that
+            NNI refuses.
+
+    Example:
+        >>> import tempfile
+        >>> text = "trialCommand: python t.py\\ntrialConcurrency: 1\\nsearchSpace: {}\\ntuner: {name: Random}\\n"
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = Path(folder) / "experiment.yml"
+        ...     _ = file.write_text(text + "trainingService: {platform: local}\\n")
+        ...     load_experiment(file).trial_concurrency
+        1
+    """
+    path = Path(path)
+    settings = _read(path)
+    unknown = [key for key in settings if _plain(key) not in map(_plain, KEYS)]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], KEYS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"allowed: {', '.join(KEYS)}"
+        raise ConfigError(f"{path}: {unknown[0]}: unknown key; {hint}")
+    given = {_plain(key) for key in settings}
+    service = next((value for key, value in settings.items() if _plain(key) == "trainingservice"), None)
+    by_role = isinstance(service, dict) and service.get("platform") in BY_ROLE
+    missing = [key for key in NEEDED if _plain(key) not in given and not (by_role and key == "trialCommand")]
+    if missing:
+        raise ConfigError(f"{path}: {', '.join(missing)}: missing; it must be given")
+    if not {"searchspace", "searchspacefile"} & given:
+        raise ConfigError(f"{path}: searchSpace: missing; where the tuner has none, as GreedyTuner, write {{}}")
+    count = next(value for key, value in settings.items() if _plain(key) == "trialconcurrency")
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ConfigError(f"{path}: trialConcurrency: {count!r}: must be a whole number of at least 1")
+    try:
+        config = ExperimentConfig.load(path)
+        config.validate()
+    except Exception as error:  # NNI answers with bare assertions, type errors, attribute errors and others
+        what = f"{type(error).__name__}: {error}".rstrip(": ")
+        raise ConfigError(f"{path}: NNI refuses the configuration ({what})") from error
+    return config
+
+
+def greedy_arguments(config: ExperimentConfig) -> dict[str, Any] | None:
+    """Return the arguments of GreedyTuner in an experiment's configuration; None where its tuner is another.
+
+    Example:
+        >>> from nni.experiment import AlgorithmConfig
+        >>> config = ExperimentConfig(tuner=AlgorithmConfig(name="TPE"))
+        >>> greedy_arguments(config) is None
+        True
+    """
+    tuner = config.tuner
+    ours = f"{GreedyTuner.__module__}.{GreedyTuner.__name__}"
+    if tuner is None or (tuner.name != BUILTIN_NAME and tuner.class_name not in (ours, "secateur_nni.GreedyTuner")):
+        return None
+    arguments: dict[str, Any] = dict(tuner.class_args or {})
+    missing = [name for name in ("search", "output") if name not in arguments]
+    if missing:
+        raise ConfigError(f"tuner.classArgs: {' and '.join(missing)}: missing; {BUILTIN_NAME} needs search and output")
+    known = ("search", "output", "arguments", "retries", "timeout", "patience", "optimize_mode")
+    unknown = [name for name in arguments if name not in known]
+    if unknown:
+        raise ConfigError(f"tuner.classArgs: {', '.join(unknown)}: unknown; allowed: {', '.join(known)}")
+    return arguments
+
+
+def search_file(config: Any) -> Path | None:
+    """Return where the search of a GreedyTuner says how far it is; None where the tuner is another.
+
+    Example:
+        >>> from nni.experiment import AlgorithmConfig
+        >>> search_file(ExperimentConfig(tuner=AlgorithmConfig(name="TPE"))) is None
+        True
+    """
+    arguments = greedy_arguments(config)
+    if arguments is None:
+        return None
+    folder: Path = Path(config.canonical_copy().trial_code_directory)
+    return folder / str(arguments["output"]) / SEARCH_FILE
+
+
+def check_command(config: ExperimentConfig) -> None:
+    """Refuse a trialCommand whose program is not on this machine, where the trials run here.
+
+    Raises:
+        ConfigError: there is no such program: NNI would let every trial fail.
+
+    Example:
+        >>> check_command(ExperimentConfig("local", trial_command="python trial.py"))
+    """
+    platform = getattr(config.training_service, "platform", None)
+    program = str(config.trial_command).split()[0] if config.trial_command else ""
+    if platform == "local" and program.isidentifier() and shutil.which(program) is None:
+        raise ConfigError(f"trialCommand: {program!r} is not found on this machine")
+
+
+def _plain(key: Any) -> str:
+    return str(key).lower().replace("_", "")
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"no configuration file {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the configuration file {path} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = "" if mark is None else f", line {mark.line + 1}, column {mark.column + 1}"
+        raise ConfigError(f"{path}{where}: not YAML: {getattr(error, 'problem', error)}") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path}: must be a mapping with keys of NNI such as {', '.join(NEEDED)}")
+    return settings

@@ -1,0 +1,69 @@
+"""GreedyTuner under NNI's real manager: the plan of the in-process search, whatever happens to trials."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments_for_tests import write_experiment
+from secateur import load_plan
+from secateur.errors import ProcessError
+from secateur_nni.experiments.following import follow
+from secateur_nni.experiments.manager import running
+from secateur_nni.experiments.results import Trial, read_trials
+from secateur_nni.experiments.setting import load_experiment
+
+pytestmark = [pytest.mark.nni, pytest.mark.timeout(600)]  # seconds on a machine with nothing else to do
+
+DIES_BEFORE_IT_ASKS = "test -e died || { touch died; exit 7; }; "
+IN_PROCESS = "import searching; print(searching.search(lambda worth, identity='': worth).fingerprint)"
+
+
+def in_process(folder: Path) -> str:
+    """Return the fingerprint of the plan that the same search finds within one process."""
+    done = subprocess.run([sys.executable, "-c", IN_PROCESS], cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def run(folder: Path, path: Path) -> tuple[list[Trial], list[Any]]:
+    """Run an experiment as `secateur nni run` does; return its trials, and what was heard of the search."""
+    heard: list[Any] = []
+    with running(load_experiment(path), folder=folder / "experiment") as experiment:
+        with urllib.request.urlopen(experiment.url, timeout=10) as page:
+            assert page.status == 200
+            assert b"<html" in page.read()
+        trials = follow(experiment, on_change=lambda _, search: heard.append(search), timeout=500)
+    return trials, heard
+
+
+@pytest.mark.parametrize("concurrency", [pytest.param(1, marks=pytest.mark.nni_long), 2])
+def test_plan_is_that_of_the_search_in_one_process(user: Path, concurrency: int) -> None:
+    """One trial dies before it reads its parameters, one crashes, one hangs."""
+    path = write_experiment(user, "troubled", concurrency=concurrency, timeout=2, before=DIES_BEFORE_IT_ASKS)
+    home = {name: os.environ.get(name) for name in ("HOME", "NNI_CONFIG_DIR", "PATH")}
+    trials, heard = run(user, path)
+    plan = load_plan(user / "out")
+    assert plan.fingerprint == in_process(user)
+    assert dict(plan.widths) == {"a": 2, "b": 1, "c": 1}
+    assert sorted(trial.status for trial in trials).count("FAILED") == 3
+    assert heard[-1] == {"state": "done", "judged": plan.settings["evaluations"] + 1, "plan": plan.fingerprint}
+    assert {name: os.environ.get(name) for name in home} == home
+    for trial in trials:
+        if trial.metrics:
+            assert trial.parameters is not None
+            assert trial.result["candidate"] == trial.parameters["candidate"]
+    assert [trial.name for trial in read_trials(user / "experiment")] == [trial.name for trial in trials]
+
+
+@pytest.mark.nni_long
+def test_candidate_that_always_fails_ends_the_experiment(user: Path) -> None:
+    path = write_experiment(user, "hopeless", concurrency=2, retries=0)
+    with pytest.raises(ProcessError, match=r"failed in 1 trials.*MemoryError: no memory for \['[abc]'\]"):
+        run(user, path)
+    assert not (user / "out" / "plan.json").exists()

@@ -1,0 +1,161 @@
+"""An experiment's YAML file, and what would keep NNI from starting: refused at once, in words."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from secateur.errors import ConfigError, MissingDependencyError, ProcessError
+from secateur_nni.experiments import manager
+from secateur_nni.experiments.manager import free_port, last_words, refuse_busy, running
+from secateur_nni.experiments.setting import check_command, greedy_arguments, load_experiment
+
+WELL = """
+trialCommand: python trial.py
+trialConcurrency: 1
+searchSpace: {x: {_type: choice, _value: [1, 2]}}
+tuner: {name: TPE}
+trainingService: {platform: local}
+"""
+OURS = {"search": "a:b", "output": "out"}
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "experiment.yml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_paths_count_from_the_file(tmp_path: Path) -> None:
+    config = load_experiment(written(tmp_path, WELL))
+    assert Path(config.canonical_copy().trial_code_directory) == tmp_path
+    assert greedy_arguments(config) is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("trialConcurrency", "trialConcurency", "trialConcurency: unknown key; did you mean 'trialConcurrency'?"),
+        ("trialConcurrency: 1", "trialConcurrency: 0", "trialConcurrency: 0: must be a whole number of at least 1"),
+        ("trialConcurrency: 1", "trialConcurrency: yes", "trialConcurrency: True: must be a whole number"),
+        ("trialCommand: python trial.py", "", "trialCommand: missing; it must be given"),
+        ("searchSpace: {x: {_type: choice, _value: [1, 2]}}", "", "searchSpace: missing"),
+        ("{platform: local}", "{platform: nowhere}", "NNI refuses the configuration"),
+        ("{name: TPE}", "{nam: TPE}", "NNI refuses the configuration"),
+        ("{name: TPE}", "[", "line 7, column 1: not YAML"),
+        (WELL, "- 1", "must be a mapping with keys of NNI such as trialCommand"),
+    ],
+)
+def test_bad_files(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in WELL
+    with pytest.raises(ConfigError) as raised:
+        load_experiment(written(tmp_path, WELL.replace(old, new)))
+    assert message in str(raised.value)
+    assert "experiment.yml" in str(raised.value)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no configuration file"):
+        load_experiment(tmp_path / "none.yml")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"search": "a:b"}, "output: missing; SecateurGreedy needs search and output"),
+        (OURS | {"retry": 1}, "retry: unknown; allowed: search, output, arguments, retries"),
+    ],
+)
+def test_bad_arguments_of_the_tuner(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
+    config = load_experiment(written(tmp_path, WELL))
+    config.tuner.name, config.tuner.class_args = "SecateurGreedy", arguments
+    with pytest.raises(ConfigError, match=message):
+        greedy_arguments(config)
+
+
+def test_program_that_is_not_there(tmp_path: Path) -> None:
+    config = load_experiment(written(tmp_path, WELL.replace("python trial.py", "pythn trial.py")))
+    with pytest.raises(ConfigError, match="trialCommand: 'pythn' is not found on this machine"):
+        check_command(config)
+
+
+def start(folder: Path, **given: Any) -> None:
+    with running(load_experiment(written(folder, WELL)), folder=folder / "experiment", **given):
+        pytest.fail("it has started")
+
+
+def test_busy_port(tmp_path: Path) -> None:
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        port = busy.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"the port {port} is busy; choose another, or none"):
+            start(tmp_path, port=port)
+    assert not (tmp_path / "experiment").exists()
+
+
+@pytest.mark.parametrize("port", [0, -1, 70000])
+def test_ports_that_are_none(port: int) -> None:
+    with pytest.raises(ConfigError, match="it must be from 1 to 65534"):
+        refuse_busy(port)
+
+
+def test_proxy_that_swallows_localhost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy.invalid:80")
+    with pytest.raises(ConfigError, match=r"would go to the proxy of HTTP_PROXY.*export NO_PROXY=localhost"):
+        start(tmp_path)
+    assert not (tmp_path / "experiment").exists()
+
+
+def test_machines_elsewhere_need_pkg_resources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise MissingDependencyError("nnictl needs pkg_resources, and setuptools 84.2.1 has none")
+
+    monkeypatch.setattr(manager, "check_nnictl", refuse)
+    key = tmp_path / "key"
+    key.touch()
+    there = f"{{platform: remote, machineList: [{{host: there, user: me, sshKeyFile: {key}}}]}}"
+    text = WELL.replace("{platform: local}", there) + "nniManagerIp: 127.0.0.1\n"
+    with (
+        pytest.raises(MissingDependencyError, match="setuptools 84"),
+        running(load_experiment(written(tmp_path, text)), folder=tmp_path / "experiment"),
+    ):
+        pytest.fail("it has started")
+
+
+@pytest.mark.nni
+def test_manager_that_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manager, "STARTUP", 0)
+    monkeypatch.setattr(manager.launcher, "_start_rest_server", lambda *_: subprocess.Popen([sys.executable, "-c", ""]))
+    with pytest.raises(ProcessError, match="NNI's manager did not start: ConnectionError"):
+        start(tmp_path, port=free_port())
+
+
+def test_last_words_are_the_errors_of_the_logs(tmp_path: Path) -> None:
+    log = tmp_path / "abc" / "log" / "dispatcher.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("INFO well\nERROR one\nConfigError: two\nINFO well\n", encoding="utf-8")
+    assert last_words(tmp_path) == f"; its logs in {tmp_path} say: ERROR one / ConfigError: two"
+
+
+WITHOUT_NNI = """
+import sys
+sys.modules["nni"] = None
+from typer.testing import CliRunner
+from secateur_cli.main import app
+result = CliRunner().invoke(app, ["nni", "run", "experiment.yml"])
+print(result.exit_code, result.output)
+"""
+
+
+def test_without_nni_the_command_says_what_to_install() -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT_NNI], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("2 error: NNI 3.0 cannot be imported")
+    assert 'pip install "secateur[nni]"' in done.stdout
