@@ -76,6 +76,13 @@ def test_gates(names: dict[str, Any]) -> None:
     assert size(names["pruned"]) < size(names["model"])
 
 
+def test_fewer_bits(names: dict[str, Any], tmp_path: Path) -> None:
+    names["pruned"] = names["model"]
+    exec(blocks(naming="bit_plan("), names)
+    assert (tmp_path / "small.safetensors").stat().st_size <= 0.3e6
+    assert (tmp_path / "small.onnx").stat().st_size <= 0.35e6
+
+
 def test_in_nni(names: dict[str, Any]) -> None:
     pytest.importorskip("nni")
     model = names["model"]
@@ -86,7 +93,7 @@ def test_in_nni(names: dict[str, Any]) -> None:
 
 
 def test_every_block_is_run() -> None:
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 7
 
 
 def test_links_lead_somewhere() -> None:

@@ -60,8 +60,9 @@ def main() -> None:
     network = pruned(setting, given)
     scores = secateur.collect_scores(network, setting.data.calibration, "di", samples=200 if given.smoke else None)
     floats = sum(4 * p.numel() for p in network.parameters())
+    dense, left = setting.accuracy(setting.network), setting.accuracy(network)
     print(
-        f"pruned: {setting.accuracy(network):.2f}% of the held-out images, {floats:,} bytes of parameters", flush=True
+        f"dense: {dense:.2f}% of the held-out images; pruned: {left:.2f}%, {floats:,} bytes of parameters", flush=True
     )
     for bits in given.bits:
         uniform = uniform_bits(network, bits)
