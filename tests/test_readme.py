@@ -80,7 +80,7 @@ def test_fewer_bits(names: dict[str, Any], tmp_path: Path) -> None:
     names["pruned"] = names["model"]
     exec(blocks(naming="bit_plan("), names)
     assert (tmp_path / "small.safetensors").stat().st_size <= 0.3e6
-    assert (tmp_path / "small.onnx").stat().st_size <= 0.35e6
+    assert (tmp_path / "small.onnx").stat().st_size <= 0.4e6  # six bits take the type of eight there
 
 
 def test_in_nni(names: dict[str, Any]) -> None:
