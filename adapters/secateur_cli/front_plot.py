@@ -34,8 +34,8 @@ def front_plot(
         axes.plot([x for x, _ in front], [factor * y for _, y in front], linewidth=1, label="front", **PRUNED)
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(lambda value, _: amount(value))
-        axes.set_xlabel(cost)
-        axes.set_ylabel(f"{worth} (%)" if shares else worth)
+        axes.set_xlabel(_label(cost))
+        axes.set_ylabel(f"{_label(worth)} (%)" if shares else _label(worth))
         figure.legend(loc="outside upper right", ncols=2)
 
     said = "; ".join(f"{amount(x)} {factor * y:.4g}" for x, y in front)
@@ -43,3 +43,9 @@ def front_plot(
     return svg.replace(
         "<svg ", '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" ', 1
     )
+
+
+def _label(name: str) -> str:
+    """Return a metric's name as one writes it: "macs" as MACs, "latency_ms" as latency (ms)."""
+    text = {"macs": "MACs"}.get(name, name.replace("_", " "))
+    return f"{text.removesuffix(' ms')} (ms)" if text.endswith(" ms") else text
