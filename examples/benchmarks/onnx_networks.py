@@ -8,9 +8,9 @@ The weights are random, batch norm has gains of its own and statistics of the im
 around a colour each: what is shown is that files are complete and right, not that networks are good. Half of the
 channels of every group go. A file passes when onnx's checker accepts it (`export` insists), when no batch norm is left
 behind a convolution (DenseNets have theirs before it), and when its outputs are those of torch in the same format:
-within 1e-4 of the largest output, in float16 within 1e-2, or, where the network magnifies rounding more than that, three
-times as far as torch in that format is from torch in float64 (the column "rounding"). Deep networks with random weights
-magnify it a lot.
+within 1e-4 of the largest output, in float16 within 1e-2, or, where the network magnifies rounding more than that,
+three times as far as torch in that format is from torch in float64 (the column "rounding"). Deep networks with random
+weights magnify it a lot.
 """
 
 from __future__ import annotations
