@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from secateur.files import write_json
+from secateur.modes import placed
 from secateur.records import ScoreTable
 from secateur.scoring import reconstruction_scores
 from secateur_cli.job import Job
@@ -32,7 +33,8 @@ def error_curves(job: Job, scores: ScoreTable) -> ScoreTable | None:
         watched = job.progress.track(
             job.data.calibration, "error curves", total=math.ceil(samples / job.config.data.batch_size)
         )
-        found = reconstruction_scores(job.model, job.groups, watched, samples=samples, memory=MEMORY, order=scores)
+        with placed(job.config.device, job.model):
+            found = reconstruction_scores(job.model, job.groups, watched, samples=samples, memory=MEMORY, order=scores)
         write_json(job.workspace.path(CURVES), found.to_json())
         return {"images": found.settings["samples"]}
 

@@ -15,6 +15,7 @@ from torch import nn
 from secateur.errors import CheckpointError
 from secateur.evaluation import accuracy
 from secateur.files import replacing
+from secateur.modes import placed
 from secateur.protocols import CostModel, Evaluate
 from secateur.records import ChannelGroups
 from secateur.training import Epoch, History, fine_tune
@@ -107,7 +108,8 @@ class Job:
                 yield batch
 
         def measure() -> dict[str, Any]:
-            share = accuracy(model, counted())
+            with placed(self.config.device, model):
+                share = accuracy(model, counted())
             return {"stage": stage, "accuracy": share, "images": images}
 
         fact = self.once(f"accuracy: {stage}", measure)
@@ -125,6 +127,7 @@ class Job:
         settings: TrainConfig,
         title: str,
         *,
+        teacher: nn.Module | None = None,
         after_step: Callable[[], None] = lambda: None,
         **more: Any,
     ) -> dict[str, Any]:
@@ -147,14 +150,16 @@ class Job:
                 advance(done, total)
 
             def train() -> History:
-                return fine_tune(
-                    *(model, self.data.train.fresh(), self.data.validation),
-                    recipe=recipe,
-                    checkpoint=checkpoint,
-                    on_epoch=say,
-                    on_step=stepped,
-                    **more,
-                )
+                with placed(self.config.device, model, teacher):
+                    return fine_tune(
+                        *(model, self.data.train.fresh(), self.data.validation),
+                        recipe=recipe,
+                        teacher=teacher,
+                        checkpoint=checkpoint,
+                        on_epoch=say,
+                        on_step=stepped,
+                        **more,
+                    )
 
             try:
                 history = train()

@@ -10,6 +10,7 @@ from typing import Any
 from secateur.checkpoint import save_plan
 from secateur.criteria import known_criterion
 from secateur.files import write_json
+from secateur.modes import placed
 from secateur.records import PruningPlan, ScoreTable
 from secateur.scoring import scores_by_name
 from secateur.weights import load_weights
@@ -85,15 +86,16 @@ def score(job: Job) -> ScoreTable:
         samples = own if settings.samples is None else settings.samples
         total = math.ceil(samples / job.config.data.batch_size)
         watched = job.progress.track(job.data.calibration, f"scoring: {settings.criterion}", total=total)
-        table = scores_by_name(
-            job.model,
-            watched,
-            settings.criterion,
-            options=settings.options,
-            tap=settings.tap,
-            samples=settings.samples,
-            groups=job.groups,
-        )
+        with placed(job.config.device, job.model):
+            table = scores_by_name(
+                job.model,
+                watched,
+                settings.criterion,
+                options=settings.options,
+                tap=settings.tap,
+                samples=settings.samples,
+                groups=job.groups,
+            )
         write_json(job.workspace.path(SCORES), table.to_json())
         return {"seconds": time.monotonic() - begun}
 

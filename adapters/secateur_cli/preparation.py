@@ -53,6 +53,7 @@ def prepare(
 
     Raises: SecateurError: see `secateur_cli.pipeline.run_job`.
     """
+    check_device(config)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
@@ -92,6 +93,14 @@ def prepare(
     }
     build = network_factory(config.network, folder)
     return Job(config, search, workspace, progress, build, model, data, groups, costs, shallow, facts)
+
+
+def check_device(config: RunConfig) -> None:
+    """Refuse a device that torch does not find. Raises ConfigError."""
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "device: cuda: torch finds no CUDA device here; `secateur doctor` may say why. Or device: cpu"
+        )
 
 
 def run_settings(config: RunConfig, search: Search, *, folder: Path, smoke: bool) -> dict[str, Any]:

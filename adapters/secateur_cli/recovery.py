@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from secateur.errors import ConfigError, SecateurWarning
+from secateur.modes import placed
 from secateur.records import PruningPlan
 from secateur.recovery import compensate, recalibrate_batch_norm
 from secateur.weights import load_weights
@@ -34,7 +35,8 @@ def recover(job: Job, plan: PruningPlan, pruned: nn.Module) -> None:
 
     def work() -> dict[str, Any]:
         begun = time.monotonic()
-        found = _compensate(job, plan, pruned) if method == "compensate" else _recalibrate(job, pruned)
+        with placed(job.config.device, job.model, pruned):
+            found = _compensate(job, plan, pruned) if method == "compensate" else _recalibrate(job, pruned)
         job.keep(pruned, RECOVERED)
         return {"method": method, **found, "seconds": time.monotonic() - begun}
 

@@ -185,6 +185,11 @@ class RunConfig(Section):
     )
     seed: Annotated[int, Field(strict=True, ge=0)] = Field(default=0, description="seed of everything random")
     threads: Count | None = Field(default=None, description="threads of torch; null: its own choice")
+    device: Literal["cpu", "cuda"] = Field(
+        default="cpu",
+        description="where torch trains, scores, recovers and judges; counting, cutting and exporting stay on the cpu, "
+        "and onnx.provider says where the files are timed",
+    )
 
     @model_validator(mode="after")
     def _trained_once(self) -> Self:

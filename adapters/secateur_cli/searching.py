@@ -12,6 +12,7 @@ from torch import nn
 from secateur.channel_graph import masked_scores
 from secateur.errors import SaturationWarning, ScoreError
 from secateur.journal import Journal
+from secateur.modes import placed
 from secateur.protocols import Evaluate, Kept
 from secateur.records import PruningPlan, ScoreTable
 from secateur.scoring import scores_by_name
@@ -104,6 +105,11 @@ def _rescoring(job: Job) -> tuple[str, Callable[[Kept], ScoreTable]]:
 
 def _judged(job: Job, scores: ScoreTable, find: Find) -> tuple[PruningPlan, list[dict[str, Any]]]:
     """Search by evaluation, with a journal in the folder of the run, from which a search that was stopped goes on."""
+    with placed(job.config.device, job.model):
+        return _judged_in_place(job, scores, find)
+
+
+def _judged_in_place(job: Job, scores: ScoreTable, find: Find) -> tuple[PruningPlan, list[dict[str, Any]]]:
     config = job.config.plan
     with job.progress.waiting("preparing what the candidates have in common"):
         judge = judge_of(job.config, job.search, model=job.model, groups=job.groups, data=job.data)

@@ -34,6 +34,32 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
 
 
 @contextmanager
+def placed(device: str | torch.device, *models: nn.Module | None) -> Iterator[None]:
+    """Within the block, `models` lie on `device`; after it, on the devices that they were on before.
+
+    Args:
+        device: where to.
+        models: moved as a whole, with gradients; each is taken to lie on one device. None is passed over.
+
+    Cost: a copy of the parameters and buffers each way; nothing where they lie there already.
+
+    Example:
+        >>> net = nn.Linear(2, 3)
+        >>> with placed("cpu", net, None):
+        ...     device_of(net)
+        device(type='cpu')
+    """
+    before = [(model, device_of(model)) for model in models if model is not None]
+    try:
+        for model, _ in before:
+            model.to(device)
+        yield
+    finally:
+        for model, home in before:
+            model.to(home)
+
+
+@contextmanager
 def laid_out(model: nn.Module, layout: torch.memory_format | None) -> Iterator[None]:
     """Within the block, kernels (C_out, C_in, k, k) lie in memory as `layout` has it, if given; after it, as before.
 

@@ -1,0 +1,79 @@
+"""Where torch computes: every stage that reads images does so on the device of the run, and all else on the CPU."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from runs_for_tests import User
+from secateur.modes import device_of, placed
+from secateur_cli import error_curves, job, planning, preparation, recovery, searching
+
+
+def test_a_device_that_is_not_there_is_refused_before_anything_is_written(user: User, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    code, _, complained = user.command(tmp_path / "run", "device=cuda")
+    assert code == 2
+    assert "device: cuda: torch finds no CUDA device here" in " ".join(complained.split())
+    assert not (tmp_path / "run").exists()
+    code, _, complained = user.command(tmp_path / "run", "device=gpu")
+    assert code == 2
+    assert "device: 'gpu' is not allowed; allowed: 'cpu', 'cuda'" in " ".join(complained.split())
+
+
+@pytest.mark.filterwarnings("ignore:fewer rows than unknowns")
+def test_every_stage_that_reads_images_runs_there(user: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is placed is written down in place of being moved, since there may be no such device here."""
+    asked: list[tuple[str, int]] = []
+
+    def recording(stage: str) -> object:
+        @contextmanager
+        def record(device: str, *models: nn.Module | None) -> Iterator[None]:
+            assert device == "cuda"
+            asked.append((stage, sum(model is not None for model in models)))
+            yield
+
+        return record
+
+    monkeypatch.setattr(preparation, "check_device", lambda config: None)
+    for module in (job, planning, error_curves, searching, recovery):
+        monkeypatch.setattr(module, "placed", recording(module.__name__.rpartition(".")[2]))
+    changes = ("device=cuda", "fine_tune.distillation=0.5", "plan.greedy_from=80%")
+    user.call(tmp_path / "run", *changes, "plan.search=greedy", search="greedy")
+    assert asked == [
+        ("job", 1),  # trained
+        ("job", 1),  # dense, judged
+        ("planning", 1),  # scored
+        ("error_curves", 1),
+        ("searching", 1),
+        ("job", 1),  # channels removed, judged
+        ("recovery", 2),
+        ("job", 1),  # compensated, judged
+        ("job", 2),  # fine-tuned, with a teacher
+        ("job", 1),  # judged
+    ]
+
+
+def test_models_come_back_also_after_an_error() -> None:
+    net = nn.Linear(2, 2)
+    with pytest.raises(ZeroDivisionError), placed("cpu", net, None):
+        raise ZeroDivisionError
+    assert device_of(net).type == "cpu"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("search", ["curves", "greedy"])
+def test_a_run_on_cuda(user: User, tmp_path: Path, search: str) -> None:
+    extra = (f"plan.search={search}", "fine_tune.distillation=0.5")
+    report = user.call(tmp_path / "run", "device=cuda", *extra, search=search)  # type: ignore[arg-type]  # one of both
+    assert report["config"]["device"] == "cuda"
+    assert report["onnx"]["parity"]["passed"]
+    assert json.loads((tmp_path / "run/plan.json").read_text(encoding="utf-8"))["cost_after"] > 0
