@@ -14,8 +14,8 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from PIL import Image
 
+from images_for_tests import folder_of_images
 from secateur import WeightImportance, apply_plan, load_plan, load_pruned, prune, recalibrate_batch_norm
 from secateur.networks import digits_resnet
 from secateur_cli.config import load_config
@@ -279,17 +279,6 @@ def test_resnet56_on_cifar10(shared: Path, tmp_path: Path) -> None:
     assert report["onnx"]["parity"]["passed"]
     assert report["onnx"]["parity"]["top1_agreement"] == 1.0
     assert (tmp_path / "out" / "report.html").stat().st_size > 10_000
-
-
-def folder_of_images(folder: Path, *, each: int, seed: int) -> Path:
-    """Write `each` noisy PNG images of two colours, one folder a class."""
-    random = np.random.default_rng(seed)
-    for name, colour in (("red", (200, 40, 40)), ("blue", (40, 40, 200))):
-        (folder / name).mkdir(parents=True)
-        for number in range(each):
-            pixels = np.clip(random.normal(colour, 40, size=(72, 80, 3)), 0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / name / f"{number}.png")
-    return folder
 
 
 @pytest.mark.slow

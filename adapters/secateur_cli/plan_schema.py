@@ -191,6 +191,11 @@ class PlanConfig(Section):
     exponent: Annotated[Number, Field(ge=0)] = Field(
         default=1.0, description="cross_layer: by which power of a layer's cost its weights are divided"
     )
+    unit_cost: Literal["layers", "block"] = Field(
+        default="layers",
+        description="cross_layer: that cost: layers, of those that make the channels; block: also of those that read "
+        "them, as published for residual networks",
+    )
     residual: Literal["joint", "skip", "mask"] = Field(
         default="joint",
         description="joint: layers that a shortcut sums are pruned together; skip: they stay as they are; mask: each "

@@ -96,7 +96,8 @@ def prescribed_plan(search: Search, config: PlanConfig, scores: ScoreTable, give
     """Return the plan of one of the searches `PRESCRIBED`.
 
     Rates are never rounded to `round_to`: they state the widths. Those with a name round as the published code does.
-    By cross_layer each group is a unit, with the weights of the layers that make its channels, and their cost.
+    By cross_layer each group is a unit, with the weights of the layers that make its channels, and their cost or, by
+    `unit_cost: block`, also that of the layers that read them.
 
     Raises:
         SecateurError: as the search; errors about its own keys begin with their names.
@@ -122,7 +123,7 @@ def prescribed_plan(search: Search, config: PlanConfig, scores: ScoreTable, give
     return cross_layer_plan(
         *arguments,
         weights={name: _weights(given.model, group) for name, group in given.groups.items()},
-        unit_costs={name: _cost(given.model, group, layers) for name, group in given.groups.items()},
+        unit_costs={name: _cost(given.model, group, layers, config) for name, group in given.groups.items()},
         exponent=config.exponent,
         round_to=config.round_to,
         min_keep=config.min_keep,
@@ -146,8 +147,11 @@ def _by_rates(config: PlanConfig, scores: ScoreTable, given: Setting) -> Pruning
         raise ConfigError(f"plan.rates: {error}") from error
 
 
-def _cost(model: nn.Module, group: ChannelGroup, layers: Mapping[str, LayerRecord]) -> float:
-    """Return what the layers that make a group's channels cost, by `convolution_cost`."""
+def _cost(model: nn.Module, group: ChannelGroup, layers: Mapping[str, LayerRecord], config: PlanConfig) -> float:
+    """Return what a group's unit costs, by `convolution_cost`."""
+    members = {member.layer for member in group.producers}
+    if config.unit_cost == "block":
+        members |= {member.layer for member in group.members if member.role == "consumer"}
     return sum(
         convolution_cost(
             layer.inputs // layer.groups,
@@ -156,7 +160,7 @@ def _cost(model: nn.Module, group: ChannelGroup, layers: Mapping[str, LayerRecor
             positions=round(layer.positions),
             bias=model.get_submodule(layer.name).bias is not None,
         )
-        for layer in (layers[member.layer] for member in group.producers)
+        for layer in (layers[name] for name in sorted(members))
     )
 
 

@@ -129,6 +129,42 @@ def test_resnet50() -> None:
     assert (thop_cost(model, x, {})({}) + 50 * 2048) / 1e6 == pytest.approx(4113.56, abs=0.005)
 
 
+@pytest.mark.parametrize(("network", "side", "millions"), [("resnet18", 224, 1814.07), ("mobilenet_v2", 224, 300.77)])
+def test_imagenets_smaller_networks(network: str, side: int, millions: float) -> None:
+    """In DI's table ResNet-18 keeps 1.04 G, 42.5% less, so 1.81 G; AutoPruner prints 300.79 M for MobileNetV2."""
+    pytest.importorskip("torchvision")
+    model = torchvision_network(network, classes=1000)
+    assert MacsCost(model, torch.zeros(1, 3, side, side), {})({}) / 1e6 == pytest.approx(millions, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("network", "left", "removed"),
+    [
+        (resnet56, {"macs": 57.9, "parameters": 0.41}, {"macs": 53.7, "parameters": 51.8}),
+        (resnet56, {"macs": 49.7, "parameters": 0.43}, {"macs": 60.2, "parameters": 50.0}),
+        (resnet110, {"macs": 112, "parameters": 0.75}, {"macs": 55.7, "parameters": 56.4}),
+        (resnet110, {"macs": 100, "parameters": 0.83}, {"macs": 60.5, "parameters": 51.7}),
+    ],
+)
+def test_percentages_of_di_are_of_our_networks(
+    network: Callable[[], nn.Module], left: dict[str, float], removed: dict[str, float]
+) -> None:
+    """DI's tables: MACs as they are, parameters rounded to ten thousand."""
+    model = network()
+    macs, parameters = MacsCost(model, IMAGE, {})({}), sum(p.numel() for p in model.parameters())
+    assert 100 * (1 - left["macs"] * 1e6 / macs) == pytest.approx(removed["macs"], abs=0.3)
+    assert 100 * (1 - left["parameters"] * 1e6 / parameters) == pytest.approx(removed["parameters"], abs=0.6)
+
+
+def test_the_vgg_of_di_is_the_one_of_nineteen_layers() -> None:
+    """91 M and 1.21 M left are 77.2% and 94.0% less: of 399 M and 20 M, not of the 313 M and 15 M of VGG-16."""
+    torchvision = pytest.importorskip("torchvision")
+    features = torchvision.models.vgg19_bn(weights=None).features
+    model = nn.Sequential(features, nn.Flatten(), nn.Linear(512, 10))
+    assert 91e6 / MacsCost(model, IMAGE, {})({}) == pytest.approx(1 - 0.772, abs=0.001)
+    assert 1.21e6 / sum(p.numel() for p in model.parameters()) == pytest.approx(1 - 0.940, abs=0.0005)
+
+
 def test_vgg16_of_autopruner() -> None:
     pytest.importorskip("torchvision")
     model = torchvision_network("vgg16", classes=1000)

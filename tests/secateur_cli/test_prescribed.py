@@ -11,7 +11,7 @@ import torch
 from runs_for_tests import User, give
 from secateur.channel_graph import channel_groups
 from secateur.checkpoint import load_plan
-from secateur.cost import hrank_cost
+from secateur.cost import MacsCost, hrank_cost
 from secateur.errors import ConfigError
 from secateur.files import write_json
 from secateur.networks import resnet56
@@ -139,3 +139,20 @@ def test_a_run_by_stated_rates_ends_in_a_report_that_says_so(user: User, tmp_pat
     assert [group["kept"] for group in report["plan"]["groups"]] == [4, 8]
     assert "rates plan" in said
     assert "stated share" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_unit_of_a_residual_network_costs_its_block() -> None:
+    """As published, but for the stem, which the published constants count with the first block."""
+    model, example = resnet56().eval(), torch.zeros(1, 3, 32, 32)
+    groups = channel_groups(model, example, residual="skip")
+    scores = ScoreTable({name: torch.arange(float(group.width)) for name, group in groups.items()})
+    setting = Setting(model, example, groups, [MacsCost(model, example, groups)], {"macs": "50%"}, None)
+    found = {}
+    for unit_cost in ("layers", "block"):
+        given = {"search": "cross_layer", "residual": "skip", "unit_cost": unit_cost, "budget": {"macs": "50%"}}
+        plan = prescribed_plan("cross_layer", PlanConfig.model_validate(given), scores, setting)
+        costs = list(plan.settings["unit_costs"].values())
+        found[unit_cost] = [cost / costs[0] for cost in costs]
+    published = [0.9052] * 9 + [0.67278] + [0.89297] * 8 + [0.66667] + [0.88685] * 8
+    assert found["block"] == pytest.approx([cost / 0.9052 for cost in published], abs=1e-5)
+    assert found["layers"][9] == 0.5
