@@ -29,11 +29,13 @@ from torch import Tensor, nn
 from secateur.errors import ConfigError, DataError, ProcessError
 from secateur.modes import structure_of, weights_hash
 
-if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup  # which torch may have been built without
-
 T = TypeVar("T")
-Across: TypeAlias = "ProcessGroup | None"
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+    Across: TypeAlias = ProcessGroup | None
+else:  # torch may have been built without process groups
+    Across = dist.ProcessGroup | None if dist.is_available() else None
 """The processes that find something together; None for this one alone."""
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 from secateur.errors import NetworkError
 from secateur.records import ChannelGroup
 
 
-class Stage(NamedTuple):
+@dataclass(frozen=True, order=True)
+class Stage:
     """Where a group stands: in which stage, from 1, and whether it is inside its blocks or their residual stream.
 
     Example:

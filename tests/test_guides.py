@@ -1,0 +1,140 @@
+"""The pages of examples/guides: their code runs, their commands parse, links lead somewhere, the reference builds."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from guides_for_tests import GUIDES, PAGES, ROOT, blocks, reader
+from secateur_cli.config import load_config
+
+WALKED = "new_criterion.md"  # its blocks are files and parts of files
+SHOWN = [page for page in GUIDES if page.name != WALKED and any(kind == "python" for kind, _ in blocks(page))]
+
+
+@pytest.mark.parametrize("page", SHOWN, ids=lambda page: page.stem)
+@pytest.mark.filterwarnings("ignore:fewer rows than unknowns")
+def test_what_a_page_shows_runs(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Block after block in one session; a block of text behind one of Python is what that prints."""
+    if page.stem == "nni":
+        pytest.importorskip("nni")
+    monkeypatch.chdir(tmp_path)
+    names = reader() | {"train": lambda *_, **__: None, "loss": torch.nn.functional.cross_entropy}
+    printed = ""
+    for language, code in blocks(page):
+        if language == "python":
+            exec(compile(code, page.name, "exec"), names)
+            printed = capsys.readouterr().out
+        elif language == "text":
+            assert printed == code
+
+
+def test_the_pages_with_code_are_these() -> None:
+    assert [page.stem for page in SHOWN] == ["deployment", "nni", "numbers", "python", "torch_pruning"]
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.stem)
+def test_commands_name_files_and_keys_that_exist(page: Path) -> None:
+    for command in re.findall(r"^\$ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE):
+        words = shlex.split(command)
+        if words[:2] != ["secateur", "run"]:
+            continue
+        changes = [words[at + 1] for at, word in enumerate(words) if word == "--set"]
+        load_config(ROOT / words[2], overrides=changes)
+
+
+def anchors(page: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text(encoding="utf-8")):
+        name, _, anchor = target.partition("#")
+        there = (page.parent / name).resolve() if name else page
+        assert there.exists(), target
+        assert not anchor or anchor in anchors(there), target
+
+
+def test_every_page_is_found_from_the_index_and_from_the_readme() -> None:
+    index = (ROOT / "examples/guides/README.md").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for page in GUIDES:
+        assert page.name == "README.md" or f"({page.name})" in index
+        assert f"(examples/guides/{page.name}" in readme
+
+
+def test_a_criterion_is_added_as_its_page_says(tmp_path: Path) -> None:
+    """On a copy of the plugin: one file, one row, and the contract of all criteria holds for it, doctest included."""
+    page = ROOT / "examples/guides" / WALKED
+    file, row = (code for kind, code in blocks(page) if kind == "python")
+    where = re.findall(r"`plugin/(secateur/criteria/\w+\.py)`", page.read_text(encoding="utf-8"))
+    assert where == ["secateur/criteria/peak.py", "secateur/criteria/__init__.py"]
+    shutil.copytree(ROOT / "plugin" / "secateur", tmp_path / "secateur", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / where[0]).write_text(file, encoding="utf-8")
+
+    imported, _, entry = row.partition("\n\nCRITERIA = {\n")
+    text = (tmp_path / where[1]).read_text(encoding="utf-8")
+    first = "from secateur.criteria.compact_fusion"
+    known = re.search(r"^CRITERIA: .*\n    \{\n", text, re.MULTILINE)
+    assert known is not None
+    text = text[: known.end()] + f"    {entry.removesuffix('}' + chr(10))}" + text[known.end() :]
+    text = text.replace(first, f"{imported}\n{first}", 1).replace("__all__ = [\n", '__all__ = [\n    "Peak",\n', 1)
+    (tmp_path / where[1]).write_text(text, encoding="utf-8")
+
+    contract = shutil.copy(ROOT / "tests/criteria/test_criterion_contract.py", tmp_path)
+    options = ("-q", "-p", "no:cacheprovider", "--doctest-modules", "-k", "peak", "--rootdir", str(tmp_path))
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, contract, str(tmp_path / where[0])],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path), "PATH": "", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    passed = re.search(r"(\d+) passed", done.stdout)
+    assert passed is not None
+    assert int(passed[1]) >= 25, "the contract, and the example of the docstring"
+
+
+# --- the API reference ------------------------------------------------------------------------------------------------
+
+
+def reference_command() -> list[str]:
+    (command,) = re.findall(r"^\$ (python .*pdoc.*)$", (ROOT / "examples/guides/README.md").read_text("utf-8"), re.M)
+    return shlex.split(command)
+
+
+def test_the_reference_covers_every_room() -> None:
+    rooms = {
+        f"secateur.{path.parent.name}"
+        for path in (ROOT / "plugin/secateur").glob("*/__init__.py")
+        if getattr(importlib.import_module(f"secateur.{path.parent.name}"), "__all__", None)
+    }
+    assert rooms - {"secateur.regression"} <= set(reference_command())
+
+
+def test_the_reference_builds_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("pdoc")
+    command = [sys.executable, *reference_command()[1:]]
+    command[command.index("api")] = str(tmp_path / "api")
+    try:
+        importlib.import_module("nni")
+    except ImportError:
+        command.remove("secateur_nni")  # whose names are imported when they are asked for
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "HRankImportance" in (tmp_path / "api/secateur.html").read_text(encoding="utf-8")
+    assert (tmp_path / "api/secateur/search.html").is_file()
