@@ -21,7 +21,7 @@ SHOWN = [page for page in GUIDES if page.name != WALKED and any(kind == "python"
 
 
 @pytest.mark.parametrize("page", SHOWN, ids=lambda page: page.stem)
-@pytest.mark.filterwarnings("ignore:fewer rows than unknowns")
+@pytest.mark.filterwarnings("ignore:fewer rows than unknowns", "ignore:hrank gives more than a quarter")
 def test_what_a_page_shows_runs(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -138,3 +138,39 @@ def test_the_reference_builds_without_a_warning(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "HRankImportance" in (tmp_path / "api/secateur.html").read_text(encoding="utf-8")
     assert (tmp_path / "api/secateur/search.html").is_file()
+
+
+SOURCES = sorted([*ROOT.glob("plugin/**/*.py"), *ROOT.glob("adapters/**/*.py")])
+
+
+def test_every_work_that_is_cited_is_named_in_the_same_file() -> None:
+    for path in SOURCES:
+        text = path.read_text(encoding="utf-8")
+        cited = set(re.findall(r"\[([A-Z][A-Za-z]+(?:\d{4})?)\]_", text))
+        assert cited <= set(re.findall(r"^\s*(?:\.\. )?\[(\w+)\]_? ", text, re.MULTILINE)), path
+
+
+def resolves(name: str) -> bool:
+    """Whether a dotted name leads from a module to something; fields of a class count."""
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        try:
+            found: object = importlib.import_module(".".join(parts[:length]))
+        except ImportError:
+            continue
+        for part in parts[length:]:
+            if part in getattr(found, "__annotations__", {}):
+                return True
+            if not hasattr(found, part):
+                return False
+            found = getattr(found, part)
+        return True
+    return False
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *PAGES], ids=lambda path: str(path.relative_to(ROOT)))
+def test_names_in_backticks_exist(path: Path) -> None:
+    if "secateur_nni" in path.parts or path.name == "nni.md":
+        pytest.importorskip("nni")
+    names = set(re.findall(r"`(secateur(?:_\w+)?(?:\.\w+)+)(?=[`(])", path.read_text(encoding="utf-8")))
+    assert [name for name in sorted(names) if not resolves(name)] == []

@@ -22,7 +22,7 @@ def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return reader() | {"tp": tp}
 
 
-@pytest.mark.filterwarnings("ignore:fewer rows than unknowns")
+@pytest.mark.filterwarnings("ignore:fewer rows than unknowns", "ignore:hrank gives more than a quarter")
 def test_ten_lines(names: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     exec(BLOCKS[0].replace("model = ...", "").replace("loader = ...", ""), names)
     assert "batch 32" in capsys.readouterr().out
