@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import importlib
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,18 +104,29 @@ class Photographs:
         """
         if augment is None:
             return self.decode(idx).to(torch.float32) / 255.0
-        transforms = require("torchvision.transforms")
-        change = transforms.Compose([transforms.RandomResizedCrop(self.size), transforms.RandomHorizontalFlip()])
+        transforms, functional = require("torchvision.transforms"), require("torchvision.transforms.functional")
+        crop, at = transforms.RandomResizedCrop(self.size), idx.tolist()
         with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's global generator
             torch.manual_seed(int(torch.randint(2**62, (1,), generator=augment)))
-            return torch.stack([_to_tensor(change(self._open(i))) for i in idx.tolist()]).to(torch.float32) / 255.0
+            drawn = [(crop.get_params(self._shape(i), crop.scale, crop.ratio), bool(torch.rand(1) < 0.5)) for i in at]
+
+        def changed(position: int, how: tuple[tuple[int, int, int, int], bool]) -> Tensor:
+            box, mirrored = how
+            image = functional.resized_crop(self._open(position), *box, [self.size, self.size])
+            return _to_tensor(functional.hflip(image) if mirrored else image)
+
+        return torch.stack(_in_threads(changed, at, drawn)).to(torch.float32) / 255.0
 
     def decode(self, idx: Tensor) -> Tensor:
         """Return images (n, 3, size, size) without augmentation, uint8."""
         transforms = require("torchvision.transforms")
         fit = transforms.Compose([transforms.Resize(self.size * 256 // 224), transforms.CenterCrop(self.size)])
-        opened = (self._open(i) for i in idx.tolist())
-        return torch.stack([_to_tensor(im if im.size == (self.size, self.size) else fit(im)) for im in opened])
+
+        def fitted(position: int) -> Tensor:
+            image = self._open(position)
+            return _to_tensor(image if image.size == (self.size, self.size) else fit(image))
+
+        return torch.stack(_in_threads(fitted, idx.tolist()))
 
     def kept(self) -> Pixels | Photographs:
         """Return the images decoded for good if they are small (32x32: 3 KiB each), else these."""
@@ -121,11 +134,21 @@ class Photographs:
             return self
         return Pixels(self.decode(torch.arange(len(self))), self.labels)
 
+    def _shape(self, position: int) -> Tensor:
+        """Return an empty tensor (0, H, W) of the image's size, which is read without decoding it."""
+        with self._readable(position) as image:
+            return torch.empty(0, image.height, image.width)
+
     def _open(self, position: int) -> Any:
+        with self._readable(position) as image:
+            return image.convert("RGB")
+
+    @contextmanager
+    def _readable(self, position: int) -> Iterator[Any]:
         source, pillow = self.sources[position], require("PIL.Image")
         try:
             with pillow.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-                return image.convert("RGB")
+                yield image
         except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
             raise DataError(f"image {self.names[position]} cannot be decoded: {error}") from error
 
@@ -151,6 +174,15 @@ def crop_and_flip(pixels: Tensor, generator: Generator, *, padding: int = PADDIN
     padded = pad(pixels, (padding,) * 4).permute(0, 2, 3, 1)
     picked = padded[torch.arange(N)[:, None, None], rows[:, :, None], columns[:, None, :]]
     return picked.permute(0, 3, 1, 2)
+
+
+def _in_threads(work: Callable[..., Tensor], *arguments: Iterable[Any]) -> list[Tensor]:
+    """Return `work` of each of the arguments, in order, by as many threads as torch has: decoding lets others run."""
+    threads = torch.get_num_threads()
+    if threads == 1:
+        return list(map(work, *arguments))
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(work, *arguments))
 
 
 def _to_tensor(image: Any) -> Tensor:

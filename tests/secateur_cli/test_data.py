@@ -7,6 +7,7 @@ import io
 import pickle
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,31 @@ def test_large_images_are_decoded_on_access_and_augmented_by_the_seed(tmp_path: 
     assert rows(load(config).train) == first
     assert rows(data.calibration) == rows(data.calibration)
     assert data.example.shape == (2, 3, 72, 72)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_photographs_are_augmented_as_torchvision_does_it_whatever_the_threads(threads: int) -> None:
+    from torchvision import transforms
+
+    sources = [encoded((150 + 9 * k, 120), (0, 0, 0), noise=k) for k in range(6)]
+    photographs = Photographs(sources, [f"{k}.png" for k in range(6)], torch.zeros(6), 70)
+    rule = transforms.Compose(
+        [transforms.RandomResizedCrop(70), transforms.RandomHorizontalFlip(), transforms.PILToTensor()]
+    )
+    torch.manual_seed(int(torch.randint(2**62, (1,), generator=torch.Generator().manual_seed(5))))
+    expected = [rule(Image.open(io.BytesIO(source)).convert("RGB")) for source in sources]
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        found = photographs.read(torch.arange(6), augment=torch.Generator().manual_seed(5))
+        broken = replace(photographs, sources=[*sources[:5], b"no image"])
+        with pytest.raises(DataError, match=r"image 5\.png cannot be decoded"):
+            broken.read(torch.arange(6), augment=torch.Generator())
+        with pytest.raises(DataError, match=r"image 5\.png cannot be decoded"):
+            broken.decode(torch.arange(6))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found, torch.stack(expected) / 255.0)
 
 
 def test_shared_archives(shared: Path) -> None:
