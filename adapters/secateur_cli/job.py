@@ -127,7 +127,6 @@ class Job:
         settings: TrainConfig,
         title: str,
         *,
-        teacher: nn.Module | None = None,
         after_step: Callable[[], None] = lambda: None,
         **more: Any,
     ) -> dict[str, Any]:
@@ -150,11 +149,10 @@ class Job:
                 advance(done, total)
 
             def train() -> History:
-                with placed(self.config.device, model, teacher):
+                with placed(self.config.device, model, more.get("teacher")):
                     return fine_tune(
                         *(model, self.data.train.fresh(), self.data.validation),
                         recipe=recipe,
-                        teacher=teacher,
                         checkpoint=checkpoint,
                         on_epoch=say,
                         on_step=stepped,
