@@ -64,7 +64,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> str:
 def config_of(path: Path, images: str, *more: str) -> RunConfig:
     """Return a smoke run of a configuration on these images and on the CPU, with weights that mean nothing."""
     on_imagenet = path.stem.startswith("imagenet")
-    changes = ["device=cpu", f"data={{{images}, image_size: {224 if on_imagenet else 32}}}", *more]
+    size = "image_size: 224, limit: 8" if on_imagenet else "image_size: 32"
+    changes = ["device=cpu", f"data={{{images}, {size}}}", *more]
     if on_imagenet:
         changes.append("network.arguments.weights=null")
     return load_config(path, overrides=changes).smoke()
