@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -26,23 +25,8 @@ from secateur_nni.completion import Selection, completed
 from secateur_nni.config_list import Setting
 from secateur_nni.evaluators import torch_evaluator
 from secateur_nni.host import own_pruner, traced_sgd
+from secateur_nni.known_pruners import OWN_PRUNERS, READS_IMAGES, check_own_pruner
 from secateur_nni.removal import plan_of_masks
-
-OWN_PRUNERS: Mapping[str, str] = MappingProxyType(
-    {
-        "l1": "L1NormPruner",
-        "l2": "L2NormPruner",
-        "fpgm": "FPGMPruner",
-        "taylor": "TaylorPruner",
-        "slim": "SlimPruner",
-    }
-)
-"""Name -> NNI's class."""
-
-READS_IMAGES = frozenset({"taylor", "slim"})
-UNSUITED: Mapping[str, str] = MappingProxyType(
-    {"level": "it masks single weights, no channels", "movement": "it learns masks while it trains for many epochs"}
-)
 
 
 @dataclass(frozen=True)
@@ -57,25 +41,6 @@ class OwnChoice:
 
     kept: Kept
     metrics: ScoreTable
-
-
-def check_own_pruner(name: str, options: Mapping[str, Any]) -> None:
-    """Refuse a name or options that `own_choice` does not take; NNI need not be installed for that.
-
-    Raises:
-        ConfigError: an unknown name, one that masks no channels (with the reason), or an option that it does not have.
-
-    Example:
-        >>> check_own_pruner("slim", {"training_steps": 20})
-    """
-    if name in UNSUITED:
-        raise ConfigError(f"NNI's pruner {name!r} cannot be compared here: {UNSUITED[name]}")
-    if name not in OWN_PRUNERS:
-        raise ConfigError(f"NNI has no pruner {name!r} here; allowed: {', '.join(OWN_PRUNERS)}")
-    known = {"taylor": {"training_steps"}, "slim": {"training_steps", "regular_scale"}}.get(name, set())
-    if strange := sorted(set(options) - known):
-        takes = ", ".join(sorted(known)) or "none"
-        raise ConfigError(f"{OWN_PRUNERS[name]} of NNI has no option {strange[0]!r}; it takes {takes}")
 
 
 def own_choice(
