@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args, overload
+from typing import Annotated, Any, TypeVar, get_args, get_origin, overload
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -161,7 +161,8 @@ def _section(steps: list[str], kind: type[BaseModel]) -> tuple[type[BaseModel], 
         field = model.model_fields.get(step)
         if field is None:
             break
-        inner = [t for t in (field.annotation, *get_args(field.annotation)) if _is_model(t)]
+        bare = [get_args(t)[0] if get_origin(t) is Annotated else t for t in get_args(field.annotation)]
+        inner = [t for t in (field.annotation, *bare) if _is_model(t)]
         if not inner:
             return model, steps[: depth + 1] + [s for s in steps[depth + 1 :] if s.isdigit()]
         model = inner[0]

@@ -63,8 +63,8 @@ def _verdict(found: Mapping[str, Any], blocks: Mapping[tuple[str, str], Sequence
         if rows[0]["accuracy"][stage]:
             leads[rows[0]["house"]] += 1
     total = sum(leads.values())
-    said = ", ".join(f"one of {house} in {count}" for house, count in leads.items() if count)
-    lines = [f"Of {total} tables, a criterion leads ({stage}) {said}."] if total else []
+    said = ", ".join(f"{house}'s in {count}" for house, count in leads.items() if count)
+    lines = [f"Of {total} tables, a criterion of {said} leads ({stage})."] if total else []
     waiting = [line for line in missing(found) if line.endswith("not measured yet.")]
     return [*lines, *waiting]
 
@@ -98,16 +98,13 @@ def _block(number: int, budget: str, search: str, rows: Sequence[Any], found: Ma
         f"{budget}, {search}",
         text=[*text, *alike[:1]],
         figures=[Figure(figure, "Bars are 95% t-intervals over seeds.")],
-        tables=[Table([*header, "ties at the cut"], [_table_row(row, found, batches) for row in rows])],
+        tables=[Table([*header, "ties"], [_table_row(row, found, batches) for row in rows])],
     )
 
 
 def _table_row(row: Mapping[str, Any], found: Mapping[str, Any], batches: Sequence[str]) -> list[str]:
     dense = found["dense"]
-    costs = [
-        NONE if row[k] is None else f"{amount(row[k]['value'])} ({percent(row[k]['value'] / dense[k])})"
-        for k in ("macs", "parameters")
-    ]
+    costs = [NONE if row[k] is None else percent(row[k]["value"] / dense[k]) for k in ("macs", "parameters")]
     speeds = [
         NONE if not row["speed"] else "{ratio:.2f} ({lower:.2f} to {upper:.2f})".format(**row["speed"][b])
         for b in batches
@@ -176,6 +173,5 @@ def _how(found: Mapping[str, Any]) -> Section:
         ["versions", as_text(found["versions"])],
         ["machine", as_text(found["machine"])],
     ]
-    plan = {key: value for key, value in found["config"]["plan"].items() if key not in ("budget", "search")}
-    config = yaml.safe_dump({**found["config"], "plan": plan}, sort_keys=False, allow_unicode=True)
+    config = yaml.safe_dump(found["given"], sort_keys=False, allow_unicode=True)
     return Section("how", "How it was done", text, tables=[Table(["", ""], facts)], code=config)

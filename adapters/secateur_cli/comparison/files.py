@@ -33,6 +33,7 @@ def described(setting: Setting, found: Mapping[str, Any], *, command: str, smoke
         "command": command,
         "smoke": smoke,
         "config": setting.config.model_dump(mode="json"),
+        "given": setting.config.given(),
         "network": {"build": setting.config.network.build, "skipped": dict(setting.groups.skipped)},
         "data": dict(setting.data.describe),
         "versions": versions() | rival_versions(),

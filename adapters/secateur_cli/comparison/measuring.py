@@ -7,7 +7,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ from secateur.records import PruningPlan, ScoreTable
 from secateur.recovery import compensate, recalibrate_batch_norm
 from secateur.training import highest_filters
 from secateur_cli.comparison.cells import DENSE, Cell, latency_name
-from secateur_cli.comparison.scoring import scores_for, seeded
+from secateur_cli.comparison.scoring import scores_for
 from secateur_cli.comparison.setting import Setting, trained
+from secateur_cli.job import seed_everything
 from secateur_cli.recovery import MEMORY
 
 
@@ -43,7 +44,7 @@ def measure(setting: Setting, journal: Journal, cell: Cell, plan: PruningPlan) -
     work = _Work(setting, journal, cell, plan)
     found = {}
     for stage in setting.config.compare.stages:
-        find = partial(seeded, cell.seed, getattr(work, stage.replace("-", "_")))
+        find: Callable[[], dict[str, Any]] = getattr(work, stage.replace("-", "_"))
         found[str(stage)] = float(journal.fact(cell.accuracy(stage, plan.kept), find)["accuracy"])
     if setting.config.compare.latency:
         journal.fact(latency_name(plan.widths), lambda: _timed(setting, work.cut_network))
@@ -51,7 +52,7 @@ def measure(setting: Setting, journal: Journal, cell: Cell, plan: PruningPlan) -
 
 
 class _Work:
-    """The networks of a cell, each made when it is first needed."""
+    """The networks of a cell, each made when it is first needed, from the cell's seed: a stop changes none of them."""
 
     def __init__(self, setting: Setting, journal: Journal, cell: Cell, plan: PruningPlan) -> None:
         self.setting, self.journal, self.cell, self.plan = setting, journal, cell, plan
@@ -65,14 +66,15 @@ class _Work:
 
     @cached_property
     def recalibrated_network(self) -> nn.Module:
-        network = copy.deepcopy(self.cut_network)
-        recalibrate_batch_norm(network, self.data.calibration, samples=self.setting.images("recalibrate"))
+        network, samples = copy.deepcopy(self.cut_network), self.setting.images("recalibrate")
+        seed_everything(self.cell.seed)
+        recalibrate_batch_norm(network, self.data.calibration, samples=samples)
         return network
 
     @cached_property
     def compensated_network(self) -> nn.Module:
-        network = copy.deepcopy(self.cut_network)
-        samples = self.setting.images("compensate")
+        network, samples = copy.deepcopy(self.cut_network), self.setting.images("compensate")
+        seed_everything(self.cell.seed)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "fewer rows than unknowns", SecateurWarning)
             compensate(self.setting.model, network, self.plan, self.data.calibration, samples=samples, memory=MEMORY)
@@ -111,6 +113,7 @@ class _Work:
                 zero_masked(network, self.plan)
                 advance(done, total)
 
+            seed_everything(cell.seed)
             history = trained(setting, network, self.data, recipe, checkpoint, stepped, **lesson)
         checkpoint.unlink(missing_ok=True)
         return _judged(setting, network) | {"training": history}

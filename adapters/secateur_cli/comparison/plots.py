@@ -123,6 +123,8 @@ def scoring_plot(rows: Sequence[Row]) -> str:
             reach = [[low], [took["reach"] or 0.0]]
             axes.errorbar(took["value"], place, xerr=reach, capsize=2.5, **STAGES["compensated"])
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.xaxis.set_minor_formatter(lambda *_: "")
         name_rows(axes, [f"{row['criterion']}, {SHORT[row['house']]}" for row in known])
         axes.set_xlabel("processor time of scoring (s)")
 

@@ -98,7 +98,7 @@ class CompareConfig(Section):
     @model_validator(mode="after")
     def _nothing_twice(self) -> Self:
         for key in ("criteria", "searches", "budgets", "seeds", "stages"):
-            given = [str(value) for value in getattr(self, key)]
+            given = [getattr(value, "full_label", None) or str(value) for value in getattr(self, key)]
             if twice := next((value for idx, value in enumerate(given) if value in given[:idx]), None):
                 raise ValueError(f"{key}: {twice}: the same twice")
         if any(budget.latency is not None for budget in self.budgets):
@@ -149,18 +149,21 @@ class CompareRun(RunConfig):
         fewer = {key: getattr(short, key).model_copy(update={"samples": SMOKE_IMAGES}) for key in ("score", "recover")}
         return self.model_copy(update={**dict(short), **fewer, "compare": few})
 
-    def schedule(self) -> dict[str, Any]:
-        """Return what all cells of a comparison share, and decides their results: no paths, no cells, no threads.
+    def given(self) -> dict[str, Any]:
+        """Return what is not left at its default, as plain data."""
+        said = self.model_dump(mode="json", exclude_defaults=True)
+        for key in ("budget", "search"):
+            said["plan"].pop(key, None)
+        return said
 
-        Networks and images are told apart by their values, not by where they lie.
+    def schedule(self) -> dict[str, Any]:
+        """Return what all cells share and what decides their results: no paths, no cells, no threads.
+
+        Networks and images are told apart by their values, not by where they lie. Keys at their defaults are left out,
+        so that a comparison can be gone on with when a later version has more of them.
         """
-        everything = self.canonical()
-        for section, keys in {
-            "network": ("weights",),
-            "data": ("train", "test", "root"),
-            "plan": ("budget", "search"),
-            "score": ("criterion", "options"),
-        }.items():
+        said = self.given()
+        for section, keys in {"network": ("weights",), "data": ("train", "test", "root")}.items():
             for key in keys:
-                everything[section].pop(key, None)
-        return {key: value for key, value in everything.items() if key not in ("compare", "threads")}
+                said[section].pop(key, None)
+        return {key: value for key, value in said.items() if key not in ("output", "compare", "threads", "seed")}

@@ -49,15 +49,18 @@ def plan_of(setting: Setting, journal: Journal, claims: Claims, cell: Cell) -> P
         if cell.search == "curves":
             with claims.claim(cell.curves, wait=True):
                 curves = _curves(setting, journal, cell, scores)
-        plan = _search(setting, cell, scores, curves)
+        plan = seeded(cell.seed, lambda: _search(setting, cell, scores, curves))
         samples = contender.samples or setting.config.score.samples
         subject = setting.subject(cell.seed)
-        plan = chosen(subject, plan, contender.name, contender.options, samples=samples, scores=scores)
+        plan = seeded(
+            cell.seed,
+            lambda: chosen(subject, plan, contender.name, contender.options, samples=samples, scores=scores),
+        )
         facts = plan.to_json()
         del facts["groups"]  # those of the network, which the journal is of
         return facts | {"seconds": time.monotonic() - begun}
 
-    return planned(setting, journal.fact(cell.plan, lambda: seeded(cell.seed, find)))
+    return planned(setting, journal.fact(cell.plan, find))
 
 
 def planned(setting: Setting, fact: Mapping[str, Any]) -> PruningPlan:

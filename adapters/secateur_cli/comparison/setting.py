@@ -29,6 +29,7 @@ from secateur_cli.comparison.claims import Claims
 from secateur_cli.comparison.contenders import Subject
 from secateur_cli.comparison.schema import CompareRun
 from secateur_cli.data import Data, load_data
+from secateur_cli.job import seed_everything
 from secateur_cli.plan_schema import BudgetConfig
 from secateur_cli.preparation import logits
 from secateur_cli.progress import Progress
@@ -215,4 +216,5 @@ def trained(
 
 def open_journal(setting: Setting) -> Journal:
     """Open the journal of the comparison. Raises JournalError where it is another's, saying what differs."""
+    seed_everything(setting.config.seed)  # users' data may draw its order
     return Journal.open(setting.output / JOURNAL, setting.identity())
