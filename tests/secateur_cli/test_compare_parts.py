@@ -132,3 +132,11 @@ def test_what_is_not_measured_is_named_with_its_reason() -> None:
     cells = "; ".join(f"50% of the MACs, uniform, seed {seed}" for seed in (0, 1))
     assert missing({"rows": rows}) == [f"not measured: slim (NNI) ({cells}): SlimPruner fails"]
     assert verdicts(rows, ["cut"]) == ["50% of the MACs, uniform: nothing has been measured yet."]
+
+
+def test_rows_with_fewer_seeds_lead_nothing() -> None:
+    records = [record("l1", seed, share, house="NNI", plan=f"b{seed}") for seed, share in enumerate((0.9, None))]
+    records += [record("di", seed, 0.8, plan=f"a{seed}") for seed in range(2)]
+    assert verdicts(_rows(records, ["cut"]), ["cut"]) == [
+        "50% of the MACs, uniform: di (secateur) alone was measured (cut): 80.0%."
+    ]

@@ -13,6 +13,7 @@ from secateur_cli.comparison.tables import missing, share
 from secateur_cli.comparison.verdicts import blocks_of, called, verdicts
 from secateur_cli.page import Figure, Section, Table, as_text
 from secateur_cli.report import moment, readable, render_page
+from secateur_cli.sections import SEARCHES
 from secateur_cli.wording import NONE, amount, percent
 
 TEMPLATE = "comparison.html.jinja"
@@ -20,6 +21,13 @@ READING = (
     "Accuracy is top-1 on the held-out images in percent: the mean over seeds ± half of its 95% t-interval. Without ± "
     "it is one measurement: a single seed, or channels that no seed changes. The interval is over seeds, not over "
     "images: of {images:,} images, one is {point:.3g} points."
+)
+
+THEIRS = (
+    "The criteria of Torch-Pruning and NNI are their own code. Torch-Pruning's importances score the same channel "
+    "groups as ours; its Taylor reads the gradients of the mean loss, in eval mode. NNI's pruners mask by themselves, "
+    "at the widths that the search has found by their metrics; Taylor and Slim collect with the network's weights held "
+    "still. What follows the choice of channels is the same for all."
 )
 
 
@@ -63,8 +71,8 @@ def _verdict(found: Mapping[str, Any], blocks: Mapping[tuple[str, str], Sequence
         if rows[0]["accuracy"][stage]:
             leads[rows[0]["house"]] += 1
     total = sum(leads.values())
-    said = ", ".join(f"{house}'s in {count}" for house, count in leads.items() if count)
-    lines = [f"Of {total} tables, a criterion of {said} leads ({stage})."] if total else []
+    said = ", ".join(f"{house} in {count}" for house, count in leads.items() if count)
+    lines = [f"Who leads, {stage}, in the {total} tables: {said}."] if total else []
     waiting = [line for line in missing(found) if line.endswith("not measured yet.")]
     return [*lines, *waiting]
 
@@ -84,7 +92,7 @@ def _summary(blocks: Mapping[tuple[str, str], Sequence[Any]], found: Mapping[str
 
 def _block(number: int, budget: str, search: str, rows: Sequence[Any], found: Mapping[str, Any]) -> Section:
     stages, dense = found["stages"], found["dense"]
-    text = verdicts(rows, stages)
+    text = [f"Widths: {SEARCHES[search]}.", *(said.partition(": ")[2] for said in verdicts(rows, stages))]
     alike = [
         f"{called(r)} chooses the same channels as {', '.join(r['same_channels_as'])}."
         for r in rows
@@ -161,7 +169,7 @@ def _scoring(found: Mapping[str, Any]) -> Section | None:
 def _how(found: Mapping[str, Any]) -> Section:
     dense = found["dense"]
     images = dense["images"] or 0
-    text = [READING.format(images=images, point=100 / max(images, 1)), *missing(found)]
+    text = [READING.format(images=images, point=100 / max(images, 1)), THEIRS, *missing(found)]
     facts = [
         ["command", found["command"]],
         [

@@ -23,12 +23,13 @@ def verdicts(rows: Sequence[Row], stages: Sequence[str]) -> list[str]:
     """Return a sentence for each budget and search: who is first at the last stage, and by how much.
 
     A difference is taken seed by seed, since all criteria of a seed read the same images, and its interval is that of
-    these differences.
+    these differences. Rows of which fewer seeds have been measured than of others are left out.
 
     Example:
         >>> row = {"budget": "50% of the MACs", "search": "uniform"}
         >>> share = {"cut": {"value": 0.9, "reach": None, "count": 1}}
-        >>> verdicts([row | {"criterion": "hrank", "house": "secateur", "accuracy": share}], ["cut"])
+        >>> row |= {"accuracy": share, "by_seed": {"cut": {"0": 0.9}}}
+        >>> verdicts([row | {"criterion": "hrank", "house": "secateur"}], ["cut"])
         ['50% of the MACs, uniform: hrank (secateur) alone was measured (cut): 90.0%.']
     """
     return [_verdict(budget, search, block, stages[-1]) for (budget, search), block in blocks_of(rows).items()]
@@ -40,7 +41,8 @@ def called(row: Row) -> str:
 
 
 def _verdict(budget: str, search: str, block: Sequence[Row], stage: str) -> str:
-    known = [row for row in block if row["accuracy"][stage] is not None]
+    seeds = {id(row): sum(share is not None for share in row["by_seed"][stage].values()) for row in block}
+    known = [row for row in block if seeds[id(row)] and seeds[id(row)] == max(seeds.values())]
     start = f"{budget}, {search}"
     if not known:
         return f"{start}: nothing has been measured yet."
