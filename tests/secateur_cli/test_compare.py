@@ -219,6 +219,22 @@ def test_two_processes_share_the_work(owner: User, tmp_path: Path) -> None:
     assert all(cell["not_measured"] is None for cell in report(output)["cells"])
 
 
+def test_the_same_channels_are_measured_once_whoever_chose_them(owner: User, tmp_path: Path) -> None:
+    """Our L1 and NNI's are the same numbers, also where the error curves leave a layer as it is."""
+    output = tmp_path / "comparison"
+    settings = ("compare.criteria=[l1,'nni:l1']", "compare.searches=[curves]", "compare.seeds=[0]")
+    code, printed, complained = compare(owner, output, *settings, "compare.budgets=[90%,60%]")
+    assert code == 0, complained
+    found = report(output)
+    ours, theirs = ([c["plan"] for c in found["cells"] if c["house"] == house] for house in ("secateur", "NNI"))
+    assert ours == theirs
+    assert len(facts(output, "accuracy compensated")) == 2
+    assert [row["same_channels_as"] for row in found["rows"]] == [["l1 (NNI)"], ["l1 (secateur)"]] * 2
+    assert "l1 (NNI) chooses the same channels as l1 (secateur)" in printed
+    widths = [json.loads(fact)["kept"] for fact in facts(output, "plan").values()]
+    assert any(len(kept) == 1 for kept in widths), "no layer was left as it is"
+
+
 def test_what_cannot_be_scored_says_so_and_the_others_go_on(owner: User, tmp_path: Path) -> None:
     """The second layer has no batch norm, by which Slim masks; the first one alone cannot meet the budget."""
     output = tmp_path / "comparison"

@@ -58,7 +58,8 @@ def plan_of(setting: Setting, journal: Journal, claims: Claims, cell: Cell) -> P
         )
         facts = plan.to_json()
         del facts["groups"]  # those of the network, which the journal is of
-        return facts | {"seconds": time.monotonic() - begun}
+        narrowed = {name: list(kept) for name, kept in plan.kept.items() if plan.removed(name)}
+        return facts | {"kept": narrowed, "seconds": time.monotonic() - begun}  # by which equal plans are known
 
     return planned(setting, journal.fact(cell.plan, find))
 
