@@ -40,7 +40,7 @@ def render_report(report: Mapping[str, Any]) -> str:
     try:
         from secateur_cli import sections
     except ImportError as error:
-        raise _packages_missing(error) from error
+        raise packages_missing(error) from error
     run = readable(report)
     network = run.get("network") or {}
     return render_page(
@@ -66,7 +66,7 @@ def render_page(template: str, **content: Any) -> str:
     try:
         import jinja2
     except ImportError as error:
-        raise _packages_missing(error) from error
+        raise packages_missing(error) from error
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -109,7 +109,8 @@ def moment(created: str) -> str:
     return created[:16].replace("T", " ") + (" UTC" if created.endswith(("+00:00", "Z")) else "")
 
 
-def _packages_missing(error: ImportError) -> MissingDependencyError:
+def packages_missing(error: ImportError) -> MissingDependencyError:
+    """Return the error that says how to get what a page needs."""
     return MissingDependencyError(f"the page needs jinja2 and matplotlib ({error}); install them with {INSTALL}")
 
 

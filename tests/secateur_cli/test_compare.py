@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import sqlite3
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -312,6 +314,31 @@ def test_show_measures_nothing(owner: User, tmp_path: Path, finished: tuple[Path
     assert "4 cells are not measured yet." in printed
     assert facts(finished[0]) == before
     assert compare(owner, finished[0], flags=("--show",))[0] == 0
+
+
+def test_without_the_packages_of_the_page_the_rest_is_written(
+    owner: User, tmp_path: Path, finished: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "secateur_cli.comparison.document", None)
+    output = Path(shutil.copytree(finished[0], tmp_path / "copy"))
+    (output / "comparison.html").unlink()
+    code, printed, _ = compare(owner, output, flags=("--show",))
+    assert code == 0
+    assert "comparison.html is not: the page needs jinja2 and matplotlib" in printed
+    assert 'pip install "secateur[report]"' in printed
+    assert not (output / "comparison.html").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system makes no copies of a process")
+def test_without_nni_its_pruners_are_refused_before_any_work(owner: User, tmp_path: Path) -> None:
+    script = tmp_path / "without.py"
+    script.write_text("import sys\nsys.modules['nni'] = None\nfrom secateur_cli.main import app\napp()\n")
+    words = (script, "compare", owner.config, "--output", tmp_path / "out")
+    code, _, complained = Started(*words, folder=tmp_path, output=tmp_path / "printed").wait()
+    assert code == 2
+    assert "NNI 3.0 cannot be imported" in complained
+    assert 'pip install "secateur[nni]"' in complained
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_budget_out_of_reach_is_refused_before_any_work(owner: User, tmp_path: Path) -> None:

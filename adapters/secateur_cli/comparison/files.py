@@ -16,6 +16,7 @@ from secateur.files import replacing, write_json
 from secateur_cli.comparison.setting import Setting
 from secateur_cli.pipeline import versions
 from secateur_cli.progress import Progress
+from secateur_cli.report import packages_missing
 
 JSON_FILE, CSV_FILE, HTML_FILE = "comparison.json", "comparison.csv", "comparison.html"
 PLAIN = (
@@ -50,8 +51,9 @@ def write_files(report: Mapping[str, Any], folder: Path, progress: Progress) -> 
         from secateur_cli.comparison.document import render_comparison
 
         page = render_comparison(report)
-    except (ImportError, MissingDependencyError) as error:
-        progress.say(f"{CSV_FILE} and {JSON_FILE} are written; {HTML_FILE} is not: {error}")
+    except ImportError as error:
+        why = error if isinstance(error, MissingDependencyError) else packages_missing(error)
+        progress.say(f"{CSV_FILE} and {JSON_FILE} are written; {HTML_FILE} is not: {why}")
         return
     with replacing(folder / HTML_FILE) as temporary:
         temporary.write_text(page, encoding="utf-8")
