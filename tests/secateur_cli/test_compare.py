@@ -268,6 +268,11 @@ def test_greedy_and_latency(owner: User, tmp_path: Path) -> None:
     assert second["macs"] < first["macs"]
     assert first["latency"]["comparisons"][0]["ratio"] > 0
     assert "speed, 1" in printed
+    with (output / "comparison.csv").open(newline="", encoding="utf-8") as file:
+        line = next(csv.DictReader(file))
+    timed = first["latency"]["comparisons"][0]
+    assert float(line["milliseconds_batch_1"]) == timed["pruned"]["median_ms"]
+    assert float(line["speed_batch_1"]) == timed["ratio"]
     assert len(list((output / "greedy").glob("*.sqlite"))) == 1, "both budgets go the same way"
     page = (output / "comparison.html").read_text(encoding="utf-8")
     assert "speed, batch 1" in page

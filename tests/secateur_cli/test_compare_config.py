@@ -74,7 +74,7 @@ def test_the_schedule_leaves_out_cells_paths_and_defaults(path: Path) -> None:
 def test_smoke_keeps_one_criterion_of_each_house(path: Path) -> None:
     smoke = load(path, "compare.criteria=[hrank,l1,'nni:l1','nni:l2','torch-pruning:fpgm']").smoke()
     assert [c.name for c in smoke.compare.criteria] == ["hrank", "torch-pruning:fpgm", "nni:l1"]
-    assert len(smoke.compare.budgets) == len(smoke.compare.seeds) == 1
+    assert len(smoke.compare.budgets) == len(smoke.compare.searches) == len(smoke.compare.seeds) == 1
     assert smoke.data.limit == 64
     assert smoke.score.samples == smoke.recover.samples == 32
 

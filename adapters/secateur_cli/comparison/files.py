@@ -61,21 +61,30 @@ def write_files(report: Mapping[str, Any], folder: Path, progress: Progress) -> 
 
 def write_csv(report: Mapping[str, Any], path: Path) -> None:
     """Write a line for each cell; what is not known is left empty."""
-    stages = report["stages"]
-    batches = sorted(
-        {c["batch_size"] for cell in report["cells"] for c in (cell["latency"] or {}).get("comparisons", ())}
-    )
-    timed = [f"{key}_batch_{size}" for size in batches for key in ("speed", "speed_lower", "speed_upper")]
+    stages, dense = report["stages"], report["dense"]
+    timed = [_times(cell["latency"]) for cell in report["cells"]]
+    columns = list(dict.fromkeys(name for times in timed for name in times))
     accuracies = [f"accuracy_{stage.replace('-', '_')}" for stage in stages]
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow([*PLAIN, "macs_share", "accuracy_dense", *accuracies, *timed])
-        for cell in report["cells"]:
-            share = None if cell["macs"] is None else cell["macs"] / report["dense"]["macs"]
-            found = {c["batch_size"]: c for c in (cell["latency"] or {}).get("comparisons", ())}
-            speeds = [(found.get(size) or {}).get(key) for size in batches for key in ("ratio", "lower", "upper")]
+        writer.writerow([*PLAIN, "macs_share", "accuracy_dense", *accuracies, *columns])
+        for cell, times in zip(report["cells"], timed, strict=True):
+            share = None if cell["macs"] is None else cell["macs"] / dense["macs"]
             shares = [cell["accuracy"][stage] for stage in stages]
-            writer.writerow([*(cell[key] for key in PLAIN), share, report["dense"]["accuracy"], *shares, *speeds])
+            plain = [cell[key] for key in PLAIN]
+            writer.writerow([*plain, share, dense["accuracy"], *shares, *(times.get(name) for name in columns)])
+
+
+def _times(latency: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what was timed: the median of both networks in milliseconds, and how many times as fast the pruned is."""
+    found: dict[str, Any] = {}
+    for timed in (latency or {}).get("comparisons", ()):
+        batch = f"batch_{timed['batch_size']}" + ("" if timed["measured"] == "end to end" else "_device_bound")
+        found |= {f"milliseconds_{batch}": timed["pruned"]["median_ms"]}
+        found |= {f"milliseconds_dense_{batch}": timed["dense"]["median_ms"]}
+        found |= {f"speed_{batch}": timed["ratio"]}
+        found |= {f"speed_lower_{batch}": timed["lower"], f"speed_upper_{batch}": timed["upper"]}
+    return found
 
 
 def rival_versions() -> dict[str, str]:

@@ -29,12 +29,9 @@ def results(setting: Setting, facts: Facts, cells: Sequence[Cell]) -> dict[str, 
     }
     dense = {name: cost({}) for name, cost in counts.items()}
     records = [_record(setting, facts, cell, counts) for cell in cells]
+    judged = facts.get(DENSE) or {}
     return {
-        "dense": {
-            "accuracy": (facts.get(DENSE) or {}).get("accuracy"),
-            "images": (facts.get(DENSE) or {}).get("images"),
-        }
-        | dense,
+        "dense": {"accuracy": judged.get("accuracy"), "images": judged.get("images"), **dense},
         "stages": list(setting.config.compare.stages),
         "seeds": list(setting.config.compare.seeds),
         "cells": records,

@@ -136,12 +136,13 @@ class CompareRun(RunConfig):
         return self
 
     def smoke(self) -> CompareRun:
-        """Return a copy that takes seconds: few images, a criterion of each house, one budget, one seed."""
+        """Return a copy that takes seconds: few images, a criterion of each house, the first of all else."""
         short, compare = super().smoke(), self.compare
         first = {house: next((c for c in compare.criteria if c.house == house), None) for house in HOUSES}
         few = compare.model_copy(
             update={
                 "criteria": tuple(c.model_copy(update={"samples": None}) for c in first.values() if c),
+                "searches": compare.searches[:1],
                 "budgets": compare.budgets[:1],
                 "seeds": compare.seeds[:1],
             }
