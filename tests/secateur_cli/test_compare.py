@@ -255,6 +255,8 @@ def test_what_cannot_be_scored_says_so_and_the_others_go_on(owner: User, tmp_pat
     assert "the lowest cost that can be reached is" in cells["torch-pruning:bn-scale"]["not_measured"]
     assert cells["nni:slim"]["accuracy"] == {"cut": None, "recalibrated": None, "compensated": None}
     assert "not measured: slim (NNI)" in printed
+    assert cells["l1"]["unscored"] == {}
+    assert "bn-scale (Torch-Pruning) leaves groups as they are (second: Torch-Pruning's importance has no" in printed
     page = (output / "comparison.html").read_text(encoding="utf-8")
     assert "SlimPruner masks by batch norm" in page
 

@@ -85,6 +85,7 @@ def record(
         "budget": "50% of the MACs",
         "seed": seed,
         "scores_shared": False,
+        "unscored": {},
         "score_seconds": 1.0,
         "score_processor_seconds": 1.0,
         "score_peak_bytes": None,

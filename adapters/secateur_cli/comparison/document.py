@@ -9,7 +9,7 @@ import yaml
 
 from secateur_cli.comparison import plots
 from secateur_cli.comparison.contenders import HOUSES
-from secateur_cli.comparison.tables import missing, share
+from secateur_cli.comparison.tables import missing, share, untouched
 from secateur_cli.comparison.verdicts import blocks_of, called, verdicts
 from secateur_cli.page import Figure, Section, Table, as_text
 from secateur_cli.report import moment, readable, render_page
@@ -169,7 +169,12 @@ def _scoring(found: Mapping[str, Any]) -> Section | None:
 def _how(found: Mapping[str, Any]) -> Section:
     dense = found["dense"]
     images = dense["images"] or 0
-    text = [READING.format(images=images, point=100 / max(images, 1)), THEIRS, *missing(found)]
+    text = [
+        READING.format(images=images, point=100 / max(images, 1)),
+        THEIRS,
+        *untouched(found["rows"]),
+        *missing(found),
+    ]
     facts = [
         ["command", found["command"]],
         [

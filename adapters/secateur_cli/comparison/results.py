@@ -56,6 +56,7 @@ def _record(setting: Setting, facts: Facts, cell: Cell, counts: Mapping[str, Any
         "score_peak_bytes": scoring.get("peak_bytes"),
         "score_images": ((scoring.get("table") or {}).get("settings") or {}).get("samples"),
         "scores_shared": not varies(contender.name),
+        "unscored": _unscored(setting, facts, cell),
         "plan": None,
         "plan_seconds": None,
         "ties": None,
@@ -84,6 +85,21 @@ def _record(setting: Setting, facts: Facts, cell: Cell, counts: Mapping[str, Any
         reasons = [fact["reason"] for name, fact in facts.items() if name.startswith(f"{cell.refusal}: ")]
         record["not_measured"] = reasons[-1] if reasons else "not measured yet"
     return record
+
+
+def _unscored(setting: Setting, facts: Facts, cell: Cell) -> dict[str, str]:
+    """Return the groups that stay as they are since they have no scores, or no error curve, each with the reason."""
+    found: dict[str, str] = {}
+    for name in (cell.scores, cell.curves)[: 2 if cell.search == "curves" else 1]:
+        table = (facts.get(name) or {}).get("table")
+        if table is None:
+            continue
+        why = table["settings"].get("skipped") or {}
+        for group in setting.groups.values():
+            layers = [member.layer for member in group.producers]
+            if not any(layer in table["scores"] for layer in (group.name, *layers)):
+                found.setdefault(group.name, next((why[layer] for layer in layers if layer in why), "no scores of it"))
+    return found
 
 
 def _rows(records: Sequence[Record], stages: Sequence[str]) -> list[Record]:
@@ -120,6 +136,7 @@ def _row(records: Sequence[Record], stages: Sequence[str]) -> Record:
         (r["score_peak_bytes"] for r in records if r["score_peak_bytes"] is not None), default=None
     )
     row["ties"] = max((r["ties"] for r in records if r["ties"] is not None), default=None)
+    row["unscored"] = {group: reason for r in records for group, reason in r["unscored"].items()}
     row["speed"] = _speed(records)
     row["plans"] = [r["plan"] for r in records]
     row["same_channels_as"] = []

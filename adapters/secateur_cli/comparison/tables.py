@@ -54,7 +54,17 @@ def notes(found: Mapping[str, Any]) -> list[str]:
                 f"{row['budget']}, {row['search']}: {row['criterion']} ({row['house']}) chooses the same channels as "
                 f"{', '.join(row['same_channels_as'])}."
             )
-    return lines + missing(found)
+    return lines + untouched(found["rows"]) + missing(found)
+
+
+def untouched(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return which criteria leave groups as they are since they cannot score them, and why."""
+    lines = []
+    for row in rows:
+        if row["unscored"]:
+            reasons = "; ".join(f"{group}: {reason}" for group, reason in row["unscored"].items())
+            lines.append(f"{row['criterion']} ({row['house']}) leaves groups as they are ({reasons}).")
+    return list(dict.fromkeys(lines))
 
 
 def missing(found: Mapping[str, Any]) -> list[str]:
