@@ -9,7 +9,7 @@ import yaml
 
 from secateur_cli.comparison import plots
 from secateur_cli.comparison.contenders import HOUSES
-from secateur_cli.comparison.tables import missing, share, untouched
+from secateur_cli.comparison.tables import alike, missing, share, untouched
 from secateur_cli.comparison.verdicts import blocks_of, called, verdicts
 from secateur_cli.page import Figure, Section, Table, as_text
 from secateur_cli.report import moment, readable, render_page
@@ -93,18 +93,13 @@ def _summary(blocks: Mapping[tuple[str, str], Sequence[Any]], found: Mapping[str
 def _block(number: int, budget: str, search: str, rows: Sequence[Any], found: Mapping[str, Any]) -> Section:
     stages, dense = found["stages"], found["dense"]
     text = [f"Widths: {SEARCHES[search]}.", *(said.partition(": ")[2] for said in verdicts(rows, stages))]
-    alike = [
-        f"{called(r)} chooses the same channels as {', '.join(r['same_channels_as'])}."
-        for r in rows
-        if r["same_channels_as"]
-    ]
     figure = plots.stages_plot(rows, stages, dense=dense["accuracy"], name=f"stages-{number}")
     batches = sorted({batch for row in rows for batch in row["speed"] or ()}, key=int)
     header = ["criterion", "by", "MACs", "parameters", *stages, *(f"speed, batch {batch}" for batch in batches)]
     return Section(
         f"block-{number}",
         f"{budget}, {search}",
-        text=[*text, *alike[:1]],
+        text=[*text, *alike(rows)],
         figures=[Figure(figure, "Bars are 95% t-intervals over seeds.")],
         tables=[Table([*header, "ties"], [_table_row(row, found, batches) for row in rows])],
     )

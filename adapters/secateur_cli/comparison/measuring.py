@@ -15,7 +15,7 @@ from torch import nn
 
 import secateur_onnx
 from secateur.channel_graph import apply_plan, verify_pruning, zero_masked
-from secateur.errors import SecateurWarning
+from secateur.errors import ConfigError, SecateurWarning
 from secateur.evaluation import accuracy
 from secateur.journal import Journal
 from secateur.records import PruningPlan, ScoreTable
@@ -93,7 +93,7 @@ class _Work:
         """Train from where `recover.method` leaves the network, by the one schedule of all cells."""
         setting, cell, settings = self.setting, self.cell, self.setting.config.fine_tune
         if settings is None:
-            raise ValueError("fine-tuned without a schedule")  # the configuration refuses it
+            raise ConfigError("fine-tuned needs a schedule, but fine_tune is null")
         starts = {
             "none": lambda: self.cut_network,
             "recalibrate": lambda: self.recalibrated_network,
@@ -130,7 +130,7 @@ def _judged(setting: Setting, network: nn.Module) -> dict[str, Any]:
 
     def counted() -> Any:
         nonlocal images
-        for batch in setting.test:
+        for batch in setting.data.test:
             images += len(batch[0])
             yield batch
 

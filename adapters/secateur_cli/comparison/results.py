@@ -11,6 +11,7 @@ from secateur_cli.comparison.contenders import varies
 from secateur_cli.comparison.intervals import Mean, mean
 from secateur_cli.comparison.scoring import decided
 from secateur_cli.comparison.setting import Setting
+from secateur_cli.comparison.verdicts import called
 
 Facts = Mapping[str, Any]
 Record = dict[str, Any]
@@ -35,7 +36,7 @@ def results(setting: Setting, facts: Facts, cells: Sequence[Cell]) -> dict[str, 
         "stages": list(setting.config.compare.stages),
         "seeds": list(setting.config.compare.seeds),
         "cells": records,
-        "rows": _rows(records, setting.config.compare.stages),
+        "rows": rows_of(records, setting.config.compare.stages),
     }
 
 
@@ -102,7 +103,7 @@ def _unscored(setting: Setting, facts: Facts, cell: Cell) -> dict[str, str]:
     return found
 
 
-def _rows(records: Sequence[Record], stages: Sequence[str]) -> list[Record]:
+def rows_of(records: Sequence[Record], stages: Sequence[str]) -> list[Record]:
     """Return one row for each criterion, search and budget, over the seeds; the best at the last stage first."""
     blocks: dict[tuple[str, str], dict[tuple[str, str], list[Record]]] = {}
     for record in records:
@@ -117,7 +118,7 @@ def _rows(records: Sequence[Record], stages: Sequence[str]) -> list[Record]:
         for plans, same in alike.items():
             if len(same) > 1 and None not in plans:
                 for row in same:
-                    row["same_channels_as"] = [f"{r['criterion']} ({r['house']})" for r in same if r is not row]
+                    row["same_channels_as"] = [called(r) for r in same if r is not row]
         found += sorted(block, key=lambda row: -_last(row, stages))
     return found
 
@@ -157,6 +158,8 @@ def _speed(records: Sequence[Record]) -> Record | None:
         return None
     found: Record = {}
     for idx, comparison in enumerate(next(iter(timed.values()))["comparisons"]):
+        if comparison["measured"] != "end to end":
+            continue
         ratios = [latency["comparisons"][idx]["ratio"] for latency in timed.values()]
         over = mean(ratios)
         if over is not None and len(timed) > 1:

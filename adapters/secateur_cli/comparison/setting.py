@@ -65,11 +65,6 @@ class Setting:
     data: Data
     _of_seed: tuple[int, Data] | None = field(default=None, repr=False)
 
-    @property
-    def test(self) -> Any:
-        """The held-out images."""
-        return self.data.test
-
     def of_seed(self, seed: int) -> Data:
         """Return the images of a seed; those of the last one asked for are kept."""
         if self._of_seed is None or self._of_seed[0] != seed:

@@ -9,11 +9,12 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from secateur_cli.comparison.verdicts import blocks_of
+from secateur_cli.comparison.verdicts import blocks_of, called
 from secateur_cli.wording import NONE, amount, percent
 
 SHORT = {"secateur": "ours", "Torch-Pruning": "TP", "NNI": "NNI"}
-HEADINGS = {"cut": "cut", "recalibrated": "recalibrated", "compensated": "compensated", "fine-tuned": "fine-tuned"}
+SHORTENED = {"recalibrated": "recalib.", "compensated": "compens.", "fine-tuned": "tuned"}
+ROOMY = 8  # columns of numbers that leave room for whole words
 
 
 def tables(found: Mapping[str, Any]) -> Iterator[Table]:
@@ -24,14 +25,14 @@ def tables(found: Mapping[str, Any]) -> Iterator[Table]:
     """
     for (budget, search), rows in blocks_of(found["rows"]).items():
         timed = sorted({batch for row in rows for batch in row["speed"] or ()}, key=int)[:1]
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, title_justify="left")
-        table.title = Text(f"{budget}, {search}", style="bold")
-        table.add_column("criterion", overflow="fold", max_width=22)
+        headings = ["MACs", "param.", *found["stages"], *(f"speed, {batch}" for batch in timed), "score s", "MiB"]
+        roomy = len(headings) <= ROOMY
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, int(roomy)), collapse_padding=True)
+        table.title, table.title_justify = Text(f"{budget}, {search}", style="bold"), "left"
+        table.add_column("criterion", overflow="fold", max_width=22 if roomy else 17)
         table.add_column("by", no_wrap=True)
-        headings = ["MACs", "param.", *(HEADINGS[stage] for stage in found["stages"])]
-        headings += [f"speed, {batch}" for batch in timed] + ["score s", "MiB"]
         for heading in headings:
-            table.add_column(heading, justify="right", no_wrap=True)
+            table.add_column(heading if roomy else SHORTENED.get(heading, heading), justify="right", no_wrap=True)
         for row in rows:
             table.add_row(*_row(row, found, timed))
         yield table
@@ -48,13 +49,18 @@ def notes(found: Mapping[str, Any]) -> list[str]:
         "measurement, which all seeds share where neither the channels nor what is done with them depends on the seed.",
         "score s, MiB: processor seconds and most memory that the scores take, on top of what was held.",
     ]
-    for row in found["rows"]:
-        if row["same_channels_as"] and (row["criterion"], row["house"]) < tuple(_split(row["same_channels_as"][0])):
-            lines.append(
-                f"{row['budget']}, {row['search']}: {row['criterion']} ({row['house']}) chooses the same channels as "
-                f"{', '.join(row['same_channels_as'])}."
-            )
+    for (budget, search), rows in blocks_of(found["rows"]).items():
+        lines += [f"{budget}, {search}: {same}" for same in alike(rows)]
     return lines + untouched(found["rows"]) + missing(found)
+
+
+def alike(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return which criteria choose the same channels under every seed, each set once."""
+    return [
+        f"{called(row)} chooses the same channels as {', '.join(row['same_channels_as'])}."
+        for row in rows
+        if row["same_channels_as"] and called(row) < min(row["same_channels_as"])
+    ]
 
 
 def untouched(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -63,7 +69,7 @@ def untouched(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     for row in rows:
         if row["unscored"]:
             reasons = "; ".join(f"{group}: {reason}" for group, reason in row["unscored"].items())
-            lines.append(f"{row['criterion']} ({row['house']}) leaves groups as they are ({reasons}).")
+            lines.append(f"{called(row)} leaves groups as they are ({reasons}).")
     return list(dict.fromkeys(lines))
 
 
@@ -72,8 +78,7 @@ def missing(found: Mapping[str, Any]) -> list[str]:
     why: dict[tuple[str, str], list[str]] = {}
     for row in found["rows"]:
         for seed, reason in row["not_measured"].items():
-            key = f"{row['criterion']} ({row['house']})", reason
-            why.setdefault(key, []).append(f"{row['budget']}, {row['search']}, seed {seed}")
+            why.setdefault((called(row), reason), []).append(f"{row['budget']}, {row['search']}, seed {seed}")
     waiting = sum(len(cells) for (_, reason), cells in why.items() if reason == "not measured yet")
     lines = [f"{waiting} cells are not measured yet."] if waiting else []
     return lines + [
@@ -105,8 +110,3 @@ def _row(row: Mapping[str, Any], found: Mapping[str, Any], timed: Sequence[str])
     seconds = NONE if took is None else f"{took['value']:.1f}"
     memory = NONE if peak is None else f"{peak / 2**20:,.0f}"
     return [row["criterion"], SHORT[row["house"]], *costs, *stages, *speeds, seconds, memory]
-
-
-def _split(called: str) -> list[str]:
-    criterion, _, house = called.rpartition(" (")
-    return [criterion, house.rstrip(")")]
