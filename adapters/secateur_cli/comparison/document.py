@@ -10,7 +10,7 @@ import yaml
 from secateur_cli.comparison import plots
 from secateur_cli.comparison.contenders import HOUSES
 from secateur_cli.comparison.tables import alike, missing, share, untouched
-from secateur_cli.comparison.verdicts import blocks_of, called, verdicts
+from secateur_cli.comparison.verdicts import blocks_of, called, is_measured, verdicts
 from secateur_cli.page import Figure, Section, Table, as_text
 from secateur_cli.report import moment, readable, render_page
 from secateur_cli.sections import SEARCHES
@@ -43,7 +43,7 @@ def render_comparison(report: Mapping[str, Any]) -> str:
     Cost: about a tenth of a second for each figure.
     """
     found = readable(report)
-    blocks = blocks_of(found["rows"])
+    blocks = {names: rows for names, rows in blocks_of(found["rows"]).items() if any(map(is_measured, rows))}
     sections: list[Section | None] = [
         _block(number, *names, rows, found) for number, (names, rows) in enumerate(blocks.items())
     ]
@@ -93,7 +93,9 @@ def _summary(blocks: Mapping[tuple[str, str], Sequence[Any]], found: Mapping[str
 def _block(number: int, budget: str, search: str, rows: Sequence[Any], found: Mapping[str, Any]) -> Section:
     stages, dense = found["stages"], found["dense"]
     text = [f"Widths: {SEARCHES[search]}.", *(said.partition(": ")[2] for said in verdicts(rows, stages))]
-    figure = plots.stages_plot(rows, stages, dense=dense["accuracy"], name=f"stages-{number}")
+    figure = plots.stages_plot(
+        [row for row in rows if is_measured(row)], stages, dense=dense["accuracy"], name=f"stages-{number}"
+    )
     batches = sorted({batch for row in rows for batch in row["speed"] or ()}, key=int)
     header = ["criterion", "by", "MACs", "parameters", *stages, *(f"speed, batch {batch}" for batch in batches)]
     return Section(

@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from secateur_cli.comparison.verdicts import blocks_of, called
+from secateur_cli.comparison.verdicts import blocks_of, called, is_measured
 from secateur_cli.wording import NONE, amount, percent
 
 SHORT = {"secateur": "ours", "Torch-Pruning": "TP", "NNI": "NNI"}
@@ -18,12 +18,14 @@ ROOMY = 8  # columns of numbers that leave room for whole words
 
 
 def tables(found: Mapping[str, Any]) -> Iterator[Table]:
-    """Yield a table for each budget and search.
+    """Yield a table for each budget and search of which anything has been measured.
 
     Args:
         found: see `secateur_cli.comparison.results.results`.
     """
     for (budget, search), rows in blocks_of(found["rows"]).items():
+        if not any(map(is_measured, rows)):
+            continue
         timed = sorted({batch for row in rows for batch in row["speed"] or ()}, key=int)[:1]
         headings = ["MACs", "param.", *found["stages"], *(f"speed, {batch}" for batch in timed), "score s", "MiB"]
         roomy = len(headings) <= ROOMY

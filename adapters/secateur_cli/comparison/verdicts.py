@@ -19,6 +19,11 @@ def blocks_of(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
     return found
 
 
+def is_measured(row: Row) -> bool:
+    """Return whether any accuracy of a row is known."""
+    return any(share is not None for share in row["accuracy"].values())
+
+
 def verdicts(rows: Sequence[Row], stages: Sequence[str]) -> list[str]:
     """Return a sentence for each budget and search: who is first at the last stage, and by how much.
 
