@@ -72,7 +72,7 @@ def _verdict(found: Mapping[str, Any], blocks: Mapping[tuple[str, str], Sequence
             leads[rows[0]["house"]] += 1
     total = sum(leads.values())
     said = ", ".join(f"{house} in {count}" for house, count in leads.items() if count)
-    lines = [f"Who leads, {stage}, in the {total} tables: {said}."] if total else []
+    lines = [f"Leading, {stage}: {said} of {total} {'table' if total == 1 else 'tables'}."] if total else []
     waiting = [line for line in missing(found) if line.endswith("not measured yet.")]
     return [*lines, *waiting]
 
@@ -127,7 +127,7 @@ def _table_row(row: Mapping[str, Any], found: Mapping[str, Any], batches: Sequen
 
 def _against_cost(found: Mapping[str, Any]) -> Section | None:
     stage = found["stages"][-1]
-    if len({row["budget"] for row in found["rows"]}) < 2:
+    if len({row["budget"] for row in found["rows"] if row["accuracy"][stage]}) < 2:
         return None
     panels = plots.cost_panels(found["rows"], stage, dense=found["dense"])
     text = (
