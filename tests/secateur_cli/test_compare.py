@@ -179,7 +179,9 @@ def test_the_same_command_measures_nothing_again_and_more_criteria_join(
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system makes no copies of a process")
 def test_killed_at_any_moment_it_goes_on_to_the_same_result(owner: User, tmp_path: Path) -> None:
     settings = [
-        word for setting in (*SMALL, "compare.stages=[cut,compensated,fine-tuned]") for word in ("--set", setting)
+        word
+        for setting in (*SMALL, "compare.seeds=[0]", "compare.stages=[cut,compensated,fine-tuned]")
+        for word in ("--set", setting)
     ]
     words = ("-m", "secateur_cli", "compare", owner.config, *settings, "--output")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
