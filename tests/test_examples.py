@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -18,6 +19,7 @@ import torch
 from images_for_tests import folder_of_images
 from secateur import WeightImportance, apply_plan, load_plan, load_pruned, prune, recalibrate_batch_norm
 from secateur.networks import digits_resnet
+from secateur_cli.comparison.schema import CompareRun
 from secateur_cli.config import load_config
 from secateur_onnx import export, plan_metadata
 from started_for_tests import Started
@@ -279,6 +281,48 @@ def test_resnet56_on_cifar10(shared: Path, tmp_path: Path) -> None:
     assert report["onnx"]["parity"]["passed"]
     assert report["onnx"]["parity"]["top1_agreement"] == 1.0
     assert (tmp_path / "out" / "report.html").stat().st_size > 10_000
+
+
+COMPARISONS = sorted((EXAMPLES / "compare").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.stem)
+def test_comparisons_load(path: Path) -> None:
+    config = load_config(path, kind=CompareRun)
+    assert {contender.house for contender in config.compare.criteria} == {"secateur", "Torch-Pruning", "NNI"}
+    assert len(config.compare.seeds) == 3
+    assert f"secateur compare examples/compare/{path.name}" in path.read_text(encoding="utf-8")
+
+
+def run_comparison(name: str, *arguments: str | Path, folder: Path) -> tuple[str, Any]:
+    """Compare in smoke mode; return what was printed and the cells."""
+    words = ("-m", "secateur_cli", "compare", EXAMPLES / "compare" / name, "--smoke", *arguments)
+    printed = run(*words, "--output", folder / "out", folder=folder)
+    assert (folder / "out" / "comparison.html").stat().st_size > 10_000
+    assert len((folder / "out" / "comparison.csv").read_text(encoding="utf-8").splitlines()) == 4
+    return printed, json.loads((folder / "out" / "comparison.json").read_text(encoding="utf-8"))["cells"]
+
+
+def test_digits_compared(tmp_path: Path) -> None:
+    printed, cells = run_comparison("digits.yaml", "--set", "compare.searches=curves", folder=tmp_path)
+    assert [cell["house"] for cell in cells] == ["secateur", "Torch-Pruning", "NNI"]
+    assert all(cell["not_measured"] is None for cell in cells)
+    assert "a smoke run: accuracy and speed mean nothing here" in printed
+
+
+@pytest.mark.slow
+def test_resnet56_compared(shared: Path, tmp_path: Path) -> None:
+    printed, cells = run_comparison(
+        "resnet56.yaml",
+        *("--set", f"network.weights={shared / 'models/resnet56-cifar10-jpeg.safetensors'}"),
+        *("--set", f"data.train={shared / 'data/cifar10-jpeg-train.tar.gz'}"),
+        *("--set", f"data.test={shared / 'data/cifar10-jpeg-val.tar.gz'}"),
+        folder=tmp_path,
+    )
+    assert all(cell["not_measured"] is None and 0.4 < cell["macs"] / 125.49e6 <= 0.5 for cell in cells)
+    share = re.search(r"^dense: (\d+\.\d)% of the held-out images right$", printed, re.MULTILINE)
+    assert share is not None
+    assert float(share[1]) > 80, "the trained weights were not used"
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, TypeVar, get_args, get_origin, overload
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -35,13 +35,21 @@ WORDS = {
 BOUNDS = {"gt": "greater than", "ge": "at least", "lt": "less than", "le": "at most"}
 
 
-def load_config(path: str | Path, *, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a run's configuration from a YAML file.
+Kind = TypeVar("Kind", bound=RunConfig)
+
+
+@overload
+def load_config(path: str | Path, *, overrides: Sequence[str] = ()) -> RunConfig: ...
+@overload
+def load_config(path: str | Path, *, overrides: Sequence[str] = (), kind: type[Kind]) -> Kind: ...
+def load_config(path: str | Path, *, overrides: Sequence[str] = (), kind: type[RunConfig] = RunConfig) -> RunConfig:
+    """Read a configuration, as a rule a run's, from a YAML file.
 
     Args:
         path: the file. Without `output`, results go to runs/ and the file's name without its ending.
         overrides: settings such as "plan.budget.macs=40%", each a key's full path and a value in YAML; they replace
             what the file says.
+        kind: what the file configures.
 
     Raises:
         ConfigError: the file is missing or not YAML (with the line), a key is unknown (with the nearest known one),
@@ -49,14 +57,14 @@ def load_config(path: str | Path, *, overrides: Sequence[str] = ()) -> RunConfig
             each.
     """
     path = Path(path)
-    settings = _read_yaml(path)
+    settings = _read_yaml(path, kind)
     for override in overrides:
         _set(settings, override)
     settings.setdefault("output", str(Path("runs") / path.stem))
     try:
-        config = RunConfig.model_validate(settings)
+        config = kind.model_validate(settings)
     except ValidationError as error:
-        lines = list(dict.fromkeys(_sentence(details) for details in error.errors(include_url=False)))
+        lines = list(dict.fromkeys(_sentence(details, kind) for details in error.errors(include_url=False)))
         start = f"{path}: " if len(lines) == 1 else f"{path}:\n  "
         raise ConfigError(start + "\n  ".join(lines)) from None
     return config
@@ -83,7 +91,7 @@ def nearest(name: str, known: Sequence[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else "allowed: " + ", ".join(known)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(path: Path, kind: type[RunConfig]) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -100,7 +108,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not YAML: {error}") from error
     if not isinstance(settings, dict):
         found = "nothing" if settings is None else type(settings).__name__
-        keys = ", ".join(RunConfig.model_fields)
+        keys = ", ".join(kind.model_fields)
         raise ConfigError(f"{path}: must be a mapping with the keys {keys}; found {found}")
     return settings
 
@@ -125,35 +133,36 @@ def _set(settings: dict[str, Any], override: str) -> None:
     section[last] = value
 
 
-def _sentence(details: ErrorDetails) -> str:
+def _sentence(details: ErrorDetails, kind: type[RunConfig]) -> str:
     """Return what pydantic found wrong as 'full.path: value: what is allowed'."""
-    kind, value, context = details["type"], details["input"], details.get("ctx", {})
+    found, value, context = details["type"], details["input"], details.get("ctx", {})
     steps = [str(step) for step in details["loc"]]
-    section, steps = _section(steps)
+    section, steps = _section(steps, kind)
     where = ".".join(steps)
-    if kind == "extra_forbidden":
+    if found == "extra_forbidden":
         return f"{where}: unknown key; {nearest(steps[-1], list(section.model_fields))}"
-    if kind == "value_error":
+    if found == "value_error":
         return f"{where}: {context['error']}" if where else str(context["error"])
-    if kind == "missing":
-        return f"{where}: {WORDS[kind]}{_meaning(section, steps)}"
-    if kind in ("model_type", "model_attributes_type"):
+    if found == "missing":
+        return f"{where}: {WORDS[found]}{_meaning(section, steps)}"
+    if found in ("model_type", "model_attributes_type"):
         return f"{where}: {value!r}: must be a mapping with the keys " + ", ".join(section.model_fields)
-    if kind == "literal_error":
+    if found == "literal_error":
         return f"{where}: {value!r} is not allowed; allowed: {str(context['expected']).replace(' or ', ', ')}"
     bound = next((name for name in BOUNDS if name in context), None)
-    said = f"must be {BOUNDS[bound]} {context[bound]}" if bound else WORDS.get(kind, details["msg"])
+    said = f"must be {BOUNDS[bound]} {context[bound]}" if bound else WORDS.get(found, details["msg"])
     return f"{where}: {value!r}: {said}"
 
 
-def _section(steps: list[str]) -> tuple[type[BaseModel], list[str]]:
+def _section(steps: list[str], kind: type[BaseModel]) -> tuple[type[BaseModel], list[str]]:
     """Return the innermost model that `steps` lead to, and the steps without the names that unions add to them."""
-    model: type[BaseModel] = RunConfig
+    model = kind
     for depth, step in enumerate(steps):
         field = model.model_fields.get(step)
         if field is None:
             break
-        inner = [t for t in (field.annotation, *get_args(field.annotation)) if _is_model(t)]
+        bare = [get_args(t)[0] if get_origin(t) is Annotated else t for t in get_args(field.annotation)]
+        inner = [t for t in (field.annotation, *bare) if _is_model(t)]
         if not inner:
             return model, steps[: depth + 1] + [s for s in steps[depth + 1 :] if s.isdigit()]
         model = inner[0]

@@ -29,6 +29,13 @@ from secateur_cli.workspace import Workspace
 CHECKPOINT = "stages/epochs.safetensors"
 
 
+def seed_everything(seed: int) -> None:
+    """Let the generators of torch, numpy and Python begin from a seed."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # the one that users' augmentations read
+    torch.manual_seed(seed)
+
+
 class InTrials(Protocol):
     """Where candidates are judged, if not here."""
 
@@ -90,9 +97,7 @@ class Job:
         data draws its order or its augmentation from the generators of torch, numpy and Python.
         """
         if stage not in self.workspace.stages:
-            random.seed(self.config.seed)
-            np.random.seed(self.config.seed % 2**32)  # the one that users' augmentations read
-            torch.manual_seed(self.config.seed)
+            seed_everything(self.config.seed)
             self.workspace.done(stage, work())
             self.workspace.path(CHECKPOINT).unlink(missing_ok=True)  # of a training, if the stage was one
         return self.workspace.stages[stage]

@@ -1,4 +1,4 @@
-"""The command line: `secateur run`, `search`, `plan show`, `nni run`, `bench`, `doctor`."""
+"""The command line: `secateur run`, `search`, `compare`, `plan show`, `nni run`, `bench`, `doctor`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 
 from secateur_cli.commands import nni, plan
 from secateur_cli.commands.bench import bench
+from secateur_cli.commands.compare import compare
 from secateur_cli.commands.doctor import doctor
 from secateur_cli.commands.run import run
 from secateur_cli.commands.search import search
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 app.command()(run)
 app.command()(search)
+app.command()(compare)
 app.command()(bench)
 app.add_typer(plan.app, name="plan")
 app.add_typer(nni.app, name="nni")

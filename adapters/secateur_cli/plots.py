@@ -57,7 +57,7 @@ def accuracy_plot(stages: Sequence[Mapping[str, Any]]) -> str:
             style = DENSE if stage.get("stage") == "dense" else PRUNED
             axes.errorbar(100 * share, row, xerr=[[100 * (share - low)], [100 * (high - share)]], capsize=3, **style)
             _label(axes, percent(share), 100 * share, row)
-        _name_rows(axes, [str(stage.get("stage")) for stage, _ in known])
+        name_rows(axes, [str(stage.get("stage")) for stage, _ in known])
         axes.set_xlabel("top-1 accuracy on held-out images (%)")
 
     said = "; ".join(f"{stage.get('stage')} {percent(share)}" for stage, share in known)
@@ -83,7 +83,7 @@ def widths_plot(groups: Sequence[Mapping[str, Any]]) -> str:
         axes.margins(x=0.2)
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        _name_rows(axes, [str(group["name"]) for group in shown])
+        name_rows(axes, [str(group["name"]) for group in shown])
         axes.set_xlabel("channels (filled: kept, outline: dense)")
 
     said = "; ".join(f"{g['name']} {g['kept']} of {g['width']}" for g in shown)
@@ -133,7 +133,7 @@ def errors_plot(layers: Sequence[Mapping[str, Any]]) -> str:
         axes.hlines(rows, after, before, color=GREY, linewidth=0.8)
         axes.plot(before, rows, linestyle="", label="before", **(DENSE | {"markersize": 4.5}))
         axes.plot(after, rows, linestyle="", label="after", **(PRUNED | {"markersize": 4}))
-        _name_rows(axes, [str(fit["layer"]) for fit in shown])
+        name_rows(axes, [str(fit["layer"]) for fit in shown])
         axes.set_xlim(left=0)
         axes.set_xlabel("squared error (% of the variance)")
         figure.legend(loc="outside upper right", ncols=2)
@@ -153,7 +153,7 @@ def speed_plot(comparisons: Sequence[Mapping[str, Any]]) -> str:
             reach = [[max(0, c["ratio"] - c["lower"])], [max(0, c["upper"] - c["ratio"])]]
             axes.errorbar(c["ratio"], row, xerr=reach, capsize=3, **PRUNED)
             _label(axes, f"{c['ratio']:.2f}", c["ratio"], row)
-        _name_rows(axes, [batch(c, known) for c in known])
+        name_rows(axes, [batch(c, known) for c in known])
         axes.margins(x=0.1)
         axes.set_xlabel("speed of pruned / dense (dashed: no difference)")
 
@@ -175,7 +175,7 @@ def time_plot(comparisons: Sequence[Mapping[str, Any]]) -> str:
             ]
             rows = [row + shift for row in range(len(times))]
             axes.errorbar(median, rows, xerr=reach, capsize=3, linestyle="", label=which, **style)
-        _name_rows(axes, [batch(c, comparisons) for c in comparisons])
+        name_rows(axes, [batch(c, comparisons) for c in comparisons])
         axes.set_xlim(left=0)
         axes.set_xlabel("time of one image (ms)")
         figure.legend(loc="outside upper right", ncols=2)
@@ -235,7 +235,7 @@ def _label(axes: Axes, text: str, x: float, row: float) -> None:
     axes.annotate(text, (x, row), (0, 7), textcoords="offset points", ha="center", bbox=box)
 
 
-def _name_rows(axes: Axes, names: Sequence[str]) -> None:
+def name_rows(axes: Axes, names: Sequence[str]) -> None:
     """Label rows 0, 1, ... from the top down."""
     axes.set_yticks(range(len(names)), [shortened(name) for name in names])
     axes.tick_params(axis="y", length=0)

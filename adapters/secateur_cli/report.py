@@ -38,26 +38,16 @@ def render_report(report: Mapping[str, Any]) -> str:
         (True, False)
     """
     try:
-        import jinja2
-
         from secateur_cli import sections
     except ImportError as error:
-        raise MissingDependencyError(
-            f"report.html needs jinja2 and matplotlib ({error}); install them with {INSTALL}"
-        ) from error
-    run = _printable(_plain(report))
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+        raise packages_missing(error) from error
+    run = readable(report)
     network = run.get("network") or {}
-    return environment.get_template(TEMPLATE).render(
+    return render_page(
+        TEMPLATE,
         network=str(network.get("build") or "network").rpartition(":")[2],
         criterion=(run.get("scores") or {}).get("criterion"),
-        created=_moment(str(run.get("created") or "")),
+        created=moment(str(run.get("created") or "")),
         data=(run.get("data") or {}).get("source"),
         smoke=bool(run.get("smoke")),
         verdict=verdict(run),
@@ -65,6 +55,26 @@ def render_report(report: Mapping[str, Any]) -> str:
         sections=sections.sections(run),
         version=(run.get("versions") or {}).get("secateur"),
     )
+
+
+def render_page(template: str, **content: Any) -> str:
+    """Return a page from a template of ours, with all of its content escaped but the figures.
+
+    Raises:
+        MissingDependencyError: jinja2 is missing.
+    """
+    try:
+        import jinja2
+    except ImportError as error:
+        raise packages_missing(error) from error
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(**content)
 
 
 def write_report(report: Mapping[str, Any], folder: str | Path) -> None:
@@ -89,9 +99,19 @@ def write_report(report: Mapping[str, Any], folder: str | Path) -> None:
         temporary.write_text(page, encoding="utf-8")
 
 
-def _moment(created: str) -> str:
+def readable(report: Mapping[str, Any]) -> Any:
+    """Return a report as a page may show it: finite numbers, and no characters that are invisible or no text."""
+    return _printable(_plain(report))
+
+
+def moment(created: str) -> str:
     """Return an ISO time without its seconds."""
     return created[:16].replace("T", " ") + (" UTC" if created.endswith(("+00:00", "Z")) else "")
+
+
+def packages_missing(error: ImportError) -> MissingDependencyError:
+    """Return the error that says how to get what a page needs."""
+    return MissingDependencyError(f"the page needs jinja2 and matplotlib ({error}); install them with {INSTALL}")
 
 
 def _plain(value: Any) -> Any:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from secateur_nni.experiments.tuner import GreedyTuner
     from secateur_nni.feature_map_pruner import FeatureMapPruner
     from secateur_nni.host import check_nnictl
+    from secateur_nni.known_pruners import OWN_PRUNERS
+    from secateur_nni.own_pruners import own_choice
     from secateur_nni.pruners import DIPruner, HRankPruner
     from secateur_nni.removal import apply_masks, plan_of_masks
 
@@ -32,14 +34,17 @@ _HOMES = {
     "FeatureMapPruner": "feature_map_pruner",
     "GreedyTuner": "experiments.tuner",
     "HRankPruner": "pruners",
+    "OWN_PRUNERS": "known_pruners",
     "apply_masks": "removal",
     "check_nnictl": "host",
     "complete_config_list": "completion",
+    "own_choice": "own_pruners",
     "plan_of_masks": "removal",
     "torch_evaluator": "evaluators",
 }
 
 __all__ = [
+    "OWN_PRUNERS",
     "BudgetPruner",
     "DIPruner",
     "EvaluatorWorth",
@@ -49,6 +54,7 @@ __all__ = [
     "apply_masks",
     "check_nnictl",
     "complete_config_list",
+    "own_choice",
     "plan_of_masks",
     "torch_evaluator",
 ]

@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+from typing import Any
+
+from torch.optim import SGD
 
 from secateur.errors import MissingDependencyError
 
 INSTALL = 'pip install "secateur[nni]"'
 
 try:
+    from nni import trace
     from nni.common import is_traceable as is_traceable
     from nni.compression import TorchEvaluator as TorchEvaluator
+    from nni.compression import pruning
     from nni.compression.base.compressor import Compressor as Compressor
     from nni.compression.base.compressor import Pruner as Pruner
     from nni.compression.base.config import select_modules_by_config as select_modules_by_config
@@ -26,6 +31,16 @@ except ImportError as error:
 
 StepwisePruner = basic_pruner._NormPruner
 """The base of NNI's pruners that make masks at once, or at steps of the training that a schedule sets."""
+
+
+def own_pruner(name: str) -> Any:
+    """Return a class of pruners that NNI brings, by its name there."""
+    return getattr(pruning, name)
+
+
+def traced_sgd(parameters: Any, *, lr: float) -> Any:
+    """Return torch's SGD, made so that NNI can make it again for the wrapped network."""
+    return trace(SGD)(parameters, lr=lr)
 
 
 def check_nnictl() -> None:

@@ -56,7 +56,9 @@ def apply_masks(model: nn.Module, masks: Masks, example_inputs: Any) -> nn.Modul
     return pruned
 
 
-def plan_of_masks(model: nn.Module, masks: Masks, example_inputs: Any) -> PruningPlan:
+def plan_of_masks(
+    model: nn.Module, masks: Masks, example_inputs: Any, *, groups: ChannelGroups | None = None
+) -> PruningPlan:
     """Return the plan that removes the channels which are masked, for `secateur.apply_plan`, `compensate` and others.
 
     Which channels go is read from the masks of convolutions and linear layers; where none of a group's has a mask, from
@@ -64,6 +66,7 @@ def plan_of_masks(model: nn.Module, masks: Masks, example_inputs: Any) -> Prunin
 
     Args:
         model, masks, example_inputs: see `apply_masks`.
+        groups: the groups that may lose channels; None for all that `channel_groups` finds.
 
     Raises:
         NetworkError: the network is wrapped, or cannot be traced.
@@ -83,7 +86,8 @@ def plan_of_masks(model: nn.Module, masks: Masks, example_inputs: Any) -> Prunin
     masked = {
         layer: _masked_rows(model, layer, targets["weight"]) for layer, targets in masks.items() if "weight" in targets
     }
-    groups = channel_groups(model, example_inputs)
+    if groups is None:
+        groups = channel_groups(model, example_inputs)
     gone = {name: _masked_channels(model, group, masked) for name, group in groups.items()}
     _check_nothing_left(groups, gone, masked)
     kept = {name: tuple(c for c in range(groups[name].width) if c not in lost) for name, lost in gone.items() if lost}

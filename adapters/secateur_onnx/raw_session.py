@@ -62,18 +62,18 @@ def measured_peak(path: str, *, provider: str, threads: int, shape: list[int], d
     inputs = np.zeros(shape, dtype)
     inputs += np.random.default_rng(0).standard_normal(shape[1:])  # written to, so that it is resident as well
     on_cpu = provider == "cpu"
-    before = _resident("VmRSS") if on_cpu and _forget_peak() else None if on_cpu else _taken_of_device()
+    before = resident("VmRSS") if on_cpu and forget_peak() else None if on_cpu else _taken_of_device()
     if before is None:
         return None
     session = open_session(path, provider=provider, threads=threads, tf32=True)
     name = session.get_inputs()[0].name
     for _ in range(RUNS):
         session.run(None, {name: inputs})
-    after = _resident("VmHWM") if on_cpu else _taken_of_device()
+    after = resident("VmHWM") if on_cpu else _taken_of_device()
     return None if after is None else max(0, after - before)
 
 
-def _forget_peak() -> bool:
+def forget_peak() -> bool:
     """Let VmHWM begin anew at what is resident now; False where there is no such thing (other systems than Linux)."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
@@ -82,7 +82,8 @@ def _forget_peak() -> bool:
     return True
 
 
-def _resident(field: str) -> int | None:
+def resident(field: str) -> int | None:
+    """Return a level of this process's memory in bytes, as Linux names it: VmRSS (now), VmHWM (the highest)."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return 1024 * int(line.split()[1])

@@ -281,3 +281,35 @@ def test_a_damaged_journal_is_named(path: Path) -> None:
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match=r"gone/journal\.sqlite cannot be used: unable to open"):
         Journal.open(tmp_path / "gone" / "journal.sqlite", IDENTITY)
+
+
+def test_a_fact_is_found_once_and_may_be_anything_plain(path: Path, journal: Journal) -> None:
+    assert journal.fact("cell 1", lambda: {"right": [1, None, "x"]}) == {"right": [1, None, "x"]}
+    assert journal.fact("cell 2", lambda: 0.1) == 0.1
+    with Journal.open(path, IDENTITY) as again:
+        assert again.fact("cell 1", lambda: 1 / 0) == {"right": [1, None, "x"]}
+        assert again.facts("cell") == {"cell 1": {"right": [1, None, "x"]}, "cell 2": 0.1}
+        assert again.facts("dense") == {}
+
+
+def test_whoever_found_a_fact_first_is_believed(path: Path, journal: Journal) -> None:
+    def slowly() -> float:
+        with Journal.open(path, IDENTITY) as other:
+            assert other.fact("dense", lambda: 0.9) == 0.9
+        return 0.8
+
+    assert journal.fact("dense", slowly) == 0.9
+
+
+@pytest.mark.parametrize("found", [math.nan, object(), {"a": {1}}])
+def test_facts_are_finite_plain_data(journal: Journal, found: Any) -> None:
+    with pytest.raises(JournalError, match="the fact 'dense' must be finite plain data"):
+        journal.fact("dense", lambda: found)
+    assert journal.facts() == {}
+
+
+def test_an_earlier_journal_gets_its_table_of_facts(path: Path) -> None:
+    Journal.open(path, IDENTITY).close()
+    rows(path, "DROP TABLE facts")
+    with Journal.open(path, IDENTITY) as journal:
+        assert journal.fact("dense", lambda: 1) == 1

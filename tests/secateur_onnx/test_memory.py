@@ -52,7 +52,7 @@ def test_a_process_that_fails_leaves_it_unknown_and_says_why(
         patch.setattr("sys.executable", "false")
         with pytest.warns(SecateurWarning, match="ended with exit status 1"):
             assert peak_memory(dense_file, spec, (2, 3, 16, 16)) is None
-    monkeypatch.setattr(raw_session, "_forget_peak", lambda: False)
+    monkeypatch.setattr(raw_session, "forget_peak", lambda: False)
     where = {"provider": "cpu", "threads": 1, "shape": [1, 3, 16, 16], "dtype": "float32"}
     assert raw_session.measured_peak(str(dense_file), **where) is None  # type: ignore[arg-type]  # mixed on purpose
 

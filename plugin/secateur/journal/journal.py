@@ -37,7 +37,7 @@ class Journal:
 
     Its tables are identity (key, value), score_tables and scores (name, layer, channel, score), evaluations (candidate,
     worth, exact, seconds, widths), decisions (step, channel_group, width, cost, worth), measurements (name, value,
-    unit) and plans (fingerprint, plan).
+    unit), facts (name, fact) and plans (fingerprint, plan).
 
     What is stored is there for good, whenever the process is killed and, but for bounds of a race, also when the power
     fails. Several processes may hold one journal open: whoever stores first is believed by all.
@@ -173,6 +173,36 @@ class Journal:
     def _measured(self, names: Sequence[str]) -> dict[str, float]:
         sql = "SELECT value FROM measurements WHERE name = ?"
         return {name: float(row[0][0]) for name in names if (row := self._store.read(sql, name))}
+
+    def fact(self, name: str, find: Callable[[], Any]) -> Any:
+        """Return the plain data stored under a name, or find and store it.
+
+        Raises:
+            JournalError: what was found is no plain data, or the journal cannot be read or written.
+
+        Example:
+            >>> import tempfile
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     with Journal.open(f"{folder}/journal.sqlite", {"seed": 0}) as journal:
+            ...         journal.fact("dense", lambda: {"right": 9}), journal.fact("dense", lambda: {"right": 8})
+            ({'right': 9}, {'right': 9})
+        """
+        stored = self._store.read("SELECT fact FROM facts WHERE name = ?", name)
+        if not stored:
+            found = find()
+            try:
+                record = json.dumps(found, allow_nan=False)
+            except (TypeError, ValueError) as error:
+                raise JournalError(f"the fact {name!r} must be finite plain data; it is not: {error}") from error
+            with self._store.writing() as write:
+                write("INSERT OR IGNORE INTO facts (name, fact) VALUES (?, ?)", name, record)
+            stored = self._store.read("SELECT fact FROM facts WHERE name = ?", name)
+        return json.loads(stored[0][0])
+
+    def facts(self, beginning: str = "") -> dict[str, Any]:
+        """Return all facts whose names begin so, in the order in which they were stored."""
+        rows = self._store.read("SELECT name, fact FROM facts ORDER BY rowid")
+        return {name: json.loads(fact) for name, fact in rows if name.startswith(beginning)}
 
     def decided(self, step: Decision) -> None:
         """Store a step of the search; for `on_step`.

@@ -30,6 +30,8 @@ SCHEMA = (
     f"CREATE TABLE measurements (name TEXT PRIMARY KEY, value REAL NOT NULL, unit TEXT, seconds REAL, {AT})",
     f"CREATE TABLE plans (id INTEGER PRIMARY KEY CHECK (id = 1), fingerprint TEXT, plan TEXT NOT NULL, {AT})",
 )
+LATER = (f"CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, fact TEXT NOT NULL, {AT})",)
+"""Tables that earlier journals of this format lack, and get when they are opened."""
 BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 UNWRITABLE = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM}
 
@@ -124,6 +126,8 @@ class Store:
             if not self.read("SELECT name FROM sqlite_master"):
                 for statement in (*SCHEMA, f"PRAGMA application_id={APPLICATION}", f"PRAGMA user_version={FORMAT}"):
                     write(statement)
+            for statement in LATER:
+                write(statement)
         with suppress(sqlite3.OperationalError):  # where another process holds it, or the file system has no WAL
             self._connection.execute("PRAGMA journal_mode=WAL")
 

@@ -1,0 +1,79 @@
+"""Means over seeds and their intervals.
+
+References:
+    [Student1908] Student. The probable error of a mean. Biometrika 6, 1908.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from secateur_cli.wording import NORMAL_95
+
+T_95 = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
+    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
+"""The 97.5th percentile of Student's t for 1, 2, ... degrees of freedom."""
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over measurements.
+
+    Attributes:
+        value: the mean.
+        reach: half of the 95% t-interval; None where there is one measurement, which says nothing of its spread.
+        count: how many measurements; seeds that share one count once.
+    """
+
+    value: float
+    reach: float | None
+    count: int
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The ends of the interval; both the mean where there is none."""
+        reach = self.reach or 0.0
+        return self.value - reach, self.value + reach
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return asdict(self)
+
+
+def mean(values: Sequence[float]) -> Mean | None:
+    """Return the mean of some measurements with its 95% interval over them; None where there are none.
+
+    Formula: m ± t(n - 1) s / sqrt(n), with s^2 = sum (x - m)^2 / (n - 1) and t the 97.5th percentile of Student's
+    distribution [Student1908]. It supposes that the measurements are drawn alike and near a normal distribution.
+
+    Example:
+        >>> found = mean([0.84, 0.85, 0.86])
+        >>> round(found.value, 3), round(found.reach, 4), found.count
+        (0.85, 0.0248, 3)
+        >>> mean([0.84])
+        Mean(value=0.84, reach=None, count=1)
+    """
+    if not values:
+        return None
+    if len(values) == 1:
+        return Mean(values[0], None, 1)
+    spread = statistics.stdev(values) / math.sqrt(len(values))
+    return Mean(statistics.fmean(values), t_quantile(len(values) - 1) * spread, len(values))
+
+
+def t_quantile(freedom: int) -> float:
+    """Return the 97.5th percentile of Student's t, to three digits.
+
+    Formula, beyond the table: z + (z^3 + z) / 4f, the beginning of Fisher's expansion.
+
+    Example:
+        >>> t_quantile(2), round(t_quantile(60), 3)
+        (4.303, 2.0)
+    """
+    return T_95[freedom - 1] if freedom <= len(T_95) else NORMAL_95 + (NORMAL_95**3 + NORMAL_95) / (4 * freedom)

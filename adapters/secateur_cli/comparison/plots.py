@@ -1,0 +1,132 @@
+"""The figures of a comparison: axes with units, intervals, and markers that tell apart without colour."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from secateur_cli.comparison.tables import SHORT
+from secateur_cli.comparison.verdicts import called
+from secateur_cli.plots import BLUE, COLUMN, GREY, INK, PANEL, RUST, drawn, name_rows
+from secateur_cli.wording import percent
+
+Row = Mapping[str, Any]
+STAGES: dict[str, dict[str, Any]] = {
+    "cut": {"marker": "x", "color": RUST, "markersize": 5},
+    "recalibrated": {"marker": "o", "color": GREY, "markerfacecolor": "white", "markersize": 5.5},
+    "compensated": {"marker": "s", "color": BLUE, "markersize": 5},
+    "fine-tuned": {"marker": "^", "color": INK, "markersize": 5.5},
+}
+SEARCHES: dict[str, dict[str, Any]] = {
+    "uniform": {"marker": "o", "linestyle": "--", "color": GREY, "markerfacecolor": "white", "markersize": 4.5},
+    "curves": {"marker": "s", "linestyle": "-", "color": BLUE, "markersize": 4},
+    "greedy": {"marker": "^", "linestyle": ":", "color": RUST, "markersize": 4.5},
+}
+ROW = 0.27  # inches
+
+
+def stages_plot(rows: Sequence[Row], stages: Sequence[str], *, dense: float | None, name: str) -> str:
+    """Return the accuracy of each criterion at each stage, with its interval over seeds; the dashed line is dense."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.grid(axis="x")
+        if dense is not None:
+            axes.axvline(100 * dense, color=INK, linestyle="--", linewidth=1)
+        for stage in stages:
+            found = [(place, row["accuracy"][stage]) for place, row in enumerate(rows) if row["accuracy"][stage]]
+            if not found:
+                continue
+            axes.errorbar(
+                [100 * share["value"] for _, share in found],
+                [place for place, _ in found],
+                xerr=[100 * (share["reach"] or 0.0) for _, share in found],
+                capsize=2.5,
+                linestyle="",
+                label=stage,
+                **STAGES[stage],
+            )
+        name_rows(axes, [f"{row['criterion']}, {SHORT[row['house']]}" for row in rows])
+        axes.set_xlabel("top-1 accuracy on held-out images (%; dashed: dense)")
+        figure.legend(loc="outside upper right", ncols=len(stages), columnspacing=1.0, handletextpad=0.2)
+
+    last = stages[-1]
+    said = "; ".join(f"{called(r)} {percent(r['accuracy'][last]['value'])}" for r in rows if r["accuracy"][last])
+    return drawn(name, f"Accuracy by criterion, {last}: {said}", (COLUMN, 1.15 + ROW * len(rows)), draw)
+
+
+def cost_panels(rows: Sequence[Row], stage: str, *, dense: Mapping[str, float]) -> list[tuple[str, str]]:
+    """Return a panel for each criterion: accuracy at a stage against MACs, a line for each search, on one scale."""
+    by_criterion: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["accuracy"][stage] and row["macs"]:
+            by_criterion.setdefault(called(row), []).append(row)
+    shares = [100 * row["accuracy"][stage]["value"] for found in by_criterion.values() for row in found]
+    if not shares:
+        return []
+    limits = (min(shares) - 2, max([*shares, 100 * (dense["accuracy"] or 0)]) + 2)
+    return [
+        (criterion, _cost_panel(found, stage, dense["macs"], limits, f"cost-{number}"))
+        for number, (criterion, found) in enumerate(by_criterion.items())
+    ]
+
+
+def _cost_panel(rows: Sequence[Row], stage: str, macs: float, limits: tuple[float, float], name: str) -> str:
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.grid()
+        for search in dict.fromkeys(row["search"] for row in rows):
+            _line(axes, [row for row in rows if row["search"] == search], stage, macs, search)
+        axes.set_ylim(*limits)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.set_xlabel("MACs (% of dense)")
+        axes.set_ylabel("top-1 (%)")
+
+    said = "; ".join(
+        f"{row['search']} {percent(row['macs']['value'] / macs)} of the MACs {percent(row['accuracy'][stage]['value'])}"
+        for row in rows
+    )
+    return drawn(name, f"{called(rows[0])}, {stage}: {said}", (PANEL, 1.75), draw)
+
+
+def _line(axes: Axes, rows: Sequence[Row], stage: str, macs: float, search: str) -> None:
+    points = sorted(
+        (
+            100 * r["macs"]["value"] / macs,
+            100 * r["accuracy"][stage]["value"],
+            100 * (r["accuracy"][stage]["reach"] or 0),
+        )
+        for r in rows
+    )
+    x, y, reach = zip(*points, strict=True)
+    axes.errorbar(x, y, yerr=reach, capsize=2, linewidth=1, **SEARCHES[search])
+
+
+def scoring_plot(rows: Sequence[Row]) -> str:
+    """Return how long each criterion takes to score, on a logarithmic scale, with its interval over seeds."""
+    known = sorted(
+        (row for row in rows if row["score_processor_seconds"]),
+        key=lambda r: float(r["score_processor_seconds"]["value"]),
+    )
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.grid(axis="x")
+        for place, row in enumerate(known):
+            took = row["score_processor_seconds"]
+            low = min(took["reach"] or 0.0, 0.9 * took["value"])  # what lies below zero has no place on the scale
+            reach = [[low], [took["reach"] or 0.0]]
+            axes.errorbar(took["value"], place, xerr=reach, capsize=2.5, **STAGES["compensated"])
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.xaxis.set_minor_formatter(lambda *_: "")
+        name_rows(axes, [f"{row['criterion']}, {SHORT[row['house']]}" for row in known])
+        axes.set_xlabel("processor time of scoring (s)")
+
+    said = "; ".join(f"{called(row)} {row['score_processor_seconds']['value']:.2g} s" for row in known)
+    return drawn("scoring", f"Time of scoring: {said}", (COLUMN, 0.8 + ROW * len(known)), draw)

@@ -1,0 +1,170 @@
+"""What a comparison can be told: the sections of a run that apply, and `compare`.
+
+`plan` says how widths are found whatever the budget (round_to, residual, ignore, delta, worth), `score` the tap and the
+images, `recover` how many images recovery reads and what fine-tuning starts from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from secateur_cli.comparison.contenders import HOUSES, check_name, house_and_name
+from secateur_cli.plan_schema import BudgetConfig
+from secateur_cli.schema import RunConfig
+from secateur_cli.values import Count, Section, as_tuple
+
+CompareSearch = Literal["uniform", "greedy", "curves"]
+Stage = Literal["cut", "recalibrated", "compensated", "fine-tuned"]
+SMOKE_IMAGES = 32
+
+
+def _as_contender(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _as_budget(value: Any) -> Any:
+    return value if isinstance(value, (Mapping, BudgetConfig)) else {"macs": value}
+
+
+class ContenderConfig(Section):
+    """A criterion that takes part."""
+
+    name: str = Field(
+        description="a name in secateur.criteria such as hrank; torch-pruning: and magnitude, bn-scale, fpgm, lamp, "
+        "random or taylor; nni: and l1, l2, fpgm, taylor or slim"
+    )
+    options: dict[str, Any] = Field(default={}, description="keyword arguments of the criterion, importance or pruner")
+    samples: Count | None = Field(
+        default=None, description="training images that it reads; null: score.samples, or as many as it asks for"
+    )
+
+    @model_validator(mode="after")
+    def _is_known(self) -> Self:
+        try:
+            check_name(self.name, self.options)
+        except TypeError as error:
+            raise ValueError(f"options do not fit the criterion {self.name!r}: {error}") from error
+        return self
+
+    @property
+    def house(self) -> str:
+        """Whose code it is."""
+        return house_and_name(self.name)[0]
+
+    @property
+    def label(self) -> str:
+        """What it is called in tables: its name within its house, and its options."""
+        options = "".join(f" {key}={value}" for key, value in self.options.items())
+        samples = "" if self.samples is None else f" on {self.samples:,}"
+        return f"{house_and_name(self.name)[1]}{options}{samples}"
+
+    @property
+    def full_label(self) -> str:
+        """The same with the house."""
+        return f"{self.label} ({self.house})"
+
+
+Contender = Annotated[ContenderConfig, BeforeValidator(_as_contender)]
+Budget = Annotated[BudgetConfig, BeforeValidator(_as_budget)]
+Seed = Annotated[int, Field(strict=True, ge=0)]
+
+
+class CompareConfig(Section):
+    """What is compared."""
+
+    criteria: Annotated[tuple[Contender, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
+        description="who takes part: names, or mappings {name: torch-pruning:magnitude, options: {p: 1}}"
+    )
+    searches: Annotated[tuple[CompareSearch, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
+        default=("uniform", "curves"), description="how a budget is shared out over the layers: uniform, greedy, curves"
+    )
+    budgets: Annotated[tuple[Budget, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
+        default=(BudgetConfig(macs="50%"),),
+        description="shares or amounts of the dense network's MACs such as 50%, or mappings {parameters: 50%}",
+    )
+    seeds: Annotated[tuple[Seed, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
+        default=(0, 1, 2),
+        description="each decides which training images are scored and recovered on, the random criteria and training",
+    )
+    stages: Annotated[tuple[Stage, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
+        default=("cut", "recalibrated", "compensated"),
+        description="when accuracy is measured: cut, recalibrated, compensated, fine-tuned",
+    )
+    latency: bool = Field(default=False, description="whether networks are timed in ONNX Runtime, as `onnx` says")
+
+    @model_validator(mode="after")
+    def _nothing_twice(self) -> Self:
+        for key in ("criteria", "searches", "budgets", "seeds", "stages"):
+            given = [getattr(value, "full_label", None) or str(value) for value in getattr(self, key)]
+            if twice := next((value for idx, value in enumerate(given) if value in given[:idx]), None):
+                raise ValueError(f"{key}: {twice}: the same twice")
+        if any(budget.latency is not None for budget in self.budgets):
+            raise ValueError("budgets: latency is measured in a comparison (latency: true), and has no budget there")
+        return self
+
+
+class CompareRun(RunConfig):
+    """A comparison on one network and data set, under one schedule."""
+
+    compare: CompareConfig = Field(description="what is compared")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _widths_come_from_compare(cls, given: Any) -> Any:
+        """Give `plan` the budget that it must have and no comparison reads; refuse what `compare` says instead."""
+        plan = given.get("plan") if isinstance(given, dict) else None
+        if not isinstance(given, dict) or not isinstance(plan, (dict, type(None))):
+            return given
+        for key, instead in (("budget", "budgets"), ("search", "searches")):
+            if key in (plan or {}):
+                raise ValueError(f"plan.{key}: a comparison has several; they stand in compare.{instead}")
+        for key in ("criterion", "options"):
+            if isinstance(given.get("score"), dict) and key in given["score"]:
+                raise ValueError(f"score.{key}: a comparison has several; they stand in compare.criteria")
+        return given | {"plan": {**(plan or {}), "budget": {"macs": "50%"}, "search": ["curves", "greedy", "uniform"]}}
+
+    @model_validator(mode="after")
+    def _stages_fit(self) -> Self:
+        if self.fine_tune is None and "fine-tuned" in self.compare.stages:
+            raise ValueError("compare.stages: fine-tuned needs a schedule, but fine_tune is null")
+        for key in ("greedy_from", "rescore"):
+            if getattr(self.plan, key) is not None:
+                raise ValueError(f"plan.{key}: not in a comparison, whose greedy search is the published one")
+        return self
+
+    def smoke(self) -> CompareRun:
+        """Return a copy that takes seconds: few images, a criterion of each house, the first of all else."""
+        short, compare = super().smoke(), self.compare
+        first = {house: next((c for c in compare.criteria if c.house == house), None) for house in HOUSES}
+        few = compare.model_copy(
+            update={
+                "criteria": tuple(c.model_copy(update={"samples": None}) for c in first.values() if c),
+                "searches": compare.searches[:1],
+                "budgets": compare.budgets[:1],
+                "seeds": compare.seeds[:1],
+            }
+        )
+        fewer = {key: getattr(short, key).model_copy(update={"samples": SMOKE_IMAGES}) for key in ("score", "recover")}
+        return self.model_copy(update={**dict(short), **fewer, "compare": few})
+
+    def given(self) -> dict[str, Any]:
+        """Return what is not left at its default, as plain data."""
+        said = self.model_dump(mode="json", exclude_defaults=True)
+        for key in ("budget", "search"):
+            said["plan"].pop(key, None)
+        return said
+
+    def schedule(self) -> dict[str, Any]:
+        """Return what all cells share and what decides their results: no paths, no cells, no threads.
+
+        Networks and images are told apart by their values, not by where they lie. Keys at their defaults are left out,
+        so that a comparison can be gone on with when a later version has more of them.
+        """
+        said = self.given()
+        for section, keys in {"network": ("weights",), "data": ("train", "test", "root")}.items():
+            for key in keys:
+                said[section].pop(key, None)
+        return {key: value for key, value in said.items() if key not in ("output", "compare", "threads", "seed")}

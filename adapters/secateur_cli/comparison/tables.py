@@ -1,0 +1,114 @@
+"""The tables that end a comparison in the terminal: one for each budget and search, within 100 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from secateur_cli.comparison.verdicts import blocks_of, called, is_measured
+from secateur_cli.wording import NONE, amount, percent
+
+SHORT = {"secateur": "ours", "Torch-Pruning": "TP", "NNI": "NNI"}
+SHORTENED = {"recalibrated": "recalib.", "compensated": "compens.", "fine-tuned": "tuned"}
+ROOMY = 8  # columns of numbers that leave room for whole words
+
+
+def tables(found: Mapping[str, Any]) -> Iterator[Table]:
+    """Yield a table for each budget and search of which anything has been measured.
+
+    Args:
+        found: see `secateur_cli.comparison.results.results`.
+    """
+    for (budget, search), rows in blocks_of(found["rows"]).items():
+        if not any(map(is_measured, rows)):
+            continue
+        timed = sorted({batch for row in rows for batch in row["speed"] or ()}, key=int)[:1]
+        headings = ["MACs", "param.", *found["stages"], *(f"speed, {batch}" for batch in timed), "score s", "MiB"]
+        roomy = len(headings) <= ROOMY
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, int(roomy)), collapse_padding=True)
+        table.title, table.title_justify = Text(f"{budget}, {search}", style="bold"), "left"
+        table.add_column("criterion", overflow="fold", max_width=22 if roomy else 17)
+        table.add_column("by", no_wrap=True)
+        for heading in headings:
+            table.add_column(heading if roomy else SHORTENED.get(heading, heading), justify="right", no_wrap=True)
+        for row in rows:
+            table.add_row(*_row(row, found, timed))
+        yield table
+
+
+def notes(found: Mapping[str, Any]) -> list[str]:
+    """Return what the tables leave to be said: how to read them, who chooses alike, and what is not there."""
+    seeds = ", ".join(map(str, found["seeds"]))
+    dense = percent(found["dense"]["accuracy"])
+    lines = [
+        f"dense: {dense} of {found['dense']['images'] or 0:,} held-out images, {amount(found['dense']['macs'])} MACs, "
+        f"{amount(found['dense']['parameters'])} parameters.",
+        f"top-1 in percent: the mean over the seeds {seeds} ± half of its 95% t-interval; without ± it is one "
+        "measurement, which all seeds share where neither the channels nor what is done with them depends on the seed.",
+        "score s, MiB: processor seconds and most memory that the scores take, on top of what was held.",
+    ]
+    for (budget, search), rows in blocks_of(found["rows"]).items():
+        lines += [f"{budget}, {search}: {same}" for same in alike(rows)]
+    return lines + untouched(found["rows"]) + missing(found)
+
+
+def alike(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return which criteria choose the same channels under every seed, each set once."""
+    return [
+        f"{called(row)} chooses the same channels as {', '.join(row['same_channels_as'])}."
+        for row in rows
+        if row["same_channels_as"] and called(row) < min(row["same_channels_as"])
+    ]
+
+
+def untouched(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return which criteria leave groups as they are since they cannot score them, and why."""
+    lines = []
+    for row in rows:
+        if row["unscored"]:
+            reasons = "; ".join(f"{group}: {reason}" for group, reason in row["unscored"].items())
+            lines.append(f"{called(row)} leaves groups as they are ({reasons}).")
+    return list(dict.fromkeys(lines))
+
+
+def missing(found: Mapping[str, Any]) -> list[str]:
+    """Return which cells are not measured, and why, alike ones in one line."""
+    why: dict[tuple[str, str], list[str]] = {}
+    for row in found["rows"]:
+        for seed, reason in row["not_measured"].items():
+            why.setdefault((called(row), reason), []).append(f"{row['budget']}, {row['search']}, seed {seed}")
+    waiting = sum(len(cells) for (_, reason), cells in why.items() if reason == "not measured yet")
+    lines = [f"{waiting} cells are not measured yet."] if waiting else []
+    return lines + [
+        f"not measured: {name} ({'; '.join(cells)}): {reason}"
+        for (name, reason), cells in why.items()
+        if reason != "not measured yet"
+    ]
+
+
+def share(accuracy: Mapping[str, Any] | None) -> str:
+    """Return a mean share in percent with half of its interval.
+
+    Example:
+        >>> share({"value": 0.85504, "reach": 0.00317, "count": 3}), share({"value": 1, "reach": None, "count": 1})
+        ('85.5 ±0.3', '100.0')
+    """
+    if accuracy is None:
+        return NONE
+    reach = "" if accuracy["reach"] is None else f" ±{100 * accuracy['reach']:.1f}"
+    return f"{100 * accuracy['value']:.1f}{reach}"
+
+
+def _row(row: Mapping[str, Any], found: Mapping[str, Any], timed: Sequence[str]) -> list[str]:
+    dense, peak = found["dense"], row["score_peak_bytes"]
+    costs = [NONE if row[key] is None else percent(row[key]["value"] / dense[key]) for key in ("macs", "parameters")]
+    stages = [share(row["accuracy"][stage]) for stage in found["stages"]]
+    speeds = [f"{row['speed'][batch]['ratio']:.2f}" if row["speed"] else NONE for batch in timed]
+    took = row["score_processor_seconds"]
+    seconds = NONE if took is None else f"{took['value']:.1f}"
+    memory = NONE if peak is None else f"{peak / 2**20:,.0f}"
+    return [row["criterion"], SHORT[row["house"]], *costs, *stages, *speeds, seconds, memory]

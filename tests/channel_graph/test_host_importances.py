@@ -1,0 +1,110 @@
+"""Torch-Pruning's own importances by name: their numbers, and what is refused in their place."""
+
+from __future__ import annotations
+
+import copy
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch_pruning as tp
+from torch import Tensor, nn
+
+from networks_for_tests import Residual
+from secateur.channel_graph import HOST_IMPORTANCES, channel_groups, host_importance, host_importance_scores
+from secateur.channel_graph.host_importances import BROKEN, _refuse_unsorted
+from secateur.errors import ConfigError, DataError, ScoreError
+
+IMAGES = torch.randn(12, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+LABELS = torch.arange(12) % 5
+BATCHES = [(IMAGES[:8], LABELS[:8]), (IMAGES[8:], LABELS[8:])]
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    return Residual().eval()
+
+
+def as_pruner_scores(network: nn.Module, importance: Any) -> dict[str, Tensor]:
+    """What Torch-Pruning's own pruner would rank by: layer of the root -> scores."""
+    network = copy.deepcopy(network)
+    images, labels = IMAGES, LABELS
+    nn.functional.cross_entropy(network(images), labels).backward()
+    pruner = tp.pruner.BasePruner(network, (images[:2],), importance=importance, ignored_layers=[network.head])
+    names = {module: name for name, module in network.named_modules()}
+    groups = pruner.DG.get_all_groups(ignored_layers=[network.head], root_module_types=[nn.Conv2d, nn.Linear])
+    return {names[group[0].dep.target.module]: pruner.estimate_importance(group) for group in groups}
+
+
+@pytest.mark.parametrize("name", sorted({*HOST_IMPORTANCES} - {"random"}))
+def test_scores_are_those_that_its_own_pruner_ranks_by(network: nn.Module, name: str) -> None:
+    groups = channel_groups(network, IMAGES[:2])
+    table = host_importance_scores(network, groups, BATCHES, name)
+    expected = as_pruner_scores(network, host_importance(name))
+    assert {*table} == {*groups} == {"stem", "first"}
+    for group in groups.values():
+        (own,) = [values for layer, values in expected.items() if layer in {m.layer for m in group.producers}]
+        assert torch.allclose(table[group.name], own.double(), rtol=1e-4)
+    assert table.settings["samples"] == (12 if name == "taylor" else 0)
+
+
+def test_random_depends_on_the_seed_alone(network: nn.Module) -> None:
+    groups = channel_groups(network, IMAGES[:2])
+    before = torch.random.get_rng_state()
+    first, again, other = (
+        host_importance_scores(network, groups, BATCHES, "random", seed=seed)["stem"] for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_the_network_stays_as_it_was(network: nn.Module) -> None:
+    network.train()
+    before = copy.deepcopy(network.state_dict())
+    host_importance_scores(network, channel_groups(network, IMAGES[:2]), BATCHES, "taylor", samples=5)
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert network.training
+
+
+def test_options_reach_its_class(network: nn.Module) -> None:
+    groups = channel_groups(network, IMAGES[:2])
+    tables = [host_importance_scores(network, groups, BATCHES, "magnitude", options={"p": p}) for p in (1, 2)]
+    assert not torch.allclose(tables[0]["first"], tables[1]["first"])
+
+
+@pytest.mark.parametrize("name", sorted(BROKEN))
+def test_what_does_not_work_there_is_refused_with_the_reason(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be used: in Torch-Pruning 1\.6"):
+        host_importance(name)
+
+
+def test_bad_input(network: nn.Module) -> None:
+    groups = channel_groups(network, IMAGES[:2])
+    with pytest.raises(ConfigError, match=r"no importance 'magnitud' here; allowed: magnitude, bn-scale"):
+        host_importance("magnitud")
+    with pytest.raises(ConfigError, match="options do not fit FPGMImportance"):
+        host_importance("fpgm", q=2)
+    with pytest.raises(DataError, match="no image"):
+        host_importance_scores(network, groups, [], "magnitude")
+    with pytest.raises(DataError, match="need labels"):
+        host_importance_scores(network, groups, [IMAGES], "taylor")
+
+
+def test_channels_in_another_order_are_refused() -> None:
+    """As behind a flatten or a concatenation: Torch-Pruning sorts them and not the root's."""
+    target = SimpleNamespace(name="conv")
+    group = SimpleNamespace(items=[SimpleNamespace(idxs=[0, 2, 1], dep=SimpleNamespace(target=target))])
+    with pytest.raises(ScoreError, match="'conv' the scores of others"):
+        _refuse_unsorted(group)
+
+
+def test_its_failure_is_told_in_a_line(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("index 6 is out of bounds")
+
+    monkeypatch.setattr(tp.pruner.importance.GroupMagnitudeImportance, "__call__", fail)
+    with pytest.raises(ScoreError, match=r"GroupMagnitudeImportance of Torch-Pruning fails: RuntimeError: index 6"):
+        host_importance_scores(network, channel_groups(network, IMAGES[:2]), BATCHES, "magnitude")

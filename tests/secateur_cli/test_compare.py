@@ -1,0 +1,364 @@
+"""`secateur compare`: what it measures, that it goes on after a stop, that two share the work, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from runs_for_tests import User, write_user
+from secateur import accuracy, apply_plan, channel_groups, compensate, uniform_plan
+from secateur.channel_graph import host_importance_scores
+from secateur.cost import cost_model
+from secateur.weights import load_weights
+from secateur_cli.comparison.schema import CompareRun
+from secateur_cli.config import load_config
+from secateur_cli.data import load_data
+from secateur_cli.sources import build_network
+from started_for_tests import Started
+
+CONFIG = """
+network: {build: secateur_user_networks:Small}
+data: {source: secateur_user_data:load}
+train: {epochs: 5, learning_rate: 0.1}
+plan: {round_to: 2, worth: {images: 32}, delta: 0.2}
+fine_tune: {epochs: 1}
+onnx: {batch_sizes: [1], seconds: 0.05}
+threads: 1
+compare:
+  criteria: [{name: "torch-pruning:magnitude", options: {p: 1}}, "nni:l1", hrank, random]
+  searches: [uniform, curves]
+  budgets: [60%]
+  seeds: [0, 1]
+  stages: [cut, recalibrated, compensated]
+"""
+SMALL = ("compare.criteria=[l1,random]", "compare.searches=[uniform]")
+
+
+@pytest.fixture(scope="module")
+def owner(tmp_path_factory: pytest.TempPathFactory) -> User:
+    """A user with a comparison to make."""
+    user = write_user(tmp_path_factory.mktemp("compared"))
+    user.config.write_text(CONFIG, encoding="utf-8")
+    return user
+
+
+def compare(user: User, output: Path, *settings: str, flags: tuple[str, ...] = ()) -> tuple[int, str, str]:
+    return user.command(output, *settings, name="compare", flags=flags, columns=100)
+
+
+def report(output: Path) -> Any:
+    return json.loads((output / "comparison.json").read_text(encoding="utf-8"))
+
+
+def facts(output: Path, beginning: str = "") -> dict[str, str]:
+    """Name -> what the journal holds, with when it was stored."""
+    connection = sqlite3.connect(output / "comparison.sqlite")
+    try:
+        rows = connection.execute("SELECT name, fact FROM facts ORDER BY rowid").fetchall()
+    finally:
+        connection.close()
+    return {name: fact for name, fact in rows if name.startswith(beginning)}
+
+
+def shares(found: Any) -> list[Any]:
+    """What a comparison has measured, without how long it took."""
+    return [[cell["plan"], cell["macs"], cell["accuracy"], cell["not_measured"]] for cell in found["cells"]]
+
+
+@pytest.fixture(scope="module")
+def finished(owner: User, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of an undisturbed comparison, and what it printed. Only to be read."""
+    output = tmp_path_factory.mktemp("finished") / "comparison"
+    code, printed, complained = compare(owner, output)
+    assert code == 0, printed + complained
+    return output, printed
+
+
+def test_every_cell_is_measured_at_every_stage(finished: tuple[Path, str]) -> None:
+    found = report(finished[0])
+    cells = {(c["house"], c["criterion"], c["search"], c["seed"]) for c in found["cells"]}
+    names = [("Torch-Pruning", "magnitude p=1"), ("NNI", "l1"), ("secateur", "hrank"), ("secateur", "random")]
+    assert cells == {(*name, search, seed) for name in names for search in ("uniform", "curves") for seed in (0, 1)}
+    for cell in found["cells"]:
+        assert cell["not_measured"] is None
+        assert all(0 <= cell["accuracy"][stage] <= 1 for stage in ("cut", "recalibrated", "compensated"))
+        assert cell["macs"] <= 0.6 * found["dense"]["macs"]
+        assert cell["score_seconds"] > 0
+    assert len(facts(finished[0], "accuracy dense")) == 1
+
+
+def test_a_cell_is_what_its_parts_give_by_hand(owner: User, finished: tuple[Path, str]) -> None:
+    """The first cell, made anew from the plugin's own functions."""
+    config = load_config(owner.config, kind=CompareRun)
+    network = build_network(config.network, owner.folder).eval()
+    load_weights(network, finished[0] / "dense.safetensors")
+    data = load_data(config.data, folder=owner.folder, seed=0)
+    groups = channel_groups(network, data.example)
+    macs = cost_model("macs", network, data.example, groups)
+    scores = host_importance_scores(network, groups, data.calibration, "magnitude", options={"p": 1})
+    plan = uniform_plan(groups, scores, macs, "60%", round_to=2)
+    pruned = apply_plan(network, plan)
+    cell = next(c for c in report(finished[0])["cells"] if c["search"] == "uniform" and c["seed"] == 0)
+    assert cell["criterion"] == "magnitude p=1"
+    assert cell["macs"] == plan.cost_after
+    assert cell["accuracy"]["cut"] == accuracy(pruned, data.test)
+    torch.manual_seed(0)
+    compensate(network, pruned, plan, data.calibration)
+    assert cell["accuracy"]["compensated"] == pytest.approx(accuracy(pruned, data.test), abs=1 / 48)
+
+
+def test_what_seeds_share_is_measured_once_and_said(finished: tuple[Path, str]) -> None:
+    output, _ = finished
+    rows = {(r["criterion"], r["search"]): r for r in report(output)["rows"]}
+    fixed, drawn = rows["magnitude p=1", "uniform"], rows["random", "uniform"]
+    assert fixed["scores_shared"]
+    assert fixed["plans"][0] == fixed["plans"][1]
+    assert fixed["accuracy"]["cut"]["count"] == 1
+    assert fixed["accuracy"]["cut"]["reach"] is None
+    assert fixed["accuracy"]["compensated"]["count"] == 2
+    assert not drawn["scores_shared"]
+    assert drawn["plans"][0] != drawn["plans"][1]
+    assert len(facts(output, "scores")) == 2 + 2 * 2
+
+
+def test_it_prints_tables_within_100_columns(finished: tuple[Path, str]) -> None:
+    _, printed = finished
+    assert "60% of the MACs, uniform" in printed
+    assert "leads (compensated:" in printed
+    tables = printed[printed.index("60% of the MACs, uniform\n" if "uniform\n" in printed else "criterion  ") :]
+    rows = [line for line in tables.splitlines() if line.startswith((" magnitude", " l1", " hrank", " random"))]
+    assert len(rows) == 8
+    assert max(map(len, rows)) <= 100
+    assert "dense:" in printed
+    assert "about" in printed
+
+
+def test_csv_and_page(finished: tuple[Path, str]) -> None:
+    output, _ = finished
+    with (output / "comparison.csv").open(newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    found = report(output)
+    assert [float(line["accuracy_cut"]) for line in lines] == [c["accuracy"]["cut"] for c in found["cells"]]
+    assert {line["house"] for line in lines} == {"secateur", "Torch-Pruning", "NNI"}
+    page = (output / "comparison.html").read_text(encoding="utf-8")
+    assert page.count("<svg") == 3
+    assert "<script" not in page
+    assert "http" not in page.replace("http-equiv", "")
+    assert "top-1 accuracy on held-out images (%; dashed: dense)" in page
+    assert "Small: 4 criteria compared" in page
+
+
+def test_the_same_command_measures_nothing_again_and_more_criteria_join(
+    owner: User, tmp_path: Path, finished: tuple[Path, str]
+) -> None:
+    output = tmp_path / "comparison"
+    assert compare(owner, output, *SMALL)[0] == 0
+    before = facts(output)
+    code, printed, _ = compare(owner, output, *SMALL)
+    assert code == 0
+    assert "4 of 4 cells are in the journal already" in printed
+    assert facts(output) == before
+    assert compare(owner, output, "compare.criteria=[l1,random,l2]", "compare.searches=[uniform]")[0] == 0
+    after = facts(output)
+    assert {name: after[name] for name in before} == before
+    assert len(after) > len(before)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system makes no copies of a process")
+def test_killed_at_any_moment_it_goes_on_to_the_same_result(owner: User, tmp_path: Path) -> None:
+    settings = [
+        word
+        for setting in (*SMALL, "compare.seeds=[0]", "compare.stages=[cut,compensated,fine-tuned]")
+        for word in ("--set", setting)
+    ]
+    words = ("-m", "secateur_cli", "compare", owner.config, *settings, "--output")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    code, printed, complained = Started(*words, whole, folder=tmp_path, output=tmp_path / "printed").wait()
+    assert code == 0, printed + complained
+    goals, kills = [2, 7], 0
+    for goal in goals:
+        started = Started(*words, killed, folder=tmp_path, output=tmp_path / f"printed-{goal}")
+        while started.poll() is None and _known(killed) < goal:
+            time.sleep(0.01)
+        kills += started.poll() is None
+        started.send(signal.SIGKILL)
+        assert started.wait()[0] in (-signal.SIGKILL, 0)
+    assert kills >= 1
+    stored = facts(killed)
+    code, printed, complained = Started(*words, killed, folder=tmp_path, output=tmp_path / "printed-last").wait()
+    assert code == 0, printed + complained
+    assert {name: facts(killed)[name] for name in stored} == stored
+    assert shares(report(killed)) == shares(report(whole))
+
+
+def _known(output: Path) -> int:
+    try:
+        return len(facts(output))
+    except sqlite3.Error:  # not there yet
+        return 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system makes no copies of a process")
+def test_two_processes_share_the_work(owner: User, tmp_path: Path) -> None:
+    output = tmp_path / "comparison"
+    settings = ("--set", "compare.criteria=[l1,l2,random]", "--set", "compare.searches=[uniform]")
+    words = ("-m", "secateur_cli", "compare", owner.config, "--output", output, *settings)
+    both = [Started(*words, folder=tmp_path, output=tmp_path / f"printed-{n}") for n in range(2)]
+    ends = [started.wait() for started in both]
+    assert [code for code, _, _ in ends] == [0, 0], ends
+    worked = [[line for line in printed.splitlines() if line.startswith("[")] for _, printed, _ in ends]
+    names = [line.partition("] ")[2].partition(":")[0] for lines in worked for line in lines]
+    assert len(names) == len(set(names)) == 6, "each cell by one of the two"
+    assert all(cell["not_measured"] is None for cell in report(output)["cells"])
+
+
+def test_the_same_channels_are_measured_once_whoever_chose_them(owner: User, tmp_path: Path) -> None:
+    """Our L1 and NNI's are the same numbers, also where the error curves leave a layer as it is."""
+    output = tmp_path / "comparison"
+    settings = ("compare.criteria=[l1,'nni:l1']", "compare.searches=[curves]", "compare.seeds=[0]")
+    code, printed, complained = compare(owner, output, *settings, "compare.budgets=[90%,60%]")
+    assert code == 0, complained
+    found = report(output)
+    ours, theirs = ([c["plan"] for c in found["cells"] if c["house"] == house] for house in ("secateur", "NNI"))
+    assert ours == theirs
+    assert len(facts(output, "accuracy compensated")) == 2
+    assert [row["same_channels_as"] for row in found["rows"]] == [["l1 (NNI)"], ["l1 (secateur)"]] * 2
+    assert "l1 (NNI) chooses the same channels as l1 (secateur)" in printed
+    widths = [json.loads(fact)["kept"] for fact in facts(output, "plan").values()]
+    assert any(len(kept) == 1 for kept in widths), "no layer was left as it is"
+
+
+def test_what_cannot_be_scored_says_so_and_the_others_go_on(owner: User, tmp_path: Path) -> None:
+    """The second layer has no batch norm, by which Slim masks; the first one alone cannot meet the budget."""
+    output = tmp_path / "comparison"
+    code, printed, complained = compare(
+        owner,
+        output,
+        "compare.criteria=[l1,'nni:slim','torch-pruning:bn-scale']",
+        "compare.searches=[uniform]",
+        "compare.seeds=[0]",
+        "compare.budgets=[20%]",
+    )
+    assert code == 0, complained
+    cells = {c["name"]: c for c in report(output)["cells"]}
+    assert cells["l1"]["not_measured"] is None
+    assert "SlimPruner masks by batch norm, and 'second' has none" in cells["nni:slim"]["not_measured"]
+    assert "the lowest cost that can be reached is" in cells["torch-pruning:bn-scale"]["not_measured"]
+    assert cells["nni:slim"]["accuracy"] == {"cut": None, "recalibrated": None, "compensated": None}
+    assert "not measured: slim (NNI)" in printed
+    assert cells["l1"]["unscored"] == {}
+    assert "bn-scale (Torch-Pruning) leaves groups as they are (second: Torch-Pruning's importance has no" in printed
+    page = (output / "comparison.html").read_text(encoding="utf-8")
+    assert "SlimPruner masks by batch norm" in page
+
+
+def test_greedy_and_latency(owner: User, tmp_path: Path) -> None:
+    output = tmp_path / "comparison"
+    settings = ("compare.criteria=[l1]", "compare.searches=[greedy]", "compare.seeds=[0]", "compare.stages=[cut]")
+    code, printed, complained = compare(owner, output, *settings, "compare.latency=true", "compare.budgets=[80%,60%]")
+    assert code == 0, complained
+    first, second = report(output)["cells"]
+    assert second["macs"] < first["macs"]
+    assert first["latency"]["comparisons"][0]["ratio"] > 0
+    assert "speed, 1" in printed
+    with (output / "comparison.csv").open(newline="", encoding="utf-8") as file:
+        line = next(csv.DictReader(file))
+    timed = first["latency"]["comparisons"][0]
+    assert float(line["milliseconds_batch_1"]) == timed["pruned"]["median_ms"]
+    assert float(line["speed_batch_1"]) == timed["ratio"]
+    assert len(list((output / "greedy").glob("*.sqlite"))) == 1, "both budgets go the same way"
+    page = (output / "comparison.html").read_text(encoding="utf-8")
+    assert "speed, batch 1" in page
+    assert "Accuracy against MACs" in page
+
+
+@pytest.mark.parametrize(
+    ("setting", "difference"),
+    [
+        ("network.build=secateur_user_networks:Plain", "do not fit the network"),
+        ("plan.round_to=4", "settings.plan.round_to: 2 before, 4 now"),
+        ("fine_tune.epochs=2", "settings.fine_tune.epochs: absent before, 2 now"),
+        ("seed=3", "seed: 0 before, 3 now"),
+    ],
+)
+def test_another_schedule_is_refused_with_what_differs(
+    owner: User, finished: tuple[Path, str], setting: str, difference: str
+) -> None:
+    before = facts(finished[0])
+    code, _, complained = compare(owner, finished[0], setting)
+    assert code == 2
+    assert difference in complained
+    assert facts(finished[0]) == before
+
+
+def test_other_folders_are_refused(owner: User, tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("dear", encoding="utf-8")
+    code, _, complained = compare(owner, tmp_path)
+    assert code == 2
+    assert "holds 'letter.txt', which is no comparison's" in complained
+    code, _, complained = compare(owner, tmp_path / "letter.txt")
+    assert code == 2
+    assert "is a file" in complained
+    code, _, complained = compare(owner, tmp_path / "nothing", flags=("--show",))
+    assert code == 2
+    assert "holds no comparison yet" in complained
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_show_measures_nothing(owner: User, tmp_path: Path, finished: tuple[Path, str]) -> None:
+    before = facts(finished[0])
+    code, printed, _ = compare(owner, finished[0], "compare.criteria=[l1,hrank]", flags=("--show",))
+    assert code == 0
+    assert "4 cells are not measured yet." in printed
+    assert facts(finished[0]) == before
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # as of a figure without anything to draw
+        code, printed, _ = compare(owner, finished[0], "compare.criteria=[l1,l2]", flags=("--show",))
+    assert code == 0
+    assert "8 cells are not measured yet." in printed
+    assert "<svg" not in (finished[0] / "comparison.html").read_text(encoding="utf-8")
+    assert compare(owner, finished[0], flags=("--show",))[0] == 0
+
+
+def test_without_the_packages_of_the_page_the_rest_is_written(
+    owner: User, tmp_path: Path, finished: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "secateur_cli.comparison.document", None)
+    output = Path(shutil.copytree(finished[0], tmp_path / "copy"))
+    (output / "comparison.html").unlink()
+    code, printed, _ = compare(owner, output, flags=("--show",))
+    assert code == 0
+    assert "comparison.html is not: the page needs jinja2 and matplotlib" in printed
+    assert 'pip install "secateur[report]"' in printed
+    assert not (output / "comparison.html").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system makes no copies of a process")
+def test_without_nni_its_pruners_are_refused_before_any_work(owner: User, tmp_path: Path) -> None:
+    script = tmp_path / "without.py"
+    script.write_text("import sys\nsys.modules['nni'] = None\nfrom secateur_cli.main import app\napp()\n")
+    words = (script, "compare", owner.config, "--output", tmp_path / "out")
+    code, _, complained = Started(*words, folder=tmp_path, output=tmp_path / "printed").wait()
+    assert code == 2
+    assert "NNI 3.0 cannot be imported" in complained
+    assert 'pip install "secateur[nni]"' in complained
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_budget_out_of_reach_is_refused_before_any_work(owner: User, tmp_path: Path) -> None:
+    code, _, complained = compare(owner, tmp_path / "out", "compare.budgets=[60%,1%]")
+    assert code == 2
+    assert "the lowest cost that can be reached is" in complained
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,176 @@
+"""Parts of a comparison by themselves: claims, intervals, verdicts, and what a block of work took."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from secateur_cli.comparison.claims import Claims
+from secateur_cli.comparison.intervals import T_95, mean, t_quantile
+from secateur_cli.comparison.results import rows_of
+from secateur_cli.comparison.tables import missing, notes, share, tables
+from secateur_cli.comparison.verdicts import verdicts
+from secateur_cli.wording import NONE
+
+
+def in_a_child(work: Any) -> int:
+    """Do work in a copy of this process; return the exit status that it ends with."""
+    child = os.fork()
+    if child == 0:
+        os._exit(work())
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system makes no copies of a process")
+def test_a_claim_is_one_process_s_until_it_ends_however_it_ends(tmp_path: Path) -> None:
+    path = tmp_path / "claims"
+
+    def tries(name: str) -> int:
+        with Claims(path) as claims, claims.claim(name) as ours:
+            return 10 + ours
+
+    def dies() -> int:
+        claims = Claims(path)
+        with claims.claim("cell 1"):
+            os._exit(5)
+
+    with Claims(path) as claims:
+        with claims.claim("cell 1") as ours:
+            assert ours
+            assert in_a_child(lambda: tries("cell 1")) == 10
+            assert in_a_child(lambda: tries("cell 2")) == 11
+        assert in_a_child(lambda: tries("cell 1")) == 11
+        assert in_a_child(dies) == 5
+        with claims.claim("cell 1") as ours:
+            assert ours
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=8))
+def test_the_interval_is_student_s(values: list[float]) -> None:
+    found = mean(values)
+    count, centre = len(values), math.fsum(values) / len(values)
+    variance = math.fsum((value - centre) ** 2 for value in values) / (count - 1)
+    assert found is not None
+    assert found.value == pytest.approx(centre)
+    assert found.reach == pytest.approx(t_quantile(count - 1) * math.sqrt(variance / count), abs=1e-9)
+    assert found.count == count
+
+
+def test_the_quantiles_are_student_s() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    for freedom in (*range(1, len(T_95) + 1), 31, 50, 200):
+        assert t_quantile(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=2e-3)
+
+
+def test_one_measurement_has_no_interval() -> None:
+    assert mean([]) is None
+    assert share(mean([0.5]).to_json()) == "50.0"
+    assert share(None) == NONE
+
+
+def record(
+    criterion: str, seed: int, last: float | None, *, house: str = "secateur", plan: str = "a"
+) -> dict[str, Any]:
+    """A cell with one stage."""
+    return {
+        "criterion": criterion,
+        "house": house,
+        "search": "uniform",
+        "budget": "50% of the MACs",
+        "seed": seed,
+        "scores_shared": False,
+        "unscored": {},
+        "score_seconds": 1.0,
+        "score_processor_seconds": 1.0,
+        "score_peak_bytes": None,
+        "plan": plan,
+        "plan_seconds": 0.1,
+        "ties": 0,
+        "macs": 10.0,
+        "parameters": 5.0,
+        "accuracy": {"cut": last},
+        "measured_as": {"cut": f"cut {plan} {criterion} {seed}"},
+        "latency": None,
+        "not_measured": None if last is not None else "SlimPruner fails",
+    }
+
+
+def test_the_best_comes_first_and_is_compared_seed_by_seed() -> None:
+    records = [record("l1", seed, 0.7 + 0.1 * seed, house="NNI", plan=f"b{seed}") for seed in range(3)]
+    records += [record("hrank", seed, 0.72 + 0.1 * seed, plan=f"a{seed}") for seed in range(3)]
+    rows = rows_of(records, ["cut"])
+    assert [row["criterion"] for row in rows] == ["hrank", "l1"]
+    (said,) = verdicts(rows, ["cut"])
+    assert said == (
+        "50% of the MACs, uniform: hrank (secateur) leads (cut: 82.0%), 2.0 points (2.0 to 2.0 over 3 seeds) ahead of "
+        "l1 (NNI)."
+    )
+
+
+def test_a_difference_that_seeds_do_not_agree_on_may_be_chance() -> None:
+    records = [record("l1", seed, share, house="NNI", plan=f"b{seed}") for seed, share in enumerate((0.7, 0.9, 0.8))]
+    records += [record("di", seed, share, plan=f"a{seed}") for seed, share in enumerate((0.8, 0.85, 0.81))]
+    (said,) = verdicts(rows_of(records, ["cut"]), ["cut"])
+    assert "which may be chance, ahead of l1 (NNI)" in said
+
+
+def test_the_same_channels_are_said_to_be_the_same() -> None:
+    rows = rows_of([record("l1", 0, 0.7, house="NNI"), record("l1", 0, 0.7), record("di", 0, 0.6, plan="b")], ["cut"])
+    assert [row["same_channels_as"] for row in rows] == [["l1 (secateur)"], ["l1 (NNI)"], []]
+    assert "leads (cut: 70.0%), by the same channels as" in verdicts(rows, ["cut"])[0]
+    found = {"rows": rows, "seeds": [0], "dense": {"accuracy": 0.9, "images": 10, "macs": 20.0, "parameters": 9.0}}
+    assert sum("chooses the same channels as" in line for line in notes(found)) == 1
+
+
+def test_what_is_not_measured_is_named_with_its_reason() -> None:
+    rows = rows_of([record("slim", seed, None, house="NNI") for seed in (0, 1)], ["cut"])
+    cells = "; ".join(f"50% of the MACs, uniform, seed {seed}" for seed in (0, 1))
+    assert missing({"rows": rows}) == [f"not measured: slim (NNI) ({cells}): SlimPruner fails"]
+    assert verdicts(rows, ["cut"]) == ["50% of the MACs, uniform: nothing has been measured yet."]
+
+
+@pytest.mark.parametrize("stages", [("cut", "compensated"), ("cut", "recalibrated", "compensated", "fine-tuned")])
+def test_tables_fit_100_columns_with_all_their_numbers(stages: tuple[str, ...]) -> None:
+    latency = {"comparisons": [timed("end to end", 1.5), timed("device bound", 9.0)]}
+    records = [
+        record("magnitude p=1 group_reduction=max", seed, 0.5, house="Torch-Pruning", plan=f"a{seed}")
+        | {
+            "accuracy": dict.fromkeys(stages, 0.7 + 0.2 * seed),
+            "measured_as": {stage: f"{stage} {seed}" for stage in stages},
+            "score_peak_bytes": 12345 * 2**20,
+            "score_processor_seconds": 1234.5,
+            "latency": latency,
+        }
+        for seed in range(3)
+    ]
+    rows = rows_of(records, stages)
+    found = {"rows": rows, "stages": stages, "dense": {"macs": 20.0, "parameters": 9.0}}
+    console = Console(file=io.StringIO(), width=100)
+    for table in tables(found):
+        console.print(table)
+    printed = console.file.getvalue()
+    assert max(map(len, printed.splitlines())) <= 100
+    assert "…" not in printed
+    assert printed.count("90.0 ±49.7") == len(stages)
+    for number in ("50.0%", "55.6%", "1.50", "1234.5", "12,345"):
+        assert number in printed
+
+
+def timed(measured: str, ratio: float) -> dict[str, Any]:
+    return {"measured": measured, "batch_size": 1, "ratio": ratio, "lower": ratio - 0.1, "upper": ratio + 0.1}
+
+
+def test_rows_with_fewer_seeds_lead_nothing() -> None:
+    records = [record("l1", seed, share, house="NNI", plan=f"b{seed}") for seed, share in enumerate((0.9, None))]
+    records += [record("di", seed, 0.8, plan=f"a{seed}") for seed in range(2)]
+    assert verdicts(rows_of(records, ["cut"]), ["cut"]) == [
+        "50% of the MACs, uniform: di (secateur) alone was measured (cut): 80.0%."
+    ]
