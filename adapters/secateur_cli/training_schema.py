@@ -6,7 +6,8 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from secateur.training.recipe import Optimizer, Precision, Recipe, Schedule
+from secateur.precision import Precision
+from secateur.training.recipe import Optimizer, Recipe, Schedule
 from secateur_cli.values import Count, Number, Section
 
 Share = Annotated[Number, Field(ge=0, le=1)]
@@ -30,7 +31,8 @@ class TrainConfig(Section):
         default=None, description="largest norm of the gradient of all parameters; null: not clipped"
     )
     precision: Precision = Field(
-        default="float32", description="float32, or bfloat16: half the bits in convolutions, often much faster"
+        default="float32",
+        description="float32, or half the bits in convolutions: bfloat16, or float16 with a scaled loss",
     )
     optimizer: Optimizer = Field(default="sgd", description="sgd or adamw")
     nesterov: bool = Field(default=True, description="whether the momentum of SGD is Nesterov's")

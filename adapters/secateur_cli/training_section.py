@@ -60,6 +60,6 @@ def recipe_in_words(settings: Mapping[str, Any]) -> str:
         words.append(f"images mixed by Beta({settings['mixup']:g}, {settings['mixup']:g})")
     if settings.get("average"):
         words.append(f"the weights a moving average with decay {settings['average']:g}")
-    if settings.get("precision") == "bfloat16":
-        words.append("convolutions in bfloat16")
+    if settings.get("precision", "float32") != "float32":
+        words.append(f"convolutions in {settings['precision']}")
     return "; ".join(words) + "."
