@@ -59,6 +59,7 @@ class Job:
         costs: what has a budget; the plan is counted in the first.
         shallow: the plan that a search is to distil.
         facts: grows into the report.
+        learnt: the network that a search has trained, of the dense one's shape; None where none has.
         journal: the file in which the search keeps what it finds out.
         hooks: what others do with the search as it goes.
     """
@@ -76,6 +77,12 @@ class Job:
     facts: dict[str, Any]
     journal: str = "journal.sqlite"
     hooks: Hooks = Hooks()
+    learnt: nn.Module | None = None
+
+    @property
+    def source(self) -> nn.Module:
+        """The network that is cut: what a search has trained, else the dense one."""
+        return self.model if self.learnt is None else self.learnt
 
     @property
     def budgets(self) -> dict[str, str | int | float]:

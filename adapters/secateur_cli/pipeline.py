@@ -95,12 +95,12 @@ def versions() -> dict[str, str]:
 
 def remove_channels(job: Job, plan: PruningPlan) -> nn.Module:
     """Cut the network, and prove the cut right on the example."""
-    pruned = apply_plan(job.model, plan)
+    pruned = apply_plan(job.source, plan)
 
     def work() -> dict[str, Any]:
         dense, small = _counts(job, job.model), _counts(job, pruned)
         return {
-            "verification": asdict(verify_pruning(job.model, pruned, plan, job.data.example)),
+            "verification": asdict(verify_pruning(job.source, pruned, plan, job.data.example)),
             "cost": {name: {"before": dense[name], "after": small[name]} for name in dense},
         }
 

@@ -10,13 +10,14 @@ from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, mode
 
 from secateur.errors import ConfigError
 from secateur.search import PUBLISHED_RATES, parse_budget, parse_rates
+from secateur_cli.learning_schema import AutoPrunerConfig
 from secateur_cli.values import Count, Number, Recovery, Section, as_tuple
 
-Search = Literal["curves", "uniform", "greedy", "refine", "rates", "distilled", "cross_layer"]
+Search = Literal["curves", "uniform", "greedy", "refine", "rates", "distilled", "cross_layer", "autopruner"]
 Amount = str | int | float
 NEEDED = {"rates": "rates", "shallow": "distilled"}
 """Key -> the search that needs it, and that alone."""
-OWN = NEEDED | {"greedy_from": "greedy", "rescore": "greedy"}
+OWN = NEEDED | {"greedy_from": "greedy", "rescore": "greedy", "autopruner": "autopruner"}
 """Key -> the search that it is for."""
 
 
@@ -159,7 +160,7 @@ class PlanConfig(Section):
         description="curves: the widths at which the layers that read the channels lose least; uniform: the same share "
         "of every layer; greedy: step by step what the network feels least; refine: swaps from the curves on; rates: "
         "stated shares; distilled: what a shallow network spared, stage by stage; cross_layer: one ranking of all "
-        "weights; or a list of them",
+        "weights; autopruner: what gates learn, trained with the network, at uniform widths; or a list of them",
     )
     budget: BudgetConfig = Field(
         description="what the pruned network may cost, e.g. {macs: 50%}, or several: {macs: 50%, parameters: 400K}"
@@ -191,6 +192,9 @@ class PlanConfig(Section):
     exponent: Annotated[Number, Field(ge=0)] = Field(
         default=1.0, description="cross_layer: by which power of a layer's cost its weights are divided"
     )
+    autopruner: AutoPrunerConfig | None = Field(
+        default=None, description="autopruner: how its gates are trained; null: by the defaults"
+    )
     residual: Literal["joint", "skip", "mask"] = Field(
         default="joint",
         description="joint: layers that a shortcut sums are pruned together; skip: they stay as they are; mask: each "
@@ -218,11 +222,15 @@ class PlanConfig(Section):
     def smoke(self, images: int) -> PlanConfig:
         """Return the same for the first search alone, with at most so many images and evaluations."""
         first = self.search[0]
+        own: dict[str, Any] = {key: None for key, search in OWN.items() if search != first}
+        if first == "autopruner":
+            gates = self.autopruner or AutoPrunerConfig()
+            own["autopruner"] = gates.model_copy(update={"epochs": 1, "granularity": "all"})
         return self.model_copy(
             update={
                 "search": (first,),
                 "worth": self.worth.smoke(images),
                 "evaluations": min(self.evaluations, images),
-                **{key: None for key, search in OWN.items() if search != first},
+                **own,
             }
         )

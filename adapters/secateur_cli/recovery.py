@@ -31,6 +31,11 @@ def recover(job: Job, plan: PruningPlan, pruned: nn.Module) -> None:
     method = job.config.recover.method
     if method == "none":
         return
+    if method == "compensate" and job.learnt is not None:
+        method = "recalibrate"
+        job.progress.say(
+            "the weights were trained without what goes: batch norm is measured afresh, and nothing is compensated"
+        )
 
     def work() -> dict[str, Any]:
         begun = time.monotonic()
@@ -71,7 +76,8 @@ def calibration_images(settings: RecoverConfig, example: Tensor) -> int:
 
 
 def _recalibrate(job: Job, pruned: nn.Module) -> dict[str, Any]:
-    samples = calibration_images(job.config.recover, job.data.example)
+    settings = RecoverConfig(method="recalibrate", samples=job.config.recover.samples)
+    samples = calibration_images(settings, job.data.example)
     watched = job.progress.track(iter(job.data.calibration), "measuring batch norm")
     return {"images": recalibrate_batch_norm(pruned, watched, samples=samples)}
 

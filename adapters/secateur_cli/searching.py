@@ -19,6 +19,7 @@ from secateur.search import GreedyStep, RefineStep, curve_plan, greedy_plan, ref
 from secateur.search.budget import allowed_cost
 from secateur_cli.job import Job
 from secateur_cli.judge import judge_of
+from secateur_cli.learning import LEARNT
 from secateur_cli.prescribed import PRESCRIBED, Setting, prescribed_plan
 
 WAYS = {"greedy": "greedy search, percent of the way", "refine": "swaps from the error curves, candidates"}
@@ -37,7 +38,7 @@ def search(job: Job, scores: ScoreTable, curves: ScoreTable | None) -> tuple[Pru
     """
     config = job.config.plan
     widths: dict[str, Any] = {"round_to": config.round_to, "min_keep": config.min_keep}
-    if job.search == "uniform":
+    if job.search == "uniform" or job.search in LEARNT:
         return uniform_plan(job.groups, scores, job.costs, job.budgets, **widths), []
 
     if job.search in PRESCRIBED:

@@ -1,0 +1,133 @@
+"""The stage of the searches that train: which channels go is learnt along with the weights, to the widths of the plan.
+
+The widths are those of the uniform search: the same share of every group, the smallest that meets the budgets. What is
+learnt is kept in the folder of the run, and the network that is cut from then on is the one that was trained.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from secateur.cost import record_layers
+from secateur.errors import CheckpointError, NetworkError, PlanError
+from secateur.files import write_json
+from secateur.gates import GateEpoch, autoprune, check_gates
+from secateur.records import ChannelGroup, PruningPlan
+from secateur.search import stages_of
+from secateur.weights import load_weights
+from secateur_cli.job import CHECKPOINT, Job
+from secateur_cli.learning_schema import AutoPrunerConfig
+from secateur_cli.schema import PlanConfig, Search
+
+LEARNT: tuple[Search, ...] = ("autopruner",)
+WEIGHTS, LEARNT_PLAN = "stages/learnt.safetensors", "stages/learnt.json"
+Found = tuple[nn.Module, PruningPlan, dict[str, Any]]
+"""The network that was trained, the plan, and what the report tells of it."""
+
+
+def learn_channels(job: Job, start: PruningPlan) -> PruningPlan:
+    """Return the plan of the channels that are learnt to stay, as many of each group as in `start`.
+
+    From then on `job.source` is the network that was trained. A run that is killed goes on from the last epoch.
+    """
+
+    def work() -> dict[str, Any]:
+        begun = time.monotonic()
+        model, plan, facts = _again(job, lambda: _autoprune(job, start))
+        job.keep(model, WEIGHTS)
+        write_json(job.workspace.path(LEARNT_PLAN), plan.to_json())
+        return {"search": job.search, "seconds": time.monotonic() - begun, **facts}
+
+    job.facts["learning"] = job.once("learning", work)
+    job.learnt = copy.deepcopy(job.model)
+    load_weights(job.learnt, job.workspace.path(WEIGHTS))
+    return PruningPlan.from_json(job.workspace.read(LEARNT_PLAN))
+
+
+def rehearse_learning(
+    search: Search, config: PlanConfig, model: nn.Module, groups: Mapping[str, ChannelGroup], example: Tensor
+) -> None:
+    """Refuse before any work what would stop the training of channels.
+
+    Raises:
+        NetworkError: nothing in the network can be trained, or a group takes no gate.
+        PlanError: a group whose channels are only masked.
+    """
+    if search not in LEARNT:
+        return
+    if not any(p.requires_grad for p in model.parameters()):
+        raise NetworkError(f"no parameter of the network needs a gradient, so search: {search} has nothing to train")
+    settings = config.autopruner or AutoPrunerConfig()
+    try:
+        check_gates(model, groups, example, most=settings.recipe(seed=0).most)
+    except (NetworkError, PlanError) as error:
+        raise type(error)(f"search: {search}: {error}; plan.ignore leaves a layer as it is") from error
+
+
+def _again(job: Job, train: Callable[[], Found]) -> Found:
+    """Train; begin anew where what was kept is another network's, which is built with other weights each time."""
+    checkpoint = job.workspace.path(CHECKPOINT)
+    try:
+        return train()
+    except CheckpointError:
+        if not checkpoint.exists():
+            raise
+        checkpoint.unlink()
+        job.progress.say("the epochs that were kept belong to another network: beginning anew")
+        return train()
+
+
+def _autoprune(job: Job, start: PruningPlan) -> Found:
+    settings = job.config.plan.autopruner or AutoPrunerConfig()
+    recipe = settings.recipe(seed=job.config.seed)
+    stages = _stages(job, start, settings.granularity)
+
+    def say(epoch: GateEpoch) -> None:
+        which = f"stage {epoch.stage} of {len(stages)}, " if len(stages) > 1 else ""
+        job.progress.say(
+            f"  {which}epoch {epoch.number} of {recipe.epochs}: loss {epoch.loss:.3f}, the codes keep {epoch.kept:.1%} "
+            f"of the channels, {epoch.binary:.0%} of the gates are binary"
+        )
+
+    with job.progress.task("training gates") as advance:
+        found = autoprune(
+            *(job.model, job.groups, job.costs[0], job.data.train.fresh()),
+            keep=start.widths,
+            stages=stages,
+            recipe=recipe,
+            checkpoint=job.workspace.path(CHECKPOINT),
+            on_step=advance,
+            on_epoch=say,
+        )
+    gates = [
+        {
+            "group": name,
+            "width": len(gate.code),
+            "target": gate.target,
+            "code": gate.kept,
+            "kept": len(found.plan[name]),
+            "alpha": gate.alpha,
+            "binary": gate.binary,
+        }
+        for name, gate in found.gates.items()
+    ]
+    plan = replace(start, kept=found.plan.kept, ties={}, settings={**start.settings, **found.plan.settings})
+    return found.model, plan, {"epochs": [asdict(epoch) for epoch in found.epochs], "gates": gates}
+
+
+def _stages(job: Job, start: PruningPlan, granularity: str) -> list[list[str]]:
+    """Return the groups that lose channels: those that learn together, one stage after the other."""
+    names = [group.name for group in start.groups if start.removed(group.name)]
+    if granularity == "all":
+        return [names]
+    if granularity == "layer":
+        return [[name] for name in names]
+    places = stages_of(job.groups, record_layers(job.model, job.data.example))
+    numbers = sorted({places[name].number for name in names})
+    return [[name for name in names if places[name].number == number] for number in numbers]
