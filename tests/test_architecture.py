@@ -35,7 +35,8 @@ MAY_IMPORT = {
     "secateur.channel_graph": FOUNDATION,
     "secateur.regression": FOUNDATION | {"feature_maps", "criteria"},
     "secateur.recovery": FOUNDATION | {"feature_maps", "regression", "criteria", "channel_graph"},
-    "secateur.training": FOUNDATION | {"evaluation", "feature_maps", "channel_graph", "recovery", "weights"},
+    "secateur.training": FOUNDATION
+    | {"criteria", "evaluation", "feature_maps", "channel_graph", "recovery", "weights"},
     "secateur.quantization": FOUNDATION | {"weights"},
     "secateur.gates": FOUNDATION | {"evaluation", "training"},
     "secateur.evaluation": FOUNDATION | {"channel_graph", "feature_maps", "regression", "scoring"},
