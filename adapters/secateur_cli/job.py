@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +28,7 @@ from secateur_cli.schema import RunConfig, Search, TrainConfig
 from secateur_cli.workspace import Workspace
 
 CHECKPOINT = "stages/epochs.safetensors"
+T = TypeVar("T")
 
 
 class InTrials(Protocol):
@@ -126,6 +129,20 @@ class Job:
         with replacing(self.workspace.path(name)) as temporary:
             save_file({key: value.clone().contiguous() for key, value in tensors_of(model).items()}, temporary)
 
+    def going_on(self, train: Callable[[], T], kept: Path) -> T:
+        """Train from what was kept in a file or folder; anew where that is another network's, or damaged.
+
+        A network may be built with other weights each time.
+        """
+        try:
+            return train()
+        except CheckpointError:
+            if not kept.exists():
+                raise
+            shutil.rmtree(kept) if kept.is_dir() else kept.unlink()
+            self.progress.say("the epochs that were kept belong to another network: beginning anew")
+            return train()
+
     def train(
         self,
         model: nn.Module,
@@ -163,14 +180,7 @@ class Job:
                     **more,
                 )
 
-            try:
-                history = train()
-            except CheckpointError:  # of a network that is built anew each time with other weights, or damaged
-                if not checkpoint.exists():
-                    raise
-                checkpoint.unlink()
-                self.progress.say("the epochs that were kept belong to another network: beginning anew")
-                history = train()
+            history = self.going_on(train, checkpoint)
         model.eval()
         epochs = [
             {"epoch": e.number, "loss": e.loss, "accuracy": e.accuracy, "seconds": e.seconds} for e in history.epochs

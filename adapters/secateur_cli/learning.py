@@ -8,24 +8,27 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from secateur.cost import record_layers
-from secateur.errors import CheckpointError, NetworkError, PlanError
+from secateur.errors import ConfigError, NetworkError, PlanError
 from secateur.files import write_json
 from secateur.gates import GateEpoch, autoprune, check_gates
 from secateur.records import ChannelGroup, PruningPlan
 from secateur.search import stages_of
+from secateur.training import Epoch, prune_by_soft_clusters
+from secateur.training.soft_clusters import check_mergeable
 from secateur.weights import load_weights
 from secateur_cli.job import CHECKPOINT, Job
-from secateur_cli.learning_schema import AutoPrunerConfig
+from secateur_cli.learning_schema import AutoPrunerConfig, SoftClustersConfig
 from secateur_cli.schema import PlanConfig, Search
+from secateur_cli.values import Method
 
-LEARNT: tuple[Search, ...] = ("autopruner",)
+LEARNT: tuple[Search, ...] = ("autopruner", "soft_clusters")
 WEIGHTS, LEARNT_PLAN = "stages/learnt.safetensors", "stages/learnt.json"
 Found = tuple[nn.Module, PruningPlan, dict[str, Any]]
 """The network that was trained, the plan, and what the report tells of it."""
@@ -39,7 +42,8 @@ def learn_channels(job: Job, start: PruningPlan) -> PruningPlan:
 
     def work() -> dict[str, Any]:
         begun = time.monotonic()
-        model, plan, facts = _again(job, lambda: _autoprune(job, start))
+        learn = _autoprune if job.search == "autopruner" else _soft_clusters
+        model, plan, facts = job.going_on(lambda: learn(job, start), job.workspace.path(CHECKPOINT))
         job.keep(model, WEIGHTS)
         write_json(job.workspace.path(LEARNT_PLAN), plan.to_json())
         return {"search": job.search, "seconds": time.monotonic() - begun, **facts}
@@ -51,36 +55,35 @@ def learn_channels(job: Job, start: PruningPlan) -> PruningPlan:
 
 
 def rehearse_learning(
-    search: Search, config: PlanConfig, model: nn.Module, groups: Mapping[str, ChannelGroup], example: Tensor
+    search: Search,
+    config: PlanConfig,
+    model: nn.Module,
+    groups: Mapping[str, ChannelGroup],
+    example: Tensor,
+    *,
+    method: Method,
 ) -> None:
     """Refuse before any work what would stop the training of channels.
 
     Raises:
         NetworkError: nothing in the network can be trained, or a group takes no gate.
         PlanError: a group whose channels are only masked.
+        ConfigError: a recovery that makes filters anew.
     """
     if search not in LEARNT:
         return
+    if method == "sketch":
+        raise ConfigError(f"recover: sketch makes new filters of all, where search: {search} has learnt which stay")
     if not any(p.requires_grad for p in model.parameters()):
         raise NetworkError(f"no parameter of the network needs a gradient, so search: {search} has nothing to train")
-    settings = config.autopruner or AutoPrunerConfig()
     try:
-        check_gates(model, groups, example, most=settings.recipe(seed=0).most)
+        if search == "autopruner":
+            settings = config.autopruner or AutoPrunerConfig()
+            check_gates(model, groups, example, most=settings.recipe(seed=0).most)
+        for group in groups.values() if search == "soft_clusters" else ():
+            check_mergeable(model, group)
     except (NetworkError, PlanError) as error:
         raise type(error)(f"search: {search}: {error}; plan.ignore leaves a layer as it is") from error
-
-
-def _again(job: Job, train: Callable[[], Found]) -> Found:
-    """Train; begin anew where what was kept is another network's, which is built with other weights each time."""
-    checkpoint = job.workspace.path(CHECKPOINT)
-    try:
-        return train()
-    except CheckpointError:
-        if not checkpoint.exists():
-            raise
-        checkpoint.unlink()
-        job.progress.say("the epochs that were kept belong to another network: beginning anew")
-        return train()
 
 
 def _autoprune(job: Job, start: PruningPlan) -> Found:
@@ -119,6 +122,30 @@ def _autoprune(job: Job, start: PruningPlan) -> Found:
     ]
     plan = replace(start, kept=found.plan.kept, ties={}, settings={**start.settings, **found.plan.settings})
     return found.model, plan, {"epochs": [asdict(epoch) for epoch in found.epochs], "gates": gates}
+
+
+def _soft_clusters(job: Job, start: PruningPlan) -> Found:
+    settings = job.config.plan.soft_clusters or SoftClustersConfig()
+
+    def say(epoch: Epoch) -> None:
+        job.progress.say(f"  epoch {epoch.number} of {settings.epochs}: loss {epoch.loss:.3f}")
+
+    with job.progress.task("training clusters of filters") as advance:
+        found = prune_by_soft_clusters(
+            *(job.model, job.groups, job.costs[0], job.data.train.fresh()),
+            keep=start.widths,
+            recipe=settings.recipe(seed=job.config.seed),
+            checkpoint=job.workspace.path(CHECKPOINT),
+            on_step=advance,
+            on_epoch=say,
+        )
+    plan = replace(start, kept=found.plan.kept, ties={}, settings={**start.settings, **found.plan.settings})
+    clusters = [
+        {"group": name, "width": sum(map(len, own)), "kept": len(own), "largest": max(map(len, own))}
+        for name, own in found.clusters.items()
+    ]
+    epochs = [{"number": epoch.number, "loss": epoch.loss} for epoch in found.history.epochs]
+    return found.model, plan, {"epochs": epochs, "clusters": clusters}
 
 
 def _stages(job: Job, start: PruningPlan, granularity: str) -> list[list[str]]:

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from secateur.gates import PRESETS, GateRecipe
 from secateur.precision import Precision
-from secateur_cli.training_schema import BelowOne, NotNegative, Positive
+from secateur_cli.training_schema import BelowOne, NotNegative, Positive, TrainConfig
 from secateur_cli.values import Count, Number, Section
 
 
@@ -64,3 +64,16 @@ class AutoPrunerConfig(Section):
         if given.get("pull") is False:
             given["pull"] = None
         return preset.changed({**given, "seed": seed})
+
+
+class SoftClustersConfig(TrainConfig):
+    """How the network is trained while more and more of its filters become equal."""
+
+    epochs: Count = Field(default=10, description="passes over the training images; filters become equal after each")
+    learning_rate: Positive = Field(default=0.01, description="the largest step, at the start")
+
+    @model_validator(mode="after")
+    def _has_no_average(self) -> Self:
+        if self.average:
+            raise ValueError("average: equal filters are not equal in a moving average; leave it 0")
+        return self

@@ -1,4 +1,4 @@
-"""The part of a report on channels that were learnt: gate by gate, and epoch by epoch."""
+"""The part of a report on channels that were learnt: gates or clusters, and epoch by epoch."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from secateur_cli.wording import NONE, percent
 
 
 def learning_section(report: Report) -> Section | None:
-    """Return what the gates have learnt, None where no search has trained any."""
+    """Return what a search has learnt, None where none has trained."""
     found = part(report, "learning")
     gates, epochs = found.get("gates") or [], found.get("epochs") or []
+    if found.get("clusters"):
+        return _clusters(found["clusters"], epochs)
     if not gates:
         return None
     width = sum(gate["width"] for gate in gates)
@@ -38,6 +40,19 @@ def learning_section(report: Report) -> Section | None:
     ]  # fmt: skip
     folded = Table(["stage", "epoch", "cross entropy", "kept by the codes", "binary"], passes, "Epoch by epoch")
     return Section("gates", "What the gates have learnt", [text], tables=[table], folded=[folded])
+
+
+def _clusters(clusters: list[Report], epochs: list[Report]) -> Section:
+    text = (
+        "While the network was trained, the filters of each group were put into fewer and fewer clusters after each "
+        "epoch, and all of a cluster became its mean. At the end the equal ones were merged: what reads them reads "
+        "one with the sum of their weights, which is exactly the same network."
+    )
+    rows = [[c["group"], str(c["width"]), str(c["kept"]), str(c["largest"])] for c in clusters]
+    passes = [[str(e["number"]), f"{e['loss']:.4f}"] for e in epochs]
+    table = Table(["group", "dense", "clusters", "channels of the largest"], rows)
+    folded = Table(["epoch", "training loss"], passes, "Epoch by epoch")
+    return Section("clusters", "Filters that became equal", [text], tables=[table], folded=[folded])
 
 
 def _kept_by_code(gates: list[Report]) -> list[float]:

@@ -37,7 +37,10 @@ def plan_record(search: str, plan: PruningPlan, scores: ScoreTable, curves: Scor
 def _group(
     search: str, group: ChannelGroup, plan: PruningPlan, scores: ScoreTable, curves: ScoreTable | None
 ) -> dict[str, Any]:
-    kept, decides = plan[group.name], "learnt" not in plan.settings  # else no score has chosen the channels
+    kept, decides = (
+        plan[group.name],
+        search not in ("autopruner", "soft_clusters"),
+    )  # else no score has chosen the channels
     record = {
         "name": group.name,
         "layers": [member.layer for member in group.producers],

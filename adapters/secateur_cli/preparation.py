@@ -173,7 +173,7 @@ def rehearse_plan(config: RunConfig, search: Search, scores: ScoreTable, setting
                 min_keep=plan.min_keep,
                 reduction="sum",
             )
-    rehearse_learning(search, plan, model, setting.groups, setting.example)
+    rehearse_learning(search, plan, model, setting.groups, setting.example, method=config.recover.method)
     if search == "greedy" and plan.greedy_from is not None:
         _check_start(plan, setting)
     tensors_of(model)

@@ -40,6 +40,8 @@ SEARCHES = {
     "rates": "the stated share of each layer",
     "distilled": "the shares that a search found for a shallow network, stage by stage, scaled to the budget",
     "autopruner": "the same share of every group, and of its channels those that a gate has learnt to keep",
+    "soft_clusters": "the same share of every group, whose channels became equal in clusters while they trained",
+    "global_ranking": "one ranking of all channels, its scales and offsets by group found by evolution",
     "cross_layer": "one ranking of the weights of all layers, each divided by what its layer costs",
 }
 QUANTITIES = {

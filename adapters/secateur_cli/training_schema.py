@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from dataclasses import asdict
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from secateur.precision import Precision
 from secateur.training.recipe import Optimizer, Recipe, Schedule
+from secateur.training.schedules import HRANK, HRANK_PLUS, HRANK_PLUS_IMAGENET
 from secateur_cli.values import Count, Number, Section
 
 Share = Annotated[Number, Field(ge=0, le=1)]
@@ -58,12 +60,32 @@ class TrainConfig(Section):
 
     def recipe(self, *, seed: int) -> Recipe:
         """Return the numbers of the training."""
-        return Recipe(**self.model_dump(exclude={"freeze"}), seed=seed)
+        return Recipe(**self.model_dump(exclude={"freeze", "like", "layer_by_layer", "restart_batch_norm"}), seed=seed)
+
+
+PUBLISHED: dict[str, tuple[Recipe, dict[str, bool]]] = {
+    "hrank": (HRANK, {"layer_by_layer": True}),
+    "hrank_plus": (HRANK_PLUS, {"restart_batch_norm": True}),
+    "hrank_plus_imagenet": (HRANK_PLUS_IMAGENET, {"restart_batch_norm": True}),
+}
+"""Name of a published training -> its numbers, and how it is done."""
+OURS = ("distillation", "temperature", "feature_weight")  # which nobody published
 
 
 class FineTuneConfig(TrainConfig):
     """How the pruned network is trained on."""
 
+    like: Literal["hrank", "hrank_plus", "hrank_plus_imagenet"] | None = Field(
+        default=None,
+        description="numbers of a published training, for keys that are not given: hrank (layer by layer, 30 epochs "
+        "each), hrank_plus (once, 150 epochs, batch norm from its beginning), hrank_plus_imagenet (90 epochs)",
+    )
+    layer_by_layer: bool = Field(
+        default=False,
+        description="from the dense network on, mask the channels of one group after the other and train after each, "
+        "`epochs` each time; nothing is recovered before",
+    )
+    restart_batch_norm: bool = Field(default=False, description="give every batch norm its initial state before")
     epochs: Count = Field(default=1, description="passes over the training images")
     learning_rate: Positive = Field(default=0.01, description="the largest step, at the start")
     distillation: Share = Field(
@@ -78,6 +100,22 @@ class FineTuneConfig(TrainConfig):
         default=0.0,
         description="share of each layer's filters, those of the highest scores, that stay as they are",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_published(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or given.get("like") not in PUBLISHED:
+            return given
+        recipe, manner = PUBLISHED[given["like"]]
+        numbers = {key: value for key, value in asdict(recipe).items() if key in cls.model_fields and key not in OURS}
+        return {**numbers, **manner, **given}
+
+    @model_validator(mode="after")
+    def _layers_are_whole(self) -> Self:
+        for key in ("freeze", "restart_batch_norm") if self.layer_by_layer else ():
+            if getattr(self, key):
+                raise ValueError(f"{key}: not in a training layer by layer, which goes on from the dense network")
+        return self
 
     @property
     def has_teacher(self) -> bool:

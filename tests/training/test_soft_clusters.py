@@ -133,7 +133,7 @@ def test_layers_that_mix_channels_are_found_out() -> None:
             return self.head(torch.relu(x).mean((2, 3)))
 
     torch.manual_seed(0)
-    _, groups, cost = setting(Mixing(torch.ones(8)))
+    _, groups, cost = setting(Mixing(torch.ones(1)))
     network = Mixing(torch.arange(1.0, 9.0))  # equal channels are not alike behind it
     with pytest.raises(NetworkError, match="not read alike"):
         prune_by_soft_clusters(network, groups, cost, batches(), keep={"first": 4}, recipe=Recipe(epochs=1))
