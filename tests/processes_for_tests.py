@@ -30,12 +30,14 @@ from secateur import (
     collect_scores,
     fine_tune,
     greedy_plan,
+    prune_by_soft_clusters,
     recalibrate_batch_norm,
     reconstruction_scores,
 )
 from secateur.criteria import criterion
 from secateur.distributed import jointly, part_of
 from secateur.scoring import scores_by_name
+from secateur.training import Recipe
 
 IMAGES = 48
 
@@ -370,3 +372,20 @@ def learn_gates_badly(rank: int, fault: str) -> Any:
     return autoprune(
         model, groups, MacsCost(model, images()[0][:1], groups), batches, across=dist.group.WORLD, **changes
     )
+
+
+def merge_clusters(rank: int, size: int) -> Any:
+    """Return the clusters and all weights."""
+    layers = (nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+    model = nn.Sequential(*layers)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    across = dist.group.WORLD if size > 1 else None
+    groups = channel_groups(model, images()[0][:2])
+    cost, recipe = MacsCost(model, images()[0][:1], groups), Recipe(epochs=3, learning_rate=0.3)
+    found = prune_by_soft_clusters(
+        model, groups, cost, batches_of(rank, size), keep={"0": 3}, recipe=recipe, across=across
+    )
+    return found.clusters, torch.cat([p.detach().flatten() for p in found.model.parameters()]).tolist()

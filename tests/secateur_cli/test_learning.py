@@ -165,3 +165,30 @@ def test_a_smoke_run_learns_for_an_epoch(user: User) -> None:
     assert small.plan.autopruner is not None
     assert (small.plan.autopruner.epochs, small.plan.autopruner.granularity) == (1, "all")
     assert small.plan.autopruner.learning_rate == 0.05
+
+
+def test_a_training_that_diverges_stops_with_its_step_and_keeps_the_last_good_epoch(
+    user: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four batches an epoch; the weights are spoilt once the first epoch is kept."""
+    train, told = autopruner.autoprune, list[int]()
+
+    def spoiling(*arguments: Any, on_epoch: Any, **options: Any) -> Any:
+        def spoil(epoch: Any) -> None:
+            on_epoch(epoch)
+            told.append(epoch.number)
+            if len(told) == 1:
+                monkeypatch.setattr(
+                    "secateur.gates.learning.functional.cross_entropy", lambda *_: torch.tensor(torch.nan)
+                )
+
+        return train(*arguments, on_epoch=spoil, **options)
+
+    monkeypatch.setattr(learning, "autoprune", spoiling)
+    code, _, complained = user.command(tmp_path / "run", *GATES, name="search")
+    assert code == 2
+    assert "the loss is nan at step 5 of 8: training diverged" in complained
+    assert (tmp_path / "run" / "stages" / "epochs.safetensors").is_file()
+    assert not (tmp_path / "run" / LEARNT[0]).exists()
+    monkeypatch.undo()
+    assert user.command(tmp_path / "run", *GATES, name="search")[0] == 0

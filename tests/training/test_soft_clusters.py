@@ -13,7 +13,7 @@ from networks_for_tests import Depthwise, Residual
 from references_related import soft_counts
 from secateur import MacsCost, apply_plan, channel_groups, prune_by_soft_clusters, verify_pruning
 from secateur.criteria.clustering import clusters
-from secateur.errors import ConfigError, NetworkError, PlanError
+from secateur.errors import ConfigError, DataError, NetworkError, PlanError
 from secateur.training import Recipe, soft_clusters
 from secateur.training.soft_clusters import clusters_after
 
@@ -119,6 +119,14 @@ def test_what_cannot_be_merged_is_refused() -> None:
     masked = channel_groups(residual().eval(), IMAGES[:2], residual="mask")
     stream = next(name for name, group in masked.items() if group.masked)
     refused(PlanError, "only masked", (residual(), masked, cost), keep={stream: 2})
+
+
+def test_a_training_that_diverges_says_so() -> None:
+    network, groups, cost = setting(flat())
+    with pytest.raises(DataError, match=r"at step [0-9]+ of 6: training diverged"):
+        prune_by_soft_clusters(
+            network, groups, cost, batches(), keep={"0": 4}, recipe=Recipe(epochs=2, learning_rate=1e38)
+        )
 
 
 def test_layers_that_mix_channels_are_found_out() -> None:

@@ -107,9 +107,12 @@ def prune_by_soft_clusters(
     def step(done: int, total: int) -> None:
         per_epoch = total // recipe.epochs
         if done % per_epoch == 0:
+            rows = {name: _rows(network, groups[name]) for name in widths}
+            if not all(bool(torch.isfinite(row).all()) for row in rows.values()):
+                return  # for `fine_tune` to say
             for name, width in widths.items():
                 count = clusters_after(done // per_epoch, recipe.epochs, groups[name].width, width)
-                make_equal(network, groups[name], clusters(_rows(network, groups[name]), count))
+                make_equal(network, groups[name], clusters(rows[name], count))
         if on_step is not None:
             on_step(done, total)
 
