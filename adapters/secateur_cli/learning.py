@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from secateur.cost import record_layers
 from secateur.errors import ConfigError, NetworkError, PlanError
 from secateur.files import write_json
-from secateur.gates import GateEpoch, autoprune, check_gates
+from secateur.gates import GateEpoch, autoprune
+from secateur.gates.attached import check_gates
 from secateur.records import ChannelGroup, PruningPlan
 from secateur.search import stages_of
 from secateur.training import Epoch, prune_by_soft_clusters

@@ -247,7 +247,7 @@ class PlanConfig(Section):
             raise ValueError(f"variant: {', '.join(self.variant)}: the same variant twice")
         others = [search for search in self.search if search not in VARIED]
         if self.variant != ("low",) and others:
-            raise ValueError(f"variant: a key of the searches {', '.join(VARIED)}; {others[0]} chooses channels itself")
+            raise ValueError(f"variant: a key of the searches {', '.join(VARIED)}, but the search is {others[0]}")
         return self
 
     @model_validator(mode="after")

@@ -88,7 +88,10 @@ def test_one_command_runs_the_ablation_of_hrank(user: User, tmp_path: Path) -> N
     [
         (("plan.variant=lowest",), "plan.variant.0: 'lowest' is not allowed; allowed: 'low', 'reverse', "),
         (("plan.variant=[edge, edge]",), "variant: edge, edge: the same variant twice"),
-        (("plan.variant=edge", "plan.search=greedy"), "variant: a key of the searches uniform, rates; greedy chooses"),
+        (
+            ("plan.variant=edge", "plan.search=greedy"),
+            "variant: a key of the searches uniform, rates, but the search is greedy",
+        ),
         (("plan.soft_clusters={epochs: 2}",), "soft_clusters: a key of search: soft_clusters"),
         (("plan.search=soft_clusters", "plan.soft_clusters={average: 0.9}"), "are not equal in a moving average"),
         (("plan.search=global_ranking", "plan.generations=0"), "plan.generations: 0: must be greater than 0"),

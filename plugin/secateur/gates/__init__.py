@@ -1,9 +1,8 @@
 """Channels that learn whether they are needed: AutoPruner."""
 
-from secateur.gates.attached import check_gates
 from secateur.gates.autopruner import AutoPruned, autoprune
 from secateur.gates.gate import ChannelGate
 from secateur.gates.learnt import GateEpoch, Learnt
 from secateur.gates.recipe import PRESETS, GateRecipe
 
-__all__ = ["PRESETS", "AutoPruned", "ChannelGate", "GateEpoch", "GateRecipe", "Learnt", "autoprune", "check_gates"]
+__all__ = ["PRESETS", "AutoPruned", "ChannelGate", "GateEpoch", "GateRecipe", "Learnt", "autoprune"]
