@@ -85,7 +85,7 @@ class FineTuneConfig(TrainConfig):
         description="from the dense network on, mask the channels of one group after the other and train after each, "
         "`epochs` each time; nothing is recovered before",
     )
-    restart_batch_norm: bool = Field(default=False, description="give every batch norm its initial state before")
+    restart_batch_norm: bool = Field(default=False, description="give every batch norm its initial state first")
     epochs: Count = Field(default=1, description="passes over the training images")
     learning_rate: Positive = Field(default=0.01, description="the largest step, at the start")
     distillation: Share = Field(
@@ -104,9 +104,10 @@ class FineTuneConfig(TrainConfig):
     @model_validator(mode="before")
     @classmethod
     def _as_published(cls, given: Any) -> Any:
-        if not isinstance(given, dict) or given.get("like") not in PUBLISHED:
+        name = given.get("like") if isinstance(given, dict) else None
+        if not isinstance(name, str) or name not in PUBLISHED:
             return given
-        recipe, manner = PUBLISHED[given["like"]]
+        recipe, manner = PUBLISHED[name]
         numbers = {key: value for key, value in asdict(recipe).items() if key in cls.model_fields and key not in OURS}
         return {**numbers, **manner, **given}
 

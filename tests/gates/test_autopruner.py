@@ -135,7 +135,7 @@ def test_the_seed_decides(setting: tuple[nn.Module, dict[str, Any], MacsCost]) -
         ({"keep": 1.0}, ConfigError, r"a share in \(0, 1\) or widths by group; found 1.0"),
         ({"keep": {"third": 2}}, PlanError, "no channel group 'third'; known: first, second"),
         ({"keep": {"first": 9}}, ConfigError, "'first' has 8 channels; asked to keep 9"),
-        ({"keep": {"first": 8}}, ConfigError, "nothing to learn"),
+        ({"keep": {"first": 8}}, ConfigError, "nothing would go"),
         ({"stages": [["first"]]}, ConfigError, "must name each group that is gated once: first, second"),
         ({"learning_rate": 1e30}, DataError, "the loss is nan at step [0-9]+ of 10: training diverged"),
         ({"precision": "int8"}, ConfigError, "precision must be one of"),

@@ -92,6 +92,7 @@ def test_batch_norm_begins_anew(user: User, tmp_path: Path, monkeypatch: pytest.
     ("change", "message"),
     [
         ("fine_tune={like: hrank_minus}", "fine_tune.like: 'hrank_minus' is not allowed; allowed: 'hrank', "),
+        ("fine_tune={like: [hrank]}", "fine_tune.like: ['hrank'] is not allowed; allowed: 'hrank', "),
         ("fine_tune={like: hrank, freeze: 0.2}", "freeze: not in a training layer by layer"),
         ("fine_tune={like: hrank_plus, layer_by_layer: true}", "restart_batch_norm: not in a training layer by layer"),
     ],

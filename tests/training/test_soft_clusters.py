@@ -112,7 +112,7 @@ def test_what_cannot_be_merged_is_refused() -> None:
     refused(ConfigError, "at least one epoch", recipe=Recipe(epochs=0))
     refused(PlanError, "no channel group '9'; known: 0", keep={"9": 2})
     refused(ConfigError, "'0' has 8 channels; asked to keep 9", keep={"0": 9})
-    refused(ConfigError, "nothing to merge", keep={"0": 8})
+    refused(ConfigError, "nothing would go", keep={"0": 8})
     depthwise = setting(Depthwise())
     name = next(iter(depthwise[1]))
     refused(NetworkError, r"cannot be merged behind .* \(Conv2d\); allowed", depthwise, keep={name: 2})

@@ -17,7 +17,7 @@ from torch import nn
 
 from secateur.batches import Batches
 from secateur.distributed import Across, local
-from secateur.errors import ConfigError, NetworkError, PlanError
+from secateur.errors import ConfigError, NetworkError
 from secateur.gates.attached import Attached
 from secateur.gates.learning import Learning
 from secateur.gates.learnt import GateEpoch, Learnt
@@ -26,6 +26,7 @@ from secateur.gates.resuming import GateCheckpoint, epoch_of
 from secateur.modes import device_of
 from secateur.protocols import CostModel
 from secateur.records import ChannelGroup, PruningPlan
+from secateur.records.groups import narrowed
 from secateur.training.checking import check_data
 
 Widths = Mapping[str, int]
@@ -181,15 +182,7 @@ def _widths(groups: Mapping[str, ChannelGroup], keep: float | Widths) -> dict[st
         if not 0 < keep < 1:
             raise ConfigError(f"keep must be a share in (0, 1) or widths by group; found {keep!r}")
         return {name: max(1, round(keep * group.width)) for name, group in groups.items()}
-    for name, width in keep.items():
-        if name not in groups:
-            raise PlanError(f"no channel group {name!r}; known: {', '.join(groups)}")
-        if not 1 <= width <= groups[name].width:
-            raise ConfigError(f"the group {name!r} has {groups[name].width} channels; asked to keep {width}")
-    narrower = {name: width for name, width in keep.items() if width < groups[name].width}
-    if not narrower:
-        raise ConfigError("keep leaves every group as wide as it is: there is nothing to learn")
-    return narrower
+    return narrowed(groups, keep)
 
 
 def _counting(on_step: Callable[[int, int], None] | None, done: int, total: int) -> Callable[[int], None]:

@@ -72,7 +72,7 @@ class Learning:
             seen: epochs of earlier stages, which the batches have counted as well.
             on_step: called after each step with how many this stage has done.
         """
-        total, images, batches = 0.0, 0, None
+        total, images = 0.0, 0
         self.network.train()
         begin_epoch(train, seen + number)
         batches = iter(train)

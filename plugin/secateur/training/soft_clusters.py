@@ -32,6 +32,7 @@ from secateur.errors import ConfigError, NetworkError, PlanError
 from secateur.modes import device_of, evaluating
 from secateur.protocols import CostModel
 from secateur.records import ChannelGroup, Member, PruningPlan
+from secateur.records.groups import narrowed
 from secateur.training.fine_tune import History, fine_tune
 from secateur.training.recipe import Recipe
 
@@ -239,14 +240,7 @@ def _checked(
             f"soft clusters take at least one epoch, and no moving average, where equal filters are not equal; found "
             f"{recipe.epochs} epochs, average {recipe.average}"
         )
-    for name, width in keep.items():
-        if name not in groups:
-            raise PlanError(f"no channel group {name!r}; known: {', '.join(groups)}")
-        if not 1 <= width <= groups[name].width:
-            raise ConfigError(f"the group {name!r} has {groups[name].width} channels; asked to keep {width}")
-    widths = {name: width for name, width in keep.items() if width < groups[name].width}
-    if not widths:
-        raise ConfigError("keep leaves every group as wide as it is: there is nothing to merge")
+    widths = narrowed(groups, keep)
     for name in widths:
         check_mergeable(local(model), groups[name])
     return widths
