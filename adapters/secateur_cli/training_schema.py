@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from secateur.precision import Precision
 from secateur.training.recipe import Optimizer, Recipe, Schedule
-from secateur.training.schedules import HRANK, HRANK_PLUS, HRANK_PLUS_IMAGENET
+from secateur.training.schedules import AUTOPRUNER, CLR_RNF, FILTER_SKETCH, HRANK, HRANK_PLUS, HRANK_PLUS_IMAGENET
 from secateur_cli.values import Count, Number, Section
 
 Share = Annotated[Number, Field(ge=0, le=1)]
@@ -63,10 +63,14 @@ class TrainConfig(Section):
         return Recipe(**self.model_dump(exclude={"freeze", "like", "layer_by_layer", "restart_batch_norm"}), seed=seed)
 
 
+Published = Literal["hrank", "hrank_plus", "hrank_plus_imagenet", "clr_rnf", "filter_sketch", "autopruner"]
 PUBLISHED: dict[str, tuple[Recipe, dict[str, bool]]] = {
     "hrank": (HRANK, {"layer_by_layer": True}),
     "hrank_plus": (HRANK_PLUS, {"restart_batch_norm": True}),
     "hrank_plus_imagenet": (HRANK_PLUS_IMAGENET, {"restart_batch_norm": True}),
+    "clr_rnf": (CLR_RNF, {"restart_batch_norm": True}),
+    "filter_sketch": (FILTER_SKETCH, {}),  # whose sketch begins batch norm anew
+    "autopruner": (AUTOPRUNER, {}),
 }
 """Name of a published training -> its numbers, and how it is done."""
 OURS = ("distillation", "temperature", "feature_weight")  # which nobody published
@@ -75,10 +79,11 @@ OURS = ("distillation", "temperature", "feature_weight")  # which nobody publish
 class FineTuneConfig(TrainConfig):
     """How the pruned network is trained on."""
 
-    like: Literal["hrank", "hrank_plus", "hrank_plus_imagenet"] | None = Field(
+    like: Published | None = Field(
         default=None,
         description="numbers of a published training, for keys that are not given: hrank (layer by layer, 30 epochs "
-        "each), hrank_plus (once, 150 epochs, batch norm from its beginning), hrank_plus_imagenet (90 epochs)",
+        "each), hrank_plus and clr_rnf (150 epochs, batch norm from its beginning), hrank_plus_imagenet (90), "
+        "filter_sketch (150), autopruner (30, after its gates)",
     )
     layer_by_layer: bool = Field(
         default=False,

@@ -15,20 +15,30 @@ from runs_for_tests import User, results
 from secateur.checkpoint import load_plan
 from secateur.errors import ConfigError
 from secateur.training import prune_layer_by_layer
-from secateur.training.schedules import HRANK, HRANK_PLUS, HRANK_PLUS_IMAGENET
+from secateur.training.schedules import AUTOPRUNER, CLR_RNF, FILTER_SKETCH, HRANK, HRANK_PLUS, HRANK_PLUS_IMAGENET
 from secateur_cli import job, layer_by_layer
 from secateur_cli.config import load_config
 from secateur_cli.schema import FineTuneConfig
+from secateur_cli.training_schema import PUBLISHED
 
 SHORT = ("fine_tune={like: hrank, epochs: 2, milestones: [1], learning_rate: 0.05}",)
 
 
 def test_published_numbers_are_the_defaults_of_what_is_not_given() -> None:
-    for name, recipe in (("hrank", HRANK), ("hrank_plus", HRANK_PLUS), ("hrank_plus_imagenet", HRANK_PLUS_IMAGENET)):
+    published: dict[str, tuple[Any, bool]] = {
+        "hrank": (HRANK, False),
+        "hrank_plus": (HRANK_PLUS, True),
+        "hrank_plus_imagenet": (HRANK_PLUS_IMAGENET, True),
+        "clr_rnf": (CLR_RNF, True),
+        "filter_sketch": (FILTER_SKETCH, False),
+        "autopruner": (AUTOPRUNER, False),
+    }
+    assert published.keys() == PUBLISHED.keys()
+    for name, (recipe, restarted) in published.items():
         found = FineTuneConfig.model_validate({"like": name})
         ours = {key: getattr(found, key) for key in ("distillation", "temperature", "feature_weight")}
         assert found.recipe(seed=0) == recipe.revised(ours)
-        assert (found.layer_by_layer, found.restart_batch_norm) == (name == "hrank", name != "hrank")
+        assert (found.layer_by_layer, found.restart_batch_norm) == (name == "hrank", restarted)
     changed = FineTuneConfig.model_validate({"like": "hrank_plus", "epochs": 7, "restart_batch_norm": False})
     assert asdict(changed.recipe(seed=0)) == asdict(HRANK_PLUS) | {"epochs": 7, "distillation": 0.0}
     assert not changed.restart_batch_norm

@@ -42,6 +42,12 @@ HRANK_PLUS_IMAGENET = Recipe(
     **_PLAIN,
 )
 """HRankPlus's single training for ImageNet, in batches of 64."""
+CLR_RNF = HRANK_PLUS.revised({"weight_decay": 5e-3})
+"""CLR-RNF's training for CIFAR-10, in batches of 256: ten times the weight decay of the others."""
+FILTER_SKETCH = HRANK_PLUS
+"""FilterSketch's training for CIFAR-10, in batches of 128."""
+AUTOPRUNER = Recipe(epochs=30, learning_rate=0.001, weight_decay=1e-4, milestones=(10, 20), **_PLAIN)
+"""What follows AutoPruner's gates in VGG-16 and ResNet-50 on ImageNet, in batches of 256."""
 
 
 @dataclass(frozen=True)
