@@ -25,16 +25,19 @@ from secateur import (
     MacsCost,
     MaskedAccuracy,
     accuracy,
+    autoprune,
     channel_groups,
     collect_scores,
     fine_tune,
     greedy_plan,
+    prune_by_soft_clusters,
     recalibrate_batch_norm,
     reconstruction_scores,
 )
 from secateur.criteria import criterion
 from secateur.distributed import jointly, part_of
 from secateur.scoring import scores_by_name
+from secateur.training import Recipe
 
 IMAGES = 48
 
@@ -332,3 +335,57 @@ def die_while_training(rank: int) -> Any:
             os._exit(1)
 
     return fine_tune(trained(), batches_of(rank, 2), epochs=9, across=dist.group.WORLD, on_step=step)
+
+
+def gated() -> nn.Module:
+    torch.manual_seed(0)
+    first, second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 6, 3)
+    layers = (first, nn.GroupNorm(2, 8), nn.ReLU(), second, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return nn.Sequential(*layers, nn.Linear(6, 5))
+
+
+def learn_gates(
+    rank: int, size: int, changes: dict[str, Any], checkpoint: str | None = None, stop: int | None = None
+) -> Any:
+    """Return the codes, the channels that stay, the losses and all weights."""
+    model, across = gated(), dist.group.WORLD if size > 1 else None
+    groups = channel_groups(model, images()[0][:2])
+    cost = MacsCost(model, images()[0][:1], groups)
+
+    def step(done: int, _total: int) -> None:
+        if done == stop:
+            raise InterruptedError
+
+    batches = batches_of(rank, size, uneven=True) * 6
+    settings: dict[str, Any] = {"epochs": 3, "learning_rate": 0.05, "checkpoint": checkpoint, "across": across}
+    found = autoprune(model, groups, cost, batches, keep=0.5, on_step=step, **settings | changes)
+    weights = torch.cat([p.detach().flatten() for p in found.model.parameters()]).tolist()
+    codes = {name: gate.code.tolist() for name, gate in found.gates.items()}
+    return codes, dict(found.plan.kept), [epoch.loss for epoch in found.epochs], weights
+
+
+def learn_gates_badly(rank: int, fault: str) -> Any:
+    """One of two processes has a batch too few; or all diverge; or one ends."""
+    changes: dict[str, Any] = {"learning_rate": 1e30 if fault == "diverges" else 0.05, "epochs": 1}
+    model, batches = gated(), batches_of(rank, 2) * (1 + (fault == "batches" and rank == 0))
+    groups = channel_groups(model, images()[0][:2])
+    return autoprune(
+        model, groups, MacsCost(model, images()[0][:1], groups), batches, across=dist.group.WORLD, **changes
+    )
+
+
+def merge_clusters(rank: int, size: int) -> Any:
+    """Return the clusters and all weights."""
+    layers = (nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+    model = nn.Sequential(*layers)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    across = dist.group.WORLD if size > 1 else None
+    groups = channel_groups(model, images()[0][:2])
+    cost, recipe = MacsCost(model, images()[0][:1], groups), Recipe(epochs=3, learning_rate=0.3)
+    found = prune_by_soft_clusters(
+        model, groups, cost, batches_of(rank, size), keep={"0": 3}, recipe=recipe, across=across
+    )
+    return found.clusters, torch.cat([p.detach().flatten() for p in found.model.parameters()]).tolist()

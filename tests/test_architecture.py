@@ -13,7 +13,18 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted([*ROOT.glob("plugin/**/*.py"), *ROOT.glob("adapters/**/*.py")])
 
-FOUNDATION = {"errors", "protocols", "records", "batches", "modes", "files", "channel_map", "index_maps", "distributed"}
+FOUNDATION = {
+    "errors",
+    "protocols",
+    "records",
+    "batches",
+    "modes",
+    "files",
+    "channel_map",
+    "index_maps",
+    "distributed",
+    "precision",
+}
 MAY_IMPORT = {
     **{f"secateur.{name}": FOUNDATION for name in FOUNDATION},
     "secateur.networks": FOUNDATION,
@@ -24,9 +35,10 @@ MAY_IMPORT = {
     "secateur.channel_graph": FOUNDATION,
     "secateur.regression": FOUNDATION | {"feature_maps", "criteria"},
     "secateur.recovery": FOUNDATION | {"feature_maps", "regression", "criteria", "channel_graph"},
-    "secateur.training": FOUNDATION | {"evaluation", "feature_maps", "channel_graph", "recovery", "weights"},
+    "secateur.training": FOUNDATION
+    | {"criteria", "evaluation", "feature_maps", "channel_graph", "recovery", "weights"},
     "secateur.quantization": FOUNDATION | {"weights"},
-    "secateur.gates": FOUNDATION | {"evaluation"},
+    "secateur.gates": FOUNDATION | {"evaluation", "training", "weights"},
     "secateur.evaluation": FOUNDATION | {"channel_graph", "feature_maps", "regression", "scoring"},
     "secateur.weights": FOUNDATION,
     "secateur.findings": FOUNDATION,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +29,7 @@ from secateur_cli.schema import RunConfig, Search, TrainConfig
 from secateur_cli.workspace import Workspace
 
 CHECKPOINT = "stages/epochs.safetensors"
+T = TypeVar("T")
 
 
 def seed_everything(seed: int) -> None:
@@ -67,6 +70,7 @@ class Job:
         costs: what has a budget; the plan is counted in the first.
         shallow: the plan that a search is to distil.
         facts: grows into the report.
+        learnt: the network that a search has trained, of the dense one's shape; None where none has.
         journal: the file in which the search keeps what it finds out.
         hooks: what others do with the search as it goes.
     """
@@ -84,6 +88,12 @@ class Job:
     facts: dict[str, Any]
     journal: str = "journal.sqlite"
     hooks: Hooks = Hooks()
+    learnt: nn.Module | None = None
+
+    @property
+    def source(self) -> nn.Module:
+        """The network that is cut: what a search has trained, else the dense one."""
+        return self.model if self.learnt is None else self.learnt
 
     @property
     def budgets(self) -> dict[str, str | int | float]:
@@ -126,6 +136,20 @@ class Job:
         with replacing(self.workspace.path(name)) as temporary:
             save_file({key: value.clone().contiguous() for key, value in tensors_of(model).items()}, temporary)
 
+    def going_on(self, train: Callable[[], T], kept: Path) -> T:
+        """Train from what was kept in a file or folder; anew where that is another network's, or damaged.
+
+        A network may be built with other weights each time.
+        """
+        try:
+            return train()
+        except CheckpointError:
+            if not kept.exists():
+                raise
+            shutil.rmtree(kept) if kept.is_dir() else kept.unlink()
+            self.progress.say("the epochs that were kept belong to another network: beginning anew")
+            return train()
+
     def train(
         self,
         model: nn.Module,
@@ -164,14 +188,7 @@ class Job:
                         **more,
                     )
 
-            try:
-                history = train()
-            except CheckpointError:  # of a network that is built anew each time with other weights, or damaged
-                if not checkpoint.exists():
-                    raise
-                checkpoint.unlink()
-                self.progress.say("the epochs that were kept belong to another network: beginning anew")
-                history = train()
+            history = self.going_on(train, checkpoint)
         model.eval()
         epochs = [
             {"epoch": e.number, "loss": e.loss, "accuracy": e.accuracy, "seconds": e.seconds} for e in history.epochs

@@ -19,9 +19,10 @@ from secateur.channel_graph import apply_plan, torch_pruning_macs, verify_prunin
 from secateur.checkpoint import MODEL_FILE, PLAN_FILE, load_pruned, save_pruned
 from secateur.modes import evaluating
 from secateur.records import PruningPlan, ScoreTable
-from secateur.training import highest_filters
+from secateur.training import highest_filters, restart_batch_norm
 from secateur_cli import planning
 from secateur_cli.job import Hooks, Job
+from secateur_cli.layer_by_layer import train_layer_by_layer
 from secateur_cli.planning import choose_widths, score, train_dense
 from secateur_cli.preparation import prepare
 from secateur_cli.progress import Progress
@@ -95,12 +96,12 @@ def versions() -> dict[str, str]:
 
 def remove_channels(job: Job, plan: PruningPlan) -> nn.Module:
     """Cut the network, and prove the cut right on the example."""
-    pruned = apply_plan(job.model, plan)
+    pruned = apply_plan(job.source, plan)
 
     def work() -> dict[str, Any]:
         dense, small = _counts(job, job.model), _counts(job, pruned)
         return {
-            "verification": asdict(verify_pruning(job.model, pruned, plan, job.data.example)),
+            "verification": asdict(verify_pruning(job.source, pruned, plan, job.data.example)),
             "cost": {name: {"before": dense[name], "after": small[name]} for name in dense},
         }
 
@@ -122,9 +123,15 @@ def train_pruned(job: Job, plan: PruningPlan, pruned: nn.Module, scores: ScoreTa
     def work() -> dict[str, Any] | None:
         history = None
         if settings is not None:
-            lesson: dict[str, Any] = {"teacher": job.model, "plan": plan} if settings.has_teacher else {}
-            frozen = highest_filters(scores, settings.freeze, plan=plan)
-            history = job.train(pruned, settings, "fine-tuning", after_step=silent, freeze=frozen, **lesson)
+            if settings.layer_by_layer:
+                trained, history = train_layer_by_layer(job, plan, settings)
+                pruned.load_state_dict(trained.state_dict())
+            else:
+                if settings.restart_batch_norm:
+                    restart_batch_norm(pruned)
+                lesson: dict[str, Any] = {"teacher": job.model, "plan": plan} if settings.has_teacher else {}
+                frozen = highest_filters(scores, settings.freeze, plan=plan)
+                history = job.train(pruned, settings, "fine-tuning", after_step=silent, freeze=frozen, **lesson)
         save_pruned(pruned, job.build(), plan, job.workspace.folder)
         return history
 

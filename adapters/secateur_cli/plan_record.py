@@ -37,7 +37,10 @@ def plan_record(search: str, plan: PruningPlan, scores: ScoreTable, curves: Scor
 def _group(
     search: str, group: ChannelGroup, plan: PruningPlan, scores: ScoreTable, curves: ScoreTable | None
 ) -> dict[str, Any]:
-    kept = plan[group.name]
+    kept, decides = (
+        plan[group.name],
+        search not in ("autopruner", "soft_clusters"),
+    )  # else no score has chosen the channels
     record = {
         "name": group.name,
         "layers": [member.layer for member in group.producers],
@@ -45,7 +48,7 @@ def _group(
         "kept": len(kept),
         "kept_channels": list(kept),
         "ties": plan.ties.get(group.name, 0),
-        "scores": group.combine(scores).tolist() if _scored(group, scores) else None,
+        "scores": group.combine(scores).tolist() if decides and _scored(group, scores) else None,
     }
     if curves is not None and _scored(group, curves):
         record["errors"] = losses_of(group.combine(curves).tolist(), "curves")

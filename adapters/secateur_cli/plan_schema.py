@@ -10,14 +10,35 @@ from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, mode
 
 from secateur.errors import ConfigError
 from secateur.search import PUBLISHED_RATES, parse_budget, parse_rates
+from secateur.search.selection import Variant
+from secateur_cli.learning_schema import AutoPrunerConfig, SoftClustersConfig
 from secateur_cli.values import Count, Number, Recovery, Section, as_tuple
 
-Search = Literal["curves", "uniform", "greedy", "refine", "rates", "distilled", "cross_layer"]
+Search = Literal[
+    "curves",
+    "uniform",
+    "greedy",
+    "refine",
+    "rates",
+    "distilled",
+    "cross_layer",
+    "global_ranking",
+    "autopruner",
+    "soft_clusters",
+]
 Amount = str | int | float
 NEEDED = {"rates": "rates", "shallow": "distilled"}
 """Key -> the search that needs it, and that alone."""
-OWN = NEEDED | {"greedy_from": "greedy", "rescore": "greedy"}
+OWN = NEEDED | {
+    "greedy_from": "greedy",
+    "rescore": "greedy",
+    "autopruner": "autopruner",
+    "soft_clusters": "soft_clusters",
+}
+
 """Key -> the search that it is for."""
+VARIED: tuple[Search, ...] = ("uniform", "rates")
+"""The searches whose widths do not depend on which channels go."""
 
 
 def _budget(value: Any) -> Any:
@@ -159,7 +180,9 @@ class PlanConfig(Section):
         description="curves: the widths at which the layers that read the channels lose least; uniform: the same share "
         "of every layer; greedy: step by step what the network feels least; refine: swaps from the curves on; rates: "
         "stated shares; distilled: what a shallow network spared, stage by stage; cross_layer: one ranking of all "
-        "weights; or a list of them",
+        "weights; global_ranking: one ranking of all channels, by evolution; autopruner: what gates learn, trained "
+        "with the network, at uniform widths; soft_clusters: filters that become equal while they train, at uniform "
+        "widths; or a list of them",
     )
     budget: BudgetConfig = Field(
         description="what the pruned network may cost, e.g. {macs: 50%}, or several: {macs: 50%, parameters: 400K}"
@@ -180,7 +203,10 @@ class PlanConfig(Section):
         default=None,
         description="greedy: score the network as cut so far anew, true after each step, a number after so many",
     )
-    worth: WorthConfig = Field(default=WorthConfig(), description="greedy, refine: what a candidate is worth")
+    worth: WorthConfig = Field(
+        default=WorthConfig(), description="greedy, refine, global_ranking: what a candidate is worth"
+    )
+    generations: Count = Field(default=400, description="global_ranking: candidates that are judged after the first")
     evaluations: Count = Field(default=200, description="refine: candidates that are judged at most")
     rates: Annotated[str | dict[str, Number] | None, BeforeValidator(_rates)] = Field(
         default=None,
@@ -196,6 +222,17 @@ class PlanConfig(Section):
         description="cross_layer: that cost: layers, of those that make the channels; block: also of those that read "
         "them, as published for residual networks",
     )
+    autopruner: AutoPrunerConfig | None = Field(
+        default=None, description="autopruner: how its gates are trained; null: by the defaults"
+    )
+    soft_clusters: SoftClustersConfig | None = Field(
+        default=None, description="soft_clusters: how the network is trained meanwhile; null: by the defaults"
+    )
+    variant: Annotated[tuple[Variant, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
+        default=("low",),
+        description="uniform, rates: which channels go: low, those of the lowest scores; or the ablations edge (both "
+        "ends), random, reverse (the highest), middle; or a list of them, each a run of its own",
+    )
     residual: Literal["joint", "skip", "mask"] = Field(
         default="joint",
         description="joint: layers that a shortcut sums are pruned together; skip: they stay as they are; mask: each "
@@ -207,6 +244,15 @@ class PlanConfig(Section):
     def _searches_differ(self) -> Self:
         if len(set(self.search)) != len(self.search):
             raise ValueError(f"search: {', '.join(self.search)}: the same search twice")
+        return self
+
+    @model_validator(mode="after")
+    def _variants_fit_searches(self) -> Self:
+        if len(set(self.variant)) != len(self.variant):
+            raise ValueError(f"variant: {', '.join(self.variant)}: the same variant twice")
+        others = [search for search in self.search if search not in VARIED]
+        if self.variant != ("low",) and others:
+            raise ValueError(f"variant: a key of the searches {', '.join(VARIED)}, but the search is {others[0]}")
         return self
 
     @model_validator(mode="after")
@@ -223,11 +269,20 @@ class PlanConfig(Section):
     def smoke(self, images: int) -> PlanConfig:
         """Return the same for the first search alone, with at most so many images and evaluations."""
         first = self.search[0]
+        own: dict[str, Any] = {key: None for key, search in OWN.items() if search != first}
+        if first == "autopruner":
+            gates = self.autopruner or AutoPrunerConfig()
+            own["autopruner"] = gates.model_copy(update={"epochs": 1, "granularity": "all"})
+        if first == "soft_clusters":
+            training = self.soft_clusters or SoftClustersConfig()
+            own["soft_clusters"] = training.model_copy(update={"epochs": 1, "warmup_epochs": 0.0})
         return self.model_copy(
             update={
                 "search": (first,),
+                "variant": self.variant[:1],
                 "worth": self.worth.smoke(images),
                 "evaluations": min(self.evaluations, images),
-                **{key: None for key, search in OWN.items() if search != first},
+                "generations": min(self.generations, images),
+                **own,
             }
         )

@@ -18,6 +18,7 @@ from secateur_cli.costs import spending
 from secateur_cli.error_curves import CURVES, error_curves
 from secateur_cli.job import Hooks, Job
 from secateur_cli.latency import search_to_latency
+from secateur_cli.learning import LEARNT, LEARNT_PLAN, WEIGHTS, learn_channels
 from secateur_cli.plan_record import plan_record
 from secateur_cli.preparation import prepare
 from secateur_cli.progress import Progress
@@ -26,7 +27,13 @@ from secateur_cli.workspace import PLAN
 
 DENSE_WEIGHTS = "stages/dense.safetensors"
 SCORES = "stages/scores.json"
-FILES = {"training": (DENSE_WEIGHTS,), "scores": (SCORES,), "error curves": (CURVES,), "plan": (PLAN,)}
+FILES = {
+    "training": (DENSE_WEIGHTS,),
+    "scores": (SCORES,),
+    "error curves": (CURVES,),
+    "plan": (PLAN,),
+    "learning": (WEIGHTS, LEARNT_PLAN),
+}
 
 
 def plan_job(
@@ -119,6 +126,8 @@ def choose_widths(job: Job, scores: ScoreTable) -> PruningPlan:
 
     found = job.once("plan", work)
     plan = PruningPlan.from_json(job.workspace.read(PLAN))
+    if job.search in LEARNT:
+        plan = learn_channels(job, plan)
     if found["steps"]:
         job.facts["search"] = found
     job.facts["plan"] = plan_record(job.search, plan, scores, curves)

@@ -30,6 +30,7 @@ from secateur_cli.data import load_data
 from secateur_cli.failures import described
 from secateur_cli.job import Job
 from secateur_cli.latency import check_latency
+from secateur_cli.learning import rehearse_learning
 from secateur_cli.prescribed import PRESCRIBED, Setting, Shallow, prescribed_plan, read_shallow, read_shallow_plan
 from secateur_cli.progress import Progress
 from secateur_cli.recovery import calibration_images
@@ -181,6 +182,7 @@ def rehearse_plan(config: RunConfig, search: Search, scores: ScoreTable, setting
                 min_keep=plan.min_keep,
                 reduction="sum",
             )
+    rehearse_learning(search, plan, model, setting.groups, setting.example, method=config.recover.method)
     if search == "greedy" and plan.greedy_from is not None:
         _check_start(plan, setting)
     tensors_of(model)

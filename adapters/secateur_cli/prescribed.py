@@ -82,7 +82,7 @@ def read_shallow(config: PlanConfig, example: Tensor, folder: Path) -> Shallow |
 
 @dataclass(frozen=True)
 class Setting:
-    """What these searches read beside the scores: the dense network, its groups, and the costs with their budgets."""
+    """What these searches read beside the scores: the network, its groups, the costs with their budgets, a seed."""
 
     model: nn.Module
     example: Tensor
@@ -90,6 +90,7 @@ class Setting:
     costs: Sequence[CostModel]
     budgets: Mapping[str, str | float]
     shallow: Shallow | None
+    seed: int = 0
 
 
 def prescribed_plan(search: Search, config: PlanConfig, scores: ScoreTable, given: Setting) -> PruningPlan:
@@ -142,6 +143,8 @@ def _by_rates(config: PlanConfig, scores: ScoreTable, given: Setting) -> Pruning
             budget=given.budgets,
             mode="secateur" if published is None else "hrank",
             min_keep=config.min_keep,
+            variant=config.variant[0],
+            seed=given.seed,
         )
     except ConfigError as error:
         raise ConfigError(f"plan.rates: {error}") from error

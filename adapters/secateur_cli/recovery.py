@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from secateur.errors import ConfigError, SecateurWarning
 from secateur.modes import placed
 from secateur.records import PruningPlan
-from secateur.recovery import compensate, recalibrate_batch_norm
+from secateur.recovery import compensate, recalibrate_batch_norm, sketch_filters
 from secateur.weights import load_weights
 from secateur_cli.job import Job
 from secateur_cli.schema import RecoverConfig
 from secateur_cli.wording import few_positions
 
 RECOVERED = "stages/recovered.safetensors"
-STAGES = {"recalibrate": "batch norm recalibrated", "compensate": "compensated"}
+STAGES = {"recalibrate": "batch norm recalibrated", "compensate": "compensated", "sketch": "filters sketched"}
 COMPENSATION_IMAGES, RECALIBRATION_IMAGES = 1000, 2000
 MEMORY = 2**31  # bytes for compensation beside the forward pass, half of them for the images
 
@@ -32,11 +32,24 @@ def recover(job: Job, plan: PruningPlan, pruned: nn.Module) -> None:
     method = job.config.recover.method
     if method == "none":
         return
+    if job.config.fine_tune is not None and job.config.fine_tune.layer_by_layer:
+        job.progress.say("nothing is recovered: the training layer by layer goes on from the network before the cut")
+        return
+    if method == "compensate" and job.learnt is not None:
+        method = "recalibrate"
+        job.progress.say(
+            "the weights were trained without what goes: batch norm is measured afresh, and nothing is compensated"
+        )
 
     def work() -> dict[str, Any]:
         begun = time.monotonic()
+        how = {
+            "compensate": lambda: _compensate(job, plan, pruned),
+            "recalibrate": lambda: _recalibrate(job, pruned),
+            "sketch": lambda: _sketch(job, plan, pruned),
+        }
         with placed(job.config.device, job.model, pruned):
-            found = _compensate(job, plan, pruned) if method == "compensate" else _recalibrate(job, pruned)
+            found = how[method]()
         job.keep(pruned, RECOVERED)
         return {"method": method, **found, "seconds": time.monotonic() - begun}
 
@@ -73,7 +86,8 @@ def calibration_images(settings: RecoverConfig, example: Tensor) -> int:
 
 
 def _recalibrate(job: Job, pruned: nn.Module) -> dict[str, Any]:
-    samples = calibration_images(job.config.recover, job.data.example)
+    settings = RecoverConfig(method="recalibrate", samples=job.config.recover.samples)
+    samples = calibration_images(settings, job.data.example)
     watched = job.progress.track(iter(job.data.calibration), "measuring batch norm")
     return {"images": recalibrate_batch_norm(pruned, watched, samples=samples)}
 
@@ -92,12 +106,21 @@ def _compensate(job: Job, plan: PruningPlan, pruned: nn.Module) -> dict[str, Any
         ).to_json()
 
 
+def _sketch(job: Job, plan: PruningPlan, pruned: nn.Module) -> dict[str, Any]:
+    done = sketch_filters(job.model, plan)
+    pruned.load_state_dict(done.model.state_dict())
+    return done.to_json()
+
+
 def _changed(fact: Mapping[str, Any]) -> bool:
-    return bool(fact["images"] and fact.get("layers", True))
+    return fact["method"] == "sketch" or bool(fact["images"] and fact.get("layers", True))
 
 
 def _said(fact: Mapping[str, Any]) -> list[str]:
     """Return what was done, and what to mind, in a line each."""
+    if fact["method"] == "sketch":
+        left = f"; {', '.join(fact['left'])} keep a selection" if fact["left"] else ""
+        return [f"sketched {len(fact['taken'])} layers{left}; they mean nothing before they are trained"]
     on = f"on {fact['images']:,} images in {fact['seconds']:.1f} s"
     if fact["method"] == "recalibrate":
         return [f"measured batch norm afresh {on}" if _changed(fact) else "no batch norm that could be recalibrated"]

@@ -15,6 +15,8 @@ def recovery_section(report: Report) -> Section | None:
     if not found:
         return None
     images, seconds = found.get("images") or 0, found.get("seconds") or 0.0
+    if found.get("method") == "sketch":
+        return _sketched(report)
     if "layers" in found:
         return _compensated(report, images, seconds)
     if not images:
@@ -24,6 +26,19 @@ def recovery_section(report: Report) -> Section | None:
         f"images without their labels, in {seconds:.1f} s."
     )
     return Section("recovery", RECALIBRATED, [text])
+
+
+def _sketched(report: Report) -> Section:
+    found = part(report, "recovery")
+    text = (
+        f"The weights of {len(found['taken'])} layers are FilterSketch's: frequent directions of all channels', not a "
+        f"selection. {len(found['norms'])} batch norms began anew. Before training such a network means nothing."
+    )
+    rows = [[layer, ", ".join(map(percent, shares))] for layer, shares in found["taken"].items()]
+    tables = [Table(["layer", "rows that the sketch read"], rows)]
+    if found["left"]:
+        tables.append(Table(["layer", "why it keeps a selection"], [[k, str(v)] for k, v in found["left"].items()]))
+    return Section("recovery", "Filters sketched", [text], tables=tables)
 
 
 def _compensated(report: Report, images: int, seconds: float) -> Section:

@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from secateur.criteria import known_criterion
 from secateur_cli.plan_schema import PlanConfig, Search
 from secateur_cli.training_schema import FineTuneConfig, TrainConfig
-from secateur_cli.values import Count, Number, Recovery, Section, as_tuple
+from secateur_cli.values import Count, Method, Number, Section, as_tuple
 
 __all__ = [
     "DataConfig",
@@ -44,7 +44,7 @@ SOURCE_KEYS = {
 
 def _as_method(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, list)):
-        allowed = ", ".join(get_args(Recovery))
+        allowed = ", ".join(get_args(Method))
         raise ValueError(f"{value!r}: must be {allowed}, or a mapping with the keys method, samples")
     return {"method": value} if isinstance(value, str) else value
 
@@ -136,10 +136,11 @@ class ScoreConfig(Section):
 class RecoverConfig(Section):
     """How accuracy comes back without labels and without training."""
 
-    method: Recovery = Field(
+    method: Method = Field(
         default="compensate",
         description="compensate: weights behind removed channels solved for anew, so that each layer comes closest to "
-        "what it gave in the dense network; recalibrate: batch norm measured afresh; none: nothing",
+        "what it gave in the dense network; recalibrate: batch norm measured afresh; sketch: FilterSketch's weights, "
+        "made of those of all channels, to be trained; none: nothing",
     )
     samples: Annotated[int, Field(strict=True, ge=2)] | None = Field(
         default=None,
@@ -173,7 +174,7 @@ class RunConfig(Section):
     plan: PlanConfig = Field(description="how many channels each layer keeps")
     recover: Annotated[RecoverConfig, BeforeValidator(_as_method)] = Field(
         default=RecoverConfig(),
-        description="accuracy back before any training: none, recalibrate or compensate, or a mapping {method: "
+        description="accuracy back before any training: none, recalibrate, compensate or sketch, or a mapping {method: "
         "compensate, samples: 500}",
     )
     fine_tune: FineTuneConfig | None = Field(
@@ -195,6 +196,12 @@ class RunConfig(Section):
     def _trained_once(self) -> Self:
         if self.train is not None and self.network.weights is not None:
             raise ValueError("train: the network has weights already (network.weights); remove one of the two")
+        return self
+
+    @model_validator(mode="after")
+    def _sketched_once(self) -> Self:
+        if self.recover.method == "sketch" and self.fine_tune is not None and self.fine_tune.layer_by_layer:
+            raise ValueError("fine_tune.layer_by_layer: trains the network before the cut, and recover: sketch cuts it")
         return self
 
     def smoke(self) -> RunConfig:

@@ -16,13 +16,26 @@ from secateur.modes import placed
 from secateur.protocols import Evaluate, Kept
 from secateur.records import PruningPlan, ScoreTable
 from secateur.scoring import scores_by_name
-from secateur.search import GreedyStep, RefineStep, curve_plan, greedy_plan, refine_plan, uniform_plan
+from secateur.search import (
+    GreedyStep,
+    RefineStep,
+    curve_plan,
+    global_ranking_plan,
+    greedy_plan,
+    refine_plan,
+    uniform_plan,
+)
 from secateur.search.budget import allowed_cost
 from secateur_cli.job import Job
 from secateur_cli.judge import judge_of
+from secateur_cli.learning import LEARNT
 from secateur_cli.prescribed import PRESCRIBED, Setting, prescribed_plan
 
-WAYS = {"greedy": "greedy search, percent of the way", "refine": "swaps from the error curves, candidates"}
+WAYS = {
+    "greedy": "greedy search, percent of the way",
+    "refine": "swaps from the error curves, candidates",
+    "global_ranking": "evolution of a ranking, candidates",
+}
 Step = GreedyStep | RefineStep
 Find = Callable[[Evaluate, Callable[[Step], None], Journal], PruningPlan]
 """A search by evaluation: what judges, what is called after each step, and what remembers -> the plan."""
@@ -38,12 +51,25 @@ def search(job: Job, scores: ScoreTable, curves: ScoreTable | None) -> tuple[Pru
     """
     config = job.config.plan
     widths: dict[str, Any] = {"round_to": config.round_to, "min_keep": config.min_keep}
-    if job.search == "uniform":
+    if job.search == "uniform" or job.search in LEARNT:
+        widths |= {"variant": config.variant[0], "seed": job.config.seed}
         return uniform_plan(job.groups, scores, job.costs, job.budgets, **widths), []
 
     if job.search in PRESCRIBED:
-        setting = Setting(job.model, job.data.example, job.groups, job.costs, job.budgets, job.shallow)
+        setting = Setting(job.model, job.data.example, job.groups, job.costs, job.budgets, job.shallow, job.config.seed)
         return prescribed_plan(job.search, config, scores, setting), []
+
+    if job.search == "global_ranking":
+
+        def rank(evaluate: Evaluate, _: Callable[[Step], None], _journal: Journal) -> PruningPlan:
+            return global_ranking_plan(
+                *(job.groups, scores, job.costs, job.budgets, evaluate),
+                generations=config.generations,
+                seed=job.config.seed,
+                **widths,
+            )
+
+        return _judged(job, scores, rank)
 
     if job.search == "greedy":
         begin = _begin(job, curves, config.greedy_from) if curves is not None and config.greedy_from else None
@@ -117,7 +143,7 @@ def _judged_in_place(job: Job, scores: ScoreTable, find: Find) -> tuple[PruningP
     if job.hooks.in_trials is not None:
         evaluate = job.hooks.in_trials(evaluate, identity=judge.name)
     steps: list[Step] = []
-    made = 0
+    made, most = 0, config.evaluations if job.search == "refine" else config.generations + 1
     with (
         Journal.open(job.workspace.path(job.journal), judge.identity) as journal,
         job.progress.task(WAYS[job.search]) as advance,
@@ -130,7 +156,7 @@ def _judged_in_place(job: Job, scores: ScoreTable, find: Find) -> tuple[PruningP
         def tell() -> None:
             nonlocal made
             made += 1
-            advance(*(_way(job, steps) if job.search == "greedy" else (made, config.evaluations)))
+            advance(*(_way(job, steps) if job.search == "greedy" else (made, most)))
 
         def decided(step: Step) -> None:
             journal.decided(step)

@@ -9,6 +9,7 @@ from secateur_cli.costs import label, spent, unit
 from secateur_cli.curves_section import curves_section
 from secateur_cli.deployment import medians, onnx_section, speed_section
 from secateur_cli.latency_section import latency_section
+from secateur_cli.learning_section import learning_section
 from secateur_cli.page import Figure, Report, Section, Table, as_text, part
 from secateur_cli.recovery_section import recovery_section
 from secateur_cli.training_section import training_section
@@ -38,6 +39,9 @@ SEARCHES = {
     "refine": "the widths of the error curves, and then exchanges that the network is better for",
     "rates": "the stated share of each layer",
     "distilled": "the shares that a search found for a shallow network, stage by stage, scaled to the budget",
+    "autopruner": "the same share of every group, and of its channels those that a gate has learnt to keep",
+    "soft_clusters": "the same share of every group, whose channels became equal in clusters while they trained",
+    "global_ranking": "one ranking of all channels, its scales and offsets by group found by evolution",
     "cross_layer": "one ranking of the weights of all layers, each divided by what its layer costs",
 }
 QUANTITIES = {
@@ -78,6 +82,7 @@ def sections(report: Report) -> list[Section]:
         recovery_section,
         _widths,
         curves_section,
+        learning_section,
         _scores,
         _search,
         _cost,

@@ -31,6 +31,14 @@ def training_section(report: Report, key: str, settings: str, title: str) -> Sec
     figures = [Figure(plots.epochs_plot(epochs, name), "Accuracy and training loss by epoch.")] if len(rows) > 2 else []
     how = recipe_in_words(part(report, "config", settings))
     text = [how] if how else []
+    rounds = [
+        [str(number), ", ".join(one["groups"]), str(one["epochs"]), str(one["chosen"]), percent(one["accuracy"])]
+        for number, one in enumerate(part(report, key).get("rounds") or [], 1)
+    ]
+    if rounds:
+        text.append(f"Layer by layer: {len(rounds)} rounds, in each of which the channels of a group went first.")
+        head = ["round", "group", "epochs", "chosen", "top-1"]
+        return Section(name, title, text, figures, tables=[Table(head, rounds)], folded=[table])
     if len(rows) > 8:
         return Section(name, title, text, figures, folded=[table])
     return Section(name, title, text, figures, tables=[table])
@@ -56,10 +64,12 @@ def recipe_in_words(settings: Mapping[str, Any]) -> str:
         words.append("its feature maps at the ends of blocks compared")
     if settings.get("freeze"):
         words.append(f"{percent(settings['freeze'])} of the filters of each layer frozen")
+    if settings.get("restart_batch_norm"):
+        words.append("batch norm from its beginning")
     if settings.get("mixup"):
         words.append(f"images mixed by Beta({settings['mixup']:g}, {settings['mixup']:g})")
     if settings.get("average"):
         words.append(f"the weights a moving average with decay {settings['average']:g}")
-    if settings.get("precision") == "bfloat16":
-        words.append("convolutions in bfloat16")
+    if settings.get("precision", "float32") != "float32":
+        words.append(f"convolutions in {settings['precision']}")
     return "; ".join(words) + "."

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Count = Annotated[int, Field(strict=True, gt=0)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Recovery = Literal["none", "recalibrate", "compensate"]
+Method = Literal["none", "recalibrate", "compensate", "sketch"]
 
 
 class Section(BaseModel):

@@ -59,7 +59,7 @@ def main() -> None:
     begun = time.perf_counter()
     options = {"epochs": given.gate_epochs, "precision": given.precision, "seed": given.seed}
     found = secateur.autoprune(network, groups, cost, data.train.fresh(), keep=KEEP, **options)
-    print(f"gates trained in {time.perf_counter() - begun:.0f} s, cross entropy {found.losses[-1]:.3f}")
+    print(f"gates trained in {time.perf_counter() - begun:.0f} s, cross entropy {found.epochs[-1].loss:.3f}")
     share = told(found)
     tune = {"learning_rate": LEARNING_RATE, "seed": given.seed, "precision": given.precision}
 

@@ -31,6 +31,7 @@ from _trained_resnet56 import add_arguments, load
 from torch import nn
 
 import secateur
+from secateur.precision import PRECISIONS
 from secateur.scoring import scores_by_name
 from secateur.search.selection import Variant
 from secateur.training import highest_filters
@@ -61,7 +62,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=0.03)
     parser.add_argument("--criterion", default="hrank")
     parser.add_argument("--ablation", action="store_true", help="other channels go than those of the lowest scores")
-    parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--precision", default="float32", choices=PRECISIONS)
     parser.add_argument("--record", type=Path, help=f"default: {RECORD.name} beside the script")
     parser.add_argument("--part", type=part, default=(0, 1), help="K/N: every N-th row, from the K-th on")
     parser.add_argument("--show", action="store_true", help="measure nothing")

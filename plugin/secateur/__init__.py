@@ -26,7 +26,14 @@ from secateur.importance import (
 )
 from secateur.pruning import PruneResult, prune
 from secateur.records import ChannelGroup, ChannelGroups, PruningPlan, ScoreTable
-from secateur.recovery import Compensation, Reconstructed, compensate, recalibrate_batch_norm, reconstruct
+from secateur.recovery import (
+    Compensation,
+    Reconstructed,
+    compensate,
+    recalibrate_batch_norm,
+    reconstruct,
+    sketch_filters,
+)
 from secateur.scoring import gradient_scores, reconstruction_scores, weight_scores
 from secateur.search import (
     cross_layer_plan,
@@ -39,7 +46,7 @@ from secateur.search import (
     stages_of,
     uniform_plan,
 )
-from secateur.training import fine_tune
+from secateur.training import fine_tune, prune_by_soft_clusters
 
 __all__ = [
     "ByteCost",
@@ -77,12 +84,14 @@ __all__ = [
     "load_plan",
     "load_pruned",
     "prune",
+    "prune_by_soft_clusters",
     "rate_plan",
     "recalibrate_batch_norm",
     "reconstruct",
     "reconstruction_scores",
     "refine_plan",
     "save_pruned",
+    "sketch_filters",
     "stages_of",
     "uniform_plan",
     "verify_pruning",

@@ -57,3 +57,11 @@ def test_a_process_that_ends_is_missed(tmp_path: Path) -> None:
         error = running.run(work.die_while_training)[0]
     assert isinstance(error, ProcessError), error
     assert "another process has ended" in str(error)
+
+
+def test_two_processes_merge_the_clusters_of_one(processes: Processes) -> None:
+    clusters, weights = work.merge_clusters(0, 1)
+    one, other = processes.run(work.merge_clusters, 2)
+    assert one == other
+    assert one[0] == clusters
+    assert one[1] == pytest.approx(weights, rel=1e-3, abs=1e-4)

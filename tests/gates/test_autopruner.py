@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from secateur import MacsCost, accuracy, apply_plan, channel_groups, uniform_plan, verify_pruning, weight_scores
-from secateur.errors import ConfigError, DataError, NetworkError, PlanError
-from secateur.gates import autoprune
+from secateur.errors import CheckpointError, ConfigError, DataError, NetworkError, PlanError
+from secateur.gates import GateEpoch, autoprune
 from secateur.gates.attached import Attached
 from secateur.records import PruningPlan
 
@@ -58,7 +59,7 @@ def test_the_code_is_what_stays_and_removal_is_exact(setting: tuple[nn.Module, d
     )
     assert {name: len(found.plan[name]) for name in groups} == {"first": 4, "second": 3}
     assert all(gate.binary for gate in found.gates.values())
-    assert found.losses[-1] < found.losses[0]
+    assert found.epochs[-1].loss < found.epochs[0].loss
     assert steps == [(n, 240) for n in range(1, 241)]
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert not network.training
@@ -94,7 +95,7 @@ def test_stage_by_stage_finished_codes_stay(
     found = autoprune(network, groups, cost, batches(20), stages=[["first"], ["second"]], epochs=1, **FAST)
     assert seen == [{"first": (True, True)}, {"first": (False, False), "second": (True, True)}]
     assert found.plan.settings["stages"] == [["first"], ["second"]]
-    assert len(found.losses) == 2
+    assert [(e.stage, e.number) for e in found.epochs] == [(1, 1), (2, 1)]
 
 
 def test_a_budget_is_met_by_the_widths_of_a_plan(setting: tuple[nn.Module, dict[str, Any], MacsCost]) -> None:
@@ -106,7 +107,9 @@ def test_a_budget_is_met_by_the_widths_of_a_plan(setting: tuple[nn.Module, dict[
     assert found.plan.cost_after <= 0.6 * found.plan.cost_before
 
 
-@pytest.mark.parametrize("changes", [{"batch_average": False}, {"binarise": False}, {"precision": "bfloat16"}])
+@pytest.mark.parametrize(
+    "changes", [{"batch_average": False}, {"binarise": False}, {"precision": "bfloat16"}, {"precision": "float16"}]
+)
 def test_ablations_run_and_are_recorded(
     setting: tuple[nn.Module, dict[str, Any], MacsCost], changes: dict[str, Any]
 ) -> None:
@@ -132,7 +135,7 @@ def test_the_seed_decides(setting: tuple[nn.Module, dict[str, Any], MacsCost]) -
         ({"keep": 1.0}, ConfigError, r"a share in \(0, 1\) or widths by group; found 1.0"),
         ({"keep": {"third": 2}}, PlanError, "no channel group 'third'; known: first, second"),
         ({"keep": {"first": 9}}, ConfigError, "'first' has 8 channels; asked to keep 9"),
-        ({"keep": {"first": 8}}, ConfigError, "nothing to learn"),
+        ({"keep": {"first": 8}}, ConfigError, "nothing would go"),
         ({"stages": [["first"]]}, ConfigError, "must name each group that is gated once: first, second"),
         ({"learning_rate": 1e30}, DataError, "the loss is nan at step [0-9]+ of 10: training diverged"),
         ({"precision": "int8"}, ConfigError, "precision must be one of"),
@@ -162,3 +165,45 @@ def test_bad_batches(setting: tuple[nn.Module, dict[str, Any], MacsCost]) -> Non
             autoprune(network, groups, cost, data)
     with pytest.raises(NetworkError, match="no channel group to prune"):
         autoprune(network, {}, cost, batches(1))
+
+
+@pytest.mark.parametrize("stop", [7, 25, 55, 75])
+def test_a_run_that_was_stopped_ends_in_the_same_numbers(
+    setting: tuple[nn.Module, dict[str, Any], MacsCost], tmp_path: Path, stop: int
+) -> None:
+    """Two stages of two epochs, twenty steps each: in the first epoch, in the second, in the second stage's two."""
+    network, groups, cost = setting
+    file, told = tmp_path / "gates.safetensors", list[GateEpoch]()
+    options: dict[str, Any] = {"stages": [["first"], ["second"]], "epochs": 2, **FAST}
+
+    def step(done: int, _total: int) -> None:
+        if done == stop:
+            raise KeyboardInterrupt
+
+    whole = autoprune(network, groups, cost, batches(20), **options)
+    with pytest.raises(KeyboardInterrupt):
+        autoprune(network, groups, cost, batches(20), checkpoint=file, on_step=step, **options)
+    assert [path.name for path in tmp_path.iterdir()] == ([file.name] if stop > 20 else [])
+    torch.manual_seed(123)
+    again = autoprune(network, groups, cost, batches(20), checkpoint=file, on_epoch=told.append, **options)
+    assert again.plan == whole.plan
+    assert (again.epochs, tuple(told)) == (whole.epochs, whole.epochs)
+    for name, gate in whole.gates.items():
+        assert torch.equal(again.gates[name].code, gate.code)
+    for value, expected in zip(again.model.state_dict().values(), whole.model.state_dict().values(), strict=True):
+        assert torch.equal(value, expected)
+
+
+def test_a_checkpoint_of_another_run_is_refused(
+    setting: tuple[nn.Module, dict[str, Any], MacsCost], tmp_path: Path
+) -> None:
+    network, groups, cost = setting
+    file = tmp_path / "gates.safetensors"
+    autoprune(network, groups, cost, batches(3), epochs=1, checkpoint=file)
+    with pytest.raises(CheckpointError, match=r"another training run .*widths was"):
+        autoprune(network, groups, cost, batches(3), epochs=1, keep=0.25, checkpoint=file)
+    with pytest.raises(CheckpointError, match="weights at the start was"):
+        autoprune(Small().eval(), groups, cost, batches(3), epochs=1, checkpoint=file)
+    file.write_bytes(b"no checkpoint")
+    with pytest.raises(CheckpointError):
+        autoprune(network, groups, cost, batches(3), epochs=1, checkpoint=file)

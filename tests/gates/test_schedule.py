@@ -86,7 +86,7 @@ def test_binary_means_nine_in_ten() -> None:
     [
         ({"alpha": (2.0, 1.0)}, "alpha must be two numbers > 0, the first not above the second"),
         ({"every": 0}, "every must be at least 1"),
-        ({"precision": "float16"}, "precision must be one of float32, bfloat16"),
+        ({"precision": "int8"}, "precision must be one of float32, bfloat16, float16"),
         ({"learning_rate": float("nan")}, "learning_rate must be a number > 0"),
         ({"rate": 1}, "unknown number 'rate' of a gate recipe; known: epochs"),
     ],

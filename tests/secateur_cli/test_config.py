@@ -68,9 +68,10 @@ def test_training_sections_are_recipes(file: Path) -> None:
 def test_training_sections_have_every_number_of_a_recipe(file: Path) -> None:
     """But the seed, which the run has, and the recalibration, which `recover` says."""
     numbers = {field.name for field in dataclasses.fields(Recipe)} - {"seed", "recalibrate"}
-    assert FineTuneConfig.model_fields.keys() == numbers | {"freeze"}
+    manner = {"freeze", "like", "layer_by_layer", "restart_batch_norm"}
+    assert FineTuneConfig.model_fields.keys() == numbers | manner
     for name, field in FineTuneConfig.model_fields.items():
-        if name not in {"freeze", "distillation"}:
+        if name not in manner | {"distillation"}:
             assert field.default == getattr(Recipe(), name)
 
 
@@ -160,9 +161,15 @@ def test_configurations_are_immutable(file: Path) -> None:
         ("score.criterion=hrnak", "score: unknown criterion 'hrnak'; did you mean 'hrank'?"),
         ("score.options={rows: 3}", "score: unknown option of the criterion 'hrank': 'rows'"),
         ("recover=maybe", "recover.method: 'maybe' is not allowed; allowed: 'none', 'recalibrate', 'compensate'"),
-        ("recover=null", "recover: None: must be none, recalibrate, compensate, or a mapping with the keys method"),
-        ("recover=no", "recover: False: must be none, recalibrate, compensate, or a mapping"),
-        ("recover=[compensate]", "recover: ['compensate']: must be none, recalibrate, compensate, or a mapping"),
+        (
+            "recover=null",
+            "recover: None: must be none, recalibrate, compensate, sketch, or a mapping with the keys method",
+        ),
+        ("recover=no", "recover: False: must be none, recalibrate, compensate, sketch, or a mapping"),
+        (
+            "recover=[compensate]",
+            "recover: ['compensate']: must be none, recalibrate, compensate, sketch, or a mapping",
+        ),
         ("recover.method=all", "recover.method: 'all' is not allowed; allowed: 'none', 'recalibrate', 'compensate'"),
         ("recover.sample=9", "recover.sample: unknown key; did you mean 'samples'?"),
         ("recover.samples=1", "recover.samples: 1: must be at least 2"),

@@ -25,6 +25,7 @@ WAYS: list[dict[str, Any]] = [
     {"average": 0.9, "mixup": 0.3, "clip_norm": 1.0},
     {"optimizer": "adamw", "learning_rate": 0.01, "schedule": "steps", "milestones": (2.5,), "recalibrate": 40},
     {"distillation": 0.5, "precision": "bfloat16"},
+    {"precision": "float16", "clip_norm": 1.0},
 ]
 
 
@@ -65,7 +66,7 @@ def without_times(history: History) -> list[tuple[int, float, float | None]]:
     return [(e.number, e.loss, e.accuracy) for e in history.epochs]
 
 
-@pytest.mark.parametrize("way", WAYS, ids=["average", "adamw", "teacher"])
+@pytest.mark.parametrize("way", WAYS, ids=["average", "adamw", "teacher", "float16"])
 @pytest.mark.parametrize("kind", ["global", "own"])
 def test_a_run_that_was_stopped_ends_in_the_same_numbers(tmp_path: Path, way: dict[str, Any], kind: str) -> None:
     file = tmp_path / "run.safetensors"

@@ -14,7 +14,7 @@ from secateur.errors import PlanError
 from secateur.networks import digits_resnet
 from secateur.records import PruningPlan
 from secateur.training import Recipe, fine_tune, prune_layer_by_layer
-from secateur.training.schedules import HRANK, HRANK_PLUS, HRANK_PLUS_IMAGENET, Round
+from secateur.training.schedules import AUTOPRUNER, CLR_RNF, HRANK, HRANK_PLUS, HRANK_PLUS_IMAGENET, Round
 from training_for_tests import same, state
 
 SHORT = Recipe(epochs=2, learning_rate=0.05, schedule="steps", milestones=(1,))
@@ -115,3 +115,5 @@ def test_the_published_rates() -> None:
     assert [HRANK_PLUS.rate(step, 150) for step in (49, 50, 99, 100)] == pytest.approx([1e-2, 1e-3, 1e-3, 1e-4])
     rates = [HRANK_PLUS_IMAGENET.rate(step, 90) for step in (0, 4, 29, 30, 60, 80)]
     assert rates == pytest.approx([0.02, 0.1, 0.1, 0.01, 0.001, 0.0001])
+    assert [AUTOPRUNER.rate(step, 30) for step in (0, 9, 10, 20)] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-5])
+    assert [r.weight_decay for r in (HRANK, HRANK_PLUS, CLR_RNF, AUTOPRUNER)] == [5e-4, 5e-4, 5e-3, 1e-4]

@@ -1,11 +1,13 @@
-"""Where the results of a command go: one folder for each search of the configuration."""
+"""Where the results of a command go: one folder for each search and variant of the configuration."""
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from secateur.errors import ConfigError
 from secateur_cli.preparation import run_settings
@@ -14,26 +16,37 @@ from secateur_cli.schema import RunConfig, Search
 from secateur_cli.workspace import RUN_FILE, Workspace
 
 
-def workspaces(config: RunConfig, target: Path, *, folder: Path, smoke: bool) -> dict[Search, Workspace]:
-    """Return the folder of each search, all of them looked at before any work is done in the first.
+class Way(NamedTuple):
+    """One run of several that a configuration asks for: its own configuration, its search, and its folder."""
+
+    config: RunConfig
+    search: Search
+    workspace: Workspace
+
+
+def workspaces(config: RunConfig, target: Path, *, folder: Path, smoke: bool) -> dict[str, Way]:
+    """Return the folder of each search and variant, all of them looked at before any work is done in the first.
 
     Args:
         config: what to do.
-        target: the folder of the results; several searches have a folder each in it.
+        target: the folder of the results; several searches or variants have a folder each in it.
         folder: where relative paths of the configuration are looked up.
         smoke: whether the run is a smoke run.
 
     Raises:
         ConfigError: a folder holds another run, or files that are none.
     """
-    several = len(config.plan.search) > 1
+    searches, variants = config.plan.search, config.plan.variant
+    several = len(searches) * len(variants) > 1
     if several and ((target / RUN_FILE).exists() or (target.exists() and not target.is_dir())):
         raise ConfigError(f"the output {target} holds another run or is a file; choose another with --output")
-    folders = {search: target / search if several else target for search in config.plan.search}
-    return {
-        search: Workspace(output, run_settings(config, search, folder=folder, smoke=smoke))
-        for search, output in folders.items()
-    }
+    found = {}
+    for search, variant in itertools.product(searches, variants):
+        name = search if len(variants) == 1 else variant if len(searches) == 1 else f"{search}-{variant}"
+        one = config.model_copy(update={"plan": config.plan.model_copy(update={"variant": (variant,)})})
+        settings = run_settings(one, search, folder=folder, smoke=smoke)
+        found[name] = Way(one, search, Workspace(target / name if several else target, settings))
+    return found
 
 
 @contextmanager

@@ -39,18 +39,18 @@ def _run(path: Path, output: Path | None, changes: Sequence[str], smoke: bool) -
     target = output or (config.output.with_name(f"{config.output.name}-smoke") if smoke else config.output)
     console = plain_console()
     progress, reports = Progress(console), {}
-    for search, workspace in workspaces(config, target, folder=path.parent, smoke=smoke).items():
-        folder = workspace.folder
+    for name, way in workspaces(config, target, folder=path.parent, smoke=smoke).items():
+        folder = way.workspace.folder
         with warnings_said(progress):
-            report = run_job(config, search, folder=path.parent, output=folder, progress=progress, smoke=smoke)
+            report = run_job(way.config, way.search, folder=path.parent, output=folder, progress=progress, smoke=smoke)
         report["command"] = shlex.join(["secateur", *sys.argv[1:]])
         try:
             write_report(report, folder)
         except MissingDependencyError as error:
             progress.say(f"report.json is written; report.html is not: {error}")
-        reports[search] = report
+        reports[name] = report
         progress.say(f"everything lies in {folder}")
-    for search, report in reports.items():
-        console.print(summary(search, report))
+    for name, report in reports.items():
+        console.print(summary(name, report))
     if smoke:
         progress.say("a smoke run: accuracy and speed mean nothing here")

@@ -43,15 +43,15 @@ def _search(path: Path, output: Path | None, changes: Sequence[str], resume: boo
     console = plain_console()
     progress, plans = Progress(console), {}
     places = workspaces(config, output or config.output, folder=path.parent, smoke=False)
-    for workspace in places.values():
+    for workspace in (way.workspace for way in places.values()):
         if workspace.stages and "plan" not in workspace.stages and not resume:
             raise ConfigError(
                 f"{workspace.folder} holds a search that is not finished; continue it with --resume, or choose another "
                 "folder with --output"
             )
-    for name, workspace in places.items():
+    for name, (own, search, workspace) in places.items():
         with warnings_said(progress):
-            plans[name] = plan_job(config, name, folder=path.parent, output=workspace.folder, progress=progress)
+            plans[name] = plan_job(own, search, folder=path.parent, output=workspace.folder, progress=progress)
         progress.say(f"the plan lies in {workspace.folder / 'plan.json'}")
     for plan in plans.values():
         print_plan(console, plan_facts(plan))

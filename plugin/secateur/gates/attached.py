@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from secateur.distributed import Across
 from secateur.errors import NetworkError, PlanError
-from secateur.gates.gate import ChannelGate
+from secateur.gates.gate import ChannelGate, pool_size
 from secateur.gates.recipe import GateRecipe
 from secateur.modes import device_of, evaluating
 from secateur.records import ChannelGroup, Member
@@ -70,6 +71,16 @@ def places(network: nn.Module, groups: Mapping[str, ChannelGroup], example: Tens
     return found
 
 
+def check_gates(network: nn.Module, groups: Mapping[str, ChannelGroup], example: Tensor, *, most: int) -> None:
+    """Find out whether each group takes a gate, without making any.
+
+    Raises:
+        NetworkError, PlanError: as `places`, or a gate would have more than `most` weights.
+    """
+    for place in places(network, groups, example).values():
+        pool_size(place.maps, most=most)
+
+
 def _is_linear(network: nn.Module, member: Member) -> bool:
     return isinstance(network.get_submodule(member.layer), nn.Linear)
 
@@ -115,6 +126,16 @@ class Attached:
             for name, place in self._places.items()
         }
         self.codes: dict[str, Tensor] = {}
+        self._share, self._across = 1.0, cast(Across, None)
+
+    @contextmanager
+    def sharing(self, share: float, across: Across) -> Iterator[None]:
+        """Within the block, codes are made of the images of all processes, of which this one has `share`."""
+        self._share, self._across = share, across
+        try:
+            yield
+        finally:
+            self._share, self._across = 1.0, None
 
     @contextmanager
     def attached(self, names: Sequence[str]) -> Iterator[None]:
@@ -136,7 +157,7 @@ class Attached:
         def multiply(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             first, *others = inputs
             if member is place.reader:
-                self.codes[name] = gate(channels_of(first, member))
+                self.codes[name] = gate(channels_of(first, member), share=self._share, across=self._across)
             elif name not in self.codes:
                 raise NetworkError(f"{member.layer!r} runs before {place.reader.layer!r}, which it did not before")
             return (first * factors(self.codes[name], owners, first), *others)

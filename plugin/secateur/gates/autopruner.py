@@ -7,53 +7,29 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
-from secateur.batches import Batches, check_repeatable, first_inputs, unpack
-from secateur.errors import ConfigError, DataError, NetworkError, PlanError
-from secateur.evaluation import check_labels
+from secateur.batches import Batches
+from secateur.distributed import Across, local
+from secateur.errors import ConfigError, NetworkError
 from secateur.gates.attached import Attached
+from secateur.gates.learning import Learning
+from secateur.gates.learnt import GateEpoch, Learnt
 from secateur.gates.recipe import GateRecipe
-from secateur.gates.schedule import SETTLED, AlphaSchedule, Penalty, is_binary
+from secateur.gates.resuming import GateCheckpoint, epoch_of
 from secateur.modes import device_of
 from secateur.protocols import CostModel
 from secateur.records import ChannelGroup, PruningPlan
+from secateur.records.groups import narrowed
+from secateur.training.checking import check_data
 
 Widths = Mapping[str, int]
-
-
-@dataclass(frozen=True)
-class Learnt:
-    """What a gate has learnt.
-
-    Attributes:
-        group: whose gate.
-        shares: (C,), in which share of the last 20 steps each channel was kept.
-        code: (C,), the last v.
-        alpha: its scale at the end.
-        target: the share of channels asked for.
-        kept: the share that the code keeps before any projection.
-        binary: whether at least 90% of v lie outside [0.1, 0.9].
-    """
-
-    group: str
-    shares: Tensor
-    code: Tensor
-    alpha: float
-    target: float
-    kept: float
-    binary: bool
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain data."""
-        return {**asdict(self), "shares": self.shares.tolist(), "code": self.code.tolist()}
 
 
 @dataclass(frozen=True)
@@ -64,13 +40,13 @@ class AutoPruned:
         model: a copy of the dense network with the weights that were trained along; `apply_plan(model, plan)` cuts it.
         plan: the channels that stay; `settings` holds the recipe and what each gate kept.
         gates: group -> what its gate has learnt.
-        losses: the mean cross entropy of each epoch, stage after stage, in nats.
+        epochs: what each epoch gave, stage after stage.
     """
 
     model: nn.Module
     plan: PruningPlan
     gates: Mapping[str, Learnt]
-    losses: tuple[float, ...]
+    epochs: tuple[GateEpoch, ...]
 
 
 def autoprune(
@@ -83,7 +59,10 @@ def autoprune(
     stages: Iterable[Sequence[str]] | None = None,
     project: bool = True,
     recipe: GateRecipe | None = None,
+    checkpoint: str | Path | None = None,
+    across: Across = None,
     on_step: Callable[[int, int], None] | None = None,
+    on_epoch: Callable[[GateEpoch], None] | None = None,
     **changes: Any,
 ) -> AutoPruned:
     """Train a copy of the network with a gate for each group of channels, and return it with the plan of its codes.
@@ -106,13 +85,23 @@ def autoprune(
             steps, then those of the largest v. False keeps what the codes say, but at least one channel.
         recipe: the numbers, see `GateRecipe`; `PRESETS` holds the authors'.
         changes: single numbers in place of the recipe's.
+        checkpoint: a file, written after each epoch, from which the same call goes on after a stop, to the same numbers
+            as without one. It stays when the training is done, and then is its result.
+        across: a process group of torch.distributed: each process gives its share of each batch. The code is made of
+            the images of all, so that all have the same one, and the gradient is that of all images. Batch norm
+            normalises by the images of its process, see `secateur.fine_tune`. None: this process alone.
         on_step: called after each step with the number of steps done and their total.
+        on_epoch: called after each epoch; after a stop also with those that the checkpoint holds.
 
     Raises:
-        ConfigError: `keep` is no share or width, an unknown number, or stages that leave a group out or name one twice.
+        ConfigError: `keep` is no share or width, an unknown number, stages that leave a group out or name one twice, or
+            a precision that the device does not compute in.
         PlanError: an unknown group, or one whose channels are only masked.
         NetworkError: a group's channels are read by no layer that could tell which are needed.
-        DataError: no images, labels that are missing or do not fit, or a loss that is not finite, with its step.
+        DataError: no images, labels that are missing or do not fit, or a loss that is not finite, with its step; the
+            checkpoint is then that of the last finished epoch.
+        CheckpointError: the checkpoint is of another run (network, recipe, widths, stages, processes), or none at all.
+        ProcessError: another process failed, ended, or has other weights; see `secateur.distributed`.
 
     Cost: that of training, `recipe.epochs` for each stage; a gate has C * C * h * w weights and is run once a batch.
 
@@ -127,33 +116,52 @@ def autoprune(
 
     Deviations: the authors read VGG's maps before the max pool, here the layer behind it does. Channels of finished
     stages are multiplied by their zeros, not cut, until the end: the network computes the same. The share is met
-    exactly by default; theirs drifts by some points.
+    exactly by default; theirs drifts by some points. Of several GPUs, each of theirs has a code of its own, and their
+    mean is made binary.
     """
     recipe = (recipe or GateRecipe()).changed(changes)
     widths = _widths(groups, keep)
     order = [list(widths)] if stages is None else [list(names) for names in stages]
     if sorted(name for names in order for name in names) != sorted(widths):
         raise ConfigError(f"the stages must name each group that is gated once: {', '.join(widths)}; found {order}")
-    check_repeatable(train)
-    network = copy.deepcopy(model)
-    attached = Attached(network, {name: groups[name] for name in widths}, first_inputs(train)[:2], recipe)
-    learnt, kept, losses = dict[str, Learnt](), dict[str, tuple[int, ...]](), list[float]()
-    steps = recipe.epochs * (len(train) if isinstance(train, Sized) else sum(1 for _ in train))
+    network = copy.deepcopy(local(model))
+    example, answers, batches = check_data(network, train, None, precision=recipe.precision, across=across)
+    attached = Attached(network, {name: groups[name] for name in widths}, example[:2], recipe)
+    saved = GateCheckpoint(checkpoint, model, recipe, widths, order, project=project, across=across)
+    learnt, entries = dict[str, Learnt](), saved.epochs
+    steps, total = recipe.epochs * batches, recipe.epochs * batches * len(order)
     modes = [(module, module.training) for module in network.modules()]
-    with torch.enable_grad():
-        for number, names in enumerate(order):
+    device = device_of(network)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.enable_grad():
+        torch.manual_seed(recipe.seed)
+        saved.restore(attached, train)
+        if on_epoch is not None:
+            for entry in entries:
+                on_epoch(epoch_of(entry))
+        for stage, names in enumerate(order, 1):
             targets = {name: widths[name] / groups[name].width for name in names}
-            stage = _Stage(attached, [*learnt, *names], targets, recipe, steps=steps)
-            done, total = number * steps, steps * len(order)
-            for _ in range(recipe.epochs):
-                losses.append(stage.epoch(train, None if on_step is None else _shifted(on_step, done, total)))
-            for name, found in stage.learnt().items():
-                learnt[name] = found
-                kept[name] = _chosen(found, widths[name] if project else None)
-                attached.gates[name].settle(kept[name])
+            learning = Learning(attached, [*learnt], targets, recipe, steps=steps, answers=answers, across=across)
+            finished = [entry for entry in entries if entry["stage"] == stage]
+            seen = (stage - 1) * recipe.epochs
+            if finished and "learnt" not in finished[-1]:
+                saved.restore_stage(learning, step=len(finished) * batches)
+            for number in range(len(finished) + 1, recipe.epochs + 1):
+                counted = _counting(on_step, (stage - 1) * steps, total)
+                found = learning.epoch(train, stage, number, seen=seen, on_step=counted)
+                finished.append(asdict(found))
+                if number == recipe.epochs:
+                    finished[-1]["learnt"] = [gate.to_json() for gate in learning.learnt().values()]
+                entries.append(finished[-1])
+                saved.keep(learning, train, entries)
+                if on_epoch is not None:
+                    on_epoch(found)
+            for gate in map(Learnt.from_json, finished[-1]["learnt"]):
+                learnt[gate.group] = gate
+                attached.gates[gate.group].settle(gate.channels(widths[gate.group] if project else None))
     for module, training in modes:
         module.training = training
     network.zero_grad(set_to_none=True)
+    kept = {name: gate.channels(widths[name] if project else None) for name, gate in learnt.items()}
     settings = {
         "search": "autopruner",
         "recipe": asdict(recipe) | {"alpha": list(recipe.alpha)},
@@ -163,91 +171,7 @@ def autoprune(
     }
     after = {name: len(channels) for name, channels in kept.items()}
     plan = PruningPlan(tuple(groups.values()), kept, cost.name, cost({}), cost(after), cost(widths), settings=settings)
-    return AutoPruned(network, plan, learnt, tuple(losses))
-
-
-class _Stage:
-    """Some gates in training, together with the network, and the gates that are done."""
-
-    def __init__(
-        self, attached: Attached, active: Sequence[str], targets: Mapping[str, float], recipe: GateRecipe, *, steps: int
-    ) -> None:
-        self._attached, self._active, self._recipe, self._steps, self._step = attached, active, recipe, steps, 0
-        self._targets = targets
-        self._alphas = {name: AlphaSchedule(recipe, steps=steps, keep=r) for name, r in targets.items()}
-        self._penalties = {name: Penalty(recipe, keep=r) for name, r in targets.items()}
-        self._network, self._device = attached.network, device_of(attached.network)
-        gates = [p for name in targets for p in attached.gates[name].parameters()]
-        self._parameters = [p for p in self._network.parameters() if p.requires_grad] + gates
-        self._optimizer = torch.optim.SGD(
-            self._parameters,
-            lr=recipe.learning_rate,
-            momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
-        )
-
-    def epoch(self, train: Batches, on_step: Callable[[int], None] | None) -> float:
-        """Take a step on each batch; return the mean cross entropy over the images."""
-        total, images = 0.0, 0
-        self._network.train()
-        with self._attached.attached(self._active):
-            for batch in train:
-                inputs, labels = unpack(batch)
-                if len(inputs) > 1:
-                    total += self._update(inputs.to(self._device), labels) * len(inputs)
-                    images += len(inputs)
-                self._step += 1
-                if on_step is not None:
-                    on_step(self._step)
-        if not images:
-            raise DataError("there is no batch of at least two images to train on")
-        return total / images
-
-    def _update(self, inputs: Tensor, labels: Tensor | None) -> float:
-        recipe, gates = self._recipe, self._attached.gates
-        late = self._step >= self._steps * 2 / 3
-        for settings in self._optimizer.param_groups:
-            settings["lr"] = recipe.learning_rate / (10 if late else 1)
-        for name, alpha in self._alphas.items():
-            gates[name].alpha = alpha(self._step)
-        self._optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-            outputs = self._network(inputs)
-        outputs = outputs.float()
-        entropy = functional.cross_entropy(outputs, check_labels(labels, outputs))
-        codes = {name: self._attached.codes[name] for name in self._targets}
-        loss = entropy + torch.stack([self._penalties[name](code) for name, code in codes.items()]).sum()
-        value = entropy.item()
-        if not math.isfinite(loss.item()):
-            raise DataError(
-                f"the loss is {loss.item()} at step {self._step + 1} of {self._steps}: training diverged; a learning "
-                f"rate below {recipe.learning_rate} may help"
-            )
-        torch.autograd.backward(loss)
-        self._optimizer.step()
-        self._look_back({name: code.detach() for name, code in codes.items()})
-        return value
-
-    def _look_back(self, codes: Mapping[str, Tensor]) -> None:
-        """Let the schedules see the codes of this step."""
-        last_epoch = self._step >= self._steps * (1 - 1 / self._recipe.epochs)
-        unsettled = last_epoch and any(not is_binary(code, *SETTLED) for code in codes.values())
-        for name, code in codes.items():
-            penalty, alpha = self._penalties[name], self._alphas[name]
-            penalty.remember(self._step, code)
-            alpha.watch(self._step, code, penalty.kept)
-            if unsettled:
-                alpha.hurry()
-
-    def learnt(self) -> dict[str, Learnt]:
-        """Return what the gates of this stage have learnt."""
-        found = {}
-        for name, target in self._targets.items():
-            penalty, code = self._penalties[name], self._attached.codes[name].detach()
-            mean = code.view(-1, code.shape[-1]).mean(0).cpu()
-            alpha = self._attached.gates[name].alpha
-            found[name] = Learnt(name, penalty.shares.cpu(), mean, alpha, target, penalty.kept, is_binary(code))
-        return found
+    return AutoPruned(network, plan, learnt, tuple(map(epoch_of, entries)))
 
 
 def _widths(groups: Mapping[str, ChannelGroup], keep: float | Widths) -> dict[str, int]:
@@ -258,24 +182,8 @@ def _widths(groups: Mapping[str, ChannelGroup], keep: float | Widths) -> dict[st
         if not 0 < keep < 1:
             raise ConfigError(f"keep must be a share in (0, 1) or widths by group; found {keep!r}")
         return {name: max(1, round(keep * group.width)) for name, group in groups.items()}
-    for name, width in keep.items():
-        if name not in groups:
-            raise PlanError(f"no channel group {name!r}; known: {', '.join(groups)}")
-        if not 1 <= width <= groups[name].width:
-            raise ConfigError(f"the group {name!r} has {groups[name].width} channels; asked to keep {width}")
-    narrower = {name: width for name, width in keep.items() if width < groups[name].width}
-    if not narrower:
-        raise ConfigError("keep leaves every group as wide as it is: there is nothing to learn")
-    return narrower
+    return narrowed(groups, keep)
 
 
-def _chosen(found: Learnt, width: int | None) -> tuple[int, ...]:
-    """Return the channels that stay: what the code says, at least one, or exactly `width` of the most often kept."""
-    count = max(1, int((found.shares > 0.5).sum())) if width is None else width
-    by_code = torch.argsort(found.code, descending=True, stable=True)
-    best = by_code[torch.argsort(found.shares[by_code], descending=True, stable=True)]
-    return tuple(sorted(best[:count].tolist()))
-
-
-def _shifted(on_step: Callable[[int, int], None], done: int, total: int) -> Callable[[int], None]:
-    return lambda step: on_step(done + step, total)
+def _counting(on_step: Callable[[int, int], None] | None, done: int, total: int) -> Callable[[int], None]:
+    return (lambda _: None) if on_step is None else (lambda step: on_step(done + step, total))

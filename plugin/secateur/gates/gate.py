@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from secateur.distributed import Across
 from secateur.errors import NetworkError
+from secateur.gates.averaging import average_of_all
 
 UNPOOLED = 7  # the authors pool no maps of this size or below
 
@@ -87,15 +89,19 @@ class ChannelGate(nn.Module):
         self.bias = nn.Parameter(torch.zeros(C))
         self.register_buffer("kept", None)
 
-    def forward(self, maps: Tensor) -> Tensor:
-        """Return the code (C,) of a batch of maps (N, C, H, W); without batch average (N, C) while training."""
+    def forward(self, maps: Tensor, *, share: float = 1.0, across: Across = None) -> Tensor:
+        """Return the code (C,) of a batch of maps (N, C, H, W); without batch average (N, C) while training.
+
+        With `across` the batch is that of all processes, of whose images this one has `share`.
+        """
         if not self.training:
             if self.kept is None:
                 raise NetworkError("a gate has no code before it is trained")
             return self.kept.to(maps.dtype)
         with torch.autocast(maps.device.type, enabled=False):
             seen = maps.float()
-            seen = seen.mean(0, keepdim=True) if self.batch_average else seen
+            if self.batch_average:
+                seen = average_of_all(seen.mean(0, keepdim=True), share, across)
             if self.pool > 1:
                 # maps of one column, such as a flattened layer's, have nothing to pool across
                 side = (min(self.pool, seen.shape[2]), min(self.pool, seen.shape[3]))

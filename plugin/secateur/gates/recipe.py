@@ -11,11 +11,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Any
 
 from secateur.errors import ConfigError
-
-Precision = Literal["float32", "bfloat16"]
+from secateur.precision import PRECISIONS, Precision
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ class GateRecipe:
             "pull": (self.pull is None or 0 < self.pull < math.inf, "a number > 0, or None"),
             "gain": (0 < self.gain < math.inf, "a number > 0"),
             "most": (self.most >= 1, "at least 1"),
-            "precision": (self.precision in get_args(Precision), f"one of {', '.join(get_args(Precision))}"),
+            "precision": (self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}"),
         }
         for name, (holds, allowed) in rules.items():
             if not holds:

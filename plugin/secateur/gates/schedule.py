@@ -59,6 +59,15 @@ class AlphaSchedule:
         if (step + 1) // self._every > SETTLING and not is_binary(code, *UNDECIDED):
             self._bumps += self._recipe.bump
 
+    @property
+    def memory(self) -> tuple[float, float, float]:
+        """The bound of a collapse, the bumps so far, and how far it has run ahead."""
+        return self._bound, self._bumps, float(self._ahead)
+
+    @memory.setter
+    def memory(self, memory: tuple[float, float, float]) -> None:
+        self._bound, self._bumps, self._ahead = memory[0], memory[1], int(memory[2])
+
     def hurry(self) -> None:
         """Run ahead, in the last epoch, while a gate is not binary."""
         self._ahead += self._recipe.hurry
@@ -74,11 +83,15 @@ class Penalty:
 
     Formula: lambda = pull * |(1 - kept) - (1 - r)| every 20 steps, where kept is the share of channels whose v was
     above one half in more than half of the last 20 steps; before, and where `pull` is None, `penalty`.
+
+    Attributes:
+        weight: lambda.
+        codes: of the last 20 steps, (C,) each: the share of the images whose code keeps the channel.
     """
 
     def __init__(self, recipe: GateRecipe, *, keep: float) -> None:
         self._recipe, self._keep = recipe, keep
-        self._codes: deque[Tensor] = deque(maxlen=REMEMBERED)
+        self.codes: deque[Tensor] = deque(maxlen=REMEMBERED)
         self.weight = recipe.penalty
 
     def __call__(self, code: Tensor) -> Tensor:
@@ -87,14 +100,14 @@ class Penalty:
 
     def remember(self, step: int, code: Tensor) -> None:
         """Take in the code of a step."""
-        self._codes.append((code.detach() > 0.5).float().view(-1, code.shape[-1]).mean(0))
+        self.codes.append((code.detach() > 0.5).float().view(-1, code.shape[-1]).mean(0))
         if self._recipe.pull is not None and (step + 1) % REMEMBERED == 0:
             self.weight = self._recipe.pull * abs((1 - self.kept) - (1 - self._keep))
 
     @property
     def shares(self) -> Tensor:
         """In which share of the last 20 steps each channel was kept, (C,)."""
-        return torch.stack(list(self._codes)).mean(0)
+        return torch.stack(list(self.codes)).mean(0)
 
     @property
     def kept(self) -> float:

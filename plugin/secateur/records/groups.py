@@ -10,7 +10,7 @@ from typing import Any, Literal, cast, get_args
 import torch
 from torch import Tensor
 
-from secateur.errors import PlanError, ScoreError
+from secateur.errors import ConfigError, PlanError, ScoreError
 from secateur.index_maps import Indices, pack_indices, unpack_indices
 
 Role = Literal["producer", "carrier", "consumer", "masked"]
@@ -120,6 +120,34 @@ class ChannelGroup:
     def from_json(cls, data: Mapping[str, Any]) -> ChannelGroup:
         width = int(data["width"])
         return cls(str(data["name"]), width, tuple(Member.from_json(m, width) for m in data["members"]))
+
+
+def narrowed(groups: Mapping[str, ChannelGroup], keep: Mapping[str, int]) -> dict[str, int]:
+    """Return the widths of those groups that become narrower.
+
+    Args:
+        groups: the channel groups by name.
+        keep: group -> how many of its channels stay.
+
+    Raises:
+        PlanError: an unknown group.
+        ConfigError: a width out of range, or no group becomes narrower.
+
+    Example:
+        >>> own = ((0,), (1,))
+        >>> groups = {name: ChannelGroup(name, 2, (Member(name, "producer", own),)) for name in ("first", "second")}
+        >>> narrowed(groups, {"first": 1, "second": 2})
+        {'first': 1}
+    """
+    for name, width in keep.items():
+        if name not in groups:
+            raise PlanError(f"no channel group {name!r}; known: {', '.join(groups)}")
+        if not 1 <= width <= groups[name].width:
+            raise ConfigError(f"the group {name!r} has {groups[name].width} channels; asked to keep {width}")
+    narrower = {name: width for name, width in keep.items() if width < groups[name].width}
+    if not narrower:
+        raise ConfigError("keep leaves every group as wide as it is: nothing would go")
+    return narrower
 
 
 class ChannelGroups(Mapping[str, ChannelGroup]):

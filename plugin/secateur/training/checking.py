@@ -13,16 +13,23 @@ from secateur.errors import DataError
 from secateur.evaluation import check_labels
 from secateur.evaluation.arithmetic import fastest_format
 from secateur.modes import device_of, evaluating
+from secateur.precision import Precision, check_precision
 
 
 def check_data(
-    model: nn.Module, train: Batches, validate: Batches | None, *, across: Across = None
+    model: nn.Module,
+    train: Batches,
+    validate: Batches | None,
+    *,
+    precision: Precision = "float32",
+    across: Across = None,
 ) -> tuple[Tensor, Tensor, int]:
     """Return the first inputs, the network's answers to them, and the number of batches of an epoch.
 
     Raises:
         DataError: batches that can be read only once, no batch, no validation batch, labels that the network cannot
             answer, or with `across` processes that have different numbers of batches.
+        ConfigError: a precision that the device does not compute in.
 
     Example:
         >>> inputs, answers, batches = check_data(nn.Linear(2, 3), [(torch.ones(4, 2), torch.arange(4) % 3)] * 2, None)
@@ -32,6 +39,7 @@ def check_data(
     held: list[tuple[Tensor, Tensor]] = []
 
     def check() -> int:
+        check_precision(device_of(model), precision)
         inputs, answers, batches = _check_train(model, train)
         held.append((inputs, answers))
         if validate is not None:

@@ -101,7 +101,7 @@ def fine_tune(
         on_step: called after each step, before it enters the average, with the number of steps done and their total.
 
     Raises:
-        ConfigError: an unknown number or one out of range.
+        ConfigError: an unknown number, one out of range, or a precision that the device does not compute in.
         NetworkError: no parameter needs a gradient; a teacher with other classes, or filters that are not there.
         CheckpointError: the checkpoint is of another run (network, recipe, teacher, processes), or none at all.
         DataError: no images, to train on or to validate on; labels missing or out of the network's range (in a sequence
@@ -131,7 +131,7 @@ def fine_tune(
             torch.enable_grad(),
             ExitStack() as stack,
         ):
-            first, answers, batches = check_data(model, train, validate, across=across)
+            first, answers, batches = check_data(model, train, validate, precision=recipe.precision, across=across)
             run = Resumable.of(checkpoint, model, recipe, teacher=teacher, freeze=freeze, across=across)
             if recipe.recalibrate and run.found is None:
                 recalibrate_batch_norm(model, train, samples=recipe.recalibrate, across=across)

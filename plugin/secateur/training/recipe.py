@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from secateur.errors import ConfigError
+from secateur.precision import Precision
 
-Precision = Literal["float32", "bfloat16"]
 Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["cosine", "steps"]
 
@@ -33,8 +33,9 @@ class Recipe:
         label_smoothing: share of the target that is spread over all classes, in [0, 1).
         warmup_epochs: the learning rate rises linearly over so many epochs before the schedule starts.
         clip_norm: largest norm of the gradient of all parameters together; None does not clip.
-        precision: "float32", or "bfloat16": convolutions and products are computed in half the bits, the weights, the
-            loss and the steps stay float32. On processors and GPUs with such arithmetic it is up to twice as fast.
+        precision: "float32", or "bfloat16" or "float16": convolutions and products are computed in half the bits, the
+            weights, the loss and the steps stay float32. On processors and GPUs with such arithmetic it is up to twice
+            as fast. In float16 the loss is scaled, and a step whose gradient overflows is left out (torch's scaler).
         seed: of everything random while training (dropout, mixup, the order of a shuffling loader without workers).
         optimizer: "sgd" or "adamw".
         nesterov: whether the momentum of "sgd" is Nesterov's.

@@ -15,7 +15,7 @@ from secateur.distributed import Across, jointly, place_in
 from secateur.modes import device_of, structure_of, weights_hash
 from secateur.training.random_states import random_states, restore_random_states
 from secateur.training.recipe import Recipe
-from secateur.training.snapshots import Snapshot, optimizer_tensors, restore_optimizer
+from secateur.training.snapshots import Snapshot, optimizer_tensors, restore_optimizer, restore_scaler, scaler_tensors
 from secateur.training.steps import Steps
 from secateur.weights import check_fit, tensors_of
 
@@ -82,6 +82,7 @@ class Resumable:
             "best": dict(best),
             "average": {} if steps.average is None else tensors_of(steps.average),
             "optimizer": optimizer_tensors(steps.optimizer),
+            "scaler": scaler_tensors(steps.scaler),
             "random": {f"{rank}/{name}": state for rank, own in enumerate(states) for name, state in own.items()},
         }
         snapshot = Snapshot(self.identity, [asdict(epoch) for epoch in epochs], chosen, tensors)
@@ -108,6 +109,7 @@ class Resumable:
         if steps.average is not None:
             steps.average.load_state_dict(tensors["average"])
         restore_optimizer(steps.optimizer, tensors.get("optimizer", {}))
+        restore_scaler(steps.scaler, tensors.get("scaler", {}))
         steps.step = steps.total * len(self.found.epochs) // max(steps.recipe.epochs, 1)
         rank = 0 if self.across is None else place_in(self.across)[0]
         states = {name.partition("/")[2]: s for name, s in tensors["random"].items() if name.startswith(f"{rank}/")}

@@ -42,6 +42,12 @@ HRANK_PLUS_IMAGENET = Recipe(
     **_PLAIN,
 )
 """HRankPlus's single training for ImageNet, in batches of 64."""
+CLR_RNF = HRANK_PLUS.revised({"weight_decay": 5e-3})
+"""CLR-RNF's training for CIFAR-10, in batches of 256: ten times the weight decay of the others."""
+FILTER_SKETCH = HRANK_PLUS
+"""FilterSketch's training for CIFAR-10, in batches of 128."""
+AUTOPRUNER = Recipe(epochs=30, learning_rate=0.001, weight_decay=1e-4, milestones=(10, 20), **_PLAIN)
+"""What follows AutoPruner's gates in VGG-16 and ResNet-50 on ImageNet, in batches of 256."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,7 @@ def prune_layer_by_layer(
     rounds: Sequence[Sequence[str]] | None = None,
     checkpoints: str | Path | None = None,
     on_round: Callable[[Round], None] | None = None,
+    on_step: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> tuple[nn.Module, tuple[Round, ...]]:
     """Return the pruned network, trained after each group of channels that it loses, and what each training did.
@@ -79,6 +86,7 @@ def prune_layer_by_layer(
             The published schedule for ResNet-50 masks the three convolutions of a block before it trains.
         checkpoints: a folder with a checkpoint of each round, from which the same call goes on after a stop.
         on_round: called after each round.
+        on_step: called after each step of a round with the number of its steps done and their total.
         options: further arguments of `fine_tune`: teacher, across.
 
     Raises:
@@ -110,8 +118,10 @@ def prune_layer_by_layer(
     masked: dict[str, tuple[int, ...]] = {}
     done: list[Round] = []
 
-    def mask(*_: int) -> None:
+    def mask(*step: int) -> None:
         silence(network, groups, masked)
+        if step and on_step is not None:
+            on_step(step[0], step[1])
 
     for number, names in enumerate(steps):
         masked.update({name: plan[name] for name in names})

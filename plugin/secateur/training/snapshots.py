@@ -22,6 +22,7 @@ from secateur.weights import read_safetensors
 
 FORMAT = 1
 KEY = "secateur.training"
+SCALED = ("scale", "_growth_tracker")  # what changes in the state of a scaler
 
 
 @dataclass
@@ -32,7 +33,7 @@ class Snapshot:
         identity: what makes it this run: the network that it began with, its recipe; plain data.
         epochs: what the epochs gave, as plain data.
         chosen: the number of the best one; 0: none yet.
-        tensors: part ("model", "best", "average", "optimizer", "random") -> name -> tensor.
+        tensors: part ("model", "best", "average", "optimizer", "scaler", "random") -> name -> tensor.
     """
 
     identity: dict[str, Any]
@@ -120,3 +121,28 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
         number, _, kind = name.partition("/")
         state.setdefault(int(number), {})[kind] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def scaler_tensors(scaler: torch.amp.GradScaler) -> dict[str, Tensor]:
+    """Return what a scaler of the loss has come to; nothing where it is off.
+
+    Example:
+        >>> scaler_tensors(torch.amp.GradScaler("cpu", init_scale=8.0))
+        {'scale': tensor(8., dtype=torch.float64), '_growth_tracker': tensor(0., dtype=torch.float64)}
+    """
+    state = scaler.state_dict()
+    return {name: torch.tensor(float(state[name]), dtype=torch.float64) for name in SCALED if name in state}
+
+
+def restore_scaler(scaler: torch.amp.GradScaler, tensors: Mapping[str, Tensor]) -> None:
+    """Give a scaler what `scaler_tensors` returned.
+
+    Example:
+        >>> scaler = torch.amp.GradScaler("cpu")
+        >>> restore_scaler(scaler, scaler_tensors(torch.amp.GradScaler("cpu", init_scale=8.0)))
+        >>> scaler.get_scale()
+        8.0
+    """
+    if tensors:
+        found = {"scale": float(tensors["scale"]), "_growth_tracker": int(tensors["_growth_tracker"])}
+        scaler.load_state_dict(scaler.state_dict() | found)

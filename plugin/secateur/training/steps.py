@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from secateur.batches import Batches, begin_epoch, unpack
-from secateur.distributed import Across, add_up, jointly
+from secateur.batches import Batches, begin_epoch
+from secateur.distributed import Across
 from secateur.errors import DataError
-from secateur.evaluation import check_labels
 from secateur.modes import device_of, laid_out
+from secateur.precision import SMALLEST, autocast, scaler_of
 from secateur.training.averaging import moving_average
+from secateur.training.joint import add_up_all, next_batch, share_buffers, sum_of_numbers
 from secateur.training.mixing import mixup
 from secateur.training.optimizing import optimizer_of
 from secateur.training.recipe import Recipe
@@ -29,6 +29,7 @@ class Steps:
 
     Attributes:
         optimizer: of the parameters that need a gradient.
+        scaler: of the loss; does nothing but in float16.
         average: the moving average of the weights; None where the recipe asks for none.
         step: steps done; `total` in the whole run.
     """
@@ -47,6 +48,7 @@ class Steps:
         self.model, self.recipe, self.device = model, recipe, device_of(model)
         self.step, self.total, self.on_step = 0, total, on_step
         self.optimizer = optimizer_of(model, recipe)
+        self.scaler = scaler_of(self.device, recipe.precision)
         self.average = moving_average(model, recipe.average) if recipe.average else None
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._answers, self._layout, self._across = answers, layout, across
@@ -62,7 +64,7 @@ class Steps:
         begin_epoch(train, number)
         total, images, batches = 0.0, 0, iter(train)
         with laid_out(self.model, self._layout):
-            while (found := self._next(batches)) is not None:
+            while (found := next_batch(batches, self._answers, self._across)) is not None:
                 inputs, labels, count = found
                 if inputs is not None:
                     total += self._update(inputs.to(self.device), labels, count, lesson) * count
@@ -76,31 +78,8 @@ class Steps:
             raise DataError("there is no batch of at least two images to train on")
         if not all(bool(torch.isfinite(p).all()) for p in self._parameters):
             raise self._diverged("a weight is not finite")
-        self._share_buffers()
+        share_buffers([self.model] if self.average is None else [self.model, self.average.module], self._across)
         return total / images
-
-    def _next(self, batches: Iterator[Any]) -> tuple[Tensor | None, Tensor, int] | None:
-        """Return the next batch and how many images all processes have in theirs; None behind the last.
-
-        The inputs are None where a process has fewer than two images: batch norm cannot train on one.
-        """
-        held: list[tuple[Tensor, Tensor]] = []
-
-        def read() -> int | None:
-            batch = next(batches, None)
-            if batch is None:
-                return None
-            inputs, labels = unpack(batch)
-            held.append((inputs, check_labels(labels, self._answers)))
-            return len(inputs)
-
-        counts = [count for count in jointly(read, self._across, what="a batch to train on") if count is not None]
-        if not counts:
-            return None
-        if self._across is not None and len(counts) < self._across.size():
-            raise DataError("the processes have different numbers of batches; give all of them as many")
-        inputs, labels = held[0]
-        return (inputs if min(counts) > 1 else None), labels, sum(counts)
 
     def _update(self, inputs: Tensor, labels: Tensor, count: int, lesson: Lesson | None) -> float:
         """Take one step; return the loss before it, the mean over the `count` images of all processes."""
@@ -113,7 +92,7 @@ class Steps:
             inputs, targets = mixup(inputs, labels, alpha=recipe.mixup, classes=self._answers.shape[1])
         if self._layout is not None:
             inputs = inputs.contiguous(memory_format=self._layout)
-        halved = torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
+        halved = autocast(self.device, recipe.precision)
         with halved:
             outputs = self.model(inputs)
         outputs = outputs.to(self._parameters[0].dtype)
@@ -122,44 +101,19 @@ class Steps:
             with halved:  # the teacher's forward pass; its loss is found in float32
                 loss = (1 - recipe.distillation) * loss + lesson(inputs, outputs)
         share = len(inputs) / count
-        value = self._sum(loss.item() * share)
+        value = sum_of_numbers(loss.item() * share, self._across, device=self.device)
         if not math.isfinite(value):
             raise self._diverged(f"the loss is {value}")
-        torch.autograd.backward(loss * share if self._across is not None else loss)
-        self._add_up([p.grad for p in self._parameters if p.grad is not None])
+        torch.autograd.backward(self.scaler.scale(loss * share if self._across is not None else loss))
+        add_up_all([p.grad for p in self._parameters if p.grad is not None], self._across)
         if recipe.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self._parameters, recipe.clip_norm)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.scaler.is_enabled() and self.scaler.get_scale() < SMALLEST:
+            raise self._diverged("the gradient overflows float16 whatever it is scaled by")
         return value
-
-    def _sum(self, value: float) -> float:
-        if self._across is None:
-            return value
-        summed = torch.tensor(value, dtype=torch.float64, device=self.device)
-        add_up(summed, self._across, what="the loss")
-        return float(summed)
-
-    def _share_buffers(self) -> None:
-        """Give all processes the mean of their running statistics."""
-        networks = [self.model] if self.average is None else [self.model, self.average.module]
-        buffers = [b for network in networks for b in network.buffers() if b.is_floating_point()]
-        if self._across is not None:
-            self._add_up(buffers)
-            for buffer in buffers:
-                buffer /= self._across.size()
-
-    def _add_up(self, tensors: Sequence[Tensor]) -> None:
-        """Give all processes the sum of theirs, in place: one exchange for each type of number.
-
-        DistributedDataParallel cannot serve: it takes gradients to lie as the kernels did when it was made, and
-        `laid_out` moves them.
-        """
-        for dtype in {tensor.dtype for tensor in tensors} if self._across is not None else ():
-            same = [tensor for tensor in tensors if tensor.dtype == dtype]
-            summed = torch.cat([tensor.detach().reshape(-1) for tensor in same])
-            add_up(summed, self._across, what="the gradients")
-            for tensor, part in zip(same, torch.split(summed, [tensor.numel() for tensor in same]), strict=True):
-                tensor.copy_(part.reshape(tensor.shape))
 
     def _diverged(self, what: str) -> DataError:
         return DataError(

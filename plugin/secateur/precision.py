@@ -1,0 +1,68 @@
+"""In how many bits a network is trained: torch's autocast, the scaler that float16 needs, and what a device can do."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import nn
+
+from secateur.errors import ConfigError
+
+Precision = Literal["float32", "bfloat16", "float16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+SMALLEST = 2.0**-24  # the least number of float16: a scale below it says that no scale helps
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """Return the context in which convolutions and products are computed in `precision`.
+
+    Example:
+        >>> with autocast(torch.device("cpu"), "bfloat16"):
+        ...     nn.Linear(2, 2)(torch.ones(1, 2)).dtype
+        torch.bfloat16
+    """
+    return torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32")
+
+
+def scaler_of(device: torch.device, precision: Precision) -> torch.amp.GradScaler:
+    """Return what scales the loss, so that small gradients survive float16; it does nothing for the other precisions.
+
+    bfloat16 has the range of float32 and needs none.
+
+    Example:
+        >>> [scaler_of(torch.device("cpu"), name).is_enabled() for name in PRECISIONS]
+        [False, False, True]
+    """
+    return torch.amp.GradScaler(device.type, enabled=precision == "float16")
+
+
+def check_precision(device: torch.device, precision: Precision) -> None:
+    """Try a convolution, a product and their gradients; nothing is tried for float32.
+
+    Raises:
+        ConfigError: an unknown precision, or one that the device does not compute in.
+
+    Example:
+        >>> check_precision(torch.device("cpu"), "bfloat16")
+        >>> check_precision(torch.device("cpu"), "int8")
+        Traceback (most recent call last):
+        secateur.errors.ConfigError: precision must be one of float32, bfloat16, float16; found 'int8'
+    """
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}; found {precision!r}")
+    if precision == "float32":
+        return
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        layers = (nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2))
+        network = nn.Sequential(*layers).to(device)
+    try:
+        with torch.enable_grad():
+            with autocast(device, precision):
+                outputs = network(torch.ones(2, 1, 4, 4, device=device))
+            torch.autograd.backward(outputs.float().sum())
+    except RuntimeError as error:  # NotImplementedError is one
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"the device {device.type} does not train in {precision} ({reason}); precision: float32 works everywhere"
+        ) from error

@@ -1,0 +1,88 @@
+"""Half the bits: float16 with a scaled loss, bfloat16 without, and a clear word where a device has neither."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from secateur.errors import ConfigError, DataError
+from secateur.precision import PRECISIONS, Precision, check_precision, scaler_of
+from secateur.training import fine_tune
+from secateur.training.steps import Steps
+from training_for_tests import blobs, net, state
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_precision_learns_what_float32_does(precision: Precision) -> None:
+    model = net()
+    history = fine_tune(model, blobs(), blobs(), epochs=8, learning_rate=0.2, precision=precision)
+    assert history.epochs[-1].accuracy == 1.0
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def step_of_tiny_gradients(precision: Precision) -> Tensor:
+    """One step of a layer behind which the gradient is as small as 1e-9: two layers of weights near 2e-4 follow."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 4), nn.Linear(4, 3))
+    for layer in model[1:]:
+        nn.init.uniform_(layer.weight, 1e-4, 4e-4)
+        layer.requires_grad_(False)
+    before = model[0].weight.detach().clone()
+    fine_tune(model, blobs()[:1], learning_rate=1e6, momentum=0.0, weight_decay=0.0, precision=precision)
+    return model[0].weight.detach() - before
+
+
+def test_small_gradients_survive_float16_by_scaling(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = step_of_tiny_gradients("float32")
+    largest = float(expected.abs().max())
+    torch.testing.assert_close(step_of_tiny_gradients("float16"), expected, rtol=0.0, atol=0.02 * largest)
+    monkeypatch.setattr(
+        "secateur.training.steps.scaler_of", lambda device, _: torch.amp.GradScaler(device.type, enabled=False)
+    )
+    assert float((step_of_tiny_gradients("float16") - expected).abs().max()) > 0.2 * largest
+
+
+def test_a_step_that_overflows_is_left_out_and_the_scale_falls(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, seen = net(), list[tuple[float, bool]]()
+    start, update = state(model)["0.weight"], Steps._update
+
+    def watched(self: Steps, *arguments: Any) -> float:
+        value = update(self, *arguments)
+        seen.append((self.scaler.get_scale(), torch.equal(model[0].weight, start)))
+        return value
+
+    monkeypatch.setattr(Steps, "_update", watched)
+    monkeypatch.setattr(
+        "secateur.training.steps.scaler_of", lambda device, _: torch.amp.GradScaler(device.type, init_scale=2.0**40)
+    )
+    fine_tune(model, blobs(), epochs=12, precision="float16")
+    assert seen[0] == (2.0**39, True)
+    assert seen[-1][0] < 2.0**30
+    assert not seen[-1][1]
+
+
+def test_a_gradient_that_always_overflows_ends_the_training() -> None:
+    model = net()
+    model[4].weight.register_hook(lambda gradient: gradient * torch.inf)
+    before = [p.detach().clone() for p in model.parameters()]
+    with pytest.raises(DataError, match=r"overflows float16 whatever it is scaled by at step 41 of 90: training div"):
+        fine_tune(model, blobs(), epochs=30, precision="float16")
+    assert all(map(torch.equal, model.parameters(), before))
+
+
+def test_a_device_without_such_arithmetic_is_refused_before_any_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacking(*_: Any, **__: Any) -> Any:
+        raise NotImplementedError("\"slow_conv2d_cpu\" not implemented for 'Half'\nand much more")
+
+    monkeypatch.setattr(nn.Conv2d, "forward", lacking)
+    model = net()
+    with pytest.raises(ConfigError, match=r"the device cpu does not train in float16 \(\"slow.*'Half'\); precision: f"):
+        fine_tune(model, blobs(), precision="float16")
+    check_precision(torch.device("cpu"), "float32")
+
+
+def test_only_float16_is_scaled() -> None:
+    assert [scaler_of(torch.device("cpu"), name).is_enabled() for name in PRECISIONS] == [False, False, True]
