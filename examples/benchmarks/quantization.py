@@ -47,7 +47,7 @@ from secateur_onnx import check_parity, export_quantized
 
 LEVELS = {8: (10, 6), 4: (6, 3), 3: (4, 2)}  # average bits -> the two that are mixed to the same size
 ORDERS = {"DI": "scores", "reversed": "reversed", "random": "random"}
-COUNTS, STAGES = ("bytes", "as ONNX"), ("bits a weight", "rounded", "trained")
+COUNTS, STAGES = ("bytes", "as ONNX"), ("bits a weight", "rounded")
 PRUNED, IMAGES, LEARNING_RATE = "50%", 1000, 0.01
 RECORD = Path(__file__).with_name("quantization.jsonl")
 
@@ -74,7 +74,7 @@ def main() -> None:
     if not given.show:
         complete(record, given)
     names = ["dense", "pruned", *(named(bits, order) for bits in given.bits for order in given.orders)]
-    table(record, names, STAGES, counts=COUNTS)
+    table(record, names, [*STAGES, *stages_of(record)], counts=COUNTS)
 
 
 def complete(record: Record, given: argparse.Namespace) -> None:
@@ -94,6 +94,19 @@ def complete(record: Record, given: argparse.Namespace) -> None:
             for order in given.orders:
                 measure(setting, network, record, planned(network, scores, bits, order), given, (bits, order), epochs)
                 assert record.of(f"0 {named(bits, order)}")["bytes"] <= size, f"{order}: larger than uniform bits"
+
+
+def stage_of(given: argparse.Namespace, epochs: int) -> str:
+    """Return under which name an accuracy is recorded: how long the training was is part of it."""
+    if not epochs:
+        return "rounded"
+    length = f"{epochs} epochs" if epochs > 1 else "1 epoch"
+    return f"{length} of {given.train_images:,}" if given.train_images else length
+
+
+def stages_of(record: Record) -> list[str]:
+    """Return the names of all trainings that are recorded."""
+    return sorted({stage for row in record.rows.values() for stage in row if "epoch" in stage})
 
 
 def named(bits: int, order: str) -> str:
@@ -144,7 +157,7 @@ def measure(
     epochs: int,
 ) -> None:
     """Record what a plan costs and what it leaves, before or after training, unless that is known."""
-    key, stage = f"0 {named(*cell)}", "trained" if epochs else "rounded"
+    key, stage = f"0 {named(*cell)}", stage_of(given, epochs)
     if stage in record.of(key):
         return
     trained, data = copy.deepcopy(network), setting.data.train.fresh()
@@ -155,8 +168,6 @@ def measure(
     size, as_onnx = stored(setting, trained, plan, thresholds)
     for name, value in (("bytes", size), ("as ONNX", as_onnx), ("bits a weight", plan.average(network))):
         record.put(key, name, value)
-    if epochs:
-        record.put(key, "images trained on", epochs * sum(len(labels) for _, labels in batches))
     record.put(key, stage, setting.accuracy(quantize_network(trained, plan, thresholds)[0]))
 
 
