@@ -10,7 +10,6 @@ from torch import nn
 import secateur_onnx
 from secateur.channel_graph import zero_masked
 from secateur.checkpoint import MODEL_FILE
-from secateur.errors import NetworkError
 from secateur.evaluation import accuracy
 from secateur.feature_maps import collect_scores
 from secateur.quantization import (
@@ -24,7 +23,6 @@ from secateur.quantization import (
     save_quantized,
     uniform_bits,
 )
-from secateur.quantization.filters import layers_with_filters
 from secateur.records import PruningPlan, ScoreTable
 from secateur_cli.job import Job
 from secateur_cli.quantize_schema import QuantizeConfig
@@ -43,7 +41,6 @@ def plan_bits(settings: QuantizeConfig, model: nn.Module, scores: ScoreTable, *,
 
     Raises:
         BudgetError: no assignment is as small as the size; the smallest is named.
-        NetworkError: there is no convolution and no linear layer.
         ScoreError: scores of another structure.
 
     Example:
@@ -52,8 +49,6 @@ def plan_bits(settings: QuantizeConfig, model: nn.Module, scores: ScoreTable, *,
         >>> sorted(plan_bits(settings, net, ScoreTable({}), seed=0).bits["1"].tolist())
         [2, 2, 4, 4]
     """
-    if not layers_with_filters(model):
-        raise NetworkError("quantize: the network has no convolution and no linear layer to give fewer bits")
 
     def measured(plan: BitPlan) -> int:
         return quantized_bytes(model, plan)

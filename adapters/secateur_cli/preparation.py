@@ -17,7 +17,6 @@ from secateur.cost import cost_model
 from secateur.criteria import GROUP_CRITERIA
 from secateur.errors import CheckpointError, ConfigError, DataError, NetworkError
 from secateur.modes import evaluating
-from secateur.quantization.filters import layers_with_filters
 from secateur.records import ChannelGroups, ScoreTable
 from secateur.scoring import scores_by_name
 from secateur.search import format_cost
@@ -145,16 +144,11 @@ def rehearse_scores(config: RunConfig, model: nn.Module, example: Tensor) -> Sco
 
 
 def rehearse_quantization(config: RunConfig, model: nn.Module, example: Tensor) -> None:
-    """Refuse before any work a network that cannot be given fewer bits.
+    """Let DI score two images where it decides who keeps more bits, to be refused now and not after the training.
 
-    Raises: SecateurError: it has no layer with filters, or DI, which decides who keeps more bits, cannot score it.
+    Raises: SecateurError: layers that DI cannot score.
     """
-    settings = config.quantize
-    if settings is None:
-        return
-    if not layers_with_filters(model):
-        raise NetworkError("quantize: the network has no convolution and no linear layer to give fewer bits")
-    if needs_scores(settings):
+    if needs_scores(config.quantize):
         rehearse_scores(config.model_copy(update={"score": ScoreConfig(criterion="di")}), model, example)
 
 

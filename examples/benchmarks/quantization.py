@@ -22,7 +22,7 @@ import copy
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from _record import Record, table
@@ -45,7 +45,7 @@ from secateur.quantization import (
 from secateur.records import ScoreTable
 from secateur_onnx import check_parity, export_quantized
 
-LEVELS = {8: (10, 6), 4: (6, 3), 3: (4, 2)}  # average bits -> the two that are mixed to the same size
+LEVELS = {8: ((10, 6),), 4: ((6, 3), (5, 3)), 3: ((4, 2),)}  # average bits -> those that are mixed to the same size
 ORDERS = {"DI": "scores", "reversed": "reversed", "random": "random"}
 COUNTS, STAGES = ("bytes", "as ONNX"), ("bits a weight", "rounded")
 PRUNED, IMAGES, LEARNING_RATE = "50%", 1000, 0.01
@@ -73,7 +73,7 @@ def main() -> None:
     record = Record(place, torch.cuda.get_device_name() if given.device == "cuda" else given.device)
     if not given.show:
         complete(record, given)
-    names = ["dense", "pruned", *(named(bits, order) for bits in given.bits for order in given.orders)]
+    names = ["dense", "pruned", *(cell.name for cell in cells(given))]
     table(record, names, [*STAGES, *stages_of(record)], counts=COUNTS)
 
 
@@ -89,11 +89,43 @@ def complete(record: Record, given: argparse.Namespace) -> None:
             record.put(f"0 {name}", "rounded", setting.accuracy(model))
     scores = secateur.collect_scores(network, setting.data.calibration, "di", samples=200 if given.smoke else None)
     for epochs in sorted({0, given.epochs}):
-        for bits in given.bits:
-            size = quantized_bytes(network, uniform_bits(network, bits))
-            for order in given.orders:
-                measure(setting, network, record, planned(network, scores, bits, order), given, (bits, order), epochs)
-                assert record.of(f"0 {named(bits, order)}")["bytes"] <= size, f"{order}: larger than uniform bits"
+        for cell in cells(given):
+            measure(setting, network, record, cell.plan(network, scores), given, cell, epochs)
+            size = quantized_bytes(network, uniform_bits(network, cell.bits))
+            assert record.of(f"0 {cell.name}")["bytes"] <= size, f"{cell.name}: larger than uniform bits"
+
+
+class Cell(NamedTuple):
+    """A row of the table: the average bits, the levels that are mixed to it, and the order, or all alike."""
+
+    bits: int
+    levels: tuple[int, int] | None = None
+    order: str = "uniform"
+
+    @property
+    def name(self) -> str:
+        mixed = "uniform" if self.levels is None else f"{self.levels[0]} and {self.levels[1]} by {self.order}"
+        return f"{self.bits} bits, {mixed}"
+
+    def plan(self, network: nn.Module, scores: ScoreTable) -> BitPlan:
+        uniform = uniform_bits(network, self.bits)
+        if self.levels is None:
+            return uniform
+
+        def measured(plan: BitPlan) -> int:
+            return quantized_bytes(network, plan)
+
+        order: Any = ORDERS[self.order]
+        size = measured(uniform)
+        return bit_plan(network, scores, levels=self.levels, size=size, order=order, measured=measured)
+
+
+def cells(given: argparse.Namespace) -> list[Cell]:
+    """Return the rows that are asked for."""
+    found = [Cell(bits) for bits in given.bits if "uniform" in given.orders]
+    mixed = [(bits, levels, order) for bits in given.bits for levels in LEVELS[bits] for order in ORDERS]
+    found += [Cell(*each) for each in mixed if each[-1] in given.orders]
+    return sorted(found, key=lambda cell: given.bits.index(cell.bits))
 
 
 def stage_of(given: argparse.Namespace, epochs: int) -> str:
@@ -107,14 +139,6 @@ def stage_of(given: argparse.Namespace, epochs: int) -> str:
 def stages_of(record: Record) -> list[str]:
     """Return the names of all trainings that are recorded."""
     return sorted({stage for row in record.rows.values() for stage in row if "epoch" in stage})
-
-
-def named(bits: int, order: str) -> str:
-    return (
-        f"{bits} bits, {order}"
-        if order == "uniform"
-        else f"{bits} bits, {LEVELS[bits][0]} and {LEVELS[bits][1]} by {order}"
-    )
 
 
 def pruned(setting: Setting, given: argparse.Namespace, folder: Path) -> nn.Module:
@@ -135,29 +159,17 @@ def pruned(setting: Setting, given: argparse.Namespace, folder: Path) -> nn.Modu
     return load_pruned(build, folder).to(setting.device)
 
 
-def planned(network: nn.Module, scores: ScoreTable, bits: int, order: str) -> BitPlan:
-    uniform = uniform_bits(network, bits)
-    if order == "uniform":
-        return uniform
-
-    def measured(plan: BitPlan) -> int:
-        return quantized_bytes(network, plan)
-
-    known: Any = ORDERS[order]
-    return bit_plan(network, scores, levels=LEVELS[bits], size=measured(uniform), order=known, measured=measured)
-
-
 def measure(
     setting: Setting,
     network: nn.Module,
     record: Record,
     plan: BitPlan,
     given: argparse.Namespace,
-    cell: tuple[int, str],
+    cell: Cell,
     epochs: int,
 ) -> None:
     """Record what a plan costs and what it leaves, before or after training, unless that is known."""
-    key, stage = f"0 {named(*cell)}", stage_of(given, epochs)
+    key, stage = f"0 {cell.name}", stage_of(given, epochs)
     if stage in record.of(key):
         return
     trained, data = copy.deepcopy(network), setting.data.train.fresh()
