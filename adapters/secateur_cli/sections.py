@@ -92,7 +92,7 @@ def sections(report: Report) -> list[Section]:
     trained = (
         training_section(report, "training", "train", "Training of the dense network"),
         training_section(report, "fine_tuning", "fine_tune", "Fine-tuning"),
-        training_section(part(report, "quantization"), "fine_tuning", "", "Fine-tuning with fewer bits"),
+        training_section(report, "quantization.fine_tuning", "quantize", "Fine-tuning with fewer bits"),
     )
     return [s for s in (*(make(report) for make in makers), *trained, _settings(report), _repeat(report)) if s]
 

@@ -132,13 +132,13 @@ def stage_of(given: argparse.Namespace, epochs: int) -> str:
     """Return under which name an accuracy is recorded: how long the training was is part of it."""
     if not epochs:
         return "rounded"
-    length = f"{epochs} epochs" if epochs > 1 else "1 epoch"
-    return f"{length} of {given.train_images:,}" if given.train_images else length
+    length = f" {epochs}x" if epochs > 1 else ""
+    return f"trained{length}" + (f" {given.train_images:,}" if given.train_images else "")
 
 
 def stages_of(record: Record) -> list[str]:
     """Return the names of all trainings that are recorded."""
-    return sorted({stage for row in record.rows.values() for stage in row if "epoch" in stage})
+    return sorted({stage for row in record.rows.values() for stage in row if stage.startswith("trained")})
 
 
 def pruned(setting: Setting, given: argparse.Namespace, folder: Path) -> nn.Module:
