@@ -23,6 +23,7 @@ from secateur_cli import few_bits, int8
 from secateur_cli.config import load_config
 from secateur_cli.few_bits import QUANTIZED, QUANTIZED_ONNX, plan_bits
 from secateur_cli.int8 import INT8_ONNX
+from secateur_cli.job import CHECKPOINT
 from secateur_cli.quantize_schema import QuantizeConfig
 from secateur_cli.quantized_table import quantized_tables
 from secateur_cli.sources import network_factory
@@ -153,6 +154,27 @@ def test_a_finished_run_is_not_repeated_and_a_lost_file_is_made_again(
     for epoch in (*again["fine_tuning"]["epochs"], *report["quantization"]["fine_tuning"]["epochs"]):
         epoch.pop("seconds")
     assert again == report["quantization"]
+
+
+def test_a_run_that_is_stopped_behind_the_training_does_not_train_again(
+    user: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ("fine_tune=null", "recover=none", "quantize={shares: [0.5, 0.5], epochs: 2}")
+
+    def stopped(*_: Any) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(few_bits, "save_quantized", stopped)
+    written = []
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            user.call(tmp_path, *settings)
+        assert not (tmp_path / QUANTIZED).exists()
+        written.append((tmp_path / CHECKPOINT).stat().st_mtime_ns)
+    assert written[0] == written[1]  # the second time both epochs came from there
+    monkeypatch.undo()
+    assert user.call(tmp_path, *settings)["quantization"]["parity"]["passed"]
+    assert not (tmp_path / CHECKPOINT).exists()
 
 
 def test_odd_layers_and_zero_filters_and_a_size(user: User, tmp_path: Path) -> None:
