@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 import secateur_onnx
+from secateur.batches import rebatch
 from secateur.channel_graph import zero_masked
 from secateur.checkpoint import MODEL_FILE
 from secateur.evaluation import accuracy
@@ -28,6 +29,7 @@ from secateur_cli.job import Job
 from secateur_cli.quantize_schema import QuantizeConfig
 
 QUANTIZED, QUANTIZED_ONNX = "model.quantized.safetensors", "model.quantized.onnx"
+EXAMPLE = 64  # images that say how far rounded activations may be apart
 ORDERS: dict[str, Any] = {"di": "scores", "reversed": "reversed", "random": "random"}
 
 
@@ -136,7 +138,8 @@ def _exported(job: Job, plan: PruningPlan, model: nn.Module, bits: BitPlan, thre
     """Write the ONNX file, compare it with torch on the held-out images, and look how it is executed."""
     about = secateur_onnx.plan_metadata(plan) | {"bits_a_weight": bits.average(model)}
     path = job.workspace.path(QUANTIZED_ONNX)
-    done = secateur_onnx.export_quantized(model, bits, job.data.example, path, thresholds=thresholds, metadata=about)
+    example = next(rebatch(job.data.calibration, None, samples=EXAMPLE))[0] if bits.activations else job.data.example
+    done = secateur_onnx.export_quantized(model, bits, example, path, thresholds=thresholds, metadata=about)
     batches = job.progress.track(job.data.test, "comparing ONNX Runtime with torch")
     parity = secateur_onnx.check_parity(done.model, path, batches, tolerance=done.tolerance).require()
     form: secateur_onnx.Form = "few bits and activations" if bits.activations else "few bits"

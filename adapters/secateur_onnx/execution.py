@@ -31,12 +31,12 @@ UNPACKED: Form = "few bits, unpacked"
 NO_INTEGER_CONVOLUTION = "it has no integer convolution (none in 1.31.1), so no speed is claimed"
 FACTS: Mapping[Form, Mapping[str, tuple[How, str]]] = {
     "few bits": {
-        "cpu": ("dequantised floats", "weights become float32 at every run: slower than the float file"),
+        "cpu": ("dequantised floats", "weights become float32 at every run, which takes time"),
         "cuda": ("dequantised floats", NO_INTEGER_CONVOLUTION),
         "tensorrt": ("not known", "not tried; no speed is claimed"),
     },
     "few bits, unpacked": {
-        "cpu": ("size only", "weights become float32 once, as the file is loaded: as fast as the float file"),
+        "cpu": ("size only", "weights become float32 once, as the file is loaded; then it is a float file"),
         "cuda": ("size only", NO_INTEGER_CONVOLUTION),
         "tensorrt": ("not known", "not tried; no speed is claimed"),
     },

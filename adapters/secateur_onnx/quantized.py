@@ -27,7 +27,7 @@ from secateur.quantization import BitPlan, Quantized, quantize_network
 from secateur.quantization.packing import pack
 from secateur_onnx.exporting import ExportResult, export, write_model
 from secateur_onnx.packages import require
-from secateur_onnx.rounded_inputs import opset_of, round_inputs_of
+from secateur_onnx.rounded_inputs import opset_of, round_inputs_of, tolerance_of
 
 TYPES = {2: ("INT2", 25), 4: ("INT4", 21), 8: ("INT8", 21), 16: ("INT16", 21)}
 """Bits of a type -> its name, and the first version of the ONNX operators in which DequantizeLinear takes it."""
@@ -44,7 +44,7 @@ class QuantizedExport:
         wider: bits -> why the narrowest type was not taken; empty where it was.
         left: layer -> why its weights are stored in float32, rounded all the same.
         model: the network with rounded weights, which also rounds its activations, to compare the file with.
-        tolerance: of a comparison with it, for `check_parity`; None: that of floating numbers.
+        tolerance: of a comparison with it, for `check_parity`, see `tolerance_of`; None: that of floating numbers.
     """
 
     file: ExportResult
@@ -69,7 +69,7 @@ def export_quantized(
     Args:
         model: unchanged.
         plan, thresholds: see `secateur.quantization.quantize_network`.
-        example_inputs, path, metadata: see `export`.
+        example_inputs, path, metadata: see `export`; with rounded activations the more images, the surer the tolerance.
 
     Raises: as `quantize_network` and `export`.
 
@@ -123,16 +123,7 @@ def export_quantized(
     size = write_model(proto.SerializeToString(), path)
     file = ExportResult(path, result.opset, result.exporter, result.fallback_reason, size)
     stored = {b: TYPES[w][0] for b, w in chosen.items()}
-    return QuantizedExport(file, stored, wider, left, rounded, _tolerance(plan))
-
-
-def _tolerance(plan: BitPlan) -> float | None:
-    """Return how far rounded activations may be apart: where the last digit decides, a code rounds the other way.
-
-    That is a step of 2^-b of its range; a few steps may come together.
-    """
-    fewest = min((to.bits for to in plan.activations.values()), default=None)
-    return None if fewest is None else max(1e-4, 4 * 2.0**-fewest)
+    return QuantizedExport(file, stored, wider, left, rounded, tolerance_of(rounded, plan, example_inputs))
 
 
 def narrowest(bits: int) -> tuple[int, list[str]]:

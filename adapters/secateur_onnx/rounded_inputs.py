@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
 from secateur.errors import NetworkError
-from secateur.quantization import ActivationRange
+from secateur.modes import evaluating
+from secateur.quantization import ActivationRange, BitPlan
+from secateur_onnx.networks import placed
 from secateur_onnx.packages import require
 
 TYPES = {(8, False): np.uint8, (8, True): np.int8, (16, False): np.uint16, (16, True): np.int16}
@@ -73,6 +78,30 @@ def round_inputs_of(graph: Any, name: str, weight: str, to: ActivationRange) -> 
         for shift, node in enumerate(nodes):
             graph.node.insert(place + shift, node)
         graph.node[place + len(nodes)].input[0] = f"{base}.rounded"
+
+
+def tolerance_of(rounded: nn.Module, plan: BitPlan, example_inputs: Tensor | tuple[Tensor, ...]) -> float | None:
+    """Return how far a file with rounded activations may be from torch; None where none are rounded.
+
+    A value at the border of two codes rounds either way, by the last digit of a float, and deep networks carry such
+    steps on: torch in float32 is then as far from torch in float64 as from the file. Allowed is three times that
+    distance on the example, as a share of the largest output, or four steps of the fewest bits b, 4 * 2^-b, if larger.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 2))
+        >>> plan = BitPlan({}, activations={"0": ActivationRange(8, 1.0, signed=True)})
+        >>> tolerance_of(net, plan, torch.zeros(1, 2)), tolerance_of(net, BitPlan({}), torch.zeros(1, 2))
+        (0.015625, None)
+    """
+    fewest = min((to.bits for to in plan.activations.values()), default=None)
+    if fewest is None:
+        return None
+    example = placed(example_inputs if isinstance(example_inputs, Tensor) else example_inputs[0], rounded)
+    exact = copy.deepcopy(rounded).double()
+    with evaluating(rounded), evaluating(exact), torch.no_grad():
+        outputs, wanted = rounded(example).double(), exact(example.double())
+    distance = float((outputs - wanted).abs().max() / wanted.abs().max().clamp(min=torch.finfo(torch.float32).tiny))
+    return max(4 * 2.0**-fewest, 3 * distance)
 
 
 def _width(to: ActivationRange) -> int:

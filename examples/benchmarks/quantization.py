@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import copy
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,6 +83,9 @@ def complete(record: Record, given: argparse.Namespace) -> None:
     setting = load(given)
     print(f"{setting.name}, {given.threads} threads, load {os.getloadavg()[0]:.1f}", flush=True)
     network = pruned(setting, given, record.path.with_suffix(".pruned"))
+    known = record.of("0 pruned").get("rounded")
+    if known is not None and abs(known - setting.accuracy(network)) > 0.01:
+        sys.exit(f"{record.path} is of another pruned network; --record names another file")
     for name, model in (("dense", setting.network), ("pruned", network)):
         if "rounded" not in record.of(f"0 {name}"):
             record.put(f"0 {name}", "bytes", sum(4 * p.numel() for p in model.parameters()))

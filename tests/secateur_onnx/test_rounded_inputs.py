@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from secateur.errors import NetworkError
 from secateur.quantization import ActivationRange, BitPlan, calibrated, quantize_network, uniform_bits
 from secateur_onnx import check_parity, export_quantized
+from secateur_onnx.rounded_inputs import tolerance_of
 
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -67,8 +69,20 @@ def test_a_deep_network_stays_within_a_few_steps(tmp_path: Path) -> None:
     layers = [nn.Sequential(nn.Conv2d(c, 8, 3, padding=1), nn.ReLU()) for c in (3, 8, 8, 8, 8)]
     net = nn.Sequential(*layers)
     done = export_quantized(net, calibrated(net, uniform_bits(net, 8), [IMAGES]), IMAGES, tmp_path / "net.onnx")
-    assert done.tolerance == 4 / 256
+    assert done.tolerance is not None
+    assert 4 / 256 <= done.tolerance < 0.1
     check_parity(done.model, done.file.path, [IMAGES], tolerance=done.tolerance).require()
+
+
+def test_the_tolerance_is_three_times_what_the_last_digit_of_floats_moves() -> None:
+    torch.manual_seed(0)
+    dense, inputs = nn.Sequential(*(nn.Linear(64, 64) for _ in range(20))), torch.randn(256, 64)
+    plan = calibrated(dense, uniform_bits(dense, 16), [inputs], bits=12)
+    net, _ = quantize_network(dense, plan)
+    exact = copy.deepcopy(net).double()(inputs.double()).detach()
+    own = float((net(inputs).detach().double() - exact).abs().max() / exact.abs().max())
+    assert 3 * own > 4 / 2**12
+    assert tolerance_of(net, plan, inputs) == pytest.approx(3 * own)
 
 
 def test_layers_that_the_file_keeps_in_floats_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
