@@ -46,3 +46,10 @@ def packed_by_loops(values: Sequence[int], bits: int) -> list[int]:
     stream = [(value % 2**bits) >> k & 1 for value in values for k in range(bits)]
     stream += [0] * (-len(stream) % 8)
     return [sum(bit << k for k, bit in enumerate(stream[n : n + 8])) for n in range(0, len(stream), 8)]
+
+
+def rounded_activation_by_loops(values: Sequence[float], bits: int, threshold: float, *, signed: bool) -> list[float]:
+    """s = t / the largest code, x <- s * round(x / s), half to even, within the codes of a type of so many bits."""
+    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+    scale = threshold / high
+    return [scale * min(max(round(value / scale), low), high) for value in values]

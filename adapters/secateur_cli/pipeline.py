@@ -21,6 +21,8 @@ from secateur.modes import evaluating
 from secateur.records import PruningPlan, ScoreTable
 from secateur.training import highest_filters, restart_batch_norm
 from secateur_cli import planning
+from secateur_cli.few_bits import QUANTIZED, QUANTIZED_ONNX, give_fewer_bits, plan_bits
+from secateur_cli.int8 import INT8_ONNX, write_int8
 from secateur_cli.job import Hooks, Job
 from secateur_cli.layer_by_layer import train_layer_by_layer
 from secateur_cli.planning import choose_widths, score, train_dense
@@ -35,6 +37,8 @@ FILES = planning.FILES | {
     "recovery": (RECOVERED,),
     "model": (PLAN_FILE, MODEL_FILE),
     "onnx": (DENSE_ONNX, PRUNED_ONNX),
+    "quantization": (QUANTIZED, QUANTIZED_ONNX),
+    "int8": (INT8_ONNX,),
 }
 
 
@@ -77,10 +81,14 @@ def run_job(
         scores = score(job)
         plan = choose_widths(job, scores)
         pruned = remove_channels(job, plan)
+        if config.quantize is not None:  # a size out of reach is refused here, and not after the training
+            plan_bits(config.quantize, pruned, ScoreTable({}), seed=config.seed)
         recover(job, plan, pruned)
         pruned = train_pruned(job, plan, pruned, scores)
         export_both(job, plan, pruned)
         time_both(job)
+        give_fewer_bits(job, plan, pruned)
+        write_int8(job, pruned, job.workspace.path(PRUNED_ONNX))
     finally:
         job.workspace.close()
     job.facts["seconds"] = job.workspace.seconds

@@ -28,13 +28,14 @@ from secateur.weights import tensors_of
 from secateur_cli.config import resolve
 from secateur_cli.data import load_data
 from secateur_cli.failures import described
+from secateur_cli.few_bits import needs_scores
 from secateur_cli.job import Job
 from secateur_cli.latency import check_latency
 from secateur_cli.learning import rehearse_learning
 from secateur_cli.prescribed import PRESCRIBED, Setting, Shallow, prescribed_plan, read_shallow, read_shallow_plan
 from secateur_cli.progress import Progress
 from secateur_cli.recovery import calibration_images
-from secateur_cli.schema import PlanConfig, RunConfig, Search
+from secateur_cli.schema import PlanConfig, RunConfig, ScoreConfig, Search
 from secateur_cli.sources import build_network, network_factory
 from secateur_cli.workspace import Workspace
 
@@ -71,6 +72,7 @@ def prepare(
         check_latency(config, model, data.example)
     shallow = read_shallow(config.plan, data.example, folder)
     setting = rehearsed_setting(config, model, data.example, groups, shallow)
+    rehearse_quantization(config, model, data.example)
     rehearse_plan(config, search, rehearse_scores(config, model, data.example), setting)
     workspace.open()
     if workspace.stages:
@@ -149,6 +151,15 @@ def rehearse_scores(config: RunConfig, model: nn.Module, example: Tensor) -> Sco
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what is worth saying comes again with all images
         return scores_by_name(model, [batch], quick, options=options, tap=settings.tap)
+
+
+def rehearse_quantization(config: RunConfig, model: nn.Module, example: Tensor) -> None:
+    """Let DI score two images where it decides who keeps more bits, to be refused now and not after the training.
+
+    Raises: SecateurError: layers that DI cannot score.
+    """
+    if needs_scores(config.quantize):
+        rehearse_scores(config.model_copy(update={"score": ScoreConfig(criterion="di")}), model, example)
 
 
 def rehearsed_setting(

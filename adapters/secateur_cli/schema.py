@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from secateur.criteria import known_criterion
 from secateur_cli.plan_schema import PlanConfig, Search
+from secateur_cli.quantize_schema import QuantizeConfig
 from secateur_cli.training_schema import FineTuneConfig, TrainConfig
 from secateur_cli.values import Count, Method, Number, Section, as_tuple
 
@@ -23,6 +24,7 @@ __all__ = [
     "NetworkConfig",
     "OnnxConfig",
     "PlanConfig",
+    "QuantizeConfig",
     "RecoverConfig",
     "RunConfig",
     "ScoreConfig",
@@ -160,6 +162,10 @@ class OnnxConfig(Section):
     )
     threads: Count | None = Field(default=None, description="threads of ONNX Runtime; null: its own choice")
     seconds: Annotated[Number, Field(gt=0)] = Field(default=5.0, description="seconds of timing for each batch size")
+    int8: bool = Field(
+        default=False,
+        description="whether to write the pruned network in 8-bit integers as well (static, for the CPU), and time it",
+    )
 
 
 class RunConfig(Section):
@@ -179,6 +185,9 @@ class RunConfig(Section):
     )
     fine_tune: FineTuneConfig | None = Field(
         default=FineTuneConfig(), description="accuracy back by training; null: not at all"
+    )
+    quantize: QuantizeConfig | None = Field(
+        default=None, description="fewer bits for the filters that matter less, after fine-tuning; null: not at all"
     )
     onnx: OnnxConfig = Field(default=OnnxConfig(), description="where the exported network is timed")
     output: Path = Field(
@@ -221,6 +230,7 @@ class RunConfig(Section):
                 "plan": plan.smoke(SMOKE_SEARCH_IMAGES),
                 "recover": self.recover.model_copy(update={"samples": images}),
                 "fine_tune": self.fine_tune and self.fine_tune.model_copy(update=short),
+                "quantize": self.quantize and self.quantize.smoke(few),
                 "onnx": onnx.model_copy(
                     update={"batch_sizes": onnx.batch_sizes[:1], "seconds": min(onnx.seconds, 0.2)}
                 ),

@@ -11,6 +11,7 @@ from secateur_cli.deployment import medians, onnx_section, speed_section
 from secateur_cli.latency_section import latency_section
 from secateur_cli.learning_section import learning_section
 from secateur_cli.page import Figure, Report, Section, Table, as_text, part
+from secateur_cli.quantized_section import execution_section, few_bits_section, int8_section
 from secateur_cli.recovery_section import recovery_section
 from secateur_cli.training_section import training_section
 from secateur_cli.wording import (
@@ -79,6 +80,9 @@ def sections(report: Report) -> list[Section]:
         _accuracy,
         speed_section,
         latency_section,
+        few_bits_section,
+        int8_section,
+        execution_section,
         recovery_section,
         _widths,
         curves_section,
@@ -93,6 +97,7 @@ def sections(report: Report) -> list[Section]:
     trained = (
         training_section(report, "training", "train", "Training of the dense network"),
         training_section(report, "fine_tuning", "fine_tune", "Fine-tuning"),
+        training_section(report, "quantization.fine_tuning", "quantize", "Fine-tuning with fewer bits"),
     )
     return [s for s in (*(make(report) for make in makers), *trained, _settings(report), _repeat(report)) if s]
 

@@ -69,18 +69,18 @@ def _add_measured(table: Table, timed: Mapping[str, Any]) -> None:
     for row in timed["comparisons"]:
         bound = "" if row["measured"] == "end to end" else f", {row['measured']}"
         times = (milliseconds(row[side]["median_ms"]) for side in ("dense", "pruned"))
-        table.add_row(f"batch {row['batch_size']}{bound}", *times, *_speed(row))
+        table.add_row(f"batch {row['batch_size']}{bound}", *times, *speed_and_interval(row))
     for batch_size, dense, pruned in peaks(timed):
         table.add_row(f"memory, batch {batch_size}", amount(dense, "B"), amount(pruned, "B"), f"{pruned / dense:.1%}")
 
 
-def _speed(comparison: Mapping[str, Any]) -> tuple[str, str]:
+def speed_and_interval(comparison: Mapping[str, Any]) -> tuple[str, str]:
     """Return how the times compare, and the interval; faster and slower only where the whole interval says so.
 
     Example:
-        >>> _speed({"ratio": 2.161, "lower": 2.15, "upper": 2.18, "faster": True, "slower": False})
+        >>> speed_and_interval({"ratio": 2.161, "lower": 2.15, "upper": 2.18, "faster": True, "slower": False})
         ('2.16x, faster', '2.15 to 2.18')
-        >>> _speed({"ratio": 1.03, "lower": 0.98, "upper": 1.09, "faster": False, "slower": False})
+        >>> speed_and_interval({"ratio": 1.03, "lower": 0.98, "upper": 1.09, "faster": False, "slower": False})
         ('1.03x, not faster', '0.98 to 1.09')
     """
     ratio, lower, upper = comparison["ratio"], comparison["lower"], comparison["upper"]

@@ -15,11 +15,11 @@ def training_section(report: Report, key: str, settings: str, title: str) -> Sec
 
     Args:
         report: of the run.
-        key: where the epochs stand in it.
+        key: where the epochs stand in it, with dots from part to part.
         settings: the section of the configuration that says how.
         title: of the section.
     """
-    epochs = part(report, key).get("epochs") or []
+    epochs = part(report, *key.split(".")).get("epochs") or []
     if not epochs:
         return None
     rows = [
@@ -27,7 +27,7 @@ def training_section(report: Report, key: str, settings: str, title: str) -> Sec
         for e in epochs
     ]
     table = Table(["epoch", "training loss", "top-1"], rows, f"All {len(rows)} epochs" if len(rows) > 8 else "")
-    name = key.replace("_", "-")
+    name = key.replace("_", "-").replace(".", "-")
     figures = [Figure(plots.epochs_plot(epochs, name), "Accuracy and training loss by epoch.")] if len(rows) > 2 else []
     how = recipe_in_words(part(report, "config", settings))
     text = [how] if how else []

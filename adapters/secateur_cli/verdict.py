@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from secateur_cli.costs import label, spent
-from secateur_cli.wording import PROVIDERS, batch, percent, speed, spread, tiny
+from secateur_cli.wording import PROVIDERS, amount, batch, percent, speed, spread, tiny
 
 
 def verdict(report: Mapping[str, Any]) -> list[str]:
@@ -36,6 +36,23 @@ def verdict(report: Mapping[str, Any]) -> list[str]:
         provider = PROVIDERS.get(str(timed.get("provider")), str(timed.get("provider")))
         said = "; ".join(f"{speed(c)} at {batch(c, comparisons)} ({spread(c)})" for c in comparisons)
         sentences.append(f"Against the dense network in ONNX Runtime on {provider} it is {said}.")
+    return sentences + _fewer_bits(report)
+
+
+def _fewer_bits(report: Mapping[str, Any]) -> list[str]:
+    """Return what few bits and static INT8 came to."""
+    few, int8, sentences = report.get("quantization") or {}, report.get("int8") or {}, []
+    if few:
+        last = list((few.get("accuracy") or {}).values())[-1:] or [None]
+        sizes = f"{amount(few.get('file_bytes'), 'B')} on disk instead of {amount(few.get('float_bytes'), 'B')}"
+        sentences.append(
+            f"With {few.get('bits_a_weight') or 0:.2f} bits a weight it takes {sizes}, and reaches {percent(last[0])}."
+        )
+    if int8:
+        comparisons = (int8.get("benchmark") or {}).get("comparisons") or []
+        said = "; ".join(f"{speed(c)} at {batch(c, comparisons)} ({spread(c)})" for c in comparisons)
+        share = percent(int8.get("accuracy"))
+        sentences.append(f"In static INT8 it reaches {share}; beside its float file on the CPU that is {said}.")
     return sentences
 
 

@@ -3,9 +3,11 @@
 onnx, onnxscript and onnxruntime are imported when a function needs them, never by importing this package.
 """
 
+from secateur_onnx.accuracy import file_accuracy
 from secateur_onnx.benchmarking import BenchmarkedFile, BenchmarkResult, benchmark
 from secateur_onnx.bootstrap import RatioInterval, ratio_interval
 from secateur_onnx.comparison import Comparison, Timing
+from secateur_onnx.execution import Execution, Form, execution_table, observed_execution
 from secateur_onnx.exporting import ExportResult, export
 from secateur_onnx.latency import LATENCY_PROVIDERS, LatencyCost, latency_cost
 from secateur_onnx.latency_search import LatencySearch, Round, latency_search
@@ -16,6 +18,7 @@ from secateur_onnx.parity import ParityResult, check_parity
 from secateur_onnx.quantized import QuantizedExport, export_quantized
 from secateur_onnx.raw_session import PROVIDERS
 from secateur_onnx.sessions import check_installation, create_session, provider_assignment
+from secateur_onnx.static_int8 import StaticInt8, export_int8
 from secateur_onnx.whole_runs import WholeRun, WholeRuns
 
 __all__ = [
@@ -24,7 +27,9 @@ __all__ = [
     "BenchmarkResult",
     "BenchmarkedFile",
     "Comparison",
+    "Execution",
     "ExportResult",
+    "Form",
     "LatencyCost",
     "LatencySearch",
     "Machine",
@@ -32,6 +37,7 @@ __all__ = [
     "QuantizedExport",
     "RatioInterval",
     "Round",
+    "StaticInt8",
     "Timing",
     "WholeRun",
     "WholeRuns",
@@ -40,10 +46,14 @@ __all__ = [
     "check_parity",
     "create_session",
     "describe_machine",
+    "execution_table",
     "export",
+    "export_int8",
     "export_quantized",
+    "file_accuracy",
     "latency_cost",
     "latency_search",
+    "observed_execution",
     "peak_memory",
     "plan_metadata",
     "provider_assignment",

@@ -3,7 +3,8 @@
 In place of a layer's weight stand its codes, one tensor for each number of bits, in the narrowest type that holds them.
 DequantizeLinear multiplies each filter's codes by its scale, Concat puts the levels one behind the other, and Gather
 brings the filters into the order of the channels. Batch norm that the exporter has folded into a convolution is a
-factor of each filter, and goes into its scale.
+factor of each filter, and goes into its scale. What a layer reads goes through QuantizeLinear and DequantizeLinear
+where the plan has a range for it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import functools
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from secateur.quantization import BitPlan, Quantized, quantize_network
 from secateur.quantization.packing import pack
 from secateur_onnx.exporting import ExportResult, export, write_model
 from secateur_onnx.packages import require
+from secateur_onnx.rounded_inputs import opset_of, round_inputs_of, tolerance_of
 
 TYPES = {2: ("INT2", 25), 4: ("INT4", 21), 8: ("INT8", 21), 16: ("INT16", 21)}
 """Bits of a type -> its name, and the first version of the ONNX operators in which DequantizeLinear takes it."""
@@ -41,7 +43,8 @@ class QuantizedExport:
         stored: bits of a filter -> the type that its codes are stored in.
         wider: bits -> why the narrowest type was not taken; empty where it was.
         left: layer -> why its weights are stored in float32, rounded all the same.
-        model: the network with rounded weights, to compare the file with.
+        model: the network with rounded weights, which also rounds its activations, to compare the file with.
+        tolerance: of a comparison with it, for `check_parity`, see `tolerance_of`; None: that of floating numbers.
     """
 
     file: ExportResult
@@ -49,6 +52,7 @@ class QuantizedExport:
     wider: Mapping[int, str]
     left: Mapping[str, str]
     model: nn.Module
+    tolerance: float | None = None
 
 
 def export_quantized(
@@ -65,7 +69,7 @@ def export_quantized(
     Args:
         model: unchanged.
         plan, thresholds: see `secateur.quantization.quantize_network`.
-        example_inputs, path, metadata: see `export`.
+        example_inputs, path, metadata: see `export`; with rounded activations the more images, the surer the tolerance.
 
     Raises: as `quantize_network` and `export`.
 
@@ -93,24 +97,33 @@ def export_quantized(
         chosen[bits], refused = narrowest(bits)
         if refused:
             wider[bits] = "; ".join(refused)
-    opset = max((TYPES[width][1] for width in chosen.values()), default=None)
+    needed = [TYPES[width][1] for width in chosen.values()] + [opset_of(to) for to in plan.activations.values()]
+    plain = quantize_network(model, replace(plan, activations={}), thresholds)[0] if plan.activations else rounded
     with tempfile.TemporaryDirectory() as folder:
-        result = export(rounded, example_inputs, Path(folder) / "float.onnx", metadata=metadata, opset=opset)
+        result = export(
+            plain, example_inputs, Path(folder) / "float.onnx", metadata=metadata, opset=max(needed, default=None)
+        )
         proto = onnx.load(result.path)
     left = {}
     for name, quantized in codes.items():
         module = rounded.get_submodule(name)
         if isinstance(module, _ConvTransposeNd) and module.groups > 1:
             left[name] = "a transposed convolution in groups"
-        elif not _replace(proto.graph, name, module, quantized, chosen):
+        elif (weight := _replace(proto.graph, name, module, quantized, chosen)) is None:
             left[name] = "the exporter changed its weight by more than a factor for each filter"
+        elif name in plan.activations:
+            round_inputs_of(proto.graph, name, weight, plan.activations[name])
+    lost = [name for name in plan.activations if name in left]
+    if lost:
+        raise NetworkError(f"what {lost[0]!r} reads cannot be rounded in the ONNX file: {left[lost[0]]}")
     try:
         onnx.checker.check_model(proto, full_check=True)
     except onnx.checker.ValidationError as error:
         raise NetworkError(f"the exported file does not pass the checks of onnx: {error}") from error
     size = write_model(proto.SerializeToString(), path)
     file = ExportResult(path, result.opset, result.exporter, result.fallback_reason, size)
-    return QuantizedExport(file, {b: TYPES[w][0] for b, w in chosen.items()}, wider, left, rounded)
+    stored = {b: TYPES[w][0] for b, w in chosen.items()}
+    return QuantizedExport(file, stored, wider, left, rounded, tolerance_of(rounded, plan, example_inputs))
 
 
 def narrowest(bits: int) -> tuple[int, list[str]]:
@@ -160,8 +173,8 @@ def _refused(width: int) -> str | None:
     return None if found.tolist() == [[1.0], [-1.0]] else f"onnxruntime {onnxruntime.__version__} misreads {name}"
 
 
-def _replace(graph: Any, name: str, module: nn.Module, quantized: Quantized, chosen: Mapping[int, int]) -> bool:
-    """Put codes and scales in the place of a layer's weight; return whether one was found that is made of them."""
+def _replace(graph: Any, name: str, module: nn.Module, quantized: Quantized, chosen: Mapping[int, int]) -> str | None:
+    """Put codes and scales in the place of a layer's weight; return its name, None if none is made of them."""
     onnx = require("onnx")
     transposed = isinstance(module, _ConvTransposeNd)
     codes = quantized.codes.cpu().numpy()
@@ -180,8 +193,8 @@ def _replace(graph: Any, name: str, module: nn.Module, quantized: Quantized, cho
             graph.initializer.extend(tensors)
             for place, node in enumerate(nodes):
                 graph.node.insert(place, node)
-            return True
-    return False
+            return str(weight.name)
+    return None
 
 
 def _scales(values: NDArray[Any], codes: NDArray[Any]) -> NDArray[Any] | None:

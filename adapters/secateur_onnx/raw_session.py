@@ -17,10 +17,20 @@ PROVIDERS = {
     "tensorrt": "TensorrtExecutionProvider",
 }
 RECORD_ASSIGNMENT = "session.record_ep_graph_assignment_info"
+NO_INTEGERS = "session.disable_quant_qdq"  # then weights in codes are constants like others, and are computed once
 RUNS = 2
 
 
-def open_session(path: str, *, provider: str, threads: int, tf32: bool, profile: str | Path | None = None) -> Any:
+def open_session(
+    path: str,
+    *,
+    provider: str,
+    threads: int,
+    tf32: bool,
+    profile: str | Path | None = None,
+    unpack: bool = False,
+    optimized: str | Path | None = None,
+) -> Any:
     """Return an onnxruntime session without any fallback; what onnxruntime raises comes through.
 
     The settings are those that `secateur_onnx.create_session` describes.
@@ -38,6 +48,10 @@ def open_session(path: str, *, provider: str, threads: int, tf32: bool, profile:
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
+    if unpack:
+        options.add_session_config_entry(NO_INTEGERS, "1")
+    if optimized is not None:
+        options.optimized_model_filepath = str(optimized)
     wanted, cuda = PROVIDERS[provider], (PROVIDERS["cuda"], {"use_tf32": str(int(tf32))})
     lists: dict[str, list[Any]] = {"cpu": [wanted], "cuda": [cuda], "tensorrt": [wanted, cuda]}
     if provider != "cpu":

@@ -44,6 +44,8 @@ def create_session(
     threads: int | None = None,
     tf32: bool = True,
     profile: Path | None = None,
+    unpack: bool = False,
+    optimized: Path | None = None,
 ) -> InferenceSession:
     """Return a session for the file that runs every node on the provider asked for.
 
@@ -59,6 +61,9 @@ def create_session(
         tf32: whether CUDA may round float32 to TensorFloat-32, as it does by default: right for speed, wrong for a
             comparison. TensorRT heeds only the environment variable NVIDIA_TF32_OVERRIDE=0.
         profile: how the name of the file begins that tells the time of every node, once `end_profiling` is called.
+        unpack: whether weights in codes become floats once, as the file is loaded, and not at every run; integer
+            kernels are then out of the question. Right for what `export_quantized` writes, wrong for static INT8.
+        optimized: a file to write the graph to as it will run.
 
     Raises:
         ConfigError: the provider is misspelt, not part of the installed onnxruntime, cannot be loaded or cannot run
@@ -84,7 +89,13 @@ def create_session(
 
     try:
         session: InferenceSession = open_session(
-            str(path), provider=provider, threads=threads, tf32=tf32, profile=profile
+            str(path),
+            provider=provider,
+            threads=threads,
+            tf32=tf32,
+            profile=profile,
+            unpack=unpack,
+            optimized=optimized,
         )
     except Exception as error:  # onnxruntime's errors have no common class of their own
         if provider == "cpu" or type(error).__name__ in FILE_FAULTS:

@@ -3,14 +3,16 @@
     python examples/benchmarks/quantization.py --device cuda --precision bfloat16   # minutes
     python examples/benchmarks/quantization.py --bits 4                             # one average, an hour on one thread
     python examples/benchmarks/quantization.py --epochs 0                           # without training, minutes
+    python examples/benchmarks/quantization.py --show                               # the table of what is recorded
     python examples/benchmarks/quantization.py --smoke                              # few images, nothing is asserted
 
 The network is cut by its error curves, compensated and fine-tuned for --prune-epochs. For each average number of bits
 its size in bytes is that of all filters with as many bits; two levels, one above and one below, are mixed to the same
 size, with more bits for the filters of high DI, of low DI, or drawn at random. Shown are the bytes of the file and the
-percentage of the 5,000 held-out images answered rightly, before and after --epochs of training through the rounding.
-Asserted is that every file is at most as large as the uniform one, as large as claimed, and that ONNX Runtime computes
-the same from the ONNX file.
+percentage of the 5,000 held-out images answered rightly, first rounded for all of them, then after --epochs of training
+through the rounding, which --train-images shortens. Every figure is recorded as soon as it is known, a line each in a
+file that the next call completes; the pruned network is kept beside it. Asserted is that every file is at most as large
+as the uniform one, as large as claimed, and that ONNX Runtime computes the same from the ONNX file.
 """
 
 from __future__ import annotations
@@ -18,15 +20,20 @@ from __future__ import annotations
 import argparse
 import copy
 import os
+import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from _record import Record, table
 from _trained_resnet56 import Setting, add_arguments, load
 from torch import nn
 
 import secateur
+from secateur.batches import rebatch
+from secateur.checkpoint import MODEL_FILE, PLAN_FILE, load_pruned, save_pruned
+from secateur.networks import resnet20, resnet56
 from secateur.quantization import (
     BitPlan,
     bit_plan,
@@ -39,89 +46,159 @@ from secateur.quantization import (
 from secateur.records import ScoreTable
 from secateur_onnx import check_parity, export_quantized
 
-LEVELS = {8: (10, 6), 4: (6, 3), 3: (4, 2)}  # average bits -> the two that are mixed to the same size
-ORDERS = ("scores", "reversed", "random")
+LEVELS = {8: ((10, 6),), 4: ((6, 3), (5, 3)), 3: ((4, 2),)}  # average bits -> those that are mixed to the same size
+ORDERS = {"DI": "scores", "reversed": "reversed", "random": "random"}
+COUNTS, STAGES = ("bytes", "as ONNX"), ("bits a weight", "rounded")
 PRUNED, IMAGES, LEARNING_RATE = "50%", 1000, 0.01
+RECORD = Path(__file__).with_name("quantization.jsonl")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="accuracy against the size of the file")
     parser.add_argument("--bits", type=int, nargs="*", default=list(LEVELS), choices=list(LEVELS))
+    parser.add_argument("--orders", nargs="*", default=["uniform", *ORDERS], choices=["uniform", *ORDERS])
     parser.add_argument("--epochs", type=int, default=1, help="of training through the rounding")
     parser.add_argument("--prune-epochs", type=int, default=1, help="of training after pruning")
+    parser.add_argument("--train-images", type=int, help="of an epoch of training through the rounding; default: all")
     parser.add_argument("--precision", default="float32", help="of the training, such as bfloat16")
+    parser.add_argument(
+        "--record", type=Path, help=f"completed, not repeated; default: {RECORD.name} beside the script"
+    )
+    parser.add_argument("--show", action="store_true", help="measure nothing")
     parser.add_argument("--smoke", action="store_true", help="few images, nothing is asserted")
     add_arguments(parser)
     given = parser.parse_args()
     if given.smoke:
-        given.bits, given.prune_epochs, given.epochs = given.bits[-1:], 0, 0
+        given.bits, given.orders, given.prune_epochs, given.epochs = given.bits[-1:], ["uniform", "DI"], 0, 0
+    place = given.record or (Path("smoke.jsonl") if given.smoke else RECORD)
+    record = Record(place, torch.cuda.get_device_name() if given.device == "cuda" else given.device)
+    if not given.show:
+        complete(record, given)
+    names = ["dense", "pruned", *(cell.name for cell in cells(given))]
+    table(record, names, [*STAGES, *stages_of(record)], counts=COUNTS)
+
+
+def complete(record: Record, given: argparse.Namespace) -> None:
+    """Measure what is not recorded yet: first what needs no training, for all plans."""
     setting = load(given)
-    print(f"{setting.name}, {given.threads} threads, load {os.getloadavg()[0]:.1f}")
-    network = pruned(setting, given)
+    print(f"{setting.name}, {given.threads} threads, load {os.getloadavg()[0]:.1f}", flush=True)
+    network = pruned(setting, given, record.path.with_suffix(".pruned"))
+    known = record.of("0 pruned").get("rounded")
+    if known is not None and abs(known - setting.accuracy(network)) > 0.01:
+        sys.exit(f"{record.path} is of another pruned network; --record names another file")
+    for name, model in (("dense", setting.network), ("pruned", network)):
+        if "rounded" not in record.of(f"0 {name}"):
+            record.put(f"0 {name}", "bytes", sum(4 * p.numel() for p in model.parameters()))
+            record.put(f"0 {name}", "bits a weight", 32)
+            record.put(f"0 {name}", "rounded", setting.accuracy(model))
     scores = secateur.collect_scores(network, setting.data.calibration, "di", samples=200 if given.smoke else None)
-    floats = sum(4 * p.numel() for p in network.parameters())
-    dense, left = setting.accuracy(setting.network), setting.accuracy(network)
-    print(
-        f"dense: {dense:.2f}% of the held-out images; pruned: {left:.2f}%, {floats:,} bytes of parameters", flush=True
-    )
-    for bits in given.bits:
-        uniform = uniform_bits(network, bits)
-        size = quantized_bytes(network, uniform)
-        tell(setting, network, f"{bits} bits, uniform", uniform, given)
-        for order in ORDERS[: 1 if given.smoke else None]:
-            plan = mixed(network, scores, LEVELS[bits], size, order)
-            name = f"{bits} bits, {LEVELS[bits][0]} and {LEVELS[bits][1]} by {'DI' if order == 'scores' else order}"
-            assert tell(setting, network, name, plan, given) <= size, f"{name}: larger than uniform bits"
+    for epochs in sorted({0, given.epochs}):
+        for cell in cells(given):
+            measure(setting, network, record, cell.plan(network, scores), given, cell, epochs)
+            size = quantized_bytes(network, uniform_bits(network, cell.bits))
+            assert record.of(f"0 {cell.name}")["bytes"] <= size, f"{cell.name}: larger than uniform bits"
 
 
-def pruned(setting: Setting, given: argparse.Namespace) -> nn.Module:
-    """Return the network cut to half of its MACs, compensated and fine-tuned."""
+class Cell(NamedTuple):
+    """A row of the table: the average bits, the levels that are mixed to it, and the order, or all alike."""
+
+    bits: int
+    levels: tuple[int, int] | None = None
+    order: str = "uniform"
+
+    @property
+    def name(self) -> str:
+        mixed = "uniform" if self.levels is None else f"{self.levels[0]} and {self.levels[1]} by {self.order}"
+        return f"{self.bits} bits, {mixed}"
+
+    def plan(self, network: nn.Module, scores: ScoreTable) -> BitPlan:
+        uniform = uniform_bits(network, self.bits)
+        if self.levels is None:
+            return uniform
+
+        def measured(plan: BitPlan) -> int:
+            return quantized_bytes(network, plan)
+
+        order: Any = ORDERS[self.order]
+        size = measured(uniform)
+        return bit_plan(network, scores, levels=self.levels, size=size, order=order, measured=measured)
+
+
+def cells(given: argparse.Namespace) -> list[Cell]:
+    """Return the rows that are asked for."""
+    found = [Cell(bits) for bits in given.bits if "uniform" in given.orders]
+    mixed = [(bits, levels, order) for bits in given.bits for levels in LEVELS[bits] for order in ORDERS]
+    found += [Cell(*each) for each in mixed if each[-1] in given.orders]
+    return sorted(found, key=lambda cell: given.bits.index(cell.bits))
+
+
+def stage_of(given: argparse.Namespace, epochs: int) -> str:
+    """Return under which name an accuracy is recorded: how long the training was is part of it."""
+    if not epochs:
+        return "rounded"
+    length = f" {epochs}x" if epochs > 1 else ""
+    return f"trained{length}" + (f" {given.train_images:,}" if given.train_images else "")
+
+
+def stages_of(record: Record) -> list[str]:
+    """Return the names of all trainings that are recorded."""
+    return sorted({stage for row in record.rows.values() for stage in row if stage.startswith("trained")})
+
+
+def pruned(setting: Setting, given: argparse.Namespace, folder: Path) -> nn.Module:
+    """Return the network cut to half of its MACs, compensated and fine-tuned; from its folder, if it is there."""
     network, groups, data = setting
-    samples = 100 if given.smoke else IMAGES
-    curves = secateur.reconstruction_scores(network, groups, data.calibration, samples=samples)
-    plan = secateur.curve_plan(groups, curves, setting.cost, PRUNED, round_to=1)
-    cut = secateur.apply_plan(network, plan)
-    secateur.compensate(network, cut, plan, data.calibration, samples=samples)
-    train(cut, setting, given, epochs=given.prune_epochs, learning_rate=0.03)
-    return cut
+    build = resnet20 if given.smoke else resnet56
+    if not all((folder / name).is_file() for name in (PLAN_FILE, MODEL_FILE)):
+        samples = 100 if given.smoke else IMAGES
+        curves = secateur.reconstruction_scores(network, groups, data.calibration, samples=samples)
+        plan = secateur.curve_plan(groups, curves, setting.cost, PRUNED, round_to=1)
+        cut = secateur.apply_plan(network, plan)
+        secateur.compensate(network, cut, plan, data.calibration, samples=samples)
+        if given.prune_epochs:
+            secateur.fine_tune(
+                cut, data.train.fresh(), epochs=given.prune_epochs, learning_rate=0.03, precision=given.precision
+            )
+        save_pruned(cut, build(), plan, folder)
+    return load_pruned(build, folder).to(setting.device)
 
 
-def train(model: nn.Module, setting: Setting, given: argparse.Namespace, **numbers: Any) -> None:
-    if numbers["epochs"]:
-        secateur.fine_tune(model, setting.data.train.fresh(), precision=given.precision, **numbers)
-
-
-def mixed(network: nn.Module, scores: ScoreTable, levels: tuple[int, int], size: int, order: Any) -> BitPlan:
-    return bit_plan(
-        network, scores, levels=levels, size=size, order=order, measured=lambda plan: quantized_bytes(network, plan)
-    )
-
-
-def tell(setting: Setting, network: nn.Module, name: str, plan: BitPlan, given: argparse.Namespace) -> int:
-    """Print what a plan costs and what it leaves; return the size of its file."""
-    before = setting.accuracy(quantize_network(network, plan)[0])
-    trained = copy.deepcopy(network)
+def measure(
+    setting: Setting,
+    network: nn.Module,
+    record: Record,
+    plan: BitPlan,
+    given: argparse.Namespace,
+    cell: Cell,
+    epochs: int,
+) -> None:
+    """Record what a plan costs and what it leaves, before or after training, unless that is known."""
+    key, stage = f"0 {cell.name}", stage_of(given, epochs)
+    if stage in record.of(key):
+        return
+    trained, data = copy.deepcopy(network), setting.data.train.fresh()
     with fake_quantized(trained, plan) as thresholds:
-        train(trained, setting, given, epochs=given.epochs, learning_rate=LEARNING_RATE)
-    after = setting.accuracy(quantize_network(trained, plan, thresholds)[0]) if given.epochs else None
+        if epochs:
+            batches = data if given.train_images is None else list(rebatch(data, None, samples=given.train_images))
+            secateur.fine_tune(trained, batches, epochs=epochs, learning_rate=LEARNING_RATE, precision=given.precision)
+    size, as_onnx = stored(setting, trained, plan, thresholds)
+    for name, value in (("bytes", size), ("as ONNX", as_onnx), ("bits a weight", plan.average(network))):
+        record.put(key, name, value)
+    record.put(key, stage, setting.accuracy(quantize_network(trained, plan, thresholds)[0]))
+
+
+def stored(setting: Setting, model: nn.Module, plan: BitPlan, thresholds: dict[str, torch.Tensor]) -> tuple[int, int]:
+    """Return the sizes of the packed file and of the ONNX file, both written and proven."""
     with tempfile.TemporaryDirectory() as folder:
-        size = save_quantized(trained, plan, Path(folder) / "net.safetensors", thresholds)
-        assert size == quantized_bytes(network, plan) == (Path(folder) / "net.safetensors").stat().st_size
+        path = Path(folder) / "net.safetensors"
+        size = save_quantized(model, plan, path, thresholds)
+        assert size == quantized_bytes(model, plan) == path.stat().st_size, "not as large as claimed"
+        limits = {name: values.cpu() for name, values in thresholds.items()}
         done = export_quantized(
-            trained.cpu(), plan, setting.data.example, Path(folder) / "net.onnx", thresholds=on_cpu(thresholds)
+            copy.deepcopy(model).cpu(), plan, setting.data.example, Path(folder) / "net.onnx", thresholds=limits
         )
         check_parity(done.model, done.file.path, [setting.data.example]).require()
-    trained_text = "" if after is None else f", {after:.2f}% trained"
-    print(
-        f"{name:28} {size:>9,} bytes, {done.file.file_bytes:>9,} as ONNX, {plan.average(network):.2f} bits a weight: "
-        f"{before:.2f}% rounded{trained_text}",
-        flush=True,
-    )
-    return size
-
-
-def on_cpu(thresholds: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: values.cpu() for name, values in thresholds.items()}
+        return size, done.file.file_bytes
 
 
 if __name__ == "__main__":

@@ -10,7 +10,11 @@ from onnx import numpy_helper
 from safetensors.torch import load_file
 
 from runs_for_tests import User
-from secateur.checkpoint import load_plan
+from secateur.checkpoint import load_plan, load_pruned
+from secateur.quantization import load_quantized
+from secateur_cli.config import load_config
+from secateur_cli.few_bits import QUANTIZED
+from secateur_cli.sources import network_factory
 
 SETTINGS = ("network.build=secateur_user_networks:Residual", "plan.residual=mask", "fine_tune.learning_rate=0.1")
 
@@ -31,3 +35,18 @@ def test_masked_channels_stay_zero_through_fine_tuning_and_in_the_files(user: Us
             assert tensor[channels].count_nonzero() == 0
             assert tensor.flatten(1).any(1).sum() == 4 if tensor.ndim > 1 else tensor.count_nonzero() == 4
         assert not torch.equal(own[0], recovered[f"{layer}.weight"])  # it was trained
+
+
+def test_masked_channels_stay_zero_with_fewer_bits(user: User, tmp_path: Path) -> None:
+    few = "quantize={order: uniform, bits: 4, ends: null, learning_rate: 0.1}"
+    user.call(tmp_path, *SETTINGS[:2], "fine_tune=null", few)
+    build = network_factory(load_config(user.config, overrides=SETTINGS[:1]).network, user.folder)
+    network = load_pruned(build, tmp_path)
+    before = network.get_parameter("outer.weight").clone()
+    load_quantized(network, tmp_path / QUANTIZED)
+    for layer, channels in load_plan(tmp_path).masked.items():
+        for name in (f"{layer}.weight", f"{layer}_norm.weight", f"{layer}_norm.bias"):
+            tensor = network.get_parameter(name)
+            assert tensor[list(channels)].count_nonzero() == 0
+            assert tensor.count_nonzero() > 0
+    assert not torch.allclose(network.get_parameter("outer.weight"), before, atol=1e-3)

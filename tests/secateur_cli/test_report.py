@@ -20,7 +20,7 @@ import pytest
 from matplotlib.image import imread
 
 from references import wilson_bounds
-from reports_for_tests import Page, full_report, hostile_report, minimal_report
+from reports_for_tests import Page, full_report, hostile_report, minimal_report, quantized_report
 from secateur.errors import MissingDependencyError
 from secateur_cli.report import render_report, write_report
 from secateur_cli.verdict import agreement, verdict
@@ -72,6 +72,25 @@ def test_summary_says_the_result_in_plain_words(page: Page) -> None:
     assert "time, batch 1 0.310 ms 0.304 ms not faster" in page.words
 
 
+def test_fewer_bits_are_told(page: Page) -> None:
+    told = Page(rendered(quantized_report))
+    added = [name for name in told.section_names if name not in page.section_names]
+    assert added == ["few-bits", "int8", "execution", "quantization-fine-tuning"]
+    for text in (
+        "With 4.25 bits a weight it takes 81.2 kB on disk instead of 577 kB, and reaches 97.2%.",
+        "In static INT8 it reaches 97.0%; beside its float file on the CPU that is 1.90 times as fast at batch 1",
+        "pruned, in float32 97.5% rounded 93.0% fine-tuned through the rounding 97.2%",
+        f"packed, safetensors 577 kB 81.2 kB {MINUS}85.9% ONNX 581 kB 93.0 kB {MINUS}84.0%",
+        "2 layers read activations of 8 bits",
+        "3 INT4 onnx does not know it",
+        "up a transposed convolution in groups",
+        "block1.conv1 8 of 3 bits, 8 of 6 bits",
+        "few bits and activations CPU dequantised floats slower than floats seen in its graph",
+        "few bits and activations CUDA dequantised floats no speed is claimed not seen here",
+    ):
+        assert text in told.words, text
+
+
 def test_evidence_names_what_ran(page: Page) -> None:
     for text in (
         "390 of 400 97.5% 95.5% to 98.6%",
@@ -86,7 +105,7 @@ def test_evidence_names_what_ran(page: Page) -> None:
         assert text in page.words, text
 
 
-@pytest.mark.parametrize("make", [full_report, minimal_report, hostile_report, dict])
+@pytest.mark.parametrize("make", [full_report, quantized_report, minimal_report, hostile_report, dict])
 def test_page_is_inert_and_links_nowhere(make: Any) -> None:
     parsed = Page(rendered(make))
     tags = Counter(tag for tag, _ in parsed.elements)
@@ -100,7 +119,7 @@ def test_page_is_inert_and_links_nowhere(make: Any) -> None:
             assert not re.search(r"url\((?!#)", value)
 
 
-@pytest.mark.parametrize("make", [full_report, hostile_report])
+@pytest.mark.parametrize("make", [full_report, quantized_report, hostile_report])
 def test_identifiers_are_unique_and_every_reference_is_met(make: Any) -> None:
     parsed = Page(rendered(make))
     found = Counter(attributes["id"] for _, attributes in parsed.elements if "id" in attributes)

@@ -16,6 +16,7 @@ from secateur_cli.commands.telling import Changes, Config, Output, Trace, plain_
 from secateur_cli.config import load_config
 from secateur_cli.pipeline import run_job
 from secateur_cli.progress import Progress
+from secateur_cli.quantized_table import quantized_tables
 from secateur_cli.report import write_report
 from secateur_cli.summary import summary
 
@@ -25,11 +26,15 @@ def run(
     output: Output = None,
     change: Changes = None,
     smoke: Annotated[bool, typer.Option("--smoke", help="A few images, seconds: shows that everything runs.")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Write static INT8 too, and time it: --set onnx.int8=true.")
+    ] = False,
     trace: Trace = False,
 ) -> None:
     """Prune a network: score, plan, remove, recover, fine-tune, export to ONNX, compare, time, report."""
+    changes = [*(change or []), *(["onnx.int8=true"] if int8 else [])]
     with telling(trace=trace, stopped="stopped; the same command continues where this one ended"):
-        _run(config, output, change or [], smoke)
+        _run(config, output, changes, smoke)
 
 
 def _run(path: Path, output: Path | None, changes: Sequence[str], smoke: bool) -> None:
@@ -51,6 +56,7 @@ def _run(path: Path, output: Path | None, changes: Sequence[str], smoke: bool) -
         reports[name] = report
         progress.say(f"everything lies in {folder}")
     for name, report in reports.items():
-        console.print(summary(name, report))
+        for table in (summary(name, report), *quantized_tables(report)):
+            console.print(table)
     if smoke:
         progress.say("a smoke run: accuracy and speed mean nothing here")

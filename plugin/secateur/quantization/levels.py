@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from secateur.errors import BudgetError, ConfigError, NetworkError, ScoreError
 from secateur.quantization.filters import filters_of, layers_with_filters
-from secateur.quantization.quantizer import check_bits
+from secateur.quantization.quantizer import LEAST, MOST, check_bits
+from secateur.quantization.ranges import ActivationRange
 from secateur.records import ScoreTable
 
 Order = Literal["scores", "reversed", "random"]
@@ -30,10 +31,12 @@ class BitPlan:
     Attributes:
         bits: layer -> (C,), int64: of each of its filters; layers that are absent stay in float32.
         settings: how they were found.
+        activations: layer -> how what it reads is rounded, see `calibrated`; layers that are absent read float32.
     """
 
     bits: Mapping[str, Tensor]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    activations: Mapping[str, ActivationRange] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for bits in self.bits.values():
@@ -61,6 +64,33 @@ def uniform_bits(model: nn.Module, bits: int, *, ends: int | None = 8) -> BitPla
     own = {name: bits if ends is None or name not in (names[0], names[-1]) else ends for name in names}
     found = {name: torch.full((len(filters_of(model.get_submodule(name))),), b) for name, b in own.items()}
     return BitPlan(found, {"levels": [bits], "ends": ends})
+
+
+def largest_uniform(
+    model: nn.Module, size: float, measured: Callable[[BitPlan], int], *, ends: int | None = 8
+) -> BitPlan:
+    """Return the uniform plan of the most bits that takes at most `size` bytes.
+
+    Args:
+        model, ends: see `uniform_bits`.
+        size: bytes that `measured` may give at most.
+        measured: a plan -> bytes, see `bit_plan`.
+
+    Raises:
+        BudgetError: two bits are too many; the size they take is named.
+
+    Example:
+        >>> from secateur.quantization import quantized_bytes
+        >>> net = nn.Sequential(nn.Linear(64, 64))
+        >>> largest_uniform(net, 3000, lambda plan: quantized_bytes(net, plan), ends=None).settings["levels"]
+        [4]
+    """
+    for bits in range(MOST, LEAST - 1, -1):
+        plan = uniform_bits(model, bits, ends=ends)
+        smallest = measured(plan)
+        if smallest <= size:
+            return plan
+    raise _out_of_reach(str(LEAST), size, smallest)
 
 
 def bit_plan(
@@ -147,10 +177,7 @@ def _solved(
     """Return the largest plan within the size: the highest pair of levels whose lower one fits, mixed."""
     smallest = measured(assigned(_mixed(levels, len(levels) - 1, 0.0)))
     if smallest > size:
-        raise BudgetError(
-            f"no assignment of {'/'.join(map(str, levels))} bits is as small as {size:,.0f} bytes; the smallest takes "
-            f"{smallest:,} bytes"
-        )
+        raise _out_of_reach("/".join(map(str, levels)), size, smallest)
     for lower in range(len(levels)):
         if measured(assigned(_mixed(levels, lower, 0.0))) <= size:
             break
@@ -162,6 +189,12 @@ def _solved(
         fits = measured(assigned(_mixed(levels, lower, middle / filters))) <= size
         low, high = (middle, high) if fits else (low, middle)
     return assigned(_mixed(levels, lower, low / filters))
+
+
+def _out_of_reach(levels: str, size: float, smallest: int) -> BudgetError:
+    return BudgetError(
+        f"no assignment of {levels} bits is as small as {size:,.0f} bytes; the smallest takes {smallest:,} bytes"
+    )
 
 
 def _mixed(levels: Sequence[int], lower: int, share: float) -> list[float]:

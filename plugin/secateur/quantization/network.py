@@ -18,6 +18,7 @@ from secateur.errors import ConfigError
 from secateur.quantization.filters import as_weight, by_filter, filters_of
 from secateur.quantization.levels import BitPlan
 from secateur.quantization.quantizer import Quantized, dequantize, quantize, thresholds_of
+from secateur.quantization.ranges import round_inputs
 
 Thresholds = Mapping[str, Tensor]
 
@@ -29,7 +30,7 @@ def quantize_network(
 
     Args:
         model: unchanged.
-        plan: bits by layer.
+        plan: bits by layer, and how activations are rounded, if they are: the copy then rounds them as it runs.
         thresholds: layer -> (C,), such as `fake_quantized` yields; None: `thresholds_of`.
 
     Raises:
@@ -51,6 +52,7 @@ def quantize_network(
         with torch.no_grad():
             weight = as_weight(module, dequantize(found[name]))
             module.get_parameter("weight").copy_(weight)
+    round_inputs(rounded, plan.activations)
     return rounded, found
 
 
@@ -59,7 +61,8 @@ def fake_quantized(model: nn.Module, plan: BitPlan) -> Iterator[dict[str, Tensor
     """Within the block, `model` computes with rounded weights and is trained through them [Bengio2013]_.
 
     The weights of the planned layers are rounded on each use; gradients go to the weights underneath as if they were
-    not. After the block the weights underneath are the network's own again: `quantize_network` rounds them for good.
+    not. Where the plan has ranges of activations, these are rounded likewise. After the block the weights underneath
+    are the network's own again: `quantize_network` rounds them for good.
 
     Yields: layer -> (C,), the thresholds, which stay as they were at the beginning.
 
@@ -79,11 +82,15 @@ def fake_quantized(model: nn.Module, plan: BitPlan) -> Iterator[dict[str, Tensor
     _check(model, plan)
     modules = {name: model.get_submodule(name) for name in plan.bits}
     thresholds = {name: thresholds_of(filters_of(module), plan.bits[name]) for name, module in modules.items()}
+    handles = []
     try:
+        handles = round_inputs(model, plan.activations)
         for name, module in modules.items():
             parametrize.register_parametrization(module, "weight", _Rounded(module, plan.bits[name], thresholds[name]))
         yield thresholds
     finally:
+        for handle in handles:
+            handle.remove()
         for module in modules.values():
             if parametrize.is_parametrized(module, "weight"):
                 parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
@@ -118,3 +125,6 @@ def _check(model: nn.Module, plan: BitPlan) -> None:
             raise ConfigError(
                 f"the plan gives bits to {len(bits)} filters of {name!r}, which has {len(filters_of(modules[name]))}"
             )
+    foreign = [name for name in plan.activations if name not in plan.bits]
+    if foreign:
+        raise ConfigError(f"the plan rounds what {foreign[0]!r} reads, but gives no bits to its weights")

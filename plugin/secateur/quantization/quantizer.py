@@ -82,21 +82,25 @@ def kl_thresholds(sizes: Tensor, bits: int) -> Tensor:
 
     Deviations: one histogram a filter, of 128 bins, with levels where this quantizer rounds; HAQ takes one a layer.
     """
-    levels = 2 ** (bits - 1)
-    C, _ = sizes.shape
     largest = sizes.amax(1)
     place = (sizes / largest.clamp(min=torch.finfo(torch.float32).tiny)[:, None] * BINS).long().clamp(max=BINS - 1)
-    counts = torch.zeros(C, BINS, dtype=torch.float64, device=sizes.device)
+    counts = torch.zeros(len(sizes), BINS, dtype=torch.float64, device=sizes.device)
     counts.scatter_add_(1, place, torch.ones_like(place, dtype=torch.float64))
-    best = torch.full((C,), torch.inf, dtype=torch.float64, device=sizes.device)
+    return least_divergence(counts, largest, 2 ** (bits - 1))
+
+
+def least_divergence(counts: Tensor, largest: Tensor, levels: int) -> Tensor:
+    """Return the threshold of each histogram (C, BINS) of sizes up to `largest` (C,); see `kl_thresholds`."""
+    C = len(counts)
+    best = torch.full((C,), torch.inf, dtype=torch.float64, device=counts.device)
     found = largest.clone()
     for i in range(levels, BINS + 1):
         P = counts[:, :i].clone()
         P[:, -1] += counts[:, i:].sum(1)
-        middles = (torch.arange(i, device=sizes.device) + 0.5) / i * (levels - 1)
+        middles = (torch.arange(i, device=counts.device) + 0.5) / i * (levels - 1)
         code = middles.round().long().expand(C, i)
         filled = (counts[:, :i] > 0).double()
-        zeros = torch.zeros(C, levels, dtype=torch.float64, device=sizes.device)
+        zeros = torch.zeros(C, levels, dtype=torch.float64, device=counts.device)
         mass, bins = zeros.scatter_add(1, code, counts[:, :i]), zeros.scatter_add(1, code, filled)
         Q = filled * (mass / bins.clamp(min=1)).gather(1, code)
         total = Q.sum(1, keepdim=True).clamp(min=1)

@@ -7,12 +7,14 @@ For each quantized layer the file holds, in place of its weight,
     NAME.weight.levels      uint8, for each filter the place of its bits among the layer's, packed; absent if all are
                             alike
 
-and every other tensor of the network as it is. What each layer's bits are stands in the metadata.
+and every other tensor of the network as it is. What each layer's bits are, and how the activations that it reads are
+rounded, stands in the metadata.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,6 +29,7 @@ from secateur.quantization.levels import BitPlan
 from secateur.quantization.network import Thresholds, quantize_network
 from secateur.quantization.packing import pack, packed_bytes, unpack
 from secateur.quantization.quantizer import LEAST, MOST, Quantized, dequantize
+from secateur.quantization.ranges import ActivationRange
 from secateur.weights import check_fit, read_safetensors, tensors_of
 
 FORMAT = "secateur-quantized-1"
@@ -85,6 +88,8 @@ def quantized_bytes(model: nn.Module, plan: BitPlan) -> int:
 def load_quantized(model: nn.Module, path: str | Path) -> BitPlan:
     """Fill a network in place with what `save_quantized` wrote, weights in float32, and return the plan.
 
+    Activations stay as they are: `round_inputs(model, plan.activations)` rounds them where the file says so.
+
     Args:
         model: of the same structure; unchanged after an error.
 
@@ -103,7 +108,8 @@ def load_quantized(model: nn.Module, path: str | Path) -> BitPlan:
         True
     """
     tensors, metadata = read_safetensors(Path(path))
-    layers, bits = _layers(metadata, Path(path)), {}
+    layers, bits = _layers(metadata, Path(path)), dict[str, Tensor]()
+    activations = _activations(metadata, layers, Path(path))
     for name, levels in layers.items():
         try:
             module = model.get_submodule(name)
@@ -116,7 +122,7 @@ def load_quantized(model: nn.Module, path: str | Path) -> BitPlan:
     own = tensors_of(model)
     check_fit(tensors, own, {name: list(tensor.shape) for name, tensor in own.items()}, source=str(path))
     model.load_state_dict(tensors)
-    return BitPlan(bits, {"file": Path(path).name})
+    return BitPlan(bits, {"file": Path(path).name}, activations)
 
 
 def _contents(
@@ -129,7 +135,9 @@ def _contents(
     for name, own in parts.items():
         tensors |= {f"{name}.weight.{part}": tensor for part, tensor in own.items()}
     layers = {name: _levels(bits) for name, bits in plan.bits.items()}
-    return tensors, {"format": FORMAT, "bits": json.dumps(layers)}
+    ranges = {name: [to.bits, to.threshold, to.signed] for name, to in plan.activations.items()}
+    about = {"format": FORMAT, "bits": json.dumps(layers)}
+    return tensors, about | ({"activations": json.dumps(ranges)} if ranges else {})
 
 
 def _levels(bits: Tensor) -> list[int]:
@@ -184,3 +192,16 @@ def _layers(metadata: Mapping[str, str], path: Path) -> dict[str, list[int]]:
         if not levels or levels != sorted(set(levels), reverse=True) or not LEAST <= levels[-1] <= levels[0] <= MOST:
             raise CheckpointError(f"{path}: {levels} are no bits of {name!r}; they must fall, in {LEAST}..{MOST}")
     return layers
+
+
+def _activations(metadata: Mapping[str, str], layers: Mapping[str, object], path: Path) -> dict[str, ActivationRange]:
+    """Return how activations are rounded; empty where the file says nothing of them."""
+    try:
+        found = {}
+        for name, (bits, threshold, signed) in json.loads(metadata.get("activations", "{}")).items():
+            found[name] = ActivationRange(int(bits), float(threshold), bool(signed))
+            if name not in layers or not 0 < found[name].threshold < math.inf:
+                raise ValueError(f"{name!r}: {threshold}")
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: its ranges of activations cannot be read: {error}") from error
+    return found
