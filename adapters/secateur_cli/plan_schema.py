@@ -217,12 +217,10 @@ class PlanConfig(Section):
 
     def smoke(self, images: int) -> PlanConfig:
         """Return the same for the first search alone, with at most so many images and evaluations."""
-        first = self.search[0]
-        return self.model_copy(
-            update={
-                "search": (first,),
-                "worth": self.worth.smoke(images),
-                "evaluations": min(self.evaluations, images),
-                **{key: None for key, search in OWN.items() if search != first},
-            }
-        )
+        few = {"worth": self.worth.smoke(images), "evaluations": min(self.evaluations, images)}
+        return self.for_search(self.search[0]).model_copy(update=few)
+
+    def for_search(self, search: Search) -> PlanConfig:
+        """Return the same for one search, without the keys that are for others."""
+        foreign = {key: None for key, owner in OWN.items() if owner != search}
+        return self.model_copy(update={"search": (search,), **foreign})

@@ -10,7 +10,8 @@ from __future__ import annotations
 import io
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
@@ -248,11 +249,18 @@ def shortened(name: str) -> str:
     return name if len(name) <= MAX_LETTERS else f"{name[:half]}…{name[-half:]}"
 
 
-def drawn(name: str, description: str, size: tuple[float, float], draw: Callable[[Figure], None]) -> str:
-    """Draw with settings of our own, leaving matplotlib's as they were, and return SVG for use within HTML."""
+@contextmanager
+def styled(more: Mapping[Any, Any]) -> Iterator[None]:
+    """Within the block, matplotlib has our settings, and `more`; afterwards those that it had."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE | {"svg.hashsalt": f"secateur {name}"})
+        matplotlib.rcParams.update({**STYLE, **more})
+        yield
+
+
+def drawn(name: str, description: str, size: tuple[float, float], draw: Callable[[Figure], None]) -> str:
+    """Draw with settings of our own, leaving matplotlib's as they were, and return SVG for use within HTML."""
+    with styled({"svg.hashsalt": f"secateur {name}"}):
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasSVG(figure)
         draw(figure)

@@ -1,0 +1,94 @@
+"""How a figure for a paper looks, and its files: SVG and PDF for print, PNG to look at.
+
+Lines differ by marker, filling and stroke before they differ by colour, so that they can be told apart without it. Same
+numbers, same files: nothing depends on time, chance or settings of matplotlib on this machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from secateur.files import replacing
+from secateur_cli.figures.intervals import Spread
+from secateur_cli.plots import BLUE, GREY, INK, RUST, styled
+
+WIDE, NARROW = 7.0, 3.4  # inches: both columns of a page, and one
+DOTS_PER_INCH = 200
+SETTINGS: dict[str, Any] = {
+    "svg.hashsalt": "secateur figure",
+    "pdf.fonttype": 42,  # letters that can be searched and copied
+    "savefig.dpi": DOTS_PER_INCH,
+    "axes.titlesize": 9,
+    "figure.facecolor": "white",
+}
+METADATA: dict[str, dict[str, Any]] = {
+    "svg": {"Date": None, "Creator": "secateur"},
+    "pdf": {"CreationDate": None, "Creator": "secateur", "Producer": "matplotlib"},
+    "png": {"Software": "secateur"},
+}
+Stroke = str | tuple[int, tuple[int, ...]]
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+STROKES: tuple[Stroke, ...] = ("-", "--", ":", "-.", (0, (6, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 3)))
+COLOURS = (BLUE, RUST, INK, GREY)
+MOST_LINES = len(MARKERS) * 2
+
+
+@contextmanager
+def paper() -> Iterator[None]:
+    """Within the block, matplotlib has the settings of these figures; both drawing and saving read them."""
+    with styled(SETTINGS):
+        yield
+
+
+def look(number: int) -> dict[str, Any]:
+    """Return how the n-th line looks.
+
+    Example:
+        >>> (look(0)["marker"], look(0)["linestyle"]), (look(1)["marker"], look(1)["linestyle"])
+        (('o', '-'), ('s', '--'))
+    """
+    colour = COLOURS[number % len(COLOURS)]
+    return {
+        "marker": MARKERS[number % len(MARKERS)],
+        "linestyle": STROKES[number % len(STROKES)],
+        "color": colour,
+        "markerfacecolor": "white" if (number + number // len(MARKERS)) % 2 else colour,
+        "markersize": 4.5,
+        "linewidth": 1.1,
+    }
+
+
+def with_bars(axes: Axes, x: Sequence[float], spreads: Sequence[Spread], *, label: str, number: int) -> None:
+    """Draw accuracies in percent over x, with the intervals as bars."""
+    y = [100 * spread.mean for spread in spreads]
+    reach = [
+        [100 * (spread.mean - spread.low) for spread in spreads],
+        [100 * (spread.high - spread.mean) for spread in spreads],
+    ]
+    axes.errorbar(x, y, yerr=reach, capsize=2.5, elinewidth=0.8, label=label, **look(number))
+
+
+def sheet(draw: Callable[[Figure], None], size: tuple[float, float]) -> Figure:
+    """Return a figure of this size, in inches, on which `draw` has drawn."""
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    draw(figure)
+    return figure
+
+
+def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Write the figure as SVG, PDF and PNG; each file appears whole or not at all."""
+    paths = []
+    for kind, metadata in METADATA.items():
+        path = folder / f"{name}.{kind}"
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format=kind, metadata=metadata)
+        paths.append(path)
+    return paths
