@@ -22,24 +22,30 @@ SHORT = 12  # layers, spread evenly
 def table_of(name: str, found: Found) -> Table:
     """Return the table of a figure."""
     heads, rows = TABLES.get(name, _accuracies)(found)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for head in heads:
-        table.add_column(head, justify="left" if head == heads[0] else "right")
+        table.add_column(head, justify="left" if head == heads[0] else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     return table
 
 
 def interval(spread: Spread) -> str:
-    """Return both ends of an interval of accuracies."""
-    return f"{percent(spread.low)} to {percent(spread.high)}"
+    """Return both ends of an interval of accuracies.
+
+    Example:
+        >>> interval(Spread(0.5, 0.412, 0.59, 3))
+        '41.2 to 59.0%'
+    """
+    return f"{100 * spread.low:.1f} to {percent(spread.high)}"
 
 
 def _accuracies(found: Found) -> tuple[list[str], Rows]:
     points = summarised(found.rows)
+    stages = {point["stage"] for point in points if point["stage"] != "dense"}
     seconds = _seconds(found.rows)
     columns: dict[str, list[str]] = {
-        "": [name_of(point["line"]) for point in points],
+        "": [name_of(point["line"]) or "dense" * (point["stage"] == "dense") for point in points],
         "at": ["" if point["at"] is None else f"{point['at']:g}" for point in points],
         "after": [point["stage"] for point in points],
         "MACs": ["" if point["macs"] is None else percent(point["macs"]) for point in points],
@@ -48,6 +54,8 @@ def _accuracies(found: Found) -> tuple[list[str], Rows]:
         "scored in": [seconds.get(point["line"], "") for point in points],
     }
     filled = {head: cells for head, cells in columns.items() if any(cells)}
+    if len(stages) == 1:
+        del filled["after"]
     return list(filled), [list(row) for row in zip(*filled.values(), strict=True)]
 
 
