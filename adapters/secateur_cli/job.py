@@ -82,6 +82,12 @@ class Job:
         """Name of each cost -> its budget, as it was given."""
         return self.config.plan.budget.given
 
+    def begin(self) -> None:
+        """Set the generators of torch, numpy and Python to the seed."""
+        random.seed(self.config.seed)
+        np.random.seed(self.config.seed % 2**32)  # the one that users' augmentations read
+        torch.manual_seed(self.config.seed)
+
     def once(self, stage: str, work: Callable[[], Any]) -> Any:
         """Return the result of a stage: what an earlier call has recorded, else of `work`, which is recorded then.
 
@@ -89,9 +95,7 @@ class Job:
         data draws its order or its augmentation from the generators of torch, numpy and Python.
         """
         if stage not in self.workspace.stages:
-            random.seed(self.config.seed)
-            np.random.seed(self.config.seed % 2**32)  # the one that users' augmentations read
-            torch.manual_seed(self.config.seed)
+            self.begin()
             self.workspace.done(stage, work())
             self.workspace.path(CHECKPOINT).unlink(missing_ok=True)  # of a training, if the stage was one
         return self.workspace.stages[stage]

@@ -13,7 +13,7 @@ from secateur_cli.figures.cells import spread_at, summarised
 from secateur_cli.figures.intervals import spread_of
 from secateur_cli.figures.names import name_of
 from secateur_cli.figures.order import Found
-from secateur_cli.figures.paper import WIDE, look, sheet, with_bars
+from secateur_cli.figures.paper import WIDE, look, plain_logarithms, sheet, with_bars
 from secateur_cli.plots import GREY
 
 ACCURACY = "top-1 accuracy (%)"
@@ -38,7 +38,7 @@ def delta_plot(found: Found) -> Figure:
         reach = [[s.mean - max(s.low, 0) for s in judged], [s.high - s.mean for s in judged]]
         x = [100 * delta for delta in deltas]
         lower.errorbar(x, [s.mean for s in judged], yerr=reach, capsize=2.5, elinewidth=0.8, **look(2))
-        lower.set_yscale("log")
+        lower.set_ylim(bottom=0)
         lower.set_ylabel("candidates judged")
         lower.set_xscale("log")
         lower.set_xticks(x, [f"{value:g}" for value in x])
@@ -53,7 +53,7 @@ def rho_plot(found: Found) -> Figure:
     """Return accuracy over the ridge of DI, a panel for each step."""
 
     def dress(axes: Axes) -> None:
-        axes.set_xscale("log")
+        plain_logarithms(axes.xaxis)
         axes.set_xlabel(r"$\rho$: ridge of DI (sum of squares of a batch)", parse_math=True)
 
     return _lines(found, x=lambda point: float(point["at"]), dress=dress)
@@ -73,7 +73,7 @@ def criteria_plot(found: Found) -> Figure:
             axes.errorbar(
                 spread.mean, number, xerr=[[spread.mean - low], [spread.high - spread.mean]], capsize=2.5, **style
             )
-        axes.set_xscale("log")
+        plain_logarithms(axes.xaxis)
         axes.set_yticks(range(len(lines)), [name_of(line) for line in lines])
         axes.set_ylim(len(lines) - 0.5, -0.5)
         axes.set_xlabel("time of scoring (s)")
@@ -124,8 +124,11 @@ def _lines(
             _dense(axes, points)
             for number, line in enumerate(lines):
                 own = [p for p in points if p["line"] == line and p["stage"] == stage]
-                with_bars(axes, [x(p) for p in own], [p["accuracy"] for p in own], label=name_of(line), number=number)
+                spreads = [p["accuracy"] for p in own]
+                label = name_of(line)
+                with_bars(axes, [x(p) for p in own], spreads, label=label, number=number, lines=len(lines))
             axes.set_title(stage)
+            axes.margins(x=0.08)
             dress(axes)
             axes.sharey(panels[0])
         panels[0].set_ylabel(ACCURACY)
@@ -168,7 +171,7 @@ def _choices(found: Found, *, key: str, named: Callable[[Any], str], label: str)
 
 
 def _macs(axes: Axes) -> None:
-    axes.xaxis.set_major_formatter(PercentFormatter(symbol=""))
+    axes.xaxis.set_major_formatter(PercentFormatter(symbol="", decimals=0))
     axes.set_xlabel("MACs (% of the dense network)")
     if not axes.xaxis_inverted():
         axes.invert_xaxis()

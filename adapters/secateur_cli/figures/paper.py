@@ -12,14 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+from matplotlib.transforms import ScaledTranslation
 
 from secateur.files import replacing
 from secateur_cli.figures.intervals import Spread
 from secateur_cli.plots import BLUE, GREY, INK, RUST, styled
 
 WIDE, NARROW = 7.0, 3.4  # inches: both columns of a page, and one
+ASIDE = 2.4  # points between the lines of one figure, so that their bars are seen side by side
 DOTS_PER_INCH = 200
 SETTINGS: dict[str, Any] = {
     "svg.hashsalt": "secateur figure",
@@ -65,14 +69,39 @@ def look(number: int) -> dict[str, Any]:
     }
 
 
-def with_bars(axes: Axes, x: Sequence[float], spreads: Sequence[Spread], *, label: str, number: int) -> None:
-    """Draw accuracies in percent over x, with the intervals as bars."""
+def with_bars(
+    axes: Axes, x: Sequence[float], spreads: Sequence[Spread], *, label: str, number: int, lines: int = 1
+) -> None:
+    """Draw accuracies in percent over x, with the intervals as bars; each of several lines a little aside.
+
+    Args:
+        axes: where.
+        x, spreads: the points.
+        label: what the line is called.
+        number: which of the lines it is, from 0.
+        lines: how many there are.
+    """
     y = [100 * spread.mean for spread in spreads]
     reach = [
         [100 * (spread.mean - spread.low) for spread in spreads],
         [100 * (spread.high - spread.mean) for spread in spreads],
     ]
-    axes.errorbar(x, y, yerr=reach, capsize=2.5, elinewidth=0.8, label=label, **look(number))
+    points = ASIDE * (number - (lines - 1) / 2)
+    aside = ScaledTranslation(points / 72, 0, axes.get_figure(root=True).dpi_scale_trans)
+    style = {"capsize": 2, "elinewidth": 0.8, "transform": axes.transData + aside, **look(number)}
+    axes.errorbar(x, y, yerr=reach, label=label, **style)
+    ends = [100 * end for spread in spreads for end in (spread.low, spread.high)]
+    axes.update_datalim(
+        list(zip([place for place in x for _ in range(2)], ends, strict=True))
+    )  # not seen by matplotlib
+    axes.autoscale_view()
+
+
+def plain_logarithms(axis: Axis) -> None:
+    """Give an axis a logarithmic scale with numbers as one reads them, 0.001 or 1e-05 and no powers of ten."""
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def sheet(draw: Callable[[Figure], None], size: tuple[float, float]) -> Figure:

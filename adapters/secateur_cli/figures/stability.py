@@ -111,7 +111,8 @@ def _batches(stand: Bench, images: int, size: int) -> int:
     Raises:
         DataError: fewer than two.
     """
-    have = sum(len(batch[0]) for batch in stand.job.data.calibration)
+    known = stand.job.data.describe["images"]["calibration"]
+    have = sum(len(batch[0]) for batch in stand.job.data.calibration) if known is None else known
     count = min(images, have) // size
     if count < LEAST_BATCHES:
         raise DataError(
@@ -123,6 +124,7 @@ def _batches(stand: Bench, images: int, size: int) -> int:
 
 def _by_batch(stand: Bench, rule: Criterion[Any], *, size: int, count: int, order: Order) -> Sequence[ScoreTable]:
     """Return the scores by each of the first `count` batches alone."""
+    stand.job.begin()
     batches = rebatch(stand.job.data.calibration, size, samples=size * count)
     watched = order.progress.track(batches, f"scoring batches by {rule.name}", total=count)
     tap = order.config.score.tap
