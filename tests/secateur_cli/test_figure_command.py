@@ -21,7 +21,7 @@ def test_writes_pictures_and_numbers_and_prints_a_table(user: User, tmp_path: Pa
     code, out, err = give("figure", *words)
     assert (code, err) == (0, "")
     assert "middle" in out
-    assert "Means over 2 seeds with 95% intervals (Student's t), on 48 held-out images." in out
+    assert "Means over 2 seeds, on 48 held-out images; 95% intervals over the seeds (Student's t), or over" in out
     names = [f"selection-variants.{kind}" for kind in ("csv", "json", "pdf", "png", "svg")]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
     record = json.loads((tmp_path / "out" / names[1]).read_text())

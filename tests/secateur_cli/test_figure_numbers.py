@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from references import average_ranks, di_batch_gradient
+from references import average_ranks, di_batch_gradient, wilson_bounds
 from references_figures import change_by_loops, spearman_by_counting, student_interval
 from runs_for_tests import User
 from secateur import ScoreTable, accuracy, apply_plan, collect_scores, cost_model, uniform_plan
@@ -68,7 +68,13 @@ def test_interval_over_seeds_is_students(runs: int) -> None:
     values = [chance.random() for _ in range(runs)]
     spread = spread_of(values)
     assert (spread.low, spread.high) == pytest.approx(student_interval(values), abs=1e-4)
-    assert 0 <= spread_of_shares(values, 9).low <= spread.mean <= spread_of_shares(values, 9).high <= 1
+    shares = spread_of_shares(values, 10**9)
+    assert (shares.low, shares.high) == pytest.approx((max(0, spread.low), min(1, spread.high)), abs=1e-4)
+
+
+def test_runs_that_agree_leave_open_what_other_images_would_say() -> None:
+    spread = spread_of_shares([0.9, 0.9, 0.9], 400)
+    assert (spread.low, spread.high) == pytest.approx(wilson_bounds(0.9, 400), abs=1e-9)
 
 
 def test_interval_needs_a_run_and_knows_its_limit() -> None:

@@ -49,12 +49,13 @@ LABELS = {
 def accuracies(lines: tuple[str, ...], points: tuple[float | None, ...], stages: tuple[str, ...], **more: Any) -> Found:
     rows: list[dict[str, Any]] = []
     for seed in SEEDS:
-        rows.append({"line": "", "at": None, "seed": seed, "stage": "dense", "accuracy": 0.95, "images": 400})
+        rows.append({"line": "", "at": None, "seed": seed, "stage": "dense", "accuracy": 0.95, "images": 40_000})
         for (number, line), at, (step, stage) in itertools.product(enumerate(lines), points, enumerate(stages)):
             share = 0.4 + 0.02 * number + 0.1 * step + 0.013 * seed + (at or 0) / 1e4
             macs = {"macs": 100 * (at or 0.5), "dense_macs": 100.0}
-            rows.append({"line": line, "at": at, "seed": seed, "stage": stage, "accuracy": share, "images": 400, **macs,
-                         **{key: value * (1 + seed) for key, value in more.items()}})  # fmt: skip
+            judged = {"stage": stage, "accuracy": share, "images": 40_000}
+            further = {key: value * (1 + seed) for key, value in more.items()}
+            rows.append({"line": line, "at": at, "seed": seed, **judged, **macs, **further})
     return Found(rows, {})
 
 

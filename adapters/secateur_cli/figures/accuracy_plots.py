@@ -13,7 +13,7 @@ from secateur_cli.figures.cells import spread_at, summarised
 from secateur_cli.figures.intervals import spread_of
 from secateur_cli.figures.names import name_of
 from secateur_cli.figures.order import Found
-from secateur_cli.figures.paper import WIDE, look, plain_logarithms, sheet, with_bars
+from secateur_cli.figures.paper import WIDE, logarithmic, look, sheet, with_bars
 from secateur_cli.plots import GREY
 
 ACCURACY = "top-1 accuracy (%)"
@@ -53,7 +53,7 @@ def rho_plot(found: Found) -> Figure:
     """Return accuracy over the ridge of DI, a panel for each step."""
 
     def dress(axes: Axes) -> None:
-        plain_logarithms(axes.xaxis)
+        logarithmic(axes)
         axes.set_xlabel(r"$\rho$: ridge of DI (sum of squares of a batch)", parse_math=True)
 
     return _lines(found, x=lambda point: float(point["at"]), dress=dress)
@@ -73,7 +73,7 @@ def criteria_plot(found: Found) -> Figure:
             axes.errorbar(
                 spread.mean, number, xerr=[[spread.mean - low], [spread.high - spread.mean]], capsize=2.5, **style
             )
-        plain_logarithms(axes.xaxis)
+        logarithmic(axes)
         axes.set_yticks(range(len(lines)), [name_of(line) for line in lines])
         axes.set_ylim(len(lines) - 0.5, -0.5)
         axes.set_xlabel("time of scoring (s)")

@@ -1,4 +1,4 @@
-"""How sure a share is: over seeds where there are several, over the images of one run where there are not.
+"""How sure a share is: over the seeds, and over the images that it was counted on.
 
 References:
     [Student1908] Student. The probable error of a mean. Biometrika 6, 1908.
@@ -57,12 +57,19 @@ def spread_of(values: Sequence[float]) -> Spread:
 
 
 def spread_of_shares(shares: Sequence[float], images: int) -> Spread:
-    """Return the same for accuracies, kept within 0 and 1; of one run alone the Wilson interval over its images.
+    """Return the mean of accuracies with its 95% interval over runs, or over images at either end where that is wider.
+
+    Runs that are judged on the same images may agree by chance, or because nothing in them depends on the seed: what
+    they leave open for other images, the Wilson interval of the mean, is never left out. Both ends lie in 0..1.
+
+    Args:
+        shares: the accuracy of each run.
+        images: how many images each is judged on.
 
     Example:
         >>> [round(end, 3) for end in (spread_of_shares([0.975], 400).low, spread_of_shares([0.9, 1.0], 400).high)]
         [0.955, 1.0]
     """
     spread = spread_of(shares)
-    low, high = (spread.low, spread.high) if spread.runs > 1 else wilson_interval(spread.mean, images)
-    return Spread(spread.mean, max(0.0, low), min(1.0, high), spread.runs)
+    low, high = wilson_interval(min(1.0, spread.mean), images)
+    return Spread(spread.mean, max(0.0, min(low, spread.low)), min(1.0, max(high, spread.high)), spread.runs)

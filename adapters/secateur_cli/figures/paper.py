@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
@@ -87,7 +86,7 @@ def with_bars(
         [100 * (spread.high - spread.mean) for spread in spreads],
     ]
     points = ASIDE * (number - (lines - 1) / 2)
-    aside = ScaledTranslation(points / 72, 0, axes.get_figure(root=True).dpi_scale_trans)
+    aside = ScaledTranslation(points / 72, 0, axes.figure.dpi_scale_trans)
     style = {"capsize": 2, "elinewidth": 0.8, "transform": axes.transData + aside, **look(number)}
     axes.errorbar(x, y, yerr=reach, label=label, **style)
     ends = [100 * end for spread in spreads for end in (spread.low, spread.high)]
@@ -97,11 +96,11 @@ def with_bars(
     axes.autoscale_view()
 
 
-def plain_logarithms(axis: Axis) -> None:
-    """Give an axis a logarithmic scale with numbers as one reads them, 0.001 or 1e-05 and no powers of ten."""
-    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
-    axis.set_major_formatter(lambda value, _: f"{value:g}")
-    axis.set_minor_formatter(NullFormatter())
+def logarithmic(axes: Axes) -> None:
+    """Give the horizontal axis a logarithmic scale, with numbers as one reads them: 0.001, and no powers of ten."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def sheet(draw: Callable[[Figure], None], size: tuple[float, float]) -> Figure:

@@ -40,7 +40,8 @@ def caption(name: str, shows: str, found: Found, order: Order) -> str:
         images = found.rows[0]["images"]
         if len(order.seeds) > 1:
             words.append(
-                f"Means over {len(order.seeds)} seeds with 95% intervals (Student's t), on {images:,} held-out images."
+                f"Means over {len(order.seeds)} seeds, on {images:,} held-out images; 95% intervals over the seeds "
+                "(Student's t), or over the images (Wilson's) where those are wider."
             )
         else:
             words.append(f"One seed, with 95% Wilson intervals over its {images:,} held-out images.")
