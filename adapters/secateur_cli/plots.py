@@ -94,8 +94,7 @@ def widths_plot(groups: Sequence[Mapping[str, Any]]) -> str:
 def score_plots(groups: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], str]]:
     """Return groups with a panel each, at most 12 spread evenly over the network: scores from best to worst."""
     known = [g for g in groups if g.get("scores") and all(s is not None for s in g["scores"])]
-    count = min(MAX_PANELS, len(known))
-    picked = [known[round(i * (len(known) - 1) / max(1, count - 1))] for i in range(count)]
+    picked = [known[i] for i in spread_evenly(len(known), MAX_PANELS)]
     return [(group, _score_panel(group, f"scores-{number}")) for number, group in enumerate(picked)]
 
 
@@ -241,6 +240,17 @@ def _name_rows(axes: Axes, names: Sequence[str]) -> None:
     axes.set_yticks(range(len(names)), [shortened(name) for name in names])
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(names) - 0.5, -0.6)
+
+
+def spread_evenly(count: int, most: int) -> list[int]:
+    """Return at most so many of the numbers 0 .. count - 1, first and last among them.
+
+    Example:
+        >>> spread_evenly(9, 3), spread_evenly(2, 6)
+        ([0, 4, 8], [0, 1])
+    """
+    number = min(most, count)
+    return [round(i * (count - 1) / max(1, number - 1)) for i in range(number)]
 
 
 def shortened(name: str) -> str:

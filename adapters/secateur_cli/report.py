@@ -45,7 +45,7 @@ def render_report(report: Mapping[str, Any]) -> str:
         raise MissingDependencyError(
             f"report.html needs jinja2 and matplotlib ({error}); install them with {INSTALL}"
         ) from error
-    run = _printable(_plain(report))
+    run = _printable(plain(report))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -83,7 +83,7 @@ def write_report(report: Mapping[str, Any], folder: str | Path) -> None:
         ['report.html', 'report.json']
     """
     folder = Path(folder)
-    write_json(folder / JSON_FILE, _plain(report))
+    write_json(folder / JSON_FILE, plain(report))
     page = render_report(report)
     with replacing(folder / HTML_FILE) as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -94,12 +94,12 @@ def _moment(created: str) -> str:
     return created[:16].replace("T", " ") + (" UTC" if created.endswith(("+00:00", "Z")) else "")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return mappings and lists anew, with None in place of NaN and infinity."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
+        return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
+        return [plain(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -45,6 +45,7 @@ LOOK = """onload = () => {
             figures: all('svg').length,
             lowest: Math.min(...all('svg').map(svg => svg.getBoundingClientRect().height)),
             smallest: Math.min(...all('p, td, th, a, figcaption').map(e => parseFloat(getComputedStyle(e).fontSize))),
+            lettering: Math.min(...all('svg text').map(e => e.getBoundingClientRect().height)),
             folded: all('details table').length,
             unfolded: all('details table').filter(e => e.checkVisibility({contentVisibilityAuto: true})).length,
         });
@@ -120,6 +121,7 @@ def test_letters_and_figures_are_large_enough(seen: list[dict[str, Any]]) -> Non
     for page in seen:
         assert page["figures"] == 13
         assert page["lowest"] > 60
+        assert page["lettering"] >= (9 if page["width"] >= 390 else 7)
         assert page["smallest"] >= (10 if page["media"] == "print" else 12)
 
 

@@ -42,7 +42,7 @@ def figure(
         str | None, typer.Option(help="Points of the horizontal axis, such as 70%,50%.", show_default=False)
     ] = None,
     lines: Annotated[
-        str | None, typer.Option(help="What is compared, such as hrank,di,l1.", show_default=False)
+        str | None, typer.Option(help="What is compared, such as hrank,di,l1 or uniform,greedy.", show_default=False)
     ] = None,
     images: Annotated[
         int | None, typer.Option(help="Images in all, of the figures of stability.", show_default=False)

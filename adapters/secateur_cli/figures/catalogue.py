@@ -121,7 +121,7 @@ KINDS = (
          accuracies.allocations, 3, KEPT, ("uniform", "curves", "greedy"), one_of(BUDGETED), until="recovered"),
     Kind("selection-variants", "accuracy by which scores go: the lowest, both ends, the middle, any, the highest",
          selections.selection_variants, 3, None, VARIANTS, one_of(VARIANTS), until="recovered"),
-    Kind("widths", "channels that each layer keeps, by search, or by plans that were found (--lines runs/digits)",
+    Kind("widths", "channels that each layer keeps, by search or by plans that were found",
          kept_widths.widths, 1, None, ("uniform", "curves", "greedy"), _plan),
     Kind("frozen-shares", "accuracy after fine-tuning with shares of the highest-ranked filters frozen",
          selections.frozen_shares, 3, Points((0.0, 0.15, 0.25), 0, 1, closed=True)),

@@ -7,7 +7,6 @@ from typing import cast
 
 from secateur.errors import PlanError
 from secateur.records import PruningPlan
-from secateur_cli.config import resolve
 from secateur_cli.figures.bench import Bench, bench, with_search
 from secateur_cli.figures.order import Found, Order, Row
 from secateur_cli.plan_file import read_plan
@@ -22,7 +21,7 @@ def widths(order: Order) -> Found:
     Raises:
         PlanError: a path holds no plan, or that of a network with other groups.
     """
-    found = {line: read_plan(resolve(Path(line), order.folder)) for line in order.lines if is_path(line)}
+    found = {line: read_plan(Path(line).expanduser()) for line in order.lines if is_path(line)}
     rows: list[Row] = []
     for seed in order.seeds:
         with bench(order, seed) as stand:

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from secateur_cli.figures.order import Found
 from secateur_cli.figures.paper import NARROW, WIDE, look, sheet
-from secateur_cli.plots import GREY, shortened
+from secateur_cli.plots import GREY, shortened, spread_evenly
 
 ACROSS, MOST_PANELS = 3, 6
 QUANTILES = (0.1, 0.5, 0.9)
@@ -113,14 +113,3 @@ def _over_images(axes: Axes, found: Found, key: str, factor: float, *, label: st
     shift = (counts[1] - counts[0]) * 0.06 * (2 * number - 1) if len(counts) > 1 else 0
     x = [count + shift for count in counts]
     axes.errorbar(x, middle, yerr=[middle - low, high - middle], capsize=2, elinewidth=0.8, label=label, **look(number))
-
-
-def spread_evenly(count: int, most: int) -> list[int]:
-    """Return at most so many of the numbers 0 .. count - 1, first and last among them.
-
-    Example:
-        >>> spread_evenly(9, 3), spread_evenly(2, 6)
-        ([0, 4, 8], [0, 1])
-    """
-    number = min(most, count)
-    return [round(i * (count - 1) / max(1, number - 1)) for i in range(number)]

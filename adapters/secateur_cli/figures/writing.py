@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -19,6 +18,7 @@ from secateur.errors import ConfigError
 from secateur.files import replacing, write_json
 from secateur_cli.figures.cells import summarised
 from secateur_cli.figures.order import Found, Order
+from secateur_cli.report import plain
 from secateur_onnx.machine import cpu_name
 
 PACKAGES = ("secateur", "torch", "torch-pruning", "numpy", "matplotlib")
@@ -100,17 +100,8 @@ def write_numbers(record: Mapping[str, Any], folder: Path) -> list[Path]:
         writer.writeheader()
         writer.writerows(rows)
     data = folder / f"{record['figure']}.json"
-    write_json(data, _finite(record))
+    write_json(data, plain(record))
     return [table, data]
-
-
-def _finite(value: Any) -> Any:
-    """Return plain data with None in place of NaN and infinity, which JSON does not know."""
-    if isinstance(value, Mapping):
-        return {str(key): _finite(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _version(package: str) -> str | None:
