@@ -20,6 +20,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from secateur_cli.picking import spread_evenly
 from secateur_cli.wording import amount, batch, percent, wilson_interval
 
 INK, GREY, BLUE, RUST = "#111827", "#6b7280", "#1d4e89", "#a63d0f"
@@ -240,17 +241,6 @@ def _name_rows(axes: Axes, names: Sequence[str]) -> None:
     axes.set_yticks(range(len(names)), [shortened(name) for name in names])
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(names) - 0.5, -0.6)
-
-
-def spread_evenly(count: int, most: int) -> list[int]:
-    """Return at most so many of the numbers 0 .. count - 1, first and last among them.
-
-    Example:
-        >>> spread_evenly(9, 3), spread_evenly(2, 6)
-        ([0, 4, 8], [0, 1])
-    """
-    number = min(most, count)
-    return [round(i * (count - 1) / max(1, number - 1)) for i in range(number)]
 
 
 def shortened(name: str) -> str:

@@ -87,6 +87,7 @@ def test_list_names_every_figure_and_needs_nothing_else() -> None:
         (("allocations", "--until", "fine-tuned", "--set", "fine_tune=null"), "the run is not fine-tuned"),
         (("frozen-shares", "--set", "fine_tune=null"), "the figure frozen-shares is about fine-tuning"),
         (("widths", "--set", "network.build=nowhere:Net"), "nowhere"),
+        (("selection-variants", "--set", "plan.budget={latency: 60%}"), "plan.budget.latency: the figure selection"),
     ],
 )  # fmt: skip
 def test_bad_input_is_refused_and_nothing_is_written(

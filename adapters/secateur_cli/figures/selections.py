@@ -23,7 +23,16 @@ from secateur_cli.figures.order import Found, Order
 
 
 def selection_variants(order: Order) -> Found:
-    """Measure the accuracy at uniform widths for the budget of the run, by each choice of channels."""
+    """Measure the accuracy at uniform widths for the budget of the run, by each choice of channels.
+
+    Raises:
+        ConfigError: the budget is one of latency, which is measured and not counted.
+    """
+    if order.config.plan.budget.latency is not None:
+        raise ConfigError(
+            "plan.budget.latency: the figure selection-variants needs a budget of a cost that is counted, such as "
+            "{macs: 50%}"
+        )
     cells = [Cell(name, None, partial(_chosen, cast(Variant, name))) for name in order.lines]
     return Found(measure_cells(order, cells, "selections"), {"at": "nothing: the widths are the same everywhere"})
 

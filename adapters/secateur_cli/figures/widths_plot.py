@@ -36,7 +36,11 @@ def widths_plot(found: Found) -> Figure:
         for number, line in enumerate(lines):
             shift = 0.18 * (number - (len(lines) - 1) / 2)
             share = kept[line][layers[0]][0]["share"]
-            label = f"{name_of(line)} ({100 * share:.1f}% of the MACs)" if found.about["costs"] == ["macs"] else line
+            label = (
+                f"{name_of(line)} ({100 * share:.1f}% of the MACs)"
+                if found.about["costs"] == ["macs"]
+                else name_of(line)
+            )
             _draw(upper, kept[line], number, shift, whole=True, label=label)
             _draw(lower, kept[line], number, shift, whole=False)
         upper.set_ylabel("channels kept (%)")
