@@ -121,6 +121,10 @@ def test_axes_say_what_stands_on_them_and_every_line_is_named(name: str) -> None
     for expected in LABELS[name]:
         assert expected in labels
     named = {text.get_text() for legend in figure.legends for text in legend.get_texts()}
+    for legend in figure.legends:
+        box = legend.get_window_extent()
+        assert 0 <= box.x0 <= box.x1 <= figure.bbox.width
+        assert box.y1 <= figure.bbox.height
     for axes in figure.axes:
         assert set(axes.get_legend_handles_labels()[1]) <= named
 

@@ -13,7 +13,7 @@ from secateur_cli.figures.cells import spread_at, summarised
 from secateur_cli.figures.intervals import spread_of
 from secateur_cli.figures.names import name_of
 from secateur_cli.figures.order import Found
-from secateur_cli.figures.paper import WIDE, logarithmic, look, sheet, with_bars
+from secateur_cli.figures.paper import WIDE, legend_above, logarithmic, look, sheet, with_bars
 from secateur_cli.plots import GREY
 
 ACCURACY = "top-1 accuracy (%)"
@@ -187,9 +187,7 @@ def _finish(figure: Figure, panels: Sequence[Axes], labelled: Axes) -> None:
     """Add the grid, and one legend above all panels."""
     for axes in panels:
         axes.grid(axis="y")
-    handles, labels = labelled.get_legend_handles_labels()
-    columns = max(2, round(figure.get_figwidth() / 1.35))
-    figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), columns), handlelength=2.6)
+    legend_above(figure, labelled)
 
 
 def _lines_of(points: Sequence[Point]) -> list[str]:

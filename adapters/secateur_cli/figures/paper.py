@@ -103,6 +103,17 @@ def logarithmic(axes: Axes) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
+def legend_above(figure: Figure, *axes: Axes) -> None:
+    """Add one legend of everything named in the axes, above them, in as few rows as the width allows."""
+    named = [axis.get_legend_handles_labels() for axis in axes]
+    handles, labels = ([entry for part in found for entry in part] for found in zip(*named, strict=True))
+    for columns in range(len(labels), 0, -1):
+        legend = figure.legend(handles, labels, loc="outside upper center", ncols=columns, handlelength=2.6)
+        if columns == 1 or legend.get_window_extent().width < figure.bbox.width:
+            return
+        legend.remove()
+
+
 def sheet(draw: Callable[[Figure], None], size: tuple[float, float]) -> Figure:
     """Return a figure of this size, in inches, on which `draw` has drawn."""
     figure = Figure(figsize=size, layout="constrained")

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from secateur_cli.figures.order import Found
-from secateur_cli.figures.paper import NARROW, WIDE, look, sheet
+from secateur_cli.figures.paper import NARROW, WIDE, legend_above, look, sheet
 from secateur_cli.picking import spread_evenly
 from secateur_cli.plots import GREY, shortened
 
@@ -97,8 +97,7 @@ def information_plot(found: Found) -> Figure:
         lower.set_ylim(bottom=0)
         lower.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         lower.set_xlabel("images that the scores are read from")
-        handles, labels = upper.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=2, handlelength=2.6)
+        legend_above(figure, upper)
 
     return sheet(draw, (NARROW + 0.8, 3.8))
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from secateur_cli.figures.names import name_of
 from secateur_cli.figures.order import Found, Row
-from secateur_cli.figures.paper import WIDE, look, sheet
+from secateur_cli.figures.paper import WIDE, legend_above, look, sheet
 from secateur_cli.plots import shortened
 
 MOST_NAMES = 40  # beyond them layers are numbered
@@ -53,9 +53,7 @@ def widths_plot(found: Found) -> Figure:
         if named:
             lower.set_xticks(range(1, len(layers) + 1), [shortened(layer) for layer in layers], rotation=90)
         lower.set_xlabel("layer, from the first to the last")
-        handles, labels = upper.get_legend_handles_labels()
-        bars, dense = lower.get_legend_handles_labels()
-        figure.legend([*handles, *bars], [*labels, *dense], loc="outside upper center", ncols=2, handlelength=2.6)
+        legend_above(figure, upper, lower)
 
     return sheet(draw, (WIDE, 4.2 + 0.06 * longest))
 
