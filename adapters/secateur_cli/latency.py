@@ -33,8 +33,9 @@ def check_latency(config: RunConfig, model: nn.Module, example: Tensor) -> None:
         NetworkError: the network cannot be exported.
     """
     provider = _provider(config)
-    if provider != "cpu":
-        raise ConfigError(f"a latency is measured on cpu; onnx.provider is {provider!r}: give plan.budget.provider")
+    if provider not in secateur_onnx.LATENCY_PROVIDERS:
+        allowed = ", ".join(secateur_onnx.LATENCY_PROVIDERS)
+        raise ConfigError(f"a latency is not measured on {provider!r}: give plan.budget.provider, one of {allowed}")
     secateur_onnx.check_installation(provider=provider)
     with tempfile.TemporaryDirectory() as folder:
         secateur_onnx.export(model, example, Path(folder) / "dense.onnx")

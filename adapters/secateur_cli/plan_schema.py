@@ -85,7 +85,7 @@ class BudgetConfig(Section):
         default=None,
         description="time of a batch in ONNX Runtime: a share of the dense network's ('60%') or a time ('2.5ms')",
     )
-    provider: Literal["cpu"] | None = Field(
+    provider: Literal["cpu", "cuda"] | None = Field(
         default=None, description="latency: execution provider it is measured on; null: that of onnx"
     )
     batch: Count = Field(default=1, description="latency: images in a run")

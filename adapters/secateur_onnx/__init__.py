@@ -7,7 +7,7 @@ from secateur_onnx.benchmarking import BenchmarkedFile, BenchmarkResult, benchma
 from secateur_onnx.bootstrap import RatioInterval, ratio_interval
 from secateur_onnx.comparison import Comparison, Timing
 from secateur_onnx.exporting import ExportResult, export
-from secateur_onnx.latency import LatencyCost, latency_cost
+from secateur_onnx.latency import LATENCY_PROVIDERS, LatencyCost, latency_cost
 from secateur_onnx.latency_search import LatencySearch, Round, latency_search
 from secateur_onnx.machine import Machine, describe_machine
 from secateur_onnx.memory import peak_memory
@@ -19,6 +19,7 @@ from secateur_onnx.sessions import check_installation, create_session, provider_
 from secateur_onnx.whole_runs import WholeRun, WholeRuns
 
 __all__ = [
+    "LATENCY_PROVIDERS",
     "PROVIDERS",
     "BenchmarkResult",
     "BenchmarkedFile",

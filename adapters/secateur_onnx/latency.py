@@ -24,11 +24,16 @@ from secateur.cost.layers import LayerRecord
 from secateur.cost.terms import Count, TermCost, check_layers, layer_counts
 from secateur.errors import ConfigError, NetworkError
 from secateur.records import ChannelGroup
+from secateur_onnx.device_times import DEVICES, time_layers_on_device
 from secateur_onnx.geometry import Geometry, layer_calls
+from secateur_onnx.layer_nodes import weight_shape
 from secateur_onnx.layer_tables import Grid, LayerTable, Memory, Remembered, Time
-from secateur_onnx.layer_times import time_layers, weight_shape
+from secateur_onnx.layer_times import time_layers
 from secateur_onnx.machine import describe_machine
 from secateur_onnx.sessions import check_installation
+
+LATENCY_PROVIDERS = tuple(DEVICES)
+"""Execution providers on which layers are timed."""
 
 
 @dataclass(frozen=True)
@@ -123,8 +128,8 @@ def latency_cost(
         model: the dense network; unchanged afterwards.
         example_inputs: one batch (N, C, H, W); its size counts, not how many there are.
         groups: the channel groups by name.
-        provider, threads: see `create_session`. Layers are timed on "cpu" only, unless `time` does it: the
-            profile of a device tells when a layer was launched.
+        provider, threads: see `create_session`. On "cpu" layers are timed by `time_layers`, on "cuda" by
+            `time_layers_on_device`; for "tensorrt", which builds an engine for each shape, `time` must do it.
         batch: inputs in a run.
         round_to: what widths are multiples of.
         memory: where times are kept, such as a `secateur.journal.Journal`; what it holds is not measured again.
@@ -152,11 +157,8 @@ def latency_cost(
         (112.0, 56.0, 67.2)
     """
     check_installation(provider=provider)
-    if provider != "cpu" and time is None:
-        raise ConfigError(
-            f"layers cannot be timed alone on {provider!r}: its profile tells when a layer was launched, not how long "
-            "it ran; allowed: cpu"
-        )
+    if provider not in LATENCY_PROVIDERS and time is None:
+        raise ConfigError(f"layers cannot be timed alone on {provider!r}; allowed: {', '.join(LATENCY_PROVIDERS)}")
     for name, number in (("batch", batch), ("round_to", round_to)):
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
             raise ConfigError(f"{name} is {number!r}; it must be a whole number of at least 1")
@@ -166,16 +168,7 @@ def latency_cost(
         raise NetworkError("the network runs no convolution and no linear layer, which are what a latency is made of")
     grids = _grids(calls, round_to)
     where = measured_on(provider=provider, batch=batch, threads=threads)
-    weights = sum(
-        4 * math.prod(weight_shape(call, (record.inputs, record.outputs)))
-        for record, geometries in calls.values()
-        for call in geometries[:1]
-    )
-    clock = (
-        partial(time_layers, batch=batch, provider=provider, threads=where["threads"], weight_bytes=weights)
-        if time is None
-        else time
-    )
+    clock = _clock(calls, batch=batch, provider=provider, threads=where["threads"]) if time is None else time
     store = Remembered() if memory is None else memory
     tables: dict[Geometry, LayerTable] = {}
     for geometry, grid in grids.items():
@@ -188,6 +181,19 @@ def latency_cost(
     ]
     layers = TermCost("latency", "ms", dict(groups), parts)
     return LatencyCost(layers, layers({}))
+
+
+def _clock(
+    calls: Mapping[str, tuple[LayerRecord, Sequence[Geometry]]], *, batch: int, provider: str, threads: int
+) -> Time:
+    if provider != "cpu":
+        return partial(time_layers_on_device, batch=batch, provider=provider, threads=threads)
+    weights = sum(
+        4 * math.prod(weight_shape(call, (record.inputs, record.outputs)))
+        for record, geometries in calls.values()
+        for call in geometries[:1]
+    )
+    return partial(time_layers, batch=batch, threads=threads, weight_bytes=weights)
 
 
 def measured_on(*, provider: str, batch: int, threads: int | None) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from secateur.errors import ConfigError, DataError
 from secateur_onnx.geometry import Geometry
-from secateur_onnx.layer_times import SOURCE, Pair
+from secateur_onnx.layer_nodes import Pair
+from secateur_onnx.layer_times import SOURCE
 
 DENSE_KNOTS = 8  # so many multiples are all measured; beyond them PER_OCTAVE between each power of two and the next
 PER_OCTAVE = (2, 1)  # the second where the weights of the first would need more than LARGEST bytes

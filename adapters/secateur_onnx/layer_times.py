@@ -21,13 +21,10 @@ import numpy as np
 
 from secateur.errors import DataError
 from secateur_onnx.geometry import Geometry
+from secateur_onnx.layer_nodes import Pair, group_count, input_shape, layer_nodes, layers_model, weight_shape
 from secateur_onnx.packages import require
 from secateur_onnx.sessions import create_session
 
-Pair = tuple[int, int]
-"""Channels that a layer reads and writes."""
-
-OPSET, IR_VERSION = 18, 9
 WARM_UPS, MIN_RUNS, RUNS = 3, 5, 25
 QUANTILE = 0.05  # other processes only ever add time, and the more of it the longer a layer runs
 MAX_SECONDS = 20.0  # of all runs of one geometry
@@ -39,7 +36,6 @@ def time_layers(
     pairs: Sequence[Pair],
     *,
     batch: int,
-    provider: str = "cpu",
     threads: int | None = None,
     weight_bytes: float = math.inf,
 ) -> list[float]:
@@ -49,7 +45,7 @@ def time_layers(
         geometry: the layer without its widths.
         pairs: channels read and written; of a depthwise layer the outputs alone count, and are the inputs.
         batch: inputs in one run.
-        provider, threads: see `secateur_onnx.create_session`.
+        threads: see `secateur_onnx.create_session`.
         weight_bytes: the weights that run in turn, those of the whole network: larger ones than the processor's cache
             would be read from memory, which those of a small network are not.
 
@@ -70,31 +66,15 @@ def time_layers(
     parts = min(len(pairs), max(1, math.ceil(total / weight_bytes)))
     times = [0.0] * len(pairs)
     for part in range(parts):  # one in so many, so that each file holds small layers and large ones
-        times[part::parts] = _timed(geometry, pairs[part::parts], batch, provider, threads, MAX_SECONDS / parts)
+        times[part::parts] = _timed(geometry, pairs[part::parts], batch, threads, MAX_SECONDS / parts)
     return times
 
 
-def weight_shape(geometry: Geometry, pair: Pair) -> tuple[int, ...]:
-    """Return the shape of the weight that a layer has at a pair of widths.
-
-    Example:
-        >>> weight_shape(Geometry("Gemm", (1,)), (8, 4))
-        (4, 8)
-    """
-    before, after = pair
-    groups = before if geometry.depthwise else geometry.groups
-    if geometry.op == "ConvTranspose":
-        return (before, after // groups, *geometry.kernel)
-    return (after, before // groups, *geometry.kernel)
-
-
-def _timed(
-    geometry: Geometry, pairs: Sequence[Pair], batch: int, provider: str, threads: int | None, seconds: float
-) -> list[float]:
+def _timed(geometry: Geometry, pairs: Sequence[Pair], batch: int, threads: int | None, seconds: float) -> list[float]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "layers.onnx"
         path.write_bytes(_layers_model(geometry, pairs, batch).SerializeToString())
-        session = create_session(path, provider=provider, threads=threads, profile=Path(folder) / "profile")
+        session = create_session(path, threads=threads, profile=Path(folder) / "profile")
         random = np.random.default_rng(0)
         feeds = {i.name: random.standard_normal(i.shape).astype(np.float32) for i in session.get_inputs()}
         started = time.monotonic()
@@ -129,35 +109,29 @@ def _fast(events: Sequence[dict[str, Any]], tag: str, pair: Pair) -> float:
 
 def _layers_model(geometry: Geometry, pairs: Sequence[Pair], batch: int) -> Any:
     """Return a file in which the layer stands once for each pair of widths, each behind a source and before a sink."""
-    helper, floats = require("onnx").helper, require("onnx").TensorProto.FLOAT
     graph = _Graph()
     linear = geometry.op == "Gemm"
-    start = (batch * geometry.size[0],) if linear else (batch,)
-    rest = () if linear else geometry.size
     read: dict[int, str] = {}
-    inputs: dict[str, tuple[int, ...]] = {}
-    outputs: list[tuple[str, tuple[int, ...]]] = []
+    inputs: dict[str, tuple[int | str, ...]] = {}
+    outputs: list[tuple[str, tuple[int | str, ...]]] = []
     for idx, (before, after) in enumerate(pairs):
         if before not in read:
             width = before if before <= SOURCE else SOURCE
-            inputs[f"input_{width}"] = (*start, width, *rest)
+            inputs[f"input_{width}"] = input_shape(geometry, width, batch)
             read[before] = f"input_{width}"
             if before > SOURCE:
                 read[before] = f"source_{before}"
-                source = Geometry("Gemm" if linear else "Conv", geometry.size, kernel=(1,) * len(rest))
+                kernel = () if linear else (1,) * len(geometry.size)
+                source = Geometry("Gemm" if linear else "Conv", geometry.size, kernel=kernel)
                 graph.layer(source, (SOURCE, before), f"input_{SOURCE}", read[before])
         graph.layer(geometry, (before, after), read[before], _tag(idx))
         if linear:
-            outputs.append((_tag(idx), (*start, after)))
+            outputs.append((_tag(idx), input_shape(geometry, after, batch)))
         else:
-            graph.nodes.append(helper.make_node("GlobalAveragePool", [_tag(idx)], [f"output_{idx}"]))
-            outputs.append((f"output_{idx}", (batch, after, *(1 for _ in rest))))
-    described = (
-        [helper.make_tensor_value_info(name, floats, shape) for name, shape in some]
-        for some in (list(inputs.items()), outputs)
-    )
-    proto = helper.make_graph(graph.nodes, "layers", *described, initializer=graph.tensors)
-    return helper.make_model(proto, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+            pool = require("onnx").helper.make_node("GlobalAveragePool", [_tag(idx)], [f"output_{idx}"])
+            graph.nodes.append(pool)
+            outputs.append((f"output_{idx}", (batch, after, *(1 for _ in geometry.size))))
+    return layers_model(graph.nodes, inputs.items(), outputs, weights=graph.tensors)
 
 
 class _Graph:
@@ -169,25 +143,11 @@ class _Graph:
         self._random = np.random.default_rng(0).standard_normal(1 << 16).astype(np.float32) / 32
 
     def layer(self, geometry: Geometry, pair: Pair, source: str, name: str) -> None:
-        """Add a layer with its bias and an activation behind it, which runtimes fuse as they do in a network."""
-        onnx = require("onnx")
-        before, after = pair
-        groups = before if geometry.depthwise else geometry.groups
-        for part, shape in (("weight", weight_shape(geometry, pair)), ("bias", (after,))):
-            values = np.resize(self._random, shape)
-            self.tensors.append(onnx.numpy_helper.from_array(values, f"{name}_{part}"))
-        attributes: dict[str, Any] = {"transB": 1}
-        if geometry.op != "Gemm":
-            given = {
-                "strides": geometry.stride,
-                "dilations": geometry.dilation,
-                "pads": geometry.pads,
-                "output_padding": geometry.extra,
-            }
-            attributes = {"kernel_shape": geometry.kernel, "group": groups} | {k: v for k, v in given.items() if v}
-        parts = [source, f"{name}_weight", f"{name}_bias"]
-        self.nodes.append(onnx.helper.make_node(geometry.op, parts, [f"{name}_sum"], name=name, **attributes))
-        self.nodes.append(onnx.helper.make_node("Relu", [f"{name}_sum"], [name], name=f"relu_of_{name}"))
+        """Add a layer with its weights."""
+        parts = {f"{name}_weight": weight_shape(geometry, pair), f"{name}_bias": (pair[1],)}
+        for part, shape in parts.items():
+            self.tensors.append(require("onnx").numpy_helper.from_array(np.resize(self._random, shape), part))
+        self.nodes += layer_nodes(geometry, group_count(geometry, pair), [source, *parts], name)
 
 
 def _tag(idx: int) -> str:

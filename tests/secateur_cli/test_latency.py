@@ -125,10 +125,10 @@ def test_what_cannot_be_timed_is_refused_before_any_work(
     refused("check_installation", MissingDependencyError("the package 'onnx' cannot be imported"), "'onnx' cannot")
     refused("export", NetworkError("the network cannot be exported to ONNX"), "cannot be exported")
     code, _, complained = user.command(
-        tmp_path / "run", "plan.budget={latency: 60%}", "onnx.provider=cuda", name="search"
+        tmp_path / "run", "plan.budget={latency: 60%}", "onnx.provider=tensorrt", name="search"
     )
     assert code == 2
-    assert "a latency is measured on cpu; onnx.provider is 'cuda'" in complained
+    assert "a latency is not measured on 'tensorrt': give plan.budget.provider, one of cpu, cuda" in complained
 
 
 def test_each_round_has_a_journal_of_its_own(user: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

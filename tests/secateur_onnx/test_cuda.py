@@ -15,7 +15,16 @@ from torch import nn
 import secateur
 from networks_for_tests import torchvision_network
 from secateur.networks import resnet56
-from secateur_onnx import benchmark, check_parity, create_session, export, peak_memory, provider_assignment
+from secateur_onnx import (
+    WholeRuns,
+    benchmark,
+    check_parity,
+    create_session,
+    export,
+    latency_cost,
+    peak_memory,
+    provider_assignment,
+)
 from secateur_onnx.sessions import infer, input_spec
 
 CUDA = "CUDAExecutionProvider"
@@ -82,3 +91,16 @@ def test_device_memory_grows_with_the_batch(tmp_path: Path) -> None:
     assert one is not None
     assert eight is not None
     assert eight - one > 7 * 2 * 64 * 2**20
+
+
+def test_a_budget_of_latency() -> None:
+    """Layers timed on the device add up to what the whole network takes there, give or take what no layer is."""
+    network, images = torchvision_network("resnet18"), torch.zeros(2, 3, 224, 224)
+    groups = secateur.channel_groups(network, images)
+    cost = latency_cost(network, images, groups, provider="cuda", batch=64, round_to=64)
+    with WholeRuns(network, images, provider="cuda", batch=64, rounds=30, seconds=2.0) as runs:
+        whole = runs(None).dense_ms
+        scores = {name: torch.arange(group.width).double() for name, group in groups.items()}
+        plan = secateur.uniform_plan(groups, secateur.ScoreTable(scores), cost, "60%", round_to=64)
+        assert runs(plan).share < 0.9
+    assert 0.3 < cost({}) / whole < 1.5
