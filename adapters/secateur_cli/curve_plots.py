@@ -18,8 +18,8 @@ from secateur_cli.wording import percent
 
 ACROSS = 3  # panels side by side
 ROWS = 10  # of panels in a figure, so that two figures stand side by side on a screen
-LEFT, GAP = 0.42, 0.16  # inches: for the labels of the errors, between panels
-NAME, CURVE, BELOW = 0.17, 0.5, 0.15  # inches, from the top of a panel down
+LEFT, GAP = 0.47, 0.14  # inches: for the labels of the errors, between panels
+NAME, CURVE, BELOW = 0.18, 0.5, 0.15  # inches, from the top of a panel down
 HEAD, FOOT = 0.06, 0.26
 FLOOR = 1e-3  # errors below it lie on the ground
 RULE = "#e5e7eb"
@@ -57,8 +57,8 @@ def _figure(groups: Sequence[Mapping[str, Any]], decades: float, name: str) -> s
             ground = height - HEAD - row * (NAME + CURVE + BELOW) - NAME - CURVE
             _panel(axes, group, LEFT + column * (width + GAP), ground, width, decades, labelled=not column)
         axes.annotate(
-            "across: channels kept, from none to all; upwards: error of the layers that read them",
-            (COLUMN / 2, FOOT / 2), ha="center", va="center", fontsize=7, color=GREY,
+            "across: channels kept, none to all; upwards: error of the layers that read them",
+            (COLUMN / 2, FOOT / 2), ha="center", va="center", fontsize=7.5, color=INK,
         )  # fmt: skip
 
     said = "; ".join(f"{g['name']} {percent(g['errors'][g['kept']])} at {g['kept']} of {g['width']}" for g in groups)
@@ -81,12 +81,12 @@ def _panel(
         error = FLOOR * 10**decade
         axes.hlines(y(error), left, left + width, color=RULE if decade else GREY, linewidth=0.7)
         if labelled:
-            axes.annotate(f"{100 * error:g}%", (left - 0.05, y(error)), ha="right", va="center", fontsize=6, color=GREY)
+            axes.annotate(f"{100 * error:g}%", (left - 0.05, y(error)), ha="right", va="center", fontsize=7, color=INK)
     errors, kept = group["errors"], group["kept"]
     axes.plot([x(k) for k in range(len(errors))], [y(error) for error in errors], color=INK, linewidth=0.9)
     axes.vlines(x(kept), ground, y(errors[kept]), color=BLUE, linewidth=1.2)
     axes.plot([x(kept)], [y(errors[kept])], marker="o", markersize=3.6, color=BLUE, linestyle="", clip_on=False)
-    axes.annotate(shortened(str(group["name"])), (left, ground + CURVE + 0.05), fontsize=7.5, color=INK)
+    axes.annotate(shortened(str(group["name"])), (left, ground + CURVE + 0.05), fontsize=8, color=INK)
     inside = (left + width, ground + CURVE - 0.02)
     box = {"facecolor": "white", "edgecolor": "none", "pad": 0.4}  # so that no line runs through it
-    axes.annotate(f"{kept} of {group['width']}", inside, ha="right", va="top", fontsize=7, color=BLUE, bbox=box)
+    axes.annotate(f"{kept} of {group['width']}", inside, ha="right", va="top", fontsize=7.5, color=BLUE, bbox=box)

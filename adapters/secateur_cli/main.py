@@ -1,4 +1,4 @@
-"""The command line: `secateur run`, `search`, `compare`, `plan show`, `nni run`, `bench`, `doctor`."""
+"""The command line: `secateur run`, `search`, `compare`, `plan show`, `nni run`, `bench`, `figure`, `doctor`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from secateur_cli.commands import nni, plan
 from secateur_cli.commands.bench import bench
 from secateur_cli.commands.compare import compare
 from secateur_cli.commands.doctor import doctor
+from secateur_cli.commands.figure import figure
 from secateur_cli.commands.run import run
 from secateur_cli.commands.search import search
 
@@ -23,6 +24,7 @@ app.command()(run)
 app.command()(search)
 app.command()(compare)
 app.command()(bench)
+app.command()(figure)
 app.add_typer(plan.app, name="plan")
 app.add_typer(nni.app, name="nni")
 app.command()(doctor)

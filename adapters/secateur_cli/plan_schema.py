@@ -35,8 +35,8 @@ OWN = NEEDED | {
     "autopruner": "autopruner",
     "soft_clusters": "soft_clusters",
 }
-
 """Key -> the search that it is for."""
+
 VARIED: tuple[Search, ...] = ("uniform", "rates")
 """The searches whose widths do not depend on which channels go."""
 
@@ -269,20 +269,21 @@ class PlanConfig(Section):
     def smoke(self, images: int) -> PlanConfig:
         """Return the same for the first search alone, with at most so many images and evaluations."""
         first = self.search[0]
-        own: dict[str, Any] = {key: None for key, search in OWN.items() if search != first}
+        few: dict[str, Any] = {
+            "worth": self.worth.smoke(images),
+            "evaluations": min(self.evaluations, images),
+            "generations": min(self.generations, images),
+        }
         if first == "autopruner":
             gates = self.autopruner or AutoPrunerConfig()
-            own["autopruner"] = gates.model_copy(update={"epochs": 1, "granularity": "all"})
+            few["autopruner"] = gates.model_copy(update={"epochs": 1, "granularity": "all"})
         if first == "soft_clusters":
             training = self.soft_clusters or SoftClustersConfig()
-            own["soft_clusters"] = training.model_copy(update={"epochs": 1, "warmup_epochs": 0.0})
-        return self.model_copy(
-            update={
-                "search": (first,),
-                "variant": self.variant[:1],
-                "worth": self.worth.smoke(images),
-                "evaluations": min(self.evaluations, images),
-                "generations": min(self.generations, images),
-                **own,
-            }
-        )
+            few["soft_clusters"] = training.model_copy(update={"epochs": 1, "warmup_epochs": 0.0})
+        return self.for_search(first).model_copy(update=few)
+
+    def for_search(self, search: Search) -> PlanConfig:
+        """Return the same for one search and variant, without the keys that are for others."""
+        foreign = {key: None for key, owner in OWN.items() if owner != search}
+        variant = self.variant[:1] if search in VARIED else ("low",)
+        return self.model_copy(update={"search": (search,), "variant": variant, **foreign})

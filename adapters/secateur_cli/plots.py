@@ -10,7 +10,8 @@ from __future__ import annotations
 import io
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
@@ -19,6 +20,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from secateur_cli.picking import spread_evenly
 from secateur_cli.wording import amount, batch, percent, wilson_interval
 
 INK, GREY, BLUE, RUST = "#111827", "#6b7280", "#1d4e89", "#a63d0f"
@@ -93,8 +95,7 @@ def widths_plot(groups: Sequence[Mapping[str, Any]]) -> str:
 def score_plots(groups: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], str]]:
     """Return groups with a panel each, at most 12 spread evenly over the network: scores from best to worst."""
     known = [g for g in groups if g.get("scores") and all(s is not None for s in g["scores"])]
-    count = min(MAX_PANELS, len(known))
-    picked = [known[round(i * (len(known) - 1) / max(1, count - 1))] for i in range(count)]
+    picked = [known[i] for i in spread_evenly(len(known), MAX_PANELS)]
     return [(group, _score_panel(group, f"scores-{number}")) for number, group in enumerate(picked)]
 
 
@@ -248,11 +249,18 @@ def shortened(name: str) -> str:
     return name if len(name) <= MAX_LETTERS else f"{name[:half]}…{name[-half:]}"
 
 
-def drawn(name: str, description: str, size: tuple[float, float], draw: Callable[[Figure], None]) -> str:
-    """Draw with settings of our own, leaving matplotlib's as they were, and return SVG for use within HTML."""
+@contextmanager
+def styled(more: Mapping[Any, Any]) -> Iterator[None]:
+    """Within the block, matplotlib has our settings, and `more`; afterwards those that it had."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE | {"svg.hashsalt": f"secateur {name}"})
+        matplotlib.rcParams.update({**STYLE, **more})
+        yield
+
+
+def drawn(name: str, description: str, size: tuple[float, float], draw: Callable[[Figure], None]) -> str:
+    """Draw with settings of our own, leaving matplotlib's as they were, and return SVG for use within HTML."""
+    with styled({"svg.hashsalt": f"secateur {name}"}):
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasSVG(figure)
         draw(figure)

@@ -93,7 +93,7 @@ def write_report(report: Mapping[str, Any], folder: str | Path) -> None:
         ['report.html', 'report.json']
     """
     folder = Path(folder)
-    write_json(folder / JSON_FILE, _plain(report))
+    write_json(folder / JSON_FILE, plain(report))
     page = render_report(report)
     with replacing(folder / HTML_FILE) as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -101,7 +101,7 @@ def write_report(report: Mapping[str, Any], folder: str | Path) -> None:
 
 def readable(report: Mapping[str, Any]) -> Any:
     """Return a report as a page may show it: finite numbers, and no characters that are invisible or no text."""
-    return _printable(_plain(report))
+    return _printable(plain(report))
 
 
 def moment(created: str) -> str:
@@ -114,12 +114,12 @@ def packages_missing(error: ImportError) -> MissingDependencyError:
     return MissingDependencyError(f"the page needs jinja2 and matplotlib ({error}); install them with {INSTALL}")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return mappings and lists anew, with None in place of NaN and infinity."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
+        return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
+        return [plain(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

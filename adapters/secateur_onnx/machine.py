@@ -55,7 +55,7 @@ def describe_machine(*, provider: str = "cpu") -> Machine:
     if provider != "cpu" and torch.cuda.is_available():
         device = str(torch.cuda.get_device_name(0))
     return Machine(
-        cpu=_cpu_name(),
+        cpu=cpu_name(),
         cores=os.cpu_count() or 1,
         load=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         device=device,
@@ -66,7 +66,8 @@ def describe_machine(*, provider: str = "cpu") -> Machine:
     )
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """Return the name of the processor, or of its kind where the system does not tell more."""
     described = Path("/proc/cpuinfo")
     if described.is_file():
         for line in described.read_text().splitlines():

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from secateur_cli.comparison.claims import Claims
-from secateur_cli.comparison.intervals import T_95, mean, t_quantile
 from secateur_cli.comparison.results import rows_of
 from secateur_cli.comparison.tables import missing, notes, share, tables
 from secateur_cli.comparison.verdicts import verdicts
+from secateur_cli.intervals import T_95, mean, t_quantile
 from secateur_cli.wording import NONE
 
 

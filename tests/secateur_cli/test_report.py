@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import copy
 import functools
-import html
 import json
 import math
 import re
-import shutil
-import subprocess
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +14,6 @@ from typing import Any
 
 import matplotlib
 import pytest
-from matplotlib.image import imread
 
 from references import wilson_bounds
 from reports_for_tests import Page, full_report, hostile_report, minimal_report, quantized_report
@@ -25,11 +21,6 @@ from secateur.errors import MissingDependencyError
 from secateur_cli.report import render_report, write_report
 from secateur_cli.verdict import agreement, verdict
 from secateur_cli.wording import amount, speed, spread, wilson_interval
-
-BROWSER = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
-)
-
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -238,48 +229,3 @@ def test_without_its_packages_the_data_is_still_written(tmp_path: Path, monkeypa
     with pytest.raises(MissingDependencyError, match=re.escape('pip install "secateur[report]"')):
         write_report(minimal_report(), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
-
-
-@pytest.mark.skipif(not BROWSER, reason="no chromium on this machine to look at the page with")
-def test_browser_shows_it_without_scrolling_sideways(tmp_path: Path) -> None:
-    """Frames of the widths of phones and screens, since browsers refuse windows as narrow as a phone."""
-    pages = [rendered(make) for make in (full_report, hostile_report)]
-    frames = [
-        f'<iframe style="border:0;width:{width}px;height:1500px" srcdoc="{html.escape(page)}"></iframe>'
-        for page in pages
-        for width in (320, 390, 1200)
-    ]
-    look = """onload = () => {
-        for (const frame of document.querySelectorAll('iframe')) {
-            const page = frame.contentDocument.documentElement;
-            const svgs = [...frame.contentDocument.querySelectorAll('svg')];
-            const seen = document.createElement('p');
-            seen.textContent = ['seen', frame.clientWidth, page.scrollWidth - page.clientWidth, svgs.length,
-                svgs.every(svg => svg.getBoundingClientRect().height > 60)].join(' ');
-            document.body.append(seen);
-        }
-    }"""
-    outer = tmp_path / "frames.html"
-    outer.write_text(
-        f"<!doctype html><meta charset=utf-8><body>{''.join(frames)}<script>{look}</script></body>", "utf-8"
-    )
-    seen = re.findall(r"<p>seen ([^<]*)</p>", _browse(outer, "--dump-dom", tmp_path))
-    assert seen == [f"{width} 0 13 true" for _ in pages for width in (320, 390, 1200)]
-
-
-@pytest.mark.skipif(not BROWSER, reason="no chromium on this machine to look at the page with")
-def test_browser_takes_a_screenshot_with_something_on_it(tmp_path: Path) -> None:
-    page, screenshot = tmp_path / "report.html", tmp_path / "page.png"
-    page.write_text(rendered(full_report), "utf-8")
-    _browse(page, f"--screenshot={screenshot}", tmp_path)
-    darkness = 1 - imread(screenshot)[..., :3].mean(axis=2)
-    rows = darkness.max(axis=1) > 0.5
-    assert rows[:300].any()
-    assert rows[-300:].any()
-    assert darkness.mean() < 0.2  # dark on white
-
-
-def _browse(page: Path, action: str, folder: Path) -> str:
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}",
-               "--window-size=1280,2000", action, page.as_uri()]  # fmt: skip
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout

@@ -8,10 +8,10 @@ from typing import Any
 from secateur.cost import cost_model
 from secateur_cli.comparison.cells import DENSE, Cell, digest, latency_name
 from secateur_cli.comparison.contenders import varies
-from secateur_cli.comparison.intervals import Mean, mean
 from secateur_cli.comparison.scoring import decided
 from secateur_cli.comparison.setting import Setting
 from secateur_cli.comparison.verdicts import called
+from secateur_cli.intervals import Mean, mean
 
 Facts = Mapping[str, Any]
 Record = dict[str, Any]

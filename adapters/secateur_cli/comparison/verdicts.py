@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from secateur_cli.comparison.intervals import mean
+from secateur_cli.intervals import mean
 from secateur_cli.wording import percent
 
 Row = Mapping[str, Any]

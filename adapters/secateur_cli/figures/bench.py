@@ -1,0 +1,181 @@
+"""The dense network of one seed, and networks pruned from it, each judged as a run judges them."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from secateur.cost import cost_model
+from secateur.records import PruningPlan, ScoreTable
+from secateur_cli.error_curves import error_curves
+from secateur_cli.figures.order import Order, Row, Until
+from secateur_cli.job import Job
+from secateur_cli.latency import search_to_latency
+from secateur_cli.pipeline import remove_channels, train_pruned
+from secateur_cli.plan_schema import BudgetConfig, PlanConfig, Search
+from secateur_cli.planning import FILES, score, train_dense
+from secateur_cli.preparation import prepare
+from secateur_cli.progress import Progress
+from secateur_cli.recovery import recover
+from secateur_cli.schema import FineTuneConfig, RunConfig, ScoreConfig
+from secateur_cli.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Scores, and how long it took to make them."""
+
+    table: ScoreTable
+    seconds: float
+
+
+class Bench:
+    """A trained network with its data and groups, and what was found out about it, so that nothing is scored twice.
+
+    Attributes:
+        job: the run of the dense network.
+    """
+
+    def __init__(self, job: Job, scratch: Path) -> None:
+        self.job = job
+        self._scratch = scratch
+        self._scores: dict[str, Scored] = {}
+        self._curves: dict[str, ScoreTable | None] = {}
+
+    @property
+    def config(self) -> RunConfig:
+        """The run, with the seed of this bench."""
+        return self.job.config
+
+    def dense(self) -> Row:
+        """Return the accuracy of the dense network on the held-out images, with their number."""
+        self.job.judge("dense", self.job.model)
+        found: Row = self.job.facts["accuracy"][0]
+        return found
+
+    @contextmanager
+    def cell(self, **sections: Any) -> Iterator[Job]:
+        """Yield a job of the same network and data with other sections, in a folder that is gone afterwards.
+
+        Its progress is shown to nobody: a figure has dozens.
+        """
+        config = self.config.model_copy(update=sections)
+        folder = Path(tempfile.mkdtemp(dir=self._scratch))
+        workspace = Workspace(folder, {}).open()
+        budgets = config.plan.budget.counted
+        costs = tuple(cost_model(name, self.job.model, self.job.data.example, self.job.groups) for name in budgets)
+        try:
+            yield replace(
+                self.job,
+                config=config,
+                search=config.plan.search[0],
+                workspace=workspace,
+                progress=Progress(Console(file=io.StringIO())),
+                costs=costs,
+                facts={"accuracy": []},
+            )
+        finally:
+            workspace.close()
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def scored(self, settings: ScoreConfig) -> Scored:
+        """Return the scores by these settings."""
+        key = settings.model_dump_json()
+        if key not in self._scores:
+            with self.cell(score=settings) as job:
+                table = score(job)
+                self._scores[key] = Scored(table, float(job.workspace.stages["scores"]["seconds"]))
+        return self._scores[key]
+
+    def curves(self, job: Job) -> ScoreTable | None:
+        """Return the error curves that the search of a job begins with; None where it begins without."""
+        if job.search not in ("curves", "refine") and job.config.plan.greedy_from is None:
+            return None
+        key = job.config.score.model_dump_json()
+        if key not in self._curves:
+            self._curves[key] = error_curves(job, self.scored(job.config.score).table)
+        return self._curves[key]
+
+    def planned(self, settings: PlanConfig, *, score: ScoreConfig | None = None) -> tuple[PruningPlan, int]:
+        """Return the plan of the first search of these settings, and how many steps it took.
+
+        Args:
+            settings: what may be spent, and which search spends it.
+            score: whose scores it goes by; None: those of the run.
+        """
+        with self.cell(plan=settings, score=score or self.config.score) as job:
+            plan, steps = search_to_latency(job, self.scored(job.config.score).table, self.curves(job))
+        return plan, len(steps)
+
+    def judged(
+        self, plan: PruningPlan, scores: ScoreTable, *, until: Until, fine_tune: FineTuneConfig | None = None
+    ) -> list[dict[str, Any]]:
+        """Return the accuracy after each step from the removal on, and the MACs, of the network that the plan gives.
+
+        Args:
+            plan: what goes.
+            scores: those that decide which filters are frozen, if any are.
+            until: the last step.
+            fine_tune: how to train; None: as the run says.
+        """
+        settings = fine_tune or self.config.fine_tune
+        with self.cell(fine_tune=settings) as job:
+            pruned = remove_channels(job, plan)
+            if until != "removed":
+                recover(job, plan, pruned)
+            if until == "fine-tuned":
+                train_pruned(job, plan, pruned, scores)
+            macs = job.facts["cost"]["macs"]
+            common = {"macs": macs["after"], "dense_macs": macs["before"], "plan": plan.fingerprint}
+            return [{**fact, **common} for fact in job.facts["accuracy"]]
+
+
+def with_search(settings: PlanConfig, search: Search, *, macs: float | None = None) -> PlanConfig:
+    """Return the section `plan` for one search, and with a share of the MACs as its budget where that is given.
+
+    Example:
+        >>> plan = PlanConfig(search=("uniform", "greedy"), budget=BudgetConfig(parameters="40%"), rescore=1)
+        >>> narrowed = with_search(plan, "uniform", macs=0.3)
+        >>> narrowed.search, narrowed.rescore, narrowed.budget.given
+        (('uniform',), None, {'macs': '30%'})
+    """
+    budget = settings.budget if macs is None else BudgetConfig(macs=f"{100 * macs:g}%")
+    return settings.for_search(search).model_copy(update={"budget": budget})
+
+
+@contextmanager
+def bench(order: Order, seed: int) -> Iterator[Bench]:
+    """Yield the bench of a seed: data split by it, the network trained with it where the configuration trains.
+
+    Raises: SecateurError: whatever `secateur_cli.preparation.prepare` refuses.
+    """
+    config = order.config.model_copy(update={"seed": seed})
+    with tempfile.TemporaryDirectory(prefix="secateur-figure-") as scratch:
+        job = prepare(
+            config,
+            config.plan.search[0],
+            folder=order.folder,
+            output=Path(scratch) / "dense",
+            progress=order.progress,
+            smoke=order.smoke,
+            files=FILES,
+            begun=time.monotonic(),
+        )
+        order.facts.setdefault(
+            "network", job.facts["network"] | {"weights_sha256": job.workspace.settings["weights_sha256"]}
+        )
+        order.facts.setdefault("data", job.facts["data"])
+        try:
+            train_dense(job)
+            yield Bench(job, Path(scratch))
+        finally:
+            job.workspace.close()
