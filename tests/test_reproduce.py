@@ -98,6 +98,7 @@ def test_schedules_are_the_published_ones() -> None:
         config = load_config(path)
         assert config.fine_tune is not None
         found, teacher = config.fine_tune.recipe(seed=0), {"distillation": 0.0}
+        assert config.fine_tune.restart_batch_norm == path.stem.endswith(("_hrank", "_clr_rnf"))
         if path.stem == "imagenet_resnet50_hrank":
             assert found == HRANK_PLUS_IMAGENET.revised(teacher)
             assert config.data.batch_size == 64
