@@ -314,6 +314,7 @@ def test_digits_compared(tmp_path: Path) -> None:
 def test_resnet56_compared(shared: Path, tmp_path: Path) -> None:
     printed, cells = run_comparison(
         "resnet56.yaml",
+        *("--set", "compare.stages=cut"),
         *("--set", f"network.weights={shared / 'models/resnet56-cifar10-jpeg.safetensors'}"),
         *("--set", f"data.train={shared / 'data/cifar10-jpeg-train.tar.gz'}"),
         *("--set", f"data.test={shared / 'data/cifar10-jpeg-val.tar.gz'}"),
@@ -337,6 +338,8 @@ def test_resnet18_on_a_folder_of_images(tmp_path: Path) -> None:
         "data.image_size=32",
         "--set",
         "network.arguments.num_classes=2",
+        "--set",
+        "plan.search=uniform",  # error curves of layers with 4,608 inputs take a minute
         "--output",
         tmp_path / "out",
         folder=tmp_path,

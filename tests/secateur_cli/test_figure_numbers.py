@@ -25,6 +25,7 @@ from secateur_cli.figures.catalogue import FIGURES, order_of
 from secateur_cli.figures.cells import summarised
 from secateur_cli.figures.intervals import spread_of, spread_of_shares
 from secateur_cli.figures.order import Found, Order
+from secateur_cli.job import seed_everything
 from secateur_cli.progress import Progress
 
 pytestmark = pytest.mark.filterwarnings("ignore::secateur.errors.SecateurWarning")  # few images, tiny network
@@ -93,7 +94,7 @@ def test_ranks_of_each_batch_are_their_twins(user: User) -> None:
     settings = (*UNTRAINED, "data.batch_size=16")
     found = measure(user, "rank-stability", *settings, images=48)
     with bench(order(user, "rank-stability", *settings), 0) as stand:
-        stand.job.begin()
+        seed_everything(stand.job.config.seed)
         batches = list(rebatch(stand.job.data.calibration, 16, samples=48))
         maps = [maps_by_hand(stand.job.model, inputs) for inputs, _ in batches]
     for layer in ("first", "second"):
@@ -115,7 +116,7 @@ def test_information_by_number_of_images_is_its_twin(user: User) -> None:
     settings = (*UNTRAINED, "score.criterion=di", "score.options={batch_size: 16}")
     found = measure(user, "di-stability", *settings, images=32)
     with bench(order(user, "di-stability", *settings), 0) as stand:
-        stand.job.begin()
+        seed_everything(stand.job.config.seed)
         batches = list(rebatch(stand.job.data.calibration, 16, samples=64))
         scores = [
             {name: di_batch_gradient(maps, labels, 0.1) for name, maps in maps_by_hand(stand.job.model, inputs).items()}
