@@ -13,6 +13,7 @@ from secateur.channel_graph import zero_masked
 from secateur.checkpoint import MODEL_FILE
 from secateur.evaluation import accuracy
 from secateur.feature_maps import collect_scores
+from secateur.modes import placed
 from secateur.quantization import (
     BitPlan,
     bit_plan,
@@ -80,7 +81,8 @@ def give_fewer_bits(job: Job, plan: PruningPlan, pruned: nn.Module) -> None:
         return
 
     def judged(model: nn.Module, title: str) -> float:
-        share = accuracy(model, job.progress.track(job.data.test, f"judging: {title}"))
+        with placed(job.config.device, model):
+            share = accuracy(model, job.progress.track(job.data.test, f"judging: {title}"))
         job.progress.say(f"{title}: {share:.1%} of the held-out images right")
         return share
 

@@ -14,6 +14,7 @@ from torch import nn
 from runs_for_tests import User
 from secateur.modes import device_of, placed
 from secateur_cli import error_curves, job, planning, preparation, recovery, searching
+from secateur_cli.comparison import measuring, scoring, setting
 
 
 def test_a_device_that_is_not_there_is_refused_before_anything_is_written(user: User, tmp_path: Path) -> None:
@@ -28,23 +29,29 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_written(user: 
     assert "device: 'gpu' is not allowed; allowed: 'cpu', 'cuda'" in " ".join(complained.split())
 
 
-@pytest.mark.filterwarnings("ignore:fewer rows than unknowns")
-def test_every_stage_that_reads_images_runs_there(user: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is placed is written down in place of being moved, since there may be no such device here."""
-    asked: list[tuple[str, int]] = []
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """What is placed, written down in place of being moved, since there may be no such device here."""
+    found: list[tuple[str, int]] = []
 
     def recording(stage: str) -> object:
         @contextmanager
         def record(device: str, *models: nn.Module | None) -> Iterator[None]:
             assert device == "cuda"
-            asked.append((stage, sum(model is not None for model in models)))
+            found.append((stage, sum(model is not None for model in models)))
             yield
 
         return record
 
-    monkeypatch.setattr(preparation, "check_device", lambda config: None)
-    for module in (job, planning, error_curves, searching, recovery):
+    for module in (preparation, setting):
+        monkeypatch.setattr(module, "check_device", lambda config: None)
+    for module in (job, planning, error_curves, searching, recovery, setting, scoring, measuring):
         monkeypatch.setattr(module, "placed", recording(module.__name__.rpartition(".")[2]))
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:fewer rows than unknowns")
+def test_every_stage_that_reads_images_runs_there(user: User, tmp_path: Path, asked: list[tuple[str, int]]) -> None:
     changes = ("device=cuda", "fine_tune.distillation=0.5", "plan.greedy_from=80%")
     user.call(tmp_path / "run", *changes, "plan.search=greedy", search="greedy")
     assert asked == [
@@ -58,6 +65,31 @@ def test_every_stage_that_reads_images_runs_there(user: User, tmp_path: Path, mo
         ("job", 1),  # compensated, judged
         ("job", 2),  # fine-tuned, with a teacher
         ("job", 1),  # judged
+    ]
+
+
+COMPARED = (
+    "compare={criteria: [hrank], searches: [uniform, curves, greedy], budgets: [60%], seeds: [0], "
+    "stages: [recalibrated, compensated, fine-tuned]}"
+)
+
+
+def test_a_comparison_reads_its_images_there(user: User, tmp_path: Path, asked: list[tuple[str, int]]) -> None:
+    sections = ("plan={round_to: 2, delta: 0.3, worth: {images: 16}}", "score={}", "fine_tune={epochs: 1}")
+    code, _, complained = user.command(tmp_path / "out", *sections, COMPARED, "device=cuda", name="compare")
+    assert code == 0, complained
+    judged, recovered = [("measuring", 1)], [("measuring", 1), ("measuring", 1), ("measuring", 2), ("measuring", 1)]
+    of_a_plan = [("scoring", 1), *recovered, ("setting", 1), *judged]
+    trained = [("setting", 1)]
+    assert asked == [
+        *trained,
+        *judged,
+        ("scoring", 1),
+        *of_a_plan,
+        ("scoring", 1),
+        *of_a_plan,
+        ("scoring", 1),
+        *of_a_plan,
     ]
 
 

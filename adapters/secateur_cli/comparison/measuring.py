@@ -7,6 +7,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ from secateur.channel_graph import apply_plan, verify_pruning, zero_masked
 from secateur.errors import ConfigError, SecateurWarning
 from secateur.evaluation import accuracy
 from secateur.journal import Journal
+from secateur.modes import placed
 from secateur.records import PruningPlan, ScoreTable
 from secateur.recovery import compensate, recalibrate_batch_norm
-from secateur.training import highest_filters
+from secateur.training import highest_filters, restart_batch_norm
 from secateur_cli.comparison.cells import DENSE, Cell, latency_name
 from secateur_cli.comparison.scoring import scores_for
 from secateur_cli.comparison.setting import Setting, trained
@@ -68,14 +70,15 @@ class _Work:
     def recalibrated_network(self) -> nn.Module:
         network, samples = copy.deepcopy(self.cut_network), self.setting.images("recalibrate")
         seed_everything(self.cell.seed)
-        recalibrate_batch_norm(network, self.data.calibration, samples=samples)
+        with self._placed(network):
+            recalibrate_batch_norm(network, self.data.calibration, samples=samples)
         return network
 
     @cached_property
     def compensated_network(self) -> nn.Module:
         network, samples = copy.deepcopy(self.cut_network), self.setting.images("compensate")
         seed_everything(self.cell.seed)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), self._placed(network, self.setting.model):
             warnings.filterwarnings("ignore", "fewer rows than unknowns", SecateurWarning)
             compensate(self.setting.model, network, self.plan, self.data.calibration, samples=samples, memory=MEMORY)
         return network
@@ -100,6 +103,8 @@ class _Work:
             "compensate": lambda: self.compensated_network,
         }
         network = copy.deepcopy(starts[setting.config.recover.method]())
+        if settings.restart_batch_norm:
+            restart_batch_norm(network)
         lesson: dict[str, Any] = {"teacher": setting.model, "plan": self.plan} if settings.has_teacher else {}
         if settings.freeze:
             scores: ScoreTable = scores_for(setting, self.journal, cell)
@@ -118,6 +123,9 @@ class _Work:
         checkpoint.unlink(missing_ok=True)
         return _judged(setting, network) | {"training": history}
 
+    def _placed(self, *networks: nn.Module) -> AbstractContextManager[None]:
+        return placed(self.setting.config.device, *networks)
+
     def _recovered(self, recover: Callable[[], nn.Module]) -> dict[str, Any]:
         begun = time.monotonic()
         network = recover()
@@ -134,7 +142,9 @@ def _judged(setting: Setting, network: nn.Module) -> dict[str, Any]:
             images += len(batch[0])
             yield batch
 
-    return {"accuracy": accuracy(network, counted()), "images": images}
+    with placed(setting.config.device, network):
+        share = accuracy(network, counted())
+    return {"accuracy": share, "images": images}
 
 
 def _timed(setting: Setting, network: nn.Module) -> dict[str, Any]:

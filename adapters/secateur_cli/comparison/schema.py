@@ -121,6 +121,8 @@ class CompareRun(RunConfig):
         for key, instead in (("budget", "budgets"), ("search", "searches")):
             if key in (plan or {}):
                 raise ValueError(f"plan.{key}: a comparison has several; they stand in compare.{instead}")
+        if "variant" in (plan or {}):
+            raise ValueError("plan.variant: not in a comparison, in which the channels of the lowest scores go")
         for key in ("criterion", "options"):
             if isinstance(given.get("score"), dict) and key in given["score"]:
                 raise ValueError(f"score.{key}: a comparison has several; they stand in compare.criteria")
@@ -133,6 +135,13 @@ class CompareRun(RunConfig):
         for key in ("greedy_from", "rescore"):
             if getattr(self.plan, key) is not None:
                 raise ValueError(f"plan.{key}: not in a comparison, whose greedy search is the published one")
+        if self.recover.method == "sketch":
+            raise ValueError("recover: sketch: not in a comparison, since it takes no channels of any criterion")
+        if self.fine_tune is not None and self.fine_tune.layer_by_layer:
+            raise ValueError("fine_tune.layer_by_layer: not in a comparison, which trains once at the end")
+        for key, given in {"quantize": self.quantize, "onnx.int8": self.onnx.int8}.items():
+            if given:
+                raise ValueError(f"{key}: not in a comparison, whose networks are in float32")
         return self
 
     def smoke(self) -> CompareRun:

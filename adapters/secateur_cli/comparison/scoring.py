@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from secateur.errors import SaturationWarning
 from secateur.journal import Journal
+from secateur.modes import placed
 from secateur.protocols import Kept
 from secateur.records import ChannelGroup, PruningPlan, ScoreTable
 from secateur.scoring import reconstruction_scores
@@ -52,10 +53,11 @@ def plan_of(setting: Setting, journal: Journal, claims: Claims, cell: Cell) -> P
         plan = seeded(cell.seed, lambda: _search(setting, cell, scores, curves))
         samples = contender.samples or setting.config.score.samples
         subject = setting.subject(cell.seed)
-        plan = seeded(
-            cell.seed,
-            lambda: chosen(subject, plan, contender.name, contender.options, samples=samples, scores=scores),
-        )
+        with placed(setting.config.device, setting.model):
+            plan = seeded(
+                cell.seed,
+                lambda: chosen(subject, plan, contender.name, contender.options, samples=samples, scores=scores),
+            )
         facts = plan.to_json()
         del facts["groups"]  # those of the network, which the journal is of
         narrowed = {name: list(kept) for name, kept in plan.kept.items() if plan.removed(name)}
@@ -87,7 +89,8 @@ def scores_for(setting: Setting, journal: Journal, cell: Cell) -> ScoreTable:
         def score() -> ScoreTable:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", SaturationWarning)  # the table says which criterion ties
-                return scores_of(subject, contender.name, contender.options, samples=samples, seed=cell.seed)
+                with placed(setting.config.device, setting.model):
+                    return scores_of(subject, contender.name, contender.options, samples=samples, seed=cell.seed)
 
         with setting.progress.waiting(f"scoring: {contender.full_label}"):
             table, took = measured(score)
@@ -148,7 +151,8 @@ def _curves(setting: Setting, journal: Journal, cell: Cell, scores: ScoreTable) 
     def make() -> dict[str, Any]:
         begun = time.monotonic()
         batches, samples = setting.of_seed(cell.seed).calibration, setting.images("compensate")
-        with setting.progress.waiting(f"error curves: {cell.contender.full_label}"):
+        waiting = setting.progress.waiting(f"error curves: {cell.contender.full_label}")
+        with waiting, placed(setting.config.device, setting.model):
             table = reconstruction_scores(
                 setting.model, setting.groups, batches, samples=samples, memory=MEMORY, order=scores
             )
@@ -168,6 +172,7 @@ def _judging(setting: Setting, cell: Cell) -> Iterator[Any]:
     folder.mkdir(exist_ok=True)
     made = 0
     with (
+        placed(setting.config.device, setting.model),
         Journal.open(folder / f"{judge.name}.sqlite", judge.identity) as candidates,
         setting.progress.task(f"greedy search: {cell.name}, candidates") as advance,
     ):

@@ -20,6 +20,7 @@ from secateur.cost import cost_model
 from secateur.errors import CheckpointError, ConfigError
 from secateur.files import replacing
 from secateur.journal import Journal, identify
+from secateur.modes import placed
 from secateur.protocols import CostModel
 from secateur.records import ChannelGroups, ScoreTable
 from secateur.search.problem import state_problem
@@ -31,7 +32,7 @@ from secateur_cli.comparison.schema import CompareRun
 from secateur_cli.data import Data, load_data
 from secateur_cli.job import seed_everything
 from secateur_cli.plan_schema import BudgetConfig
-from secateur_cli.preparation import logits
+from secateur_cli.preparation import check_device, logits
 from secateur_cli.progress import Progress
 from secateur_cli.recovery import calibration_images
 from secateur_cli.schema import RecoverConfig
@@ -112,6 +113,7 @@ def look(config: CompareRun, *, folder: Path, output: Path, progress: Progress) 
             holds something else.
     """
     check_folder(output)
+    check_device(config)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
@@ -192,9 +194,14 @@ def trained(
     begun = time.monotonic()
 
     def train() -> Any:
-        return fine_tune(
-            model, data.train.fresh(), data.validation, recipe=recipe, checkpoint=checkpoint, on_step=advance, **more
-        )
+        with placed(setting.config.device, model, more.get("teacher")):
+            return fine_tune(
+                *(model, data.train.fresh(), data.validation),
+                recipe=recipe,
+                checkpoint=checkpoint,
+                on_step=advance,
+                **more,
+            )
 
     try:
         history = train()
