@@ -68,7 +68,7 @@ def _compare(path: Path, output: Path | None, changes: Sequence[str], *, show: b
             found = results(setting, journal.facts(), cells)
     command = shlex.join(["secateur", *sys.argv[1:]])
     write_files(described(setting, found, command=command, smoke=smoke), target, progress)
-    for table in tables(found):
+    for table in tables(found, width=console.width):
         console.print(table)
     for line in [*verdicts(found["rows"], found["stages"]), *notes(found)]:
         progress.say(line)

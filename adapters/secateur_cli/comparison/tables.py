@@ -1,4 +1,4 @@
-"""The tables that end a comparison in the terminal: one for each budget and search, within 100 columns."""
+"""The tables that end a comparison in the terminal: one for each budget and search, within 80 or 100 columns."""
 
 from __future__ import annotations
 
@@ -15,19 +15,22 @@ from secateur_cli.wording import NONE, amount, percent
 SHORT = {"secateur": "ours", "Torch-Pruning": "TP", "NNI": "NNI"}
 SHORTENED = {"recalibrated": "recalib.", "compensated": "compens.", "fine-tuned": "tuned"}
 ROOMY = 8  # columns of numbers that leave room for whole words
+WIDE = 96  # characters from which the costs of scoring and the parameters find room
 
 
-def tables(found: Mapping[str, Any]) -> Iterator[Table]:
+def tables(found: Mapping[str, Any], *, width: int = WIDE) -> Iterator[Table]:
     """Yield a table for each budget and search of which anything has been measured.
 
     Args:
         found: see `secateur_cli.comparison.results.results`.
+        width: of the terminal in characters; in a narrow one less is told.
     """
     for (budget, search), rows in blocks_of(found["rows"]).items():
         if not any(map(is_measured, rows)):
             continue
         timed = sorted({batch for row in rows for batch in row["speed"] or ()}, key=int)[:1]
-        headings = ["MACs", "param.", *found["stages"], *(f"speed, {batch}" for batch in timed), "score s", "MiB"]
+        headings = ["MACs", *found["stages"], *(f"speed, {batch}" for batch in timed)]
+        headings += ["param.", "score s", "MiB"] if width >= WIDE else []
         roomy = len(headings) <= ROOMY
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, int(roomy)), collapse_padding=True)
         table.title, table.title_justify = Text(f"{budget}, {search}", style="bold"), "left"
@@ -36,7 +39,7 @@ def tables(found: Mapping[str, Any]) -> Iterator[Table]:
         for heading in headings:
             table.add_column(heading if roomy else SHORTENED.get(heading, heading), justify="right", no_wrap=True)
         for row in rows:
-            table.add_row(*_row(row, found, timed))
+            table.add_row(*_row(row, found, timed)[: 2 + len(headings)])
         yield table
 
 
@@ -105,10 +108,12 @@ def share(accuracy: Mapping[str, Any] | None) -> str:
 
 def _row(row: Mapping[str, Any], found: Mapping[str, Any], timed: Sequence[str]) -> list[str]:
     dense, peak = found["dense"], row["score_peak_bytes"]
-    costs = [NONE if row[key] is None else percent(row[key]["value"] / dense[key]) for key in ("macs", "parameters")]
+    macs, parameters = (
+        NONE if row[key] is None else percent(row[key]["value"] / dense[key]) for key in ("macs", "parameters")
+    )
     stages = [share(row["accuracy"][stage]) for stage in found["stages"]]
     speeds = [f"{row['speed'][batch]['ratio']:.2f}" if row["speed"] else NONE for batch in timed]
     took = row["score_processor_seconds"]
     seconds = NONE if took is None else f"{took['value']:.1f}"
     memory = NONE if peak is None else f"{peak / 2**20:,.0f}"
-    return [row["criterion"], SHORT[row["house"]], *costs, *stages, *speeds, seconds, memory]
+    return [row["criterion"], SHORT[row["house"]], macs, *stages, *speeds, parameters, seconds, memory]
