@@ -44,7 +44,7 @@ def stages_plot(rows: Sequence[Row], stages: Sequence[str], *, dense: float | No
             axes.errorbar(
                 [100 * share["value"] for _, share in found],
                 [place for place, _ in found],
-                xerr=[100 * (share["reach"] or 0.0) for _, share in found],
+                xerr=reaches([share for _, share in found]),
                 capsize=2.5,
                 linestyle="",
                 label=stage,
@@ -57,6 +57,17 @@ def stages_plot(rows: Sequence[Row], stages: Sequence[str], *, dense: float | No
     last = stages[-1]
     said = "; ".join(f"{called(r)} {percent(r['accuracy'][last]['value'])}" for r in rows if r["accuracy"][last])
     return drawn(name, f"Accuracy by criterion, {last}: {said}", (COLUMN, 1.15 + ROW * len(rows)), draw)
+
+
+def reaches(shares: Sequence[Mapping[str, Any]]) -> list[list[float]]:
+    """Return how far intervals reach below and above, in percent, as far as there are shares: from 0 to 100%.
+
+    Example:
+        >>> reaches([{"value": 0.5, "reach": 0.75}, {"value": 0.5, "reach": None}])
+        [[50.0, 0.0], [50.0, 0.0]]
+    """
+    own = [(100 * share["value"], 100 * (share["reach"] or 0.0)) for share in shares]
+    return [[min(reach, value) for value, reach in own], [min(reach, 100 - value) for value, reach in own]]
 
 
 def cost_panels(rows: Sequence[Row], stage: str, *, dense: Mapping[str, float]) -> list[tuple[str, str]]:
