@@ -161,7 +161,7 @@ def test_a_journal_of_other_weights_is_refused(user: User, tmp_path: Path, monke
     save_file({name: tensor + (name == "first.weight") for name, tensor in load_file(dense).items()}, dense)
     code, _, complained = user.command(output, *GREEDY, name="search", flags=("--resume",))
     assert code == 2
-    assert f"the journal {output / 'journal.sqlite'} is of another search: weights: " in complained
+    assert f"the journal {output / 'journal.sqlite'} is of another search or comparison: weights: " in complained
     for other in ("data", "structure", "seed", "settings"):
         assert f"{other}: " not in complained
 

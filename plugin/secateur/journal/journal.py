@@ -82,8 +82,8 @@ class Journal:
             differing = differences(before, parts) if before else []
             if differing:
                 raise JournalError(
-                    f"the journal {path} is of another search: {'; '.join(differing)}. Repeat that search's settings "
-                    "to go on with it, or choose another place for this one"
+                    f"the journal {path} is of another search or comparison: {'; '.join(differing)}. Repeat its "
+                    "settings to go on with it, or choose another place for this one"
                 )
         except BaseException:
             store.close()
