@@ -11,17 +11,15 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from secateur.errors import CheckpointError
 from secateur.evaluation import accuracy
-from secateur.files import replacing
 from secateur.modes import placed
 from secateur.protocols import CostModel, Evaluate
 from secateur.records import ChannelGroups
 from secateur.training import Epoch, History, fine_tune
-from secateur.weights import tensors_of
+from secateur.weights import save_weights
 from secateur_cli.data import Data
 from secateur_cli.prescribed import Shallow
 from secateur_cli.progress import Progress
@@ -30,6 +28,21 @@ from secateur_cli.workspace import Workspace
 
 CHECKPOINT = "stages/epochs.safetensors"
 T = TypeVar("T")
+
+
+def going_on(train: Callable[[], T], kept: Path, progress: Progress) -> T:
+    """Train from what was kept in a file or folder; anew where that is another network's, or damaged.
+
+    A network may be built with other weights each time.
+    """
+    try:
+        return train()
+    except CheckpointError:
+        if not kept.exists():
+            raise
+        shutil.rmtree(kept) if kept.is_dir() else kept.unlink()
+        progress.say("the epochs that were kept belong to another network: beginning anew")
+        return train()
 
 
 def seed_everything(seed: int) -> None:
@@ -133,22 +146,7 @@ class Job:
 
     def keep(self, model: nn.Module, name: str) -> None:
         """Write the tensors of `model` to a safetensors file of the folder, which appears whole or not at all."""
-        with replacing(self.workspace.path(name)) as temporary:
-            save_file({key: value.clone().contiguous() for key, value in tensors_of(model).items()}, temporary)
-
-    def going_on(self, train: Callable[[], T], kept: Path) -> T:
-        """Train from what was kept in a file or folder; anew where that is another network's, or damaged.
-
-        A network may be built with other weights each time.
-        """
-        try:
-            return train()
-        except CheckpointError:
-            if not kept.exists():
-                raise
-            shutil.rmtree(kept) if kept.is_dir() else kept.unlink()
-            self.progress.say("the epochs that were kept belong to another network: beginning anew")
-            return train()
+        save_weights(model, self.workspace.path(name))
 
     def train(
         self,
@@ -188,7 +186,7 @@ class Job:
                         **more,
                     )
 
-            history = self.going_on(train, checkpoint)
+            history = going_on(train, checkpoint, self.progress)
         model.eval()
         epochs = [
             {"epoch": e.number, "loss": e.loss, "accuracy": e.accuracy, "seconds": e.seconds} for e in history.epochs

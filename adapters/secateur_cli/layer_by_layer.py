@@ -11,7 +11,7 @@ from secateur.modes import placed
 from secateur.records import PruningPlan
 from secateur.training import prune_layer_by_layer
 from secateur.training.schedules import Round
-from secateur_cli.job import Job
+from secateur_cli.job import Job, going_on
 from secateur_cli.schema import FineTuneConfig
 
 ROUNDS = "stages/rounds"
@@ -49,7 +49,7 @@ def train_layer_by_layer(job: Job, plan: PruningPlan, settings: FineTuneConfig) 
                 )
             return pruned.cpu()
 
-        pruned = job.going_on(train, folder)
+        pruned = going_on(train, folder, job.progress)
     shutil.rmtree(folder, ignore_errors=True)
     pruned.eval()
     return pruned, _told(done)

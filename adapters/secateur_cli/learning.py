@@ -25,7 +25,7 @@ from secateur.search import stages_of
 from secateur.training import Epoch, prune_by_soft_clusters
 from secateur.training.soft_clusters import check_mergeable
 from secateur.weights import load_weights
-from secateur_cli.job import CHECKPOINT, Job
+from secateur_cli.job import CHECKPOINT, Job, going_on
 from secateur_cli.learning_schema import AutoPrunerConfig, SoftClustersConfig
 from secateur_cli.schema import PlanConfig, Search
 from secateur_cli.values import Method
@@ -45,7 +45,7 @@ def learn_channels(job: Job, start: PruningPlan) -> PruningPlan:
     def work() -> dict[str, Any]:
         begun = time.monotonic()
         learn = _autoprune if job.search == "autopruner" else _soft_clusters
-        model, plan, facts = job.going_on(lambda: learn(job, start), job.workspace.path(CHECKPOINT))
+        model, plan, facts = going_on(lambda: learn(job, start), job.workspace.path(CHECKPOINT), job.progress)
         job.keep(model, WEIGHTS)
         write_json(job.workspace.path(LEARNT_PLAN), plan.to_json())
         return {"search": job.search, "seconds": time.monotonic() - begun, **facts}

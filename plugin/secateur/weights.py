@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from secateur.errors import CheckpointError
+from secateur.files import replacing
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
@@ -42,6 +44,26 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     tensors = tensors | counters
     check_fit(tensors, own, {name: list(tensor.shape) for name, tensor in own.items()}, source=str(path))
     model.load_state_dict(tensors, strict=True)
+
+
+def save_weights(model: nn.Module, path: str | Path) -> None:
+    """Write the tensors of `model` to a safetensors file, which appears whole or not at all.
+
+    Raises:
+        CheckpointError: the state of the model is more than tensors.
+
+    Example:
+        >>> import tempfile
+        >>> net, other = nn.Linear(2, 1), nn.Linear(2, 1)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_weights(net, Path(folder) / "net.safetensors")
+        ...     load_weights(other, Path(folder) / "net.safetensors")
+        >>> torch.equal(net.weight, other.weight)
+        True
+    """
+    tensors = {name: tensor.clone().contiguous() for name, tensor in tensors_of(model).items()}
+    with replacing(Path(path)) as temporary:
+        save_file(tensors, temporary)
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

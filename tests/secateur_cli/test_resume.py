@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from runs_for_tests import User, contents, results
+from secateur import weights
 from secateur.errors import CheckpointError
 from secateur_cli import job, pipeline, planning, recovery, searching
 from secateur_cli.workspace import Workspace
@@ -67,7 +68,7 @@ def test_stopped_before_and_after_each_stage_is_recorded(
 
 
 WITHIN = [
-    (job, "save_file"), (job, "fine_tune"), (job, "accuracy"), (planning, "scores_by_name"),
+    (weights, "save_file"), (job, "fine_tune"), (job, "accuracy"), (planning, "scores_by_name"),
     (searching, "uniform_plan"), (pipeline, "apply_plan"), (pipeline, "verify_pruning"),
     (recovery, "compensate"), (pipeline, "save_pruned"), (pipeline, "load_pruned"),
     (pipeline.secateur_onnx, "export"), (pipeline.secateur_onnx, "check_parity"),

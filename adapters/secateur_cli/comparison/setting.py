@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 import secateur_onnx
@@ -17,20 +16,19 @@ from secateur.batches import rebatch
 from secateur.channel_graph import channel_groups
 from secateur.channel_map import with_channel_maps
 from secateur.cost import cost_model
-from secateur.errors import CheckpointError, ConfigError
-from secateur.files import replacing
+from secateur.errors import ConfigError
 from secateur.journal import Journal, identify
 from secateur.modes import placed
 from secateur.protocols import CostModel
 from secateur.records import ChannelGroups, ScoreTable
 from secateur.search.problem import state_problem
 from secateur.training import fine_tune
-from secateur.weights import load_weights, tensors_of
+from secateur.weights import load_weights, save_weights, tensors_of
 from secateur_cli.comparison.claims import Claims
 from secateur_cli.comparison.contenders import Subject
 from secateur_cli.comparison.schema import CompareRun
 from secateur_cli.data import Data, load_data
-from secateur_cli.job import seed_everything
+from secateur_cli.job import going_on, seed_everything
 from secateur_cli.plan_schema import BudgetConfig
 from secateur_cli.preparation import check_device, logits
 from secateur_cli.progress import Progress
@@ -178,10 +176,7 @@ def train_dense(setting: Setting, claims: Claims) -> None:
                 trained(
                     setting, setting.model, setting.data, settings.recipe(seed=setting.config.seed), checkpoint, advance
                 )
-            with replacing(path) as temporary:
-                save_file(
-                    {key: value.clone().contiguous() for key, value in tensors_of(setting.model).items()}, temporary
-                )
+            save_weights(setting.model, path)
             checkpoint.unlink(missing_ok=True)
     load_weights(setting.model, path)
     setting.model.eval()
@@ -203,14 +198,7 @@ def trained(
                 **more,
             )
 
-    try:
-        history = train()
-    except CheckpointError:  # damaged, or of another network
-        if not checkpoint.exists():
-            raise
-        checkpoint.unlink()
-        setting.progress.say("the epochs that were kept belong to another network: beginning anew")
-        history = train()
+    history = going_on(train, checkpoint, setting.progress)
     model.eval()
     epochs = [{"epoch": e.number, "loss": e.loss, "accuracy": e.accuracy} for e in history.epochs]
     return {"epochs": epochs, "chosen": history.chosen, "seconds": time.monotonic() - begun}
