@@ -29,6 +29,7 @@ ON_DEMAND = {
     "cifar10_googlenet_clr_rnf",
     "cifar100_resnet110_di",  # but for its classes that of CIFAR-10
     "imagenet_resnet50_di",  # as that of ResNet-18, and larger
+    "imagenet_resnet50_autopruner",  # as that of MobileNetV2, and larger
     "imagenet_resnet50_di_sd",  # reads the plan of another run
 }
 BUDGETS = {
@@ -50,6 +51,8 @@ BUDGETS = {
     "imagenet_resnet50_di_sd": {"macs": "2.31G"},
     "imagenet_resnet50_hrank": {"hrank": "1550M"},
     "imagenet_mobilenetv2_autopruner": {"macs": "207.93M"},
+    "imagenet_resnet50_autopruner": {"macs": "2.00G"},
+    "imagenet_vgg16_autopruner": {"macs": "4.085G"},
 }
 
 
