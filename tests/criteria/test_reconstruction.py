@@ -226,23 +226,36 @@ def test_it_stops_where_asked(keep: int) -> None:
     assert (order, errors) == (whole[0][: 5 - keep], whole[1][: 5 - keep])
 
 
-def test_dropping_what_is_gone_changes_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    readings = [reader(10, 60, 24, 3, blocks(12, 2)).reading()]
-    sizes = []
-    remove = reconstruction._State.remove
+@pytest.mark.parametrize("rows", [10, 60])
+def test_bringing_up_to_date_late_changes_no_number(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    readings = [reader(10, rows, 24, 3, blocks(12, 2)).reading(), reader(11, rows, 12, 2, blocks(12, 1)).reading()]
+    found = {}
+    for delay in (1, 8, 1000):  # once all is gone, in between, and after every removal
+        monkeypatch.setattr(reconstruction, "DELAY", delay)
+        found[delay] = elimination(readings)
+    order, errors = found[8]
+    for others, again in found.values():
+        assert others == order
+        assert again == pytest.approx(errors, rel=1e-9)
 
-    def watched(self: Any, channel: int) -> None:
-        remove(self, channel)
-        sizes.append(len(self.V))
 
-    monkeypatch.setattr(reconstruction._State, "remove", watched)
-    order, errors = elimination(readings)
-    assert sizes[0] == 24
-    assert sizes[-2] == 4
-    monkeypatch.setattr(reconstruction._State, "_compact", lambda self: None)
-    never = elimination(readings)
-    assert order == never[0]
-    assert errors == pytest.approx(never[1], rel=1e-12)
+@given(
+    seed=st.integers(0, 10**6),
+    channels=st.integers(1, 12),
+    size=st.integers(1, 3),
+    n=st.integers(1, 60),
+    ridge=st.sampled_from([1e-4, 1e-2, 1.0]),
+)
+@settings(max_examples=50, deadline=None)
+def test_asked_for_its_own_order_it_gives_the_same_errors_by_one_factor(
+    seed: int, channels: int, size: int, n: int, ridge: float
+) -> None:
+    owned = blocks(channels, size, first=1)  # the first column and the last belong to others
+    readings = [reader(seed + i, n, channels * size + 2, 3, owned).reading() for i in (0, 1)]
+    order, errors = elimination(readings, ridge=ridge)
+    again, others = elimination(readings, ridge=ridge, order=order)
+    assert again == order
+    assert others == pytest.approx(errors, rel=1e-8, abs=1e-11 * sum(reading.TT for reading in readings))
 
 
 def test_what_is_given_stays_as_it_was() -> None:
