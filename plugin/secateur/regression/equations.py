@@ -29,6 +29,8 @@ from secateur.regression.layer_rows import Layout
 DOUBLE = 8  # bytes
 CONSTANT = 1e-10  # a variance so far below the square of the mean is rounding
 CHUNK = 2**23  # numbers of U that are made float64 at a time
+STRIPS = 8  # into which U'U is cut, to multiply out no more than 9 / 16 of it
+STRIP = 64  # columns of a strip, and half of the rows, from which on that pays
 NAMED = 8  # layers that a warning names before it counts them
 
 
@@ -111,7 +113,7 @@ class NormalEquations:
             self.rows += u.shape[1]
             self.inputs += u.sum(1)
             self.errors += e.sum(1)
-            self.UU.baddbmm_(u.mT, u)
+            _add_squares(self.UU, u)
             self.UE.baddbmm_(u.mT, e)
             self.EE += e.square().sum(1)
 
@@ -259,6 +261,17 @@ def warn_of_few_rows(sizes: Mapping[str, tuple[int, int]]) -> None:
             SecateurWarning,
             stacklevel=3,
         )
+
+
+def _add_squares(UU: Tensor, U: Tensor) -> None:
+    """Add U'U to `UU` (G, D, D), in place: what lies below the diagonal is copied from above where that costs less."""
+    unknowns = UU.shape[1]
+    pays = U.shape[1] >= 2 * STRIP and unknowns >= STRIPS * STRIP
+    width = -(-unknowns // STRIPS) if pays else unknowns
+    for first in range(0, unknowns, width):
+        strip = slice(first, first + width)
+        UU[:, strip, first:].baddbmm_(U[:, :, strip].mT, U[:, :, first:])
+        UU[:, first + width :, strip] = UU[:, strip, first + width :].mT
 
 
 def _solve(UU: Tensor, UE: Tensor, ridge: float) -> Tensor:
