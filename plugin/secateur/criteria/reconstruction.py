@@ -40,25 +40,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from secateur.criteria.ridge import block_losses
+from secateur.criteria.adapting import Adapting, Reader, check_ridge
 from secateur.errors import ConfigError, ScoreError
-from secateur.index_maps import Indices
-
-DELAY = 8  # V is brought up to date once an eighth of its columns is gone
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What one reader of the channels gives: U'U (D, D), U'T (D, O), |T|^2, and the columns of U that each owns.
-
-    `owned` has one entry for each channel of the group: all entries that are not empty are of one length. A channel
-    with an empty entry is not read by this layer; columns that no entry names belong to other channels, and stay.
-    """
-
-    UU: Tensor
-    UT: Tensor
-    TT: float
-    owned: Indices
 
 
 @dataclass(frozen=True)
@@ -82,6 +65,7 @@ class Reconstruction:
         ConfigError: an option out of range.
 
     Example:
+        >>> from secateur.criteria.adapting import Reading
         >>> UU, UT = torch.diag(torch.tensor([4.0, 1.0, 9.0])), torch.ones(3, 1)
         >>> scores = Reconstruction(ridge=1e-9)([Reading(UU, UT, 2.0, ((0,), (1,), (2,)))])
         >>> [round(score, 3) for score in scores.tolist()]
@@ -104,7 +88,7 @@ class Reconstruction:
         if not 0 <= self.labels < float("inf"):
             raise ConfigError(f"reconstruction: labels is {self.labels}; allowed: numbers from 0 (no labels) on")
 
-    def __call__(self, readings: Sequence[Reading], *, order: Sequence[int] | None = None) -> Tensor:
+    def __call__(self, readings: Sequence[Reader], *, order: Sequence[int] | None = None) -> Tensor:
         """Return the score of each channel of a group from what its readers give; `order` as in `elimination`."""
         gone, errors = elimination(readings, ridge=self.ridge, order=order)
         scores = torch.empty(len(gone), dtype=torch.float64)
@@ -113,7 +97,7 @@ class Reconstruction:
 
 
 def elimination(
-    readings: Sequence[Reading], *, ridge: float = 1e-2, keep: int = 0, order: Sequence[int] | None = None
+    readings: Sequence[Reader], *, ridge: float = 1e-2, keep: int = 0, order: Sequence[int] | None = None
 ) -> tuple[list[int], list[float]]:
     """Return the channels in the order in which they go, and the squared error once each is gone; see the module.
 
@@ -136,6 +120,7 @@ def elimination(
     three times 8 D^2 bytes, 9 d^2 of them throughout. In a given order D^3 / 3 + D^2 O, and twice 8 D^2 bytes.
 
     Example:
+        >>> from secateur.criteria.adapting import Reading
         >>> UU, UT = torch.diag(torch.tensor([4.0, 1.0, 9.0])).double(), torch.ones(3, 1).double()
         >>> order, errors = elimination([Reading(UU, UT, 2.0, ((0,), (1,), (2,)))], ridge=1e-9)
         >>> order, [round(e, 3) for e in errors]
@@ -148,9 +133,9 @@ def elimination(
     if any(len({len(columns) for columns in reading.owned if columns}) > 1 for reading in readings):
         raise ScoreError("the channels own different numbers of a reader's inputs, and cannot be compared")
     if order is None:
-        gone, error, losses = _cheapest_first([_State(reading, ridge) for reading in readings], count, keep)
+        gone, error, losses = _cheapest_first([reading.adapting(ridge) for reading in readings], count, keep)
     elif sorted(order) == list(range(count)):
-        solved = [_in_order(reading, ridge, order) for reading in readings]
+        solved = [reading.in_order(order, ridge) for reading in readings]
         gone, error = list(order), sum(least for least, _ in solved)
         losses = sum((each for _, each in solved), torch.zeros(count, dtype=torch.float64)).tolist()
     else:
@@ -158,112 +143,20 @@ def elimination(
     return gone[: count - keep], list(itertools.accumulate(losses[: count - keep], initial=error))[1:]
 
 
-def _in_order(reading: Reading, ridge: float, order: Sequence[int]) -> tuple[float, Tensor]:
-    """Return a reader's error with all channels, and what each adds as it goes, in that order: see the module."""
-    owned = [reading.owned[channel] for channel in reversed(order)]
-    own = [column for columns in owned for column in columns]
-    kept = sorted({*range(len(reading.UU))} - {*own})
-    columns = torch.tensor([*kept, *own], dtype=torch.long, device=reading.UU.device)
-    factor = _factor(reading.UU, ridge, columns)
-    Z = torch.linalg.solve_triangular(factor, reading.UT[columns].double(), upper=False)
-    explained = Z.square().sum(1).cpu()
-    sizes = [len(kept), *map(len, owned)]
-    losses = torch.stack([part.sum() for part in explained.split(sizes)])[1:].flip(0)
-    return max(0.0, reading.TT - float(explained.sum())), losses
-
-
-def _cheapest_first(states: Sequence[_State], count: int, keep: int) -> tuple[list[int], float, list[float]]:
+def _cheapest_first(readers: Sequence[Adapting], count: int, keep: int) -> tuple[list[int], float, list[float]]:
     """Return the channels in the order of least loss, the error with all of them, and what each adds as it goes."""
     alive = torch.ones(count, dtype=torch.bool)
     gone: list[int] = []
     found: list[float] = []
     for _ in range(count - keep):
         losses = torch.zeros(count, dtype=torch.float64)
-        for state in states:
-            losses[state.channels] += state.losses().cpu()
+        for reader in readers:
+            losses[reader.channels] += reader.losses().cpu()
         losses[~alive] = torch.inf
         channel = int(losses.argmin())
-        for state in states:
-            state.remove(channel)
+        for reader in readers:
+            reader.remove(channel)
         alive[channel] = False
         gone.append(channel)
         found.append(float(losses[channel]))
-    return gone, sum(state.error for state in states), found
-
-
-class _State:
-    """V and B of one reader, where they tell of the channels, and where in them each channel is.
-
-    Columns that no channel owns adapt along, but what they become is never asked for. A removal takes Q Q' from V,
-    Q = V[:, c] R^-1 with V_cc = R'R, and a loss asks for no more than B and the blocks V_cc. Those are kept up; V lacks
-    the removals in `late`, and is given many at a time, which is when processors multiply fast.
-    """
-
-    def __init__(self, reading: Reading, ridge: float) -> None:
-        present = [(channel, columns) for channel, columns in enumerate(reading.owned) if columns]
-        factor = _factor(reading.UU, ridge, torch.arange(len(reading.UU), device=reading.UU.device))
-        Z = torch.linalg.solve_triangular(factor, reading.UT.double(), upper=False)
-        self.error = max(0.0, reading.TT - float(Z.square().sum()))
-        V, B = torch.cholesky_inverse(factor), torch.linalg.solve_triangular(factor.mT, Z, upper=True)
-        del factor  # as large as V
-        self.ridge = ridge
-        self.channels = torch.tensor([channel for channel, _ in present], dtype=torch.long)
-        owned = torch.tensor([c for _, columns in present for c in columns], dtype=torch.long, device=V.device)
-        self.columns = torch.arange(len(owned), device=V.device).view(len(present), -1 if present else 0)
-        self.V, self.B = V[owned[:, None], owned], B[owned]
-        self.late = self.V[:, :0]
-        self.blocks = self.V[self.columns[:, :, None], self.columns[:, None, :]]
-
-    def losses(self) -> Tensor:
-        """Return tr(B_c' V_cc^-1 B_c) for the channels that are left."""
-        try:
-            return block_losses(self.blocks, self.B[self.columns])
-        except ConfigError:
-            raise _too_small(self.ridge) from None
-
-    def remove(self, channel: int) -> None:
-        """Take a channel away, where it is read here, and let the others adapt."""
-        here = self.channels == channel
-        if not bool(here.any()):
-            return
-        there = here.to(self.columns.device)
-        S = self.columns[there][0]
-        root = torch.linalg.cholesky(self.blocks[there][0])
-        of_channel = self.V[S] - self.late[S] @ self.late.mT
-        Q = torch.linalg.solve_triangular(root, of_channel, upper=False).mT
-        self.B.addmm_(Q, torch.linalg.solve_triangular(root, self.B[S], upper=False), alpha=-1)
-        self.late = torch.cat([self.late, Q], dim=1)
-        self.channels, self.columns = self.channels[~here], self.columns[~there]
-        own = Q[self.columns]
-        self.blocks = self.blocks[~there] - own @ own.mT
-        if DELAY * self.late.shape[1] >= len(self.V):
-            self._settle()
-
-    def _settle(self) -> None:
-        """Give V what it is owed, and drop the rows and columns that have become zero."""
-        left = self.columns.flatten()
-        late = self.late[left]
-        self.V, self.B = self.V[left[:, None], left].addmm_(late, late.mT, alpha=-1), self.B[left]
-        self.late = self.V[:, :0]
-        self.columns = torch.arange(len(left), device=left.device).view_as(self.columns)
-
-
-def _factor(UU: Tensor, ridge: float, columns: Tensor) -> Tensor:
-    """Return the lower factor of U'U + r I, in float64, with its columns in the given order."""
-    H = UU[columns[:, None], columns].double()
-    H.diagonal().add_(ridge * float(H.diagonal().mean()) or 1.0)  # 1 for a reader of nothing but zeros
-    factor: Tensor
-    factor, failed = torch.linalg.cholesky_ex(H)
-    if bool(failed):
-        raise _too_small(ridge)
-    return factor
-
-
-def check_ridge(ridge: float) -> None:
-    """Raise ConfigError for a ridge that leaves the weights undefined."""
-    if not 0 < ridge < float("inf"):
-        raise ConfigError(f"ridge is {ridge}; it must be a positive number (without it the weights are not defined)")
-
-
-def _too_small(ridge: float) -> ConfigError:
-    return ConfigError(f"ridge {ridge} is too small: float64 cannot tell a reader's products from a singular matrix")
+    return gone, sum(reader.error for reader in readers), found

@@ -162,7 +162,7 @@ class NormalEquations:
             return self.UU, self.UE, self.EE
         mean = self.inputs / self.rows
         UU = self.UU - mean[:, :, None] * self.inputs[:, None]
-        varies = _varies(_diagonal(UU), _diagonal(self.UU))
+        varies = varying(_diagonal(UU), _diagonal(self.UU))
         return (
             UU * varies[:, :, None] * varies[:, None],
             (self.UE - mean[:, :, None] * self.errors[:, None]) * varies[:, :, None],
@@ -229,7 +229,7 @@ class Rows:
         if intercept:
             squares = U.square().sum(1)
             U, E = U - means[0], E - means[1]
-            U = U * _varies(U.square().sum(1), squares)[:, None]
+            U = U * varying(U.square().sum(1), squares)[:, None]
         K = U @ U.mT
         r = ridge * _diagonal(K).sum(1) / U.shape[2]
         W = U.mT @ _regularised(K, r, E)
@@ -282,7 +282,7 @@ def _diagonal(M: Tensor) -> Tensor:
     return M.diagonal(dim1=1, dim2=2)
 
 
-def _varies(about_mean: Tensor, about_zero: Tensor) -> Tensor:
+def varying(about_mean: Tensor, about_zero: Tensor) -> Tensor:
     """Say of which inputs the sum of squares about the mean is more than what rounding leaves of a constant."""
     return about_mean > CONSTANT * about_zero
 
