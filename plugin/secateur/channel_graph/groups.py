@@ -224,7 +224,7 @@ def _reason_to_skip(model: nn.Module, group: Any, record: ChannelGroup, ignored:
 
 
 def _is_beyond_the_host(module: nn.Module) -> bool:
-    """Return whether Torch-Pruning cuts a layer as if its weight were (C_in, C_out), which it is in no group alone."""
+    """Return whether Torch-Pruning cuts a layer as if its weight were (C_in, C_out, ...) where it has groups."""
     if not isinstance(module, _ConvTransposeNd) or module.groups == 1:
         return False
     return not module.in_channels == module.groups == module.out_channels

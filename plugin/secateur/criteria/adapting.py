@@ -44,6 +44,12 @@ class Reading:
 
     `owned` has one entry for each channel of the group: all entries that are not empty are of one length. A channel
     with an empty entry is not read by this layer; columns that no entry names belong to other channels, and stay.
+
+    Example:
+        >>> reading = Reading(torch.diag(torch.tensor([4.0, 1.0])), torch.ones(2, 1), 2.0, ((0,), (1,)))
+        >>> error, losses = reading.in_order([1, 0], ridge=1e-9)
+        >>> round(error, 3), [round(loss, 3) for loss in losses.tolist()]
+        (0.75, [1.0, 0.25])
     """
 
     UU: Tensor
@@ -88,6 +94,15 @@ class RowReading:
 
     `owned` as in `Reading`. Worth it where there are fewer rows than columns. V is a difference here, which loses as
     many digits as the largest eigenvalue of U'U has more than r.
+
+    Cost, in float64: n^2 D operations in a given order; else n D d, for d columns owned by the channels. Memory: 8 n D
+    bytes some seven times.
+
+    Example:
+        >>> reading = RowReading(torch.tensor([[2.0, 1.0, 3.0]]), torch.ones(1, 1), ((0,), (1,), (2,)))
+        >>> error, losses = reading.in_order([0, 1, 2], ridge=3 / 14)  # r = 1, and error 1 / (1 + |U|^2)
+        >>> [round(1 / e, 3) for e in (error, *(error + losses.cumsum(0)).tolist())]
+        [15.0, 11.0, 10.0, 1.0]
     """
 
     U: Tensor
@@ -109,7 +124,7 @@ class RowReading:
                 continue
             X = U[:, list(self.owned[channel])]
             GX = G @ X
-            root = _root(torch.eye(X.shape[1], dtype=X.dtype, device=X.device) - X.mT @ GX, ridge)
+            root = _root(torch.eye(X.shape[1], dtype=X.dtype, device=X.device) - X.mT @ GX, ridge)  # of r V_cc
             q = torch.linalg.solve_triangular(root, GX.mT, upper=False)
             lost = torch.linalg.solve_triangular(root, X.mT @ S, upper=False)
             losses[step] = r * float(lost.square().sum())

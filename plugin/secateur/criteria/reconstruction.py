@@ -117,7 +117,8 @@ def elimination(
             different numbers of columns, or `order` does not name each channel once.
 
     Cost: D^3 + d^3 + d^2 O for each reader of D columns, d of them owned by the channels, and O outputs, in float64;
-    three times 8 D^2 bytes, 9 d^2 of them throughout. In a given order D^3 / 3 + D^2 O, and twice 8 D^2 bytes.
+    three times 8 D^2 bytes, 9 d^2 of them throughout. In a given order D^3 / 3 + D^2 O, and twice 8 D^2 bytes. Less
+    for a reader of few rows: `secateur.criteria.adapting.RowReading`.
 
     Example:
         >>> from secateur.criteria.adapting import Reading
