@@ -8,6 +8,7 @@ import threading
 
 import pytest
 import torch
+import torch_pruning as tp
 import torchvision
 from torch import nn
 
@@ -72,6 +73,42 @@ def test_groups_that_torch_pruning_maps_wrongly_are_left_out_with_the_reason(net
     groups = channel_groups(network(), IMAGES)
     assert "fine" in groups
     assert re.search("not the same as masking|does not run", groups.skipped["moved"])
+
+
+class Transposed(nn.Sequential):
+    def __init__(self, inputs: int, outputs: int, groups: int) -> None:
+        super().__init__()
+        self.fine = nn.Conv2d(3, 8, 3)
+        self.read = nn.Conv2d(8, inputs, 1)
+        self.up = nn.ConvTranspose2d(inputs, outputs, 2, groups=groups)
+        self.last = nn.Conv2d(outputs, 2, 1)
+
+
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize(("inputs", "outputs", "groups"), [(8, 8, 2), (8, 8, 4), (4, 8, 2), (8, 4, 4)])
+def test_transposed_convolutions_in_groups_are_left_out_on_both_sides(
+    inputs: int, outputs: int, groups: int, *, check: bool
+) -> None:
+    found = channel_groups(Transposed(inputs, outputs, groups), IMAGES, check=check)
+    reason = f"Torch-Pruning cannot cut up, a transposed convolution of {groups} groups"
+    assert set(found) == {"fine"}
+    assert {found.skipped.get(name, reason) for name in ("read", "up")} == {reason}
+    assert reason in found.skipped.values()
+
+
+@pytest.mark.parametrize("groups", [1, 8])
+def test_transposed_convolutions_without_groups_are_cut_and_so_are_depthwise_ones(groups: int) -> None:
+    found = channel_groups(Transposed(8, 8, groups), IMAGES)
+    assert list(found) == ["fine", "read", *(["up"] if groups == 1 else [])]
+
+
+def test_torch_pruning_still_cannot_cut_transposed_convolutions_in_groups() -> None:
+    """Once it can, this fails, and `channel_groups` need not leave them out any more."""
+    with pytest.raises(RuntimeError, match="out of DATA bounds"):
+        tp.prune_conv_out_channels(nn.ConvTranspose2d(4, 6, 1, groups=2), [0, 3])
+    layer = tp.prune_conv_in_channels(nn.ConvTranspose2d(4, 6, 1, groups=2), [0, 2])
+    with pytest.raises(RuntimeError, match="expected weight to be at least 2"):
+        layer(torch.zeros(1, 2, 1, 1))
 
 
 def test_zero_padded_shortcut_leaves_the_inner_channels() -> None:

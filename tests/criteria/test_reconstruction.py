@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from secateur.criteria import GROUP_CRITERIA, Reconstruction, known_criterion, reconstruction
-from secateur.criteria.reconstruction import Reading, elimination
+from secateur.criteria import GROUP_CRITERIA, Reconstruction, adapting, known_criterion
+from secateur.criteria.adapting import Reading, RowReading
+from secateur.criteria.reconstruction import elimination
 from secateur.criteria.ridge import removal_losses
 from secateur.errors import ConfigError, ScoreError
 
@@ -30,6 +31,12 @@ class Reader(NamedTuple):
 
     def reading(self) -> Reading:
         return Reading(self.U.T @ self.U, self.U.T @ self.T, float(self.T.square().sum()), self.owned)
+
+    def by_rows(self) -> RowReading:
+        return RowReading(self.U, self.T, self.owned)
+
+    def held(self, kind: str) -> Reading | RowReading:
+        return self.reading() if kind == "products" else self.by_rows()
 
 
 def naive_error(U: Tensor, T: Tensor, columns: list[int], r: float) -> float:
@@ -94,17 +101,17 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_it_is_the_regression_solved_again_without_each_channel(case: str, ridge: float) -> None:
     readers = CASES[case]
-    order, errors = elimination([r.reading() for r in readers], ridge=ridge)
     expected_order, expected = naive_elimination(readers, ridge)
-    assert order == expected_order
-    assert errors == pytest.approx(expected, rel=1e-6)
+    for kind in ("products", "rows"):
+        order, errors = elimination([r.held(kind) for r in readers], ridge=ridge)
+        assert order == expected_order
+        assert errors == pytest.approx(expected, rel=1e-6 if kind == "products" or ridge > 1e-6 else 1e-4)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_given_order_has_the_errors_of_the_regressions_on_what_it_leaves(case: str) -> None:
     readers, ridge = CASES[case], 1e-2
     order = list(range(len(readers[0].owned)))[::-1]
-    gone, errors = elimination([r.reading() for r in readers], ridge=ridge, order=order)
     expected = []
     for step in range(1, len(order) + 1):
         total = 0.0
@@ -112,8 +119,10 @@ def test_a_given_order_has_the_errors_of_the_regressions_on_what_it_leaves(case:
             left = sorted({*range(U.shape[1])} - {d for c in order[:step] for d in owned[c]})
             total += naive_error(U, T, left, ridge * float(U.square().sum()) / U.shape[1])
         expected.append(total)
-    assert gone == order
-    assert errors == pytest.approx(expected, rel=1e-6)
+    for kind in ("products", "rows"):
+        gone, errors = elimination([r.held(kind) for r in readers], ridge=ridge, order=order)
+        assert gone == order
+        assert errors == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("order", [[0, 1], [0, 1, 2, 2], [1, 2, 3, 4], []])
@@ -189,9 +198,10 @@ def test_dead_channels_go_first_and_cost_nothing() -> None:
     assert errors[0] == errors[1] < errors[2]
 
 
-def test_readers_of_nothing_but_zeros_do_not_mind() -> None:
+@pytest.mark.parametrize("kind", ["products", "rows"])
+def test_readers_of_nothing_but_zeros_do_not_mind(kind: str) -> None:
     U, T, owned = CASES["blocks"][0]
-    order, errors = elimination([Reader(0 * U, T, owned).reading()])
+    order, errors = elimination([Reader(0 * U, T, owned).held(kind)])
     assert order == [0, 1, 2, 3]
     assert errors == [pytest.approx(float(T.square().sum()))] * 4
 
@@ -226,31 +236,48 @@ def test_it_stops_where_asked(keep: int) -> None:
     assert (order, errors) == (whole[0][: 5 - keep], whole[1][: 5 - keep])
 
 
-def test_dropping_what_is_gone_changes_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    readings = [reader(10, 60, 24, 3, blocks(12, 2)).reading()]
-    sizes = []
-    remove = reconstruction._State.remove
-
-    def watched(self: Any, channel: int) -> None:
-        remove(self, channel)
-        sizes.append(len(self.V))
-
-    monkeypatch.setattr(reconstruction._State, "remove", watched)
-    order, errors = elimination(readings)
-    assert sizes[0] == 24
-    assert sizes[-2] == 4
-    monkeypatch.setattr(reconstruction._State, "_compact", lambda self: None)
-    never = elimination(readings)
-    assert order == never[0]
-    assert errors == pytest.approx(never[1], rel=1e-12)
+@pytest.mark.parametrize("kind", ["products", "rows"])
+@pytest.mark.parametrize("rows", [10, 60])
+def test_bringing_up_to_date_late_changes_no_number(monkeypatch: pytest.MonkeyPatch, rows: int, kind: str) -> None:
+    readings = [reader(10, rows, 24, 3, blocks(12, 2)).held(kind), reader(11, rows, 12, 2, blocks(12, 1)).held(kind)]
+    found = {}
+    for delay in (1, 8, 1000):  # once all is gone, in between, and after every removal
+        monkeypatch.setattr(adapting, "DELAY", delay)
+        found[delay] = elimination(readings)
+    order, errors = found[8]
+    for others, again in found.values():
+        assert others == order
+        assert again == pytest.approx(errors, rel=1e-9)
 
 
-def test_what_is_given_stays_as_it_was() -> None:
-    reading = CASES["blocks"][0].reading()
-    UU, UT = reading.UU.clone(), reading.UT.clone()
-    elimination([reading])
-    assert torch.equal(reading.UU, UU)
-    assert torch.equal(reading.UT, UT)
+@given(
+    seed=st.integers(0, 10**6),
+    channels=st.integers(1, 12),
+    size=st.integers(1, 3),
+    n=st.integers(1, 60),
+    ridge=st.sampled_from([1e-4, 1e-2, 1.0]),
+)
+@settings(max_examples=50, deadline=None)
+def test_products_and_rows_give_the_same_and_so_does_their_own_order_asked_for(
+    seed: int, channels: int, size: int, n: int, ridge: float
+) -> None:
+    owned = blocks(channels, size, first=1)  # the first column and the last belong to others
+    readers = [reader(seed + i, n, channels * size + 2, 3, owned) for i in (0, 1)]
+    products, rows = [each.reading() for each in readers], [each.by_rows() for each in readers]
+    order, errors = elimination(products, ridge=ridge)
+    close = pytest.approx(errors, rel=1e-8, abs=1e-11 * sum(reading.TT for reading in products))
+    assert elimination(rows, ridge=ridge) == (order, close)
+    assert elimination(products, ridge=ridge, order=order) == (order, close)
+    assert elimination([products[0], rows[1]], ridge=ridge, order=order) == (order, close)
+
+
+@pytest.mark.parametrize("order", [None, [2, 0, 3, 1]])
+def test_what_is_given_stays_as_it_was(order: list[int] | None) -> None:
+    reading, rows = CASES["blocks"][0].reading(), CASES["fewer rows than columns"][0].by_rows()
+    before = [tensor.clone() for tensor in (reading.UU, reading.UT, rows.U, rows.T)]
+    elimination([reading], order=order)
+    elimination([rows], order=None if order is None else [2, 0, 1])
+    assert all(map(torch.equal, (reading.UU, reading.UT, rows.U, rows.T), before))
 
 
 def test_float32_products_are_solved_in_float64() -> None:

@@ -90,3 +90,10 @@ def test_one_runner_alone_comes_to_the_end(images: int) -> None:
     worths, runs = run(torch.ones(1, images, dtype=torch.float64), torch.zeros(1, images, dtype=torch.float64))
     assert worths == [Worth(-float(images))]
     assert runs.sum() == images
+
+
+@pytest.mark.parametrize("lost", [math.inf, math.nan])
+def test_what_is_worth_no_finite_number_is_settled_too(lost: float) -> None:
+    """Whoever asked for the race names the candidate then."""
+    worths, _ = run(torch.full((2, 20), lost, dtype=torch.float64), torch.zeros(2, 20, dtype=torch.float64))
+    assert all(worth.exact and not math.isfinite(worth.value) for worth in worths)

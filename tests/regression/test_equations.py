@@ -61,6 +61,14 @@ def test_both_solve_the_least_squares_problem(problem: tuple[Tensor, Tensor, flo
     assert bool((found.after <= found.before).all())
 
 
+@pytest.mark.parametrize(("rows", "unknowns"), [(128, 512), (130, 515), (127, 512), (128, 511)])
+def test_products_of_many_columns_are_those_of_all_pairs(rows: int, unknowns: int) -> None:
+    """Above so many columns half of the products are copies of the other half."""
+    U = torch.randn(2, 2 * rows, unknowns, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = filled(NormalEquations, U, U[:, :, :1], [rows, rows])
+    torch.testing.assert_close(found.UU, torch.einsum("gnd,gne->gde", U, U), rtol=1e-12, atol=1e-9)
+
+
 @given(problems(), st.data())
 @settings(deadline=None, max_examples=40)
 def test_any_split_gives_the_same(problem: tuple[Tensor, Tensor, float, bool], data: st.DataObject) -> None:

@@ -370,3 +370,46 @@ def test_relative_errors_are_shares_of_what_the_readers_output_is_added_to() -> 
         added = stem + network.norm(network.second(torch.relu(network.body_norm(network.first(stem)))))
     variance = float(added.double().movedim(1, -1).flatten(0, 2).var(0, unbiased=False).sum())
     torch.testing.assert_close(relative["first"], absolute["first"] / variance)
+
+
+class Wide(nn.Sequential):
+    """A linear layer of 144 inputs behind a flatten, of which twelve images tell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.relu, self.flatten = nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Flatten()
+        self.wide, self.end, self.head = nn.Linear(144, 20), nn.ReLU(), nn.Linear(20, 3)
+
+
+@pytest.mark.filterwarnings("ignore:fewer rows")
+@pytest.mark.parametrize("labels", [0.0, 0.5])
+@pytest.mark.parametrize("bias", [True, False])
+def test_readers_with_few_rows_are_scored_by_these_as_by_loops(
+    monkeypatch: pytest.MonkeyPatch, *, bias: bool, labels: float
+) -> None:
+    net = Wide().eval()
+    if not bias:
+        net.wide.register_parameter("bias", None)
+    owned = [list(range(36 * c, 36 * c + 36)) for c in range(4)]
+    readers = [*naive_readers(net, "wide", owned, intercept=bias, labels=labels)]
+    groups = channel_groups(net, IMAGES)
+    order = ScoreTable({"conv": torch.tensor([2.0, 1.0, 4.0, 3.0])})
+    found = scores_of(net, labels=labels)
+    assert found["conv"].tolist() == pytest.approx(naive_scores(readers), rel=1e-3)
+    asked = reconstruction_scores(net, groups, BATCHES, labels=labels, order=order)
+    monkeypatch.setattr("secateur.scoring.readers.FEW", 1e9)  # by the products of all columns
+    for name, expected in scores_of(net, labels=labels).items():
+        torch.testing.assert_close(found[name], expected, rtol=1e-7, atol=0)
+    expected = reconstruction_scores(net, groups, BATCHES, labels=labels, order=order)["conv"]
+    torch.testing.assert_close(asked["conv"], expected, rtol=1e-7, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore:fewer rows")
+def test_few_rows_need_little_memory_and_a_tiny_ridge_goes_by_products() -> None:
+    net = Wide().eval()
+    by_products, by_rows = 8 * 144 * (144 + 20), 2 * 8 * 12 * (144 + 20)
+    room = IMAGES.nbytes + 5 * by_rows
+    assert room < by_products
+    assert "conv" in scores_of(net, memory=room)
+    assert "conv" in scores_of(net, memory=room - 1).settings["skipped"]
+    assert "conv" in scores_of(net, memory=room, ridge=1e-6).settings["skipped"]

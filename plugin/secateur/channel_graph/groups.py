@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 import torch_pruning as tp
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrize
 
 from secateur.channel_graph.hosts import CHANNEL_MAP_PRUNER
@@ -40,10 +40,10 @@ def channel_groups(
 
     Torch-Pruning traces a copy of the network once. Each of its groups becomes a record: which positions of which
     layers belong to channel 0, 1, 2, ... Channels that a grouped convolution ties to an offset count as one. Left out,
-    with the reason in `.skipped`: the network's outputs, the layers named in `ignore`, groups of one channel, and
-    groups that Torch-Pruning maps wrongly (channel shuffles, permuted flattens): each group is tried on the example
-    inputs, removed against masked, before it is believed. Zero-padded shortcuts can be pruned as `ChannelMap`s; see
-    `secateur.channel_map.with_channel_maps`.
+    with the reason in `.skipped`: the network's outputs, the layers named in `ignore`, groups of one channel, those of
+    transposed convolutions in groups, which Torch-Pruning cannot cut, and groups that it maps wrongly (channel
+    shuffles, permuted flattens): each group is tried on the example inputs, removed against masked, before it is
+    believed. Zero-padded shortcuts can be pruned as `ChannelMap`s; see `secateur.channel_map.with_channel_maps`.
 
     Args:
         model: the network; neither weights nor modes are changed.
@@ -218,7 +218,16 @@ def _reason_to_skip(model: nn.Module, group: Any, record: ChannelGroup, ignored:
         positions = [p for owned in member.indices for p in owned]
         if size is None or not positions or max(positions) >= size or len(set(positions)) < len(positions):
             return f"Torch-Pruning maps its channels wrongly onto {member.layer}"
+        if member.axis is None and _is_beyond_the_host(module := model.get_submodule(member.layer)):
+            return f"Torch-Pruning cannot cut {member.layer}, a transposed convolution of {module.groups} groups"
     return ""
+
+
+def _is_beyond_the_host(module: nn.Module) -> bool:
+    """Return whether Torch-Pruning cuts a layer as if its weight were (C_in, C_out, ...) where it has groups."""
+    if not isinstance(module, _ConvTransposeNd) or module.groups == 1:
+        return False
+    return not module.in_channels == module.groups == module.out_channels
 
 
 def _masked_groups(

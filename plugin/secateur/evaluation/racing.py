@@ -120,7 +120,7 @@ def race(
                 run(numbers)
 
     run(list(runners))
-    while best == -math.inf:  # nobody to beat yet: the most promising goes on, until one has come to the end
+    while best == -math.inf and runners:  # nobody to beat yet: the most promising goes on, until one has ended
         leader = min(runners, key=lambda number: runners[number].promise)
         if len(runners[leader].order):
             run([leader], least=step)

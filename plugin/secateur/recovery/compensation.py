@@ -30,7 +30,7 @@ from torch import nn
 
 from secateur.batches import Batches, hold
 from secateur.channel_graph.surgery import check_fits, zero_masked
-from secateur.criteria.reconstruction import check_ridge
+from secateur.criteria.adapting import check_ridge
 from secateur.errors import ConfigError
 from secateur.feature_maps.tap import unwrapped
 from secateur.modes import device_of

@@ -29,6 +29,8 @@ from secateur.regression.layer_rows import Layout
 DOUBLE = 8  # bytes
 CONSTANT = 1e-10  # a variance so far below the square of the mean is rounding
 CHUNK = 2**23  # numbers of U that are made float64 at a time
+STRIPS = 8  # into which U'U is cut, to multiply out no more than 9 / 16 of it
+STRIP = 64  # columns of a strip, and half of the rows, from which on that pays
 NAMED = 8  # layers that a warning names before it counts them
 
 
@@ -111,7 +113,7 @@ class NormalEquations:
             self.rows += u.shape[1]
             self.inputs += u.sum(1)
             self.errors += e.sum(1)
-            self.UU.baddbmm_(u.mT, u)
+            _add_squares(self.UU, u)
             self.UE.baddbmm_(u.mT, e)
             self.EE += e.square().sum(1)
 
@@ -160,7 +162,7 @@ class NormalEquations:
             return self.UU, self.UE, self.EE
         mean = self.inputs / self.rows
         UU = self.UU - mean[:, :, None] * self.inputs[:, None]
-        varies = _varies(_diagonal(UU), _diagonal(self.UU))
+        varies = varying(_diagonal(UU), _diagonal(self.UU))
         return (
             UU * varies[:, :, None] * varies[:, None],
             (self.UE - mean[:, :, None] * self.errors[:, None]) * varies[:, :, None],
@@ -227,7 +229,7 @@ class Rows:
         if intercept:
             squares = U.square().sum(1)
             U, E = U - means[0], E - means[1]
-            U = U * _varies(U.square().sum(1), squares)[:, None]
+            U = U * varying(U.square().sum(1), squares)[:, None]
         K = U @ U.mT
         r = ridge * _diagonal(K).sum(1) / U.shape[2]
         W = U.mT @ _regularised(K, r, E)
@@ -261,6 +263,17 @@ def warn_of_few_rows(sizes: Mapping[str, tuple[int, int]]) -> None:
         )
 
 
+def _add_squares(UU: Tensor, U: Tensor) -> None:
+    """Add U'U to `UU` (G, D, D), in place: what lies below the diagonal is copied from above where that costs less."""
+    unknowns = UU.shape[1]
+    pays = U.shape[1] >= 2 * STRIP and unknowns >= STRIPS * STRIP
+    width = -(-unknowns // STRIPS) if pays else unknowns
+    for first in range(0, unknowns, width):
+        strip = slice(first, first + width)
+        UU[:, strip, first:].baddbmm_(U[:, :, strip].mT, U[:, :, first:])
+        UU[:, first + width :, strip] = UU[:, strip, first + width :].mT
+
+
 def _solve(UU: Tensor, UE: Tensor, ridge: float) -> Tensor:
     return _regularised(UU, ridge * _diagonal(UU).mean(1), UE)
 
@@ -269,7 +282,7 @@ def _diagonal(M: Tensor) -> Tensor:
     return M.diagonal(dim1=1, dim2=2)
 
 
-def _varies(about_mean: Tensor, about_zero: Tensor) -> Tensor:
+def varying(about_mean: Tensor, about_zero: Tensor) -> Tensor:
     """Say of which inputs the sum of squares about the mean is more than what rounding leaves of a constant."""
     return about_mean > CONSTANT * about_zero
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from secateur.criteria.reconstruction import Reading
+from secateur.criteria.adapting import Reading, RowReading
 from secateur.records import Member
 from secateur.regression.equations import NormalEquations
+from secateur.regression.few_rows import FewRows
 from secateur.regression.layer_rows import columns_of, layout_of
 from secateur.regression.targets import Target
 
@@ -42,9 +43,8 @@ def readings_of(
         >>> reading.UU.diagonal().tolist(), reading.UT.flatten().tolist(), reading.TT
         ([2.0, 2.0], [1.0, 3.0], 5.0)
     """
-    blocks, _, outputs = layout_of(module)
-    gain = torch.ones(blocks, outputs) if target.gain is None else target.gain.view(blocks, outputs)
-    gain = gain.to(equations.UE)
+    outputs = layout_of(module).outputs
+    gain = _gain(module, target).to(equations.UE)
     UU, UT, TT = equations.moments(intercept=target.can_shift(module))
     UT, TT = UT[:, :, :outputs] * gain[:, None], TT[:, :outputs] * gain.square()
     if labels:
@@ -60,6 +60,41 @@ def readings_of(
             reading = Reading(there, UT[block] / n / unit**0.5, float(TT[block].sum()) / n / unit, owned)
             readings.append(reading if live is None else _restricted(reading, live[block]))
     return readings
+
+
+def row_readings_of(
+    few: FewRows, module: nn.Module, target: Target, member: Member, *, labels: float = 0.0, unit: float = 1.0
+) -> list[RowReading]:
+    """Return what `readings_of` does, where a layer's rows themselves are held.
+
+    Example:
+        >>> layer, target = nn.Linear(2, 1, bias=False), Target("layer", None)
+        >>> few = FewRows(layout_of(layer))
+        >>> few.add(torch.tensor([[[2.0, 4.0]]]), torch.tensor([[[3.0]]]))
+        >>> [reading] = row_readings_of(few, layer, target, Member("", "consumer", ((0,), (1,))))
+        >>> reading.U.tolist(), reading.T.tolist()
+        ([[2.0, 4.0]], [[3.0]])
+    """
+    outputs = layout_of(module).outputs
+    U, T = few.about_means(intercept=target.can_shift(module))
+    gain = _gain(module, target).to(T)[:, None]
+    T = T[:, :, :outputs] * gain
+    if labels:
+        about = few.about_means(intercept=True)[1]
+        own, marks = (about[:, :, :outputs] * gain).square().sum((1, 2)), about[:, :, outputs:]
+        T = torch.cat([T, marks * (labels * own / marks.square().sum((1, 2))).sqrt()[:, None, None]], dim=2)
+    share = few.rows**-0.5
+    return [
+        RowReading(U[block] * share, T[block] * (share / unit**0.5), owned)
+        for block, owned in enumerate(columns_of(module, member.indices))
+        if any(owned)
+    ]
+
+
+def _gain(module: nn.Module, target: Target) -> Tensor:
+    """Return how much an error of each output of each block counts, (G, O)."""
+    blocks, _, outputs = layout_of(module)
+    return torch.ones(blocks, outputs) if target.gain is None else target.gain.view(blocks, outputs)
 
 
 def _restricted(reading: Reading, live: Tensor) -> Reading:

@@ -7,8 +7,9 @@ squared deviations from which variances are had. All processes see the same exam
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +22,8 @@ from secateur.criteria.moments import Moments
 from secateur.distributed import Across, Share, jointly, part_of, place_in, sum_of
 from secateur.errors import DataError
 from secateur.modes import device_of
-from secateur.regression import NormalEquations, Target, sample_outputs, targets_of
-from secateur.scoring.readers import gather
+from secateur.regression import FewRows, NormalEquations, sample_outputs, targets_of
+from secateur.scoring.readers import fill, layout_with
 
 
 @dataclass(frozen=True)
@@ -94,25 +95,30 @@ def held(network: nn.Module, batches: Batches, rule: Reconstruction, across: Acr
 
 
 def joint_equations(
-    network: nn.Module, targets: Mapping[str, Target], images: Held, rows: int
-) -> dict[str, NormalEquations]:
-    """Return the equations of each layer over the images of all processes; see `gather`.
+    network: nn.Module, layers: Iterable[str], images: Held, rows: int, *, few: Collection[str]
+) -> dict[str, NormalEquations | FewRows]:
+    """Return the equations of each layer over the images of all processes; see `gather`. Of a `few`, their rows.
 
     Cost: that of `gather`, and the memory of one layer's equations for each process beside all of this one.
     """
-    own: dict[str, NormalEquations] = {}
+    device = device_of(network)
+    own: dict[str, NormalEquations | FewRows] = {
+        name: (FewRows if name in few else NormalEquations)(
+            layout_with(network.get_submodule(name), images.width), device=device
+        )
+        for name in layers
+    }
 
     def read() -> None:
-        own.update(gather(network, targets, images.images, images.classes, rows, total=images.total, seed=images.rank))
+        fill(network, own, images.images, images.classes, rows, total=images.total, seed=images.rank)
 
     jointly(read, images.across, what="the equations of the readers")
     if images.across is None:
         return own
-    device = device_of(network)
-    for name in targets:
-        send = functools.partial(own[name].to, torch.device("cpu"))
+    for name in own:
+        send: Any = functools.partial(own[name].to, torch.device("cpu"))
         parts = jointly(send, images.across, what=f"the equations of {name!r}")
-        own[name] = functools.reduce(NormalEquations.joined, parts).to(device)
+        own[name] = functools.reduce(lambda one, other: one.joined(other), parts).to(device)
     return own
 
 

@@ -8,9 +8,9 @@ channels merely pass, such as depthwise convolutions, share nothing between them
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from secateur.modes import device_of, evaluating
 from secateur.records import ChannelGroup, Member
 from secateur.regression import (
+    FewRows,
     Layout,
     NormalEquations,
     Target,
@@ -30,6 +31,13 @@ from secateur.regression.layer_rows import draw_positions, input_rows, output_ro
 from secateur.regression.reading import checked
 
 CHUNK = 2**23  # numbers of rows that are made at a time
+FEW = 4  # times as many inputs as rows, from which on a layer's rows are held themselves
+
+
+class Sums(Protocol):
+    """What takes in rows U (G, n, D) and outputs E (G, n, O)."""
+
+    def add(self, U: Tensor, E: Tensor) -> None: ...
 
 
 def consumers(group: ChannelGroup) -> list[Member]:
@@ -56,10 +64,54 @@ def readers_of(
     return targets, unread | {name: "no forward pass calls it as a layer" for name in solvable if name not in targets}
 
 
-def bytes_for(module: nn.Module, classes: int) -> int:
-    """Return how many bytes the equations of a layer fill, with so many classes beside its outputs."""
+def bytes_for(module: nn.Module, classes: int, *, rows: int | None = None) -> int:
+    """Return how many bytes the equations of a layer fill, with so many classes beside its outputs.
+
+    `rows`: of a layer whose rows are held themselves.
+    """
+    layout = layout_with(module, classes)
+    if rows is not None:
+        return FewRows.bytes_for(layout, rows)
+    return 8 * layout.blocks * layout.unknowns * (layout.unknowns + layout.outputs)
+
+
+def few_rows(network: nn.Module, layers: Iterable[str], example: Tensor, *, images: int, rows: int) -> dict[str, int]:
+    """Return the layers that read at most a `FEW`th as many rows as they have inputs, and how many they read.
+
+    Args:
+        network: run on `example`.
+        layers: names.
+        example: a small batch.
+        images: how many there are in all.
+        rows: output positions of each layer that are read at most, in each call.
+
+    Cost: a forward pass.
+
+    Example:
+        >>> few_rows(nn.Sequential(nn.Linear(9, 9), nn.Linear(9, 2)), ["1"], torch.zeros(2, 9), images=2, rows=100)
+        {'1': 2}
+    """
+    found = dict.fromkeys(layers, 0)
+
+    def count(name: str) -> Any:
+        def hook(module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            found[name] += min(rows, positions_of(module, output) * images // len(example))
+
+        return hook
+
+    with ExitStack() as stack:
+        for name in found:
+            stack.callback(network.get_submodule(name).register_forward_hook(count(name)).remove)
+        stack.enter_context(evaluating(network))
+        stack.enter_context(torch.inference_mode())
+        network(example.to(device_of(network)))
+    return {name: n for name, n in found.items() if FEW * n <= layout_of(network.get_submodule(name)).unknowns}
+
+
+def layout_with(module: nn.Module, classes: int) -> Layout:
+    """Return the layout of a layer with so many classes beside its outputs."""
     blocks, unknowns, outputs = layout_of(module)
-    return 8 * blocks * unknowns * (unknowns + outputs + classes)
+    return Layout(blocks, unknowns, outputs + classes)
 
 
 def gather(
@@ -86,13 +138,26 @@ def gather(
     Raises:
         DataError: a layer gives or reads NaN or infinite values; it is named.
     """
+    width, device = 0 if classes is None else classes[0].shape[1], device_of(network)
+    layouts = {name: layout_with(network.get_submodule(name), width) for name in targets}
+    equations = {name: NormalEquations(layout, device=device) for name, layout in layouts.items()}
+    fill(network, equations, images, classes, rows, total=total, seed=seed)
+    return equations
+
+
+def fill(
+    network: nn.Module,
+    equations: Mapping[str, Sums],
+    images: Sequence[Tensor],
+    classes: Sequence[Tensor] | None,
+    rows: int,
+    *,
+    total: int | None = None,
+    seed: int = 0,
+) -> None:
+    """Add what the layers read of the images to their `equations`; see `gather`."""
     device, total = device_of(network), total or sum(map(len, images))
-    draws = {name: torch.Generator().manual_seed(seed) for name in targets}
-    equations = {}
-    for name in targets:
-        blocks, unknowns, outputs = layout_of(network.get_submodule(name))
-        extra = 0 if classes is None else classes[0].shape[1]
-        equations[name] = NormalEquations(Layout(blocks, unknowns, outputs + extra), device=device)
+    draws = {name: torch.Generator().manual_seed(seed) for name in equations}
 
     def reader(name: str, place: int) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
@@ -112,14 +177,13 @@ def gather(
 
     for place, batch in enumerate(images):
         with ExitStack() as stack:
-            for name in targets:
+            for name in equations:
                 stack.callback(
                     network.get_submodule(name).register_forward_hook(reader(name, place), with_kwargs=True).remove
                 )
             stack.enter_context(evaluating(network))
             stack.enter_context(torch.inference_mode())
             network(batch.to(device))
-    return equations
 
 
 def is_uneven(module: nn.Module, member: Member) -> bool:

@@ -12,18 +12,19 @@ from torch import Tensor, nn
 
 from secateur.batches import Batches
 from secateur.criteria import Reconstruction, options_of
-from secateur.criteria.reconstruction import Reading
+from secateur.criteria.adapting import Reader
 from secateur.distributed import Across, jointly
 from secateur.errors import NetworkError
 from secateur.feature_maps.tap import unwrapped
 from secateur.modes import structure_of
 from secateur.records import ChannelGroup, Member, Reduction, ScoreTable, rounded
-from secateur.regression import layout_of, readings_of, warn_of_few_rows
+from secateur.regression import FewRows, layout_of, readings_of, row_readings_of, warn_of_few_rows
 from secateur.scoring.holding import held, joint_equations, variations
-from secateur.scoring.readers import bytes_for, consumers, is_uneven, readers_of
+from secateur.scoring.readers import bytes_for, consumers, few_rows, is_uneven, readers_of
 
 STREAM_ROWS = 8192  # from which the variance of what a reader's output is added to is told
 DIGITS = 8  # of a score: in so many an error agrees, in whichever order the threads add it up
+LEAST_BY_ROWS = 1e-4  # the ridge below which rows lose digits that their products keep
 RANKING = 4  # how many times the memory of a group's equations it takes to rank its channels
 
 
@@ -87,8 +88,10 @@ def reconstruction_scores(
         SecateurWarning: a reader has fewer rows than unknowns.
 
     Cost: a forward pass for every `memory` bytes that the equations of all readers fill, at 8 D (D + O) for a reader of
-    D inputs and O outputs; n D (D + O) + D^3 operations each, for n rows. Ranking a group's channels takes
-    `RANKING` times the memory of its readers' equations beside them.
+    D inputs and O outputs; n D (D + O) + D^3 operations each, for n rows, and with `order` a fourth of them. A reader
+    with at most a fourth as many rows as inputs, such as a linear layer behind a flatten, fills 16 n (D + O) and takes
+    n^2 D operations with `order`, n D^2 without. Ranking a group's channels takes `RANKING` times the memory of its
+    readers' equations beside them.
 
     Example:
         >>> from secateur import channel_groups
@@ -104,7 +107,9 @@ def reconstruction_scores(
     network = unwrapped(model)
     images = held(network, batches, rule, across)
     targets, unread = readers_of(network, groups, images.example)
-    sizes = {name: bytes_for(network.get_submodule(name), images.width) for name in targets}
+    safe = targets if ridge >= LEAST_BY_ROWS else ()
+    few = few_rows(network, safe, images.example, images=images.total, rows=rows)
+    sizes = {name: bytes_for(network.get_submodule(name), images.width, rows=few.get(name)) for name in targets}
     room = memory - images.nbytes
     todo, skipped = _to_score(network, groups, unread, sizes, room)
     going = {name: None if order is None else _order_of(groups[name], order, reduction) for name in todo}
@@ -115,15 +120,18 @@ def reconstruction_scores(
     found: dict[str, Tensor] = {}
     counted: dict[str, int] = {}
     for chunk in _chunks(todo, sizes, room):
-        layers = {member.layer: targets[member.layer] for name in chunk for member in todo[name]}
-        equations = joint_equations(network, layers, images, rows)
+        layers = dict.fromkeys(member.layer for name in chunk for member in todo[name])
+        equations = joint_equations(network, layers, images, rows, few=few)
         counted |= {layer: of.rows for layer, of in equations.items()}
         for name in chunk:
-            readings: list[Reading] = []
+            readings: list[Reader] = []
             for member in todo[name]:
                 module, target = network.get_submodule(member.layer), targets[member.layer]
-                one = unit.get(member.layer, 1.0)
-                readings += readings_of(equations[member.layer], module, target, member, labels=labels, unit=one)
+                known, one = equations[member.layer], unit.get(member.layer, 1.0)
+                if isinstance(known, FewRows):
+                    readings += row_readings_of(known, module, target, member, labels=labels, unit=one)
+                else:
+                    readings += readings_of(known, module, target, member, labels=labels, unit=one)
             found[name] = _by_position(groups[name], rounded(rule(readings, order=going[name]), DIGITS))
     if not found:
         raise NetworkError("no group can be scored: " + "; ".join(f"{name}: {why}" for name, why in skipped.items()))
