@@ -139,6 +139,8 @@ def test_the_seed_decides(setting: tuple[nn.Module, dict[str, Any], MacsCost]) -
         ({"stages": [["first"]]}, ConfigError, "must name each group that is gated once: first, second"),
         ({"learning_rate": 1e30}, DataError, "the loss is nan at step [0-9]+ of 10: training diverged"),
         ({"precision": "int8"}, ConfigError, "precision must be one of"),
+        ({"epochs": 2.0}, ConfigError, "epochs must be a whole number >= 1; found 2.0"),
+        ({"alpha": (1.0,)}, ConfigError, "alpha must be two numbers > 0"),
     ],
 )
 def test_bad_input(

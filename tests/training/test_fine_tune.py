@@ -257,6 +257,7 @@ def test_a_network_without_gradients_is_refused() -> None:
     [
         ({"epochs": -1}, "epochs must be a whole number >= 0; found -1"),
         ({"epochs": 1.5}, "epochs"),
+        ({"epochs": 2.0}, "found 2.0"),
         ({"learning_rate": 0.0}, "learning_rate must be a number > 0"),
         ({"learning_rate": float("nan")}, "learning_rate"),
         ({"momentum": 1.0}, r"momentum must be in \[0, 1\)"),

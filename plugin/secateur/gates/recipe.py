@@ -69,13 +69,13 @@ class GateRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        first, last = self.alpha
+        rises = len(self.alpha) == 2 and 0 < self.alpha[0] <= self.alpha[1] < math.inf
         rules = {
-            "epochs": (self.epochs >= 1 and self.epochs == int(self.epochs), "a whole number >= 1"),
+            "epochs": (isinstance(self.epochs, int) and self.epochs >= 1, "a whole number >= 1"),
             "learning_rate": (0 < self.learning_rate < math.inf, "a number > 0"),
             "momentum": (0 <= self.momentum < 1, "in [0, 1)"),
             "weight_decay": (0 <= self.weight_decay < math.inf, "a number >= 0"),
-            "alpha": (0 < first <= last < math.inf, "two numbers > 0, the first not above the second"),
+            "alpha": (rises, "two numbers > 0, the first not above the second"),
             "every": (self.every >= 1, "at least 1"),
             "bump": (0 <= self.bump < math.inf, "a number >= 0"),
             "hurry": (self.hurry >= 0, "a whole number >= 0"),

@@ -1,0 +1,123 @@
+"""A killed `secateur nni run` leaves no process behind: what watches over NNI's manager ends it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from experiments_for_tests import processes_of, write_experiment
+from secateur_nni.experiments.watching import end_manager, watched
+
+MANAGER = """
+import signal, subprocess, sys, time
+trial = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
+def end(*_):
+    trial.terminate()
+    sys.exit()
+signal.signal(signal.SIGTERM, signal.SIG_IGN if "--stubborn" in sys.argv else end)
+print("up", flush=True)
+time.sleep(100)
+"""
+USER = """
+import subprocess, sys, time
+from pathlib import Path
+from secateur_nni.experiments.watching import watched
+folder, *manager = sys.argv[1:]
+with watched("ours", Path(folder)):
+    process = subprocess.Popen([sys.executable, *manager], stdout=subprocess.PIPE, start_new_session=True)
+    process.stdout.readline()
+    print("up", flush=True)
+    time.sleep(100)
+"""
+RUN = """
+import sys, time
+from secateur_nni.experiments.manager import running
+from secateur_nni.experiments.setting import load_experiment
+with running(load_experiment("experiment.yml"), folder="experiment"):
+    print("up", flush=True)
+    time.sleep(100)
+"""
+
+
+def manager(experiment: str, folder: Path, *others: str) -> list[str]:
+    """Return the arguments of what is known as NNI's manager, ends as it does, and has a child."""
+    return [
+        "-c",
+        MANAGER,
+        "--port",
+        "1",
+        "--experiment-id",
+        experiment,
+        "--experiments-directory",
+        f"{folder}",
+        *others,
+    ]
+
+
+def started(*arguments: str, cwd: Path | None = None) -> subprocess.Popen[str]:
+    """Start a process of Python, and return when it is up."""
+    process = subprocess.Popen(
+        [sys.executable, *arguments], stdout=subprocess.PIPE, text=True, cwd=cwd, start_new_session=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "up\n"
+    return process
+
+
+def test_killed_user_leaves_nothing_and_nobody_else_is_touched(tmp_path: Path) -> None:
+    other = started(*manager("theirs", tmp_path))
+    theirs = {other.pid, *(child.pid for child in psutil.Process(other.pid).children())}
+    try:
+        user = started("-c", USER, str(tmp_path), *manager("ours", tmp_path))
+        assert len(processes_of(str(tmp_path)).keys() - theirs) == 4  # the user, the watcher, a manager and its child
+        user.kill()
+        user.wait()
+        deadline = time.monotonic() + 20
+        while processes_of(str(tmp_path)).keys() != theirs and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert processes_of(str(tmp_path)).keys() == theirs
+    finally:
+        other.terminate()
+        other.wait()
+
+
+def test_what_does_not_end_is_killed_with_its_children(tmp_path: Path) -> None:
+    stubborn = started(*manager("ours", tmp_path, "--stubborn"))
+    end_manager("ours", tmp_path, patience=0.3)
+    assert stubborn.wait() == -signal.SIGKILL
+
+
+def test_watcher_ends_with_the_block(tmp_path: Path) -> None:
+    with suppress(ZeroDivisionError), watched("ours", tmp_path):
+        assert len(processes_of(str(tmp_path))) == 1
+        raise ZeroDivisionError
+    assert not processes_of(str(tmp_path))
+
+
+@pytest.mark.nni
+@pytest.mark.nni_long
+@pytest.mark.timeout(300)
+def test_killed_run_leaves_no_process_of_nni(user: Path) -> None:
+    """One trial hangs, as a search's does when its process is killed in the midst of it."""
+    write_experiment(user, "troubled", concurrency=2, timeout=200)
+    run = started("-c", RUN, cwd=user)
+    try:
+        deadline = time.monotonic() + 120
+        while not (user / "tried-c").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        assert any("nni_node" in command for command in processes_of(str(user)).values())
+    finally:
+        run.kill()
+        run.wait()
+    deadline = time.monotonic() + 30
+    while processes_of(str(user)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not processes_of(str(user))
