@@ -23,6 +23,7 @@ from secateur.errors import ConfigError, MissingDependencyError, ProcessError
 from secateur.files import write_json
 from secateur_nni.experiments.setting import search_file
 from secateur_nni.experiments.tuner import BUILTIN_NAME, GreedyTuner
+from secateur_nni.experiments.watching import ENDING, watched
 from secateur_nni.host import check_nnictl
 from secateur_nni.proxies import refuse_proxy
 
@@ -37,7 +38,6 @@ except ImportError as error:
 RECORD = "experiment.json"
 LOCAL = "localhost"
 STARTUP = 40  # seconds that Node.js may take to start; NNI's own 3 are too few on a busy machine
-ENDING = 10.0  # seconds until what does not end is killed
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Running:
 
 @contextmanager
 def running(config: ExperimentConfig, *, folder: str | Path, port: int | None = None) -> Iterator[Running]:
-    """Within the block, an experiment of NNI runs; after it no process of it does, whatever happened.
+    """Within the block, an experiment of NNI runs; after it no process of it does, even if this one was killed.
 
     Args:
         config: see `load_experiment`; its experimentWorkingDirectory is replaced.
@@ -94,13 +94,14 @@ def running(config: ExperimentConfig, *, folder: str | Path, port: int | None = 
     if platform == "local":
         config.trial_command = at_home(str(config.trial_command))
     experiment = Experiment(config)
-    before = _children()
-    try:
-        _start(experiment, folder, port)
-        write_json(folder / RECORD, {"id": experiment.id, "port": port, "pid": os.getpid()})
-        yield Running(experiment, folder, port)
-    finally:
-        _stop(experiment, before)
+    with watched(experiment.id, folder):
+        before = _children()
+        try:
+            _start(experiment, folder, port)
+            write_json(folder / RECORD, {"id": experiment.id, "port": port, "pid": os.getpid()})
+            yield Running(experiment, folder, port)
+        finally:
+            _stop(experiment, before)
 
 
 def free_port() -> int:
