@@ -59,6 +59,11 @@ class Running:
         """The address of NNI's web page."""
         return f"http://{LOCAL}:{self.port}"
 
+    @property
+    def ended(self) -> bool:
+        """Whether the manager's process has ended, by itself or killed."""
+        return _has_ended(self.experiment)
+
 
 @contextmanager
 def running(config: ExperimentConfig, *, folder: str | Path, port: int | None = None) -> Iterator[Running]:
@@ -215,6 +220,10 @@ def last_words(folder: Path, *, lines: int = 3) -> str:
     return f"; its logs in {folder} say: " + " / ".join(found[-lines:]) if found else ""
 
 
+def _has_ended(experiment: Experiment) -> bool:
+    return experiment._proc is None or experiment._proc.poll() is not None
+
+
 def _children() -> set[int]:
     return {process.pid for process in psutil.Process().children(recursive=True)}
 
@@ -224,6 +233,8 @@ def _stop(experiment: Experiment, before: set[int]) -> None:
     own = [process for process in psutil.Process().children(recursive=True) if process.pid not in before]
     quiet = log._handlers.get("_stdout_") is not None
     log.silence_stdout()
+    if _has_ended(experiment):
+        experiment._proc = None  # or NNI would ask it to end, and complain by pages that it does not answer
     try:
         experiment.stop()
     finally:
