@@ -28,6 +28,7 @@ from secateur.protocols import CostModel
 from secateur.records import ChannelGroup, PruningPlan
 from secateur.records.groups import narrowed
 from secateur.training.checking import check_data
+from secateur.training.random_states import seed_generators
 
 Widths = Mapping[str, int]
 
@@ -133,7 +134,7 @@ def autoprune(
     modes = [(module, module.training) for module in network.modules()]
     device = device_of(network)
     with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.enable_grad():
-        torch.manual_seed(recipe.seed)
+        seed_generators(recipe.seed, device)
         saved.restore(attached, train)
         if on_epoch is not None:
             for entry in entries:
