@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from secateur import MacsCost, accuracy, apply_plan, channel_groups, uniform_plan, verify_pruning, weight_scores
 from secateur.errors import CheckpointError, ConfigError, DataError, NetworkError, PlanError
-from secateur.gates import GateEpoch, autoprune
+from secateur.gates import PRESETS, GateEpoch, autoprune
 from secateur.gates.attached import Attached
+from secateur.gates.learning import Learning
 from secateur.records import PruningPlan
 
 FAST = {"learning_rate": 0.05, "weight_decay": 0.0}
@@ -118,6 +119,28 @@ def test_ablations_run_and_are_recorded(
     assert {name: found.plan.settings["recipe"][name] for name in changes} == changes
     assert found.plan.widths == {"first": 4, "second": 3}
     assert (found.gates["first"].alpha == 0.1) == (changes.get("binarise") is False)
+
+
+@pytest.mark.parametrize(("drop", "whole"), [(2 / 3, 8), (0.5, 6), (1.0, 12)])
+def test_the_learning_rate_drops_once_or_never(
+    setting: tuple[nn.Module, dict[str, Any], MacsCost], monkeypatch: pytest.MonkeyPatch, drop: float, whole: int
+) -> None:
+    network, groups, cost = setting
+    rates, look_back = list[float](), Learning._look_back
+
+    def watched(self: Learning) -> None:
+        rates.append(self.optimizer.param_groups[0]["lr"])
+        look_back(self)
+
+    monkeypatch.setattr(Learning, "_look_back", watched)
+    autoprune(network, groups, cost, batches(6), epochs=2, learning_rate=0.01, drop=drop)
+    assert rates == pytest.approx([0.01] * whole + [0.001] * (12 - whole))
+
+
+def test_the_presets_drop_it_where_the_authors_do() -> None:
+    """VGG-16 after two of three epochs, ResNet-50 after four of eight, MobileNetV2 not at all."""
+    epochs = {name: recipe.epochs * recipe.drop for name, recipe in PRESETS.items()}
+    assert epochs == pytest.approx({"vgg16": 2, "resnet50": 4, "mobilenet_v2": 5})
 
 
 def test_the_seed_decides(setting: tuple[nn.Module, dict[str, Any], MacsCost]) -> None:
