@@ -23,7 +23,7 @@ from secateur.errors import ConfigError, MissingDependencyError, ProcessError
 from secateur.files import write_json
 from secateur_nni.experiments.setting import search_file
 from secateur_nni.experiments.tuner import BUILTIN_NAME, GreedyTuner
-from secateur_nni.experiments.watching import ENDING, watched
+from secateur_nni.experiments.watching import ENDING, family_of, watched
 from secateur_nni.host import check_nnictl
 from secateur_nni.proxies import refuse_proxy
 
@@ -100,13 +100,12 @@ def running(config: ExperimentConfig, *, folder: str | Path, port: int | None = 
         config.trial_command = at_home(str(config.trial_command))
     experiment = Experiment(config)
     with watched(experiment.id, folder):
-        before = _children()
         try:
             _start(experiment, folder, port)
             write_json(folder / RECORD, {"id": experiment.id, "port": port, "pid": os.getpid()})
             yield Running(experiment, folder, port)
         finally:
-            _stop(experiment, before)
+            _stop(experiment)
 
 
 def free_port() -> int:
@@ -224,13 +223,9 @@ def _has_ended(experiment: Experiment) -> bool:
     return experiment._proc is None or experiment._proc.poll() is not None
 
 
-def _children() -> set[int]:
-    return {process.pid for process in psutil.Process().children(recursive=True)}
-
-
-def _stop(experiment: Experiment, before: set[int]) -> None:
+def _stop(experiment: Experiment) -> None:
     """End the manager, the tuner and the trials; what does not end in time is killed, and nothing else."""
-    own = [process for process in psutil.Process().children(recursive=True) if process.pid not in before]
+    own = [] if _has_ended(experiment) else family_of(psutil.Process(experiment._proc.pid))
     quiet = log._handlers.get("_stdout_") is not None
     log.silence_stdout()
     if _has_ended(experiment):

@@ -56,14 +56,26 @@ def end_manager(experiment: str, folder: Path, *, patience: float = ENDING) -> N
     """
     marks = [(ID, experiment), (FOLDER, str(folder))]
     managers = [process for process in psutil.process_iter() if _told(process, marks)]
-    family = [process for manager in managers for process in (manager, *_descendants(manager))]
+    family = [process for manager in managers for process in family_of(manager)]
     for manager in managers:
         with suppress(psutil.NoSuchProcess):
             manager.terminate()  # NNI then ends tuner and trials itself
     _, left = psutil.wait_procs(family, timeout=patience)
-    for process in [later for each in left for later in _descendants(each)] + left:
+    for process in [each for old in left for each in family_of(old)]:  # and what they have started since
         with suppress(psutil.NoSuchProcess):
             process.kill()
+
+
+def family_of(process: psutil.Process) -> list[psutil.Process]:
+    """Return a process and all that it has started, and these; nothing where it has ended.
+
+    Example:
+        >>> family_of(psutil.Process())[0] == psutil.Process()
+        True
+    """
+    with suppress(psutil.Error):
+        return [process, *process.children(recursive=True)]
+    return []
 
 
 def _told(process: psutil.Process, marks: Sequence[tuple[str, str]]) -> bool:
@@ -72,12 +84,6 @@ def _told(process: psutil.Process, marks: Sequence[tuple[str, str]]) -> bool:
         given = process.cmdline()
         return all(mark in itertools.pairwise(given) for mark in marks)
     return False
-
-
-def _descendants(process: psutil.Process) -> list[psutil.Process]:
-    with suppress(psutil.Error):
-        return list(process.children(recursive=True))
-    return []
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from nni.experiment import AlgorithmConfig, Experiment, ExperimentConfig
 from secateur.errors import ProcessError
 from secateur_nni.experiments import following
 from secateur_nni.experiments.following import follow
-from secateur_nni.experiments.manager import Running, _children, _stop, free_port
+from secateur_nni.experiments.manager import Running, _stop, free_port
 
 
 class Manager:
@@ -85,5 +85,5 @@ def test_a_manager_that_was_killed(tmp_path: Path) -> None:
 def test_a_manager_that_was_killed_is_not_asked_to_end(capfd: pytest.CaptureFixture[str]) -> None:
     experiment = Experiment(ExperimentConfig("local"))
     experiment._proc, experiment.port = killed(), free_port()
-    _stop(experiment, _children())
+    _stop(experiment)
     assert capfd.readouterr() == ("", "")

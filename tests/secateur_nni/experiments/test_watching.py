@@ -8,11 +8,14 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from experiments_for_tests import processes_of, write_experiment
+from secateur_nni.experiments import manager as nni_manager
+from secateur_nni.experiments.setting import load_experiment
 from secateur_nni.experiments.watching import end_manager, watched
 
 MANAGER = """
@@ -99,6 +102,22 @@ def test_watcher_ends_with_the_block(tmp_path: Path) -> None:
         assert len(processes_of(str(tmp_path))) == 1
         raise ZeroDivisionError
     assert not processes_of(str(tmp_path))
+
+
+def test_what_a_user_starts_within_the_block_is_not_nnis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_experiment(tmp_path, "worth")
+
+    def start(experiment: Any, folder: Path, _port: int) -> None:
+        experiment._proc = started(*manager(experiment.id, folder))
+
+    monkeypatch.setattr(nni_manager, "_start", start)
+    with nni_manager.running(load_experiment(path), folder=tmp_path / "experiment"):
+        users = started("-c", "import time; print('up', flush=True); time.sleep(100)")
+    try:
+        assert processes_of(str(tmp_path)).keys() == {users.pid}
+    finally:
+        users.kill()
+        users.wait()
 
 
 @pytest.mark.nni
