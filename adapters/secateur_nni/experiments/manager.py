@@ -23,12 +23,11 @@ from secateur.errors import ConfigError, MissingDependencyError, ProcessError
 from secateur.files import write_json
 from secateur_nni.experiments.setting import search_file
 from secateur_nni.experiments.tuner import BUILTIN_NAME, GreedyTuner
-from secateur_nni.experiments.watching import ENDING, family_of, watched
+from secateur_nni.experiments.watching import MARK, watched
 from secateur_nni.host import check_nnictl
 from secateur_nni.proxies import refuse_proxy
 
 try:
-    import psutil
     from nni.experiment import Experiment, ExperimentConfig, launcher, rest
     from nni.runtime import log
     from nni.tools.package_utils import AlgoMeta, get_algo_meta, register_algo_meta
@@ -99,7 +98,7 @@ def running(config: ExperimentConfig, *, folder: str | Path, port: int | None = 
     if platform == "local":
         config.trial_command = at_home(str(config.trial_command))
     experiment = Experiment(config)
-    with watched(experiment.id, folder):
+    with watched(experiment.id):
         try:
             _start(experiment, folder, port)
             write_json(folder / RECORD, {"id": experiment.id, "port": port, "pid": os.getpid()})
@@ -164,6 +163,7 @@ def _start(experiment: Experiment, folder: Path, port: int) -> None:
     home = folder / "home"
     environment = {
         "HOME": str(home),
+        MARK: experiment.id,
         "SECATEUR_USER_HOME": str(Path.home()),
         "NNI_CONFIG_DIR": str(home / "config"),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
@@ -224,8 +224,7 @@ def _has_ended(experiment: Experiment) -> bool:
 
 
 def _stop(experiment: Experiment) -> None:
-    """End the manager, the tuner and the trials; what does not end in time is killed, and nothing else."""
-    own = [] if _has_ended(experiment) else family_of(psutil.Process(experiment._proc.pid))
+    """Have NNI end the manager, the tuner and the trials; the watcher sees to what is left."""
     quiet = log._handlers.get("_stdout_") is not None
     log.silence_stdout()
     if _has_ended(experiment):
@@ -235,8 +234,3 @@ def _stop(experiment: Experiment) -> None:
     finally:
         if quiet:
             log.start_stdout_logging()
-        _, left = psutil.wait_procs(own, timeout=ENDING)
-        for process in left:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(left, timeout=ENDING)

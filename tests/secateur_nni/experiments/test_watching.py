@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import signal
+import os
 import subprocess
 import sys
 import time
@@ -16,7 +16,7 @@ import pytest
 from experiments_for_tests import processes_of, write_experiment
 from secateur_nni.experiments import manager as nni_manager
 from secateur_nni.experiments.setting import load_experiment
-from secateur_nni.experiments.watching import end_manager, watched
+from secateur_nni.experiments.watching import MARK, end_experiment, watched
 
 MANAGER = """
 import signal, subprocess, sys, time
@@ -29,12 +29,12 @@ print("up", flush=True)
 time.sleep(100)
 """
 USER = """
-import subprocess, sys, time
-from pathlib import Path
-from secateur_nni.experiments.watching import watched
-folder, *manager = sys.argv[1:]
-with watched("ours", Path(folder)):
-    process = subprocess.Popen([sys.executable, *manager], stdout=subprocess.PIPE, start_new_session=True)
+import os, subprocess, sys, time
+from secateur_nni.experiments.watching import MARK, watched
+with watched("ours"):
+    manager = [sys.executable, "-c", sys.argv[1]]
+    marked = os.environ | {MARK: "ours"}
+    process = subprocess.Popen(manager, stdout=subprocess.PIPE, start_new_session=True, env=marked)
     process.stdout.readline()
     print("up", flush=True)
     time.sleep(100)
@@ -49,25 +49,11 @@ with running(load_experiment("experiment.yml"), folder="experiment"):
 """
 
 
-def manager(experiment: str, folder: Path, *others: str) -> list[str]:
-    """Return the arguments of what is known as NNI's manager, ends as it does, and has a child."""
-    return [
-        "-c",
-        MANAGER,
-        "--port",
-        "1",
-        "--experiment-id",
-        experiment,
-        "--experiments-directory",
-        f"{folder}",
-        *others,
-    ]
-
-
-def started(*arguments: str, cwd: Path | None = None) -> subprocess.Popen[str]:
-    """Start a process of Python, and return when it is up."""
+def started(*arguments: str, experiment: str | None = None, cwd: Path | None = None) -> subprocess.Popen[str]:
+    """Start a process of Python, as one of an experiment if that is named, and return when it is up."""
+    marked = os.environ | ({} if experiment is None else {MARK: experiment})
     process = subprocess.Popen(
-        [sys.executable, *arguments], stdout=subprocess.PIPE, text=True, cwd=cwd, start_new_session=True
+        [sys.executable, *arguments], stdout=subprocess.PIPE, text=True, cwd=cwd, start_new_session=True, env=marked
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "up\n"
@@ -75,10 +61,10 @@ def started(*arguments: str, cwd: Path | None = None) -> subprocess.Popen[str]:
 
 
 def test_killed_user_leaves_nothing_and_nobody_else_is_touched(tmp_path: Path) -> None:
-    other = started(*manager("theirs", tmp_path))
+    other = started("-c", MANAGER, experiment="theirs")
     theirs = {other.pid, *(child.pid for child in psutil.Process(other.pid).children())}
     try:
-        user = started("-c", USER, str(tmp_path), *manager("ours", tmp_path))
+        user = started("-c", USER, MANAGER)
         assert len(processes_of(str(tmp_path)).keys() - theirs) == 4  # the user, the watcher, a manager and its child
         user.kill()
         user.wait()
@@ -91,14 +77,23 @@ def test_killed_user_leaves_nothing_and_nobody_else_is_touched(tmp_path: Path) -
         other.wait()
 
 
-def test_what_does_not_end_is_killed_with_its_children(tmp_path: Path) -> None:
-    stubborn = started(*manager("ours", tmp_path, "--stubborn"))
-    end_manager("ours", tmp_path, patience=0.3)
-    assert stubborn.wait() == -signal.SIGKILL
+def test_what_does_not_end_is_killed(tmp_path: Path) -> None:
+    started("-c", MANAGER, "--stubborn", experiment="ours")
+    end_experiment("ours", patience=0.3)
+    assert not processes_of(str(tmp_path))
+
+
+def test_trials_that_have_lost_their_manager_are_found(tmp_path: Path) -> None:
+    killed = started("-c", MANAGER, experiment="ours")
+    killed.kill()
+    killed.wait()
+    assert len(processes_of(str(tmp_path))) == 1
+    end_experiment("ours")
+    assert not processes_of(str(tmp_path))
 
 
 def test_watcher_ends_with_the_block(tmp_path: Path) -> None:
-    with suppress(ZeroDivisionError), watched("ours", tmp_path):
+    with suppress(ZeroDivisionError), watched("ours"):
         assert len(processes_of(str(tmp_path))) == 1
         raise ZeroDivisionError
     assert not processes_of(str(tmp_path))
@@ -107,8 +102,8 @@ def test_watcher_ends_with_the_block(tmp_path: Path) -> None:
 def test_what_a_user_starts_within_the_block_is_not_nnis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_experiment(tmp_path, "worth")
 
-    def start(experiment: Any, folder: Path, _port: int) -> None:
-        experiment._proc = started(*manager(experiment.id, folder))
+    def start(experiment: Any, _folder: Path, _port: int) -> None:
+        experiment._proc = started("-c", MANAGER, experiment=experiment.id)
 
     monkeypatch.setattr(nni_manager, "_start", start)
     with nni_manager.running(load_experiment(path), folder=tmp_path / "experiment"):
