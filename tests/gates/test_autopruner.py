@@ -160,6 +160,7 @@ def test_the_seed_decides(setting: tuple[nn.Module, dict[str, Any], MacsCost]) -
         ({"keep": {"first": 9}}, ConfigError, "'first' has 8 channels; asked to keep 9"),
         ({"keep": {"first": 8}}, ConfigError, "nothing would go"),
         ({"stages": [["first"]]}, ConfigError, "must name each group that is gated once: first, second"),
+        ({"stages": [["first", "second"], []]}, ConfigError, "must name each group that is gated once"),
         ({"learning_rate": 1e30}, DataError, "the loss is nan at step [0-9]+ of 10: training diverged"),
         ({"precision": "int8"}, ConfigError, "precision must be one of"),
         ({"epochs": 2.0}, ConfigError, "epochs must be a whole number >= 1; found 2.0"),

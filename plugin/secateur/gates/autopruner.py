@@ -123,7 +123,7 @@ def autoprune(
     recipe = (recipe or GateRecipe()).changed(changes)
     widths = _widths(groups, keep)
     order = [list(widths)] if stages is None else [list(names) for names in stages]
-    if sorted(name for names in order for name in names) != sorted(widths):
+    if sorted(name for names in order for name in names) != sorted(widths) or not all(order):
         raise ConfigError(f"the stages must name each group that is gated once: {', '.join(widths)}; found {order}")
     network = copy.deepcopy(local(model))
     example, answers, batches = check_data(network, train, None, precision=recipe.precision, across=across)
