@@ -31,7 +31,9 @@ class AutoPrunerConfig(Section):
         "one size; layer: one group after the other",
     )
     epochs: Count | None = Field(default=None, description="passes over the training images, of each stage")
-    learning_rate: Positive | None = Field(default=None, description="of network and gates, a tenth in the last third")
+    learning_rate: Positive | None = Field(
+        default=None, description="of network and gates; a tenth of it in the last third, or where the preset's drops"
+    )
     momentum: BelowOne | None = Field(default=None, description="momentum of SGD")
     weight_decay: NotNegative | None = Field(default=None, description="weight decay of network and gates")
     alpha: tuple[Positive, Positive] | None = Field(

@@ -90,7 +90,7 @@ def own_choice(
     """
     check_own_pruner(name, options or {})
     gone = _asked(groups, widths)
-    held = list(rebatch(batches, None, samples=samples))
+    held = [batch for batch in rebatch(batches, None, samples=samples) if len(batch[0])]
     if not held:
         raise DataError("there is no image to trace the network with: the batches are empty")
     copied = copy_of(model).eval()
@@ -200,7 +200,7 @@ def _evaluator(network: nn.Module, held: list[Any]) -> Any:
             optimizer.step()
 
     def loss(batch: Any, model: nn.Module) -> Tensor:
-        return nn.functional.cross_entropy(model(batch[0].to(device)), batch[1].to(device))
+        return nn.functional.cross_entropy(model(batch[0].to(device)), batch[1].to(device, torch.int64))
 
     return torch_evaluator(train, traced_sgd(network.parameters(), lr=0.0), loss)
 

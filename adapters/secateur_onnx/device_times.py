@@ -7,6 +7,9 @@ while the one before it runs:
 
     time = (T_n - T_1) / (n - 1)
 
+What a run costs beside its layers is in both and falls out. Where that scatters more than the layers take, nothing is
+left of the difference, and T_n / n stands in its place, which is too long rather than too short.
+
 Weights are inputs of these files, of any size, so that two sessions serve all widths of a layer; only a depthwise
 layer, whose groups are its width, takes two for each width.
 """
@@ -17,13 +20,14 @@ import functools
 import math
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from secateur.errors import ConfigError, DataError
+from secateur.errors import ConfigError, DataError, SecateurWarning
 from secateur_onnx.geometry import Geometry
 from secateur_onnx.layer_nodes import Pair, group_count, input_shape, layer_nodes, layers_model, weight_shape
 from secateur_onnx.packages import require
@@ -32,7 +36,7 @@ from secateur_onnx.timing import time_alternating
 
 DEVICES = {"cpu": "cpu", "cuda": "cuda"}  # provider -> what onnxruntime calls its memory
 COPIES = (16, 8, 4, 2)
-LARGEST = 2**30  # bytes that all copies may write
+LARGEST = 2**30  # bytes of the weights of all copies and of what they write
 QUANTILE = 0.05  # other processes only ever add time
 ROUNDS, LEAST = 25, 5
 
@@ -59,13 +63,17 @@ def time_layers_on_device(
         clock: gives the time in seconds.
 
     Returns: (T_n - T_1) / (n - 1) for each pair, T the time that one run in twenty stays below; T_n / n where the noise
-    leaves nothing of the difference. n is 16, or less where 16 layers would write more than 1 GiB.
+    leaves nothing of the difference. n is 16, or less where 16 layers would hold and write more than 1 GiB.
 
     Raises:
         ConfigError: a provider for which layers cannot be timed so; or as `create_session` does.
         DataError: onnxruntime cannot run the layer.
 
-    Cost: at most 25 runs of 17 layers for each pair, and what cuDNN takes to choose an algorithm.
+    Warns:
+        SecateurWarning: the noise has left nothing of a difference.
+
+    Cost: at most 45 runs of 17 layers for each pair, 20 of them to warm up, and what cuDNN takes to choose an
+    algorithm.
 
     Example:
         >>> layer = Geometry("Gemm", (1,))
@@ -87,7 +95,8 @@ def time_layers_on_device(
         for pair in pairs:
             groups = group_count(geometry, pair)
             one, written = _bound(session(groups, 1), geometry, pair, batch, DEVICES[provider])
-            copies = next((n for n in COPIES if n * written <= LARGEST), COPIES[-1])
+            held = 4 * math.prod(weight_shape(geometry, pair)) + written
+            copies = next((n for n in COPIES if n * held <= LARGEST), COPIES[-1])
             many, _ = _bound(session(groups, copies), geometry, pair, batch, DEVICES[provider])
             taken = time_alternating(many, one, rounds=ROUNDS, least=LEAST, seconds=seconds, clock=clock)
             times.append(added_time(*taken, copies=copies) * 1000)
@@ -97,14 +106,22 @@ def time_layers_on_device(
 def added_time(many: Sequence[float], one: Sequence[float], *, copies: int) -> float:
     """Return what one layer adds, from the times of runs with `copies` layers and of runs with one.
 
+    Warns, where the first are no longer, that it is the most that one layer can take.
+
     Example:
         >>> added_time([5.0, 5.0, 9.0], [2.0, 2.0, 2.0], copies=4)
         1.0
-        >>> added_time([2.0], [3.0], copies=4)
-        0.5
     """
     slow, fast = (float(np.quantile(times, QUANTILE)) for times in (many, one))
-    return (slow - fast) / (copies - 1) if slow > fast else slow / copies
+    if slow > fast:
+        return (slow - fast) / (copies - 1)
+    warnings.warn(
+        f"{copies} layers took no longer than one: the noise of this machine hides what one takes, and the most that "
+        "it can be stands in its place",
+        SecateurWarning,
+        stacklevel=2,
+    )
+    return slow / copies
 
 
 def _copies_model(geometry: Geometry, groups: int, copies: int, batch: int) -> Any:

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from secateur import MacsCost, accuracy, apply_plan, channel_groups, uniform_plan, verify_pruning, weight_scores
 from secateur.errors import CheckpointError, ConfigError, DataError, NetworkError, PlanError
-from secateur.gates import GateEpoch, autoprune
+from secateur.gates import PRESETS, GateEpoch, autoprune
 from secateur.gates.attached import Attached
+from secateur.gates.learning import Learning
 from secateur.records import PruningPlan
 
 FAST = {"learning_rate": 0.05, "weight_decay": 0.0}
@@ -120,6 +121,28 @@ def test_ablations_run_and_are_recorded(
     assert (found.gates["first"].alpha == 0.1) == (changes.get("binarise") is False)
 
 
+@pytest.mark.parametrize(("drop", "whole"), [(2 / 3, 8), (0.5, 6), (1.0, 12)])
+def test_the_learning_rate_drops_once_or_never(
+    setting: tuple[nn.Module, dict[str, Any], MacsCost], monkeypatch: pytest.MonkeyPatch, drop: float, whole: int
+) -> None:
+    network, groups, cost = setting
+    rates, look_back = list[float](), Learning._look_back
+
+    def watched(self: Learning) -> None:
+        rates.append(self.optimizer.param_groups[0]["lr"])
+        look_back(self)
+
+    monkeypatch.setattr(Learning, "_look_back", watched)
+    autoprune(network, groups, cost, batches(6), epochs=2, learning_rate=0.01, drop=drop)
+    assert rates == pytest.approx([0.01] * whole + [0.001] * (12 - whole))
+
+
+def test_the_presets_drop_it_where_the_authors_do() -> None:
+    """VGG-16 after two of three epochs, ResNet-50 after four of eight, MobileNetV2 not at all."""
+    epochs = {name: recipe.epochs * recipe.drop for name, recipe in PRESETS.items()}
+    assert epochs == pytest.approx({"vgg16": 2, "resnet50": 4, "mobilenet_v2": 5})
+
+
 def test_the_seed_decides(setting: tuple[nn.Module, dict[str, Any], MacsCost]) -> None:
     network, groups, cost = setting
     first, again = (autoprune(network, groups, cost, batches(10), epochs=1, seed=4) for _ in range(2))
@@ -137,8 +160,11 @@ def test_the_seed_decides(setting: tuple[nn.Module, dict[str, Any], MacsCost]) -
         ({"keep": {"first": 9}}, ConfigError, "'first' has 8 channels; asked to keep 9"),
         ({"keep": {"first": 8}}, ConfigError, "nothing would go"),
         ({"stages": [["first"]]}, ConfigError, "must name each group that is gated once: first, second"),
+        ({"stages": [["first", "second"], []]}, ConfigError, "must name each group that is gated once"),
         ({"learning_rate": 1e30}, DataError, "the loss is nan at step [0-9]+ of 10: training diverged"),
         ({"precision": "int8"}, ConfigError, "precision must be one of"),
+        ({"epochs": 2.0}, ConfigError, "epochs must be a whole number >= 1; found 2.0"),
+        ({"alpha": (1.0,)}, ConfigError, "alpha must be two numbers > 0"),
     ],
 )
 def test_bad_input(

@@ -67,6 +67,9 @@ def test_taylor_reads_the_gradients_of_the_network_that_is_pruned(
     )
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
     assert all(parameter.grad is None for parameter in network.parameters())
+    short = [(images[:0], torch.arange(0)), *((inputs, labels.int()) for inputs, labels in batches)]
+    again = own_choice(network, channel_groups(network, images[:2]), WIDTHS, short, "taylor")
+    assert torch.equal(again.metrics["first"], choice.metrics["first"])
 
 
 def test_slim_masks_what_it_has_batch_norm_for(network: nn.Module, images: Tensor, batches: Batches) -> None:

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from secateur.errors import ConfigError, DataError
-from secateur_onnx import latency_cost
+from secateur.errors import ConfigError, DataError, SecateurWarning
+from secateur_onnx import device_times, latency_cost
 from secateur_onnx.device_times import _copies_model, added_time, time_layers_on_device
 from secateur_onnx.geometry import Geometry, layer_calls
 from secateur_onnx.layer_nodes import group_count, input_shape, weight_shape
@@ -59,7 +59,19 @@ def test_what_a_run_costs_is_no_time_of_a_layer(each: float, run: float, copies:
 
 
 def test_a_difference_that_noise_has_swallowed() -> None:
-    assert added_time([1.0, 1.1], [1.2, 1.3], copies=4) == pytest.approx(1.005 / 4)
+    with pytest.warns(SecateurWarning, match="4 layers took no longer than one"):
+        assert added_time([1.0, 1.1], [1.2, 1.3], copies=4) == pytest.approx(1.005 / 4)
+
+
+def test_large_weights_stand_fewer_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """16 copies of the first linear layer of VGG would take 6.6 GB of a device."""
+    asked = list[int]()
+    monkeypatch.setattr(device_times, "LARGEST", 2**16)
+    monkeypatch.setattr(device_times, "added_time", lambda *_, copies: asked.append(copies) or 1.0)
+    time_layers_on_device(
+        Geometry("Gemm", (1,)), [(8, 8), (64, 64), (256, 256)], batch=1, provider="cpu", threads=1, seconds=0.01
+    )
+    assert asked == [16, 2, 2]
 
 
 def test_wide_layers_take_longer(network: nn.Sequential) -> None:

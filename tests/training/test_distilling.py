@@ -46,6 +46,11 @@ def test_the_loss_by_feature_maps_is_relative() -> None:
     assert loss.item() == pytest.approx((0.25 + 0.0) / 2, rel=1e-5)
 
 
+def test_a_teacher_may_lie_on_another_device() -> None:
+    maps = torch.ones(2, 1, 2, 2, device="meta")
+    assert feature_loss({"a": maps}, {"a": torch.ones(2, 1, 2, 2)}).device.type == "meta"
+
+
 def test_block_ends_are_found_by_what_they_return() -> None:
     assert list(block_ends(digits_resnet(), images())) == ["layer1.0", "layer2.0", "layer3.0", "layer3.1"]
     plain = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Conv2d(2, 2, 3))

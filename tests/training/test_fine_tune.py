@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import references
+from secateur import ParameterCost, autoprune, channel_groups
 from secateur.errors import ConfigError, DataError, NetworkError
 from secateur.evaluation import accuracy
 from secateur.networks import digits_resnet
@@ -252,11 +253,23 @@ def test_a_network_without_gradients_is_refused() -> None:
         fine_tune(net().requires_grad_(False), blobs())
 
 
+def test_generators_of_devices_that_nobody_asked_for_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, seeded = net(), list[int]()
+    groups = channel_groups(model.eval(), blobs()[0][0])
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    fine_tune(model, blobs(), epochs=1)
+    autoprune(model, groups, ParameterCost(model, groups), blobs(), epochs=1)
+    assert not seeded
+    torch.manual_seed(0)
+    assert seeded == [0]
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"epochs": -1}, "epochs must be a whole number >= 0; found -1"),
         ({"epochs": 1.5}, "epochs"),
+        ({"epochs": 2.0}, "found 2.0"),
         ({"learning_rate": 0.0}, "learning_rate must be a number > 0"),
         ({"learning_rate": float("nan")}, "learning_rate"),
         ({"momentum": 1.0}, r"momentum must be in \[0, 1\)"),

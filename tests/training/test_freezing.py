@@ -13,7 +13,7 @@ from secateur.errors import ConfigError, NetworkError, ScoreError
 from secateur.networks import digits_resnet
 from secateur.records import PruningPlan
 from secateur.training import fine_tune, frozen, highest_filters
-from training_for_tests import blobs, net, state
+from training_for_tests import blobs, net, same, state
 
 
 def digits() -> list[tuple[Tensor, Tensor]]:
@@ -41,6 +41,13 @@ def test_frozen_filters_stay_bit_for_bit(changes: dict[str, Any]) -> None:
         moved = (value != before[name]).flatten(1).any(1) if value.ndim > 1 else value != before[name]
         assert not bool(moved[held].any()), name
         assert bool(moved[~held].all()), name
+
+
+def test_a_layer_without_frozen_filters_is_trained() -> None:
+    model, other = net(), net()
+    fine_tune(model, blobs(), freeze={"0": []})
+    fine_tune(other, blobs())
+    assert same(model, state(other))
 
 
 def test_the_optimizer_forgets_frozen_filters_and_clipping_does_not_see_them() -> None:

@@ -6,6 +6,7 @@ candidate           the trial that judges one candidate
 trials              what every trial does first and last
 setting             an experiment's YAML file, NNI's own keys
 manager             NNI's process: started, told where it is, ended
+watching            what ends it when the process that started it was killed
 following           until an experiment has come to its end
 results             trials joined with what they really ran, and the front
 """

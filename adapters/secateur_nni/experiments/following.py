@@ -19,6 +19,7 @@ from secateur_nni.experiments.setting import search_file
 
 POLL = 0.5
 IDLE = 4.0  # seconds without a trial after which a tuner that has nothing more to try has ended
+SILENCE = 120.0  # seconds that a manager on a busy machine may let us wait for an answer
 OnTrials = Callable[[Sequence[Trial], dict[str, Any]], object]
 """Called with the trials, and what search.json says (empty where there is no search), when anything has changed."""
 
@@ -37,8 +38,9 @@ def follow(
         timeout: seconds to wait at most; None: for ever.
 
     Raises:
-        ProcessError: the manager or the tuner failed, or the search did, with what it said; or the timeout is over; or
-            NNI's limits ended the experiment before the search was done.
+        ProcessError: the manager or the tuner failed, or the search did, with what it said; or the manager has ended
+            or not answered for two minutes; or the timeout is over; or NNI's limits ended the experiment before the
+            search was done.
 
     Example:
         >>> follow.__name__
@@ -46,10 +48,19 @@ def follow(
     """
     experiment, before = running.experiment, None
     greedy = search_file(running.experiment.config)
-    begun = idle = time.monotonic()
+    begun = idle = heard = time.monotonic()
     done = 0.0
     while True:
-        status, trials = experiment.get_status(), read(experiment)
+        try:
+            status, trials = experiment.get_status(), read(experiment)
+        except OSError as error:  # what the package requests raises is one
+            gone = running.ended
+            if gone or time.monotonic() - heard > SILENCE:
+                what = "has ended" if gone else f"has not answered for {SILENCE:.0f} s ({error})"
+                raise ProcessError(f"NNI's manager {what}{last_words(running.folder)}") from error
+            time.sleep(POLL)
+            continue
+        heard = time.monotonic()
         search = state_of(greedy)
         if (trials, search) != before:
             before = (trials, search)

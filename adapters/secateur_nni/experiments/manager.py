@@ -23,11 +23,11 @@ from secateur.errors import ConfigError, MissingDependencyError, ProcessError
 from secateur.files import write_json
 from secateur_nni.experiments.setting import search_file
 from secateur_nni.experiments.tuner import BUILTIN_NAME, GreedyTuner
+from secateur_nni.experiments.watching import MARK, watched
 from secateur_nni.host import check_nnictl
 from secateur_nni.proxies import refuse_proxy
 
 try:
-    import psutil
     from nni.experiment import Experiment, ExperimentConfig, launcher, rest
     from nni.runtime import log
     from nni.tools.package_utils import AlgoMeta, get_algo_meta, register_algo_meta
@@ -37,7 +37,6 @@ except ImportError as error:
 RECORD = "experiment.json"
 LOCAL = "localhost"
 STARTUP = 40  # seconds that Node.js may take to start; NNI's own 3 are too few on a busy machine
-ENDING = 10.0  # seconds until what does not end is killed
 
 
 @dataclass(frozen=True)
@@ -59,10 +58,15 @@ class Running:
         """The address of NNI's web page."""
         return f"http://{LOCAL}:{self.port}"
 
+    @property
+    def ended(self) -> bool:
+        """Whether the manager's process has ended, by itself or killed."""
+        return _has_ended(self.experiment)
+
 
 @contextmanager
 def running(config: ExperimentConfig, *, folder: str | Path, port: int | None = None) -> Iterator[Running]:
-    """Within the block, an experiment of NNI runs; after it no process of it does, whatever happened.
+    """Within the block, an experiment of NNI runs; after it no process of it does, even if this one was killed.
 
     Args:
         config: see `load_experiment`; its experimentWorkingDirectory is replaced.
@@ -94,13 +98,13 @@ def running(config: ExperimentConfig, *, folder: str | Path, port: int | None = 
     if platform == "local":
         config.trial_command = at_home(str(config.trial_command))
     experiment = Experiment(config)
-    before = _children()
-    try:
-        _start(experiment, folder, port)
-        write_json(folder / RECORD, {"id": experiment.id, "port": port, "pid": os.getpid()})
-        yield Running(experiment, folder, port)
-    finally:
-        _stop(experiment, before)
+    with watched(experiment.id):
+        try:
+            _start(experiment, folder, port)
+            write_json(folder / RECORD, {"id": experiment.id, "port": port, "pid": os.getpid()})
+            yield Running(experiment, folder, port)
+        finally:
+            _stop(experiment)
 
 
 def free_port() -> int:
@@ -159,6 +163,7 @@ def _start(experiment: Experiment, folder: Path, port: int) -> None:
     home = folder / "home"
     environment = {
         "HOME": str(home),
+        MARK: experiment.id,
         "SECATEUR_USER_HOME": str(Path.home()),
         "NNI_CONFIG_DIR": str(home / "config"),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
@@ -214,22 +219,18 @@ def last_words(folder: Path, *, lines: int = 3) -> str:
     return f"; its logs in {folder} say: " + " / ".join(found[-lines:]) if found else ""
 
 
-def _children() -> set[int]:
-    return {process.pid for process in psutil.Process().children(recursive=True)}
+def _has_ended(experiment: Experiment) -> bool:
+    return experiment._proc is None or experiment._proc.poll() is not None
 
 
-def _stop(experiment: Experiment, before: set[int]) -> None:
-    """End the manager, the tuner and the trials; what does not end in time is killed, and nothing else."""
-    own = [process for process in psutil.Process().children(recursive=True) if process.pid not in before]
+def _stop(experiment: Experiment) -> None:
+    """Have NNI end the manager, the tuner and the trials; the watcher sees to what is left."""
     quiet = log._handlers.get("_stdout_") is not None
     log.silence_stdout()
+    if _has_ended(experiment):
+        experiment._proc = None  # or NNI would ask it to end, and complain by pages that it does not answer
     try:
         experiment.stop()
     finally:
         if quiet:
             log.start_stdout_logging()
-        _, left = psutil.wait_procs(own, timeout=ENDING)
-        for process in left:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(left, timeout=ENDING)

@@ -136,7 +136,7 @@ def host_importance_scores(
             ) from error
 
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed those of all devices
         scores = importance_scores(copied, (example.to(device_of(model)),), guarded, groups)
     why = {group: "Torch-Pruning's importance has no scores for it" for group in groups if group not in scores}
     why |= {group: "Torch-Pruning has no masked groups" for group in why if groups[group].masked}

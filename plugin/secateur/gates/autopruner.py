@@ -28,6 +28,7 @@ from secateur.protocols import CostModel
 from secateur.records import ChannelGroup, PruningPlan
 from secateur.records.groups import narrowed
 from secateur.training.checking import check_data
+from secateur.training.random_states import seed_generators
 
 Widths = Mapping[str, int]
 
@@ -122,7 +123,7 @@ def autoprune(
     recipe = (recipe or GateRecipe()).changed(changes)
     widths = _widths(groups, keep)
     order = [list(widths)] if stages is None else [list(names) for names in stages]
-    if sorted(name for names in order for name in names) != sorted(widths):
+    if sorted(name for names in order for name in names) != sorted(widths) or not all(order):
         raise ConfigError(f"the stages must name each group that is gated once: {', '.join(widths)}; found {order}")
     network = copy.deepcopy(local(model))
     example, answers, batches = check_data(network, train, None, precision=recipe.precision, across=across)
@@ -133,7 +134,7 @@ def autoprune(
     modes = [(module, module.training) for module in network.modules()]
     device = device_of(network)
     with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.enable_grad():
-        torch.manual_seed(recipe.seed)
+        seed_generators(recipe.seed, device)
         saved.restore(attached, train)
         if on_epoch is not None:
             for entry in entries:

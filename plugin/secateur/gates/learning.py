@@ -100,7 +100,7 @@ class Learning:
     def _update(self, inputs: Tensor, labels: Tensor, count: int) -> float:
         """Take one step; return the cross entropy before it, the mean over the `count` images of all processes."""
         recipe, gates, share = self._recipe, self.attached.gates, len(inputs) / count
-        late = self.step >= self._steps * 2 / 3
+        late = self.step >= self._steps * recipe.drop - 1e-9
         for settings in self.optimizer.param_groups:
             settings["lr"] = recipe.learning_rate / (10 if late else 1)
         for name, alpha in self.alphas.items():

@@ -21,12 +21,12 @@ from secateur.precision import PRECISIONS, Precision
 class GateRecipe:
     """The training of network and gates together, by stochastic gradient descent with momentum.
 
-    The learning rate is divided by ten where two thirds of the steps of a stage are done. The defaults are ours, for
-    small networks and some hundred steps; `PRESETS` holds the authors' [Luo2018]_.
+    The defaults are ours, for small networks and some hundred steps; `PRESETS` holds the authors' [Luo2018]_.
 
     Attributes:
         epochs: of each stage.
         learning_rate, momentum, weight_decay: of network and gates alike.
+        drop: the share of the steps of a stage after which the learning rate is a tenth; 1: it stays.
         alpha: the scale of the sigmoid in the first and the last step of a stage; it rises linearly in between.
         every: steps after which alpha moves, at most a twentieth of a stage.
         bump: added to alpha, for good, where a code collapses or does not become binary, see `AlphaSchedule`; 0 never.
@@ -55,6 +55,7 @@ class GateRecipe:
     learning_rate: float = 0.01
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    drop: float = 2 / 3
     alpha: tuple[float, float] = (0.1, 10.0)
     every: int = 100
     bump: float = 0.1
@@ -69,13 +70,14 @@ class GateRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        first, last = self.alpha
+        rises = len(self.alpha) == 2 and 0 < self.alpha[0] <= self.alpha[1] < math.inf
         rules = {
-            "epochs": (self.epochs >= 1 and self.epochs == int(self.epochs), "a whole number >= 1"),
+            "epochs": (isinstance(self.epochs, int) and self.epochs >= 1, "a whole number >= 1"),
             "learning_rate": (0 < self.learning_rate < math.inf, "a number > 0"),
             "momentum": (0 <= self.momentum < 1, "in [0, 1)"),
             "weight_decay": (0 <= self.weight_decay < math.inf, "a number >= 0"),
-            "alpha": (0 < first <= last < math.inf, "two numbers > 0, the first not above the second"),
+            "drop": (0 < self.drop <= 1, "a share in (0, 1]"),
+            "alpha": (rises, "two numbers > 0, the first not above the second"),
             "every": (self.every >= 1, "at least 1"),
             "bump": (0 <= self.bump < math.inf, "a number >= 0"),
             "hurry": (self.hurry >= 0, "a whole number >= 0"),
@@ -101,11 +103,20 @@ class GateRecipe:
 PRESETS: Mapping[str, GateRecipe] = MappingProxyType(
     {
         "vgg16": GateRecipe(epochs=3, learning_rate=1e-3, alpha=(0.1, 2.0), bump=0.1, hurry=0, pull=100.0),
-        "resnet50": GateRecipe(epochs=8, learning_rate=1e-3, alpha=(1.0, 100.0), bump=1.0, hurry=0, pull=100.0),
+        "resnet50": GateRecipe(
+            epochs=8,
+            learning_rate=1e-3,
+            drop=0.5,
+            alpha=(1.0, 100.0),
+            bump=1.0,
+            hurry=0,
+            pull=100.0,
+        ),
         "mobilenet_v2": GateRecipe(
             epochs=5,
             learning_rate=0.01,
             weight_decay=1e-4,
+            drop=1.0,
             alpha=(0.1, 100.0),
             every=1,
             bump=0.0,

@@ -45,7 +45,7 @@ def feature_loss(maps: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Te
 
     Args:
         maps: place -> (N, C, H, W), of the network.
-        wanted: place -> (N, C, H, W), of the teacher; the same places.
+        wanted: place -> (N, C, H, W), of the teacher; the same places, on any device.
 
     Example:
         >>> ones = torch.ones(2, 1, 2, 2)
@@ -56,7 +56,7 @@ def feature_loss(maps: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Te
     """
     shares = []
     for place, target in wanted.items():
-        target = target.float()
+        target = target.to(maps[place].device, torch.float32)
         energy = target.square().sum() + torch.finfo(torch.float32).tiny
         shares.append((maps[place].float() - target).square().sum() / energy)
     return torch.stack(shares).mean()

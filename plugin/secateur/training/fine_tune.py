@@ -26,6 +26,7 @@ from secateur.recovery import recalibrate_batch_norm
 from secateur.training.checking import check_data, fastest_layout
 from secateur.training.distilling import distilling
 from secateur.training.freezing import frozen
+from secateur.training.random_states import seed_generators
 from secateur.training.recipe import Recipe
 from secateur.training.resuming import Resumable
 from secateur.training.steps import Steps
@@ -154,7 +155,7 @@ def fine_tune(
                     plan=plan,
                 )
                 lesson = stack.enter_context(distilled)
-            torch.manual_seed(recipe.seed)
+            seed_generators(recipe.seed, device)
             if run.found is not None:
                 best, chosen = run.restore(steps, train)
                 epochs = [Epoch(**epoch) for epoch in run.found.epochs]

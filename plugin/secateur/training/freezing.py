@@ -105,7 +105,7 @@ def frozen(
             layer = _layer(model, name, positions)
             for parameter in (layer.weight, layer.bias):
                 if isinstance(parameter, nn.Parameter) and parameter.requires_grad:
-                    rows = torch.tensor(list(positions), device=parameter.device)
+                    rows = torch.tensor(list(positions), dtype=torch.int64, device=parameter.device)
                     handle = parameter.register_hook(_silent(rows))  # type: ignore[no-untyped-call]  # torch leaves it untyped
                     stack.callback(handle.remove)
                     put_back = _put_back(parameter, rows, optimizer)

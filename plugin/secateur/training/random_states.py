@@ -1,4 +1,4 @@
-"""The states of the generators that a training run draws from, as tensors, there and back."""
+"""The generators that a training run draws from: seeded, and their states as tensors, there and back."""
 
 from __future__ import annotations
 
@@ -10,6 +10,22 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Generator, Tensor
+
+
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seed torch's generator of the processor and that of `device`, and no other.
+
+    `torch.manual_seed` seeds those of all CUDA devices, also of such as nobody has asked for.
+
+    Example:
+        >>> seed_generators(3, torch.device("cpu"))
+        >>> torch.initial_seed()
+        3
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
 
 
 def random_states(loader: Any, device: torch.device) -> dict[str, Tensor]:

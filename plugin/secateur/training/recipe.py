@@ -84,7 +84,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         def whole(number: float) -> bool:
-            return number >= 0 and number == int(number)
+            return isinstance(number, int) and number >= 0
 
         def at_least_0(number: float) -> bool:
             return 0 <= number < math.inf

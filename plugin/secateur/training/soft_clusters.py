@@ -16,9 +16,9 @@ shortcut joins: they share their clusters.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -27,13 +27,13 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from secateur.batches import Batches, first_inputs
 from secateur.criteria.clustering import clusters
-from secateur.distributed import local
+from secateur.distributed import Across, local
 from secateur.errors import ConfigError, NetworkError, PlanError
-from secateur.modes import device_of, evaluating
+from secateur.modes import device_of, evaluating, without_tf32
 from secateur.protocols import CostModel
 from secateur.records import ChannelGroup, Member, PruningPlan
 from secateur.records.groups import narrowed
-from secateur.training.fine_tune import History, fine_tune
+from secateur.training.fine_tune import Epoch, History, fine_tune
 from secateur.training.recipe import Recipe
 
 Clusters = tuple[tuple[int, ...], ...]
@@ -66,7 +66,11 @@ def prune_by_soft_clusters(
     *,
     keep: Mapping[str, int],
     recipe: Recipe = SOFT,
-    **options: Any,
+    teacher: nn.Module | None = None,
+    checkpoint: str | Path | None = None,
+    across: Across = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
+    on_step: Callable[[int, int], None] | None = None,
 ) -> SoftClustered:
     """Train a copy of the network in which more and more filters are equal, and merge them without loss.
 
@@ -81,7 +85,8 @@ def prune_by_soft_clusters(
         train: yields `(inputs, labels)` anew each time it is iterated.
         keep: group -> how many channels stay, such as the widths of a plan for a budget; absent groups keep all.
         recipe: of the training, see `Recipe`; no moving average.
-        options: further arguments of `fine_tune`: checkpoint, teacher, across, on_epoch, on_step.
+        teacher, checkpoint, across, on_epoch, on_step: see `fine_tune`. No epoch is chosen on validation images: before
+            the last one there are more clusters than channels may stay.
 
     Raises:
         ConfigError: a width out of range, no epoch, or a moving average, in which equal filters are not equal.
@@ -103,7 +108,6 @@ def prune_by_soft_clusters(
     """
     widths = _checked(model, groups, keep, recipe)
     network = copy.deepcopy(local(model))
-    on_step = options.pop("on_step", None)
 
     def step(done: int, total: int) -> None:
         per_epoch = total // recipe.epochs
@@ -117,10 +121,18 @@ def prune_by_soft_clusters(
         if on_step is not None:
             on_step(done, total)
 
-    history = fine_tune(network, train, recipe=recipe, on_step=step, **options)
+    history = fine_tune(
+        *(network, train),
+        recipe=recipe,
+        teacher=teacher,
+        checkpoint=checkpoint,
+        across=across,
+        on_epoch=on_epoch,
+        on_step=step,
+    )
     found = {name: clusters(_rows(network, groups[name]), width) for name, width in widths.items()}
     inputs = first_inputs(train).to(device_of(network))
-    with evaluating(network), torch.no_grad():
+    with evaluating(network), torch.no_grad(), without_tf32():  # which rounds a sum and what it is the sum of apart
         before = network(inputs)
         for name, own in found.items():
             _merge(network, groups[name], own)
