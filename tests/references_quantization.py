@@ -41,6 +41,29 @@ def kl_threshold_by_loops(sizes: Sequence[float], bits: int, *, bins: int) -> fl
     return found
 
 
+def squared_error_by_loops(row: Sequence[float], bits: int, threshold: float) -> float:
+    """What rounding at a threshold leaves: the sum of (w - s * code)^2."""
+    codes, scale = quantized_by_loops(row, bits, threshold)
+    return sum((w - scale * code) ** 2 for w, code in zip(row, codes, strict=True))
+
+
+def least_squares_threshold_by_loops(sizes: Sequence[float], bits: int) -> float:
+    """Of the hundredths of the maximum the one of least error, then the scale that suits its codes best."""
+    most, largest = 2 ** (bits - 1) - 1, max(sizes)
+    if largest == 0:
+        return 0.0
+    errors = [squared_error_by_loops(sizes, bits, largest * k / 100) for k in range(1, 101)]
+    codes, _ = quantized_by_loops(sizes, bits, largest * (errors.index(min(errors)) + 1) / 100)
+    return most * sum(w * c for w, c in zip(sizes, codes, strict=True)) / sum(c * c for c in codes)
+
+
+def ternary_scale_by_loops(sizes: Sequence[float]) -> float:
+    """The best {-s, 0, s}: of the k largest weights, whose mean is s, those for which sum^2 / k is largest."""
+    falling = sorted(sizes, reverse=True)
+    best = max(range(1, len(falling) + 1), key=lambda k: sum(falling[:k]) ** 2 / k)
+    return sum(falling[:best]) / best
+
+
 def packed_by_loops(values: Sequence[int], bits: int) -> list[int]:
     """Lowest bit first, in one stream, cut into bytes of eight, lowest bit first."""
     stream = [(value % 2**bits) >> k & 1 for value in values for k in range(bits)]

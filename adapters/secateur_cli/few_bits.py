@@ -28,6 +28,7 @@ from secateur.quantization import (
 from secateur.records import PruningPlan, ScoreTable
 from secateur_cli.job import Job
 from secateur_cli.quantize_schema import QuantizeConfig
+from secateur_cli.quantized_table import with_room
 
 QUANTIZED, QUANTIZED_ONNX = "model.quantized.safetensors", "model.quantized.onnx"
 EXAMPLE = 64  # images that say how far rounded activations may be apart
@@ -56,11 +57,11 @@ def plan_bits(settings: QuantizeConfig, model: nn.Module, scores: ScoreTable, *,
     def measured(plan: BitPlan) -> int:
         return quantized_bytes(model, plan)
 
-    size = settings.size_bytes
+    size, rule = settings.size_bytes, settings.thresholds
     if settings.order == "uniform":
         if size is None:
-            return uniform_bits(model, settings.bits[0], ends=settings.ends)
-        return largest_uniform(model, size, measured, ends=settings.ends)
+            return uniform_bits(model, settings.bits[0], ends=settings.ends, thresholds=rule)
+        return largest_uniform(model, size, measured, ends=settings.ends, thresholds=rule)
     return bit_plan(
         model,
         scores,
@@ -71,6 +72,7 @@ def plan_bits(settings: QuantizeConfig, model: nn.Module, scores: ScoreTable, *,
         order=ORDERS[settings.order],
         ends=settings.ends,
         seed=seed,
+        thresholds=rule,
     )
 
 
@@ -117,6 +119,9 @@ def give_fewer_bits(job: Job, plan: PruningPlan, pruned: nn.Module) -> None:
     job.facts["quantization"] = fact = job.once("quantization", work)
     packed, onnx = fact["file_bytes"], fact["onnx"]["file_bytes"]
     job.progress.say(f"{fact['bits_a_weight']:.2f} bits a weight: {packed:,} bytes packed, {onnx:,} bytes as ONNX")
+    if larger := with_room(fact):
+        kinds = ", ".join(f"{bits} bits as {kind}" for bits, kind in larger.items())
+        job.progress.say(f"the ONNX file stores {kinds}: ONNX has numbers of 2, 4, 8 and 16 bits alone")
     for bits, reason in fact["wider"].items():
         job.progress.say(f"warning: {bits} bits are stored as {fact['stored'][bits]} in the ONNX file: {reason}")
     for layer, reason in fact["left"].items():
@@ -129,6 +134,7 @@ def _about(settings: QuantizeConfig, bits: BitPlan, model: nn.Module) -> dict[st
         "order": settings.order,
         "levels": bits.settings["levels"],
         "shares": bits.settings.get("shares"),
+        "thresholds": bits.thresholds,
         "allowed_bytes": settings.size_bytes,
         "bits_a_weight": bits.average(model),
         "filters": {name: {b: n for b, n in enumerate(own) if n} for name, own in counts.items()},
@@ -138,7 +144,8 @@ def _about(settings: QuantizeConfig, bits: BitPlan, model: nn.Module) -> dict[st
 
 def _exported(job: Job, plan: PruningPlan, model: nn.Module, bits: BitPlan, thresholds: Any) -> dict[str, Any]:
     """Write the ONNX file, compare it with torch on the held-out images, and look how it is executed."""
-    about = secateur_onnx.plan_metadata(plan) | {"bits_a_weight": bits.average(model)}
+    about = secateur_onnx.plan_metadata(plan)
+    about |= {"bits_a_weight": bits.average(model), "thresholds": bits.thresholds}
     path = job.workspace.path(QUANTIZED_ONNX)
     example = next(rebatch(job.data.calibration, None, samples=EXAMPLE))[0] if bits.activations else job.data.example
     done = secateur_onnx.export_quantized(model, bits, example, path, thresholds=thresholds, metadata=about)

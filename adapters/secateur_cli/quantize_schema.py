@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from secateur.precision import Precision
+from secateur.quantization import ThresholdRule
 from secateur.quantization.quantizer import LEAST, MOST
 from secateur_cli.training_schema import FineTuneConfig, Positive, Share
 from secateur_cli.values import Count, Section, as_tuple
@@ -45,6 +46,11 @@ class QuantizeConfig(Section):
         description="which filters keep more bits: di, those of high DI; reversed, of low; random; uniform: all alike",
     )
     ends: Bits | None = Field(default=8, description="bits of the first and the last layer; null: as all others")
+    thresholds: ThresholdRule = Field(
+        default="published",
+        description="where filters are clipped: published, at the largest weight from 5 bits on, at that of least "
+        "divergence below; largest, at the largest weight; least_squares, at that of least squared error",
+    )
     epochs: Annotated[int, Field(strict=True, ge=0)] = Field(
         default=1, description="passes over the training images with gradients straight through the rounding; 0: none"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from secateur_cli.deployment import medians
 from secateur_cli.page import Report, Section, Table, part
-from secateur_cli.quantized_table import activation_bits, executions
+from secateur_cli.quantized_table import activation_bits, executions, with_room
 from secateur_cli.verdict import agreement
 from secateur_cli.wording import NONE, PROVIDERS, amount, batch, change, percent, speed, spread
 
@@ -16,6 +16,14 @@ ORDERS = {
 }
 
 
+THRESHOLDS = {
+    "published": "Filters are clipped at their largest weight from 5 bits on, and below at the threshold of least "
+    "divergence.",
+    "largest": "Filters are clipped at their largest weight, which means not at all.",
+    "least_squares": "Filters are clipped at the threshold of least squared error.",
+}
+
+
 def few_bits_section(report: Report) -> Section | None:
     """Return what fewer bits for the filters cost and gave; None where there were none."""
     found = part(report, "quantization")
@@ -24,7 +32,8 @@ def few_bits_section(report: Report) -> Section | None:
     shares, floats = part(found, "accuracy"), (report.get("accuracy") or [{}])[-1].get("accuracy")
     text = [
         f"{ORDERS.get(str(found.get('order')), '')} On average a weight has {found.get('bits_a_weight') or 0:.2f} "
-        "bits; each filter has a scale of its own. The sizes are those on disk, scales and the map of levels counted.",
+        f"bits; each filter has a scale of its own. {THRESHOLDS.get(str(found.get('thresholds', 'published')), '')} "
+        "The sizes are those on disk, scales and the map of levels counted.",
         agreement(part(found, "parity")),
     ]
     ranges = part(found, "activations")
@@ -44,10 +53,8 @@ def few_bits_section(report: Report) -> Section | None:
     ]
     sizes = [[name, amount(before, "B"), amount(after, "B"), change(before, after)] for name, before, after in pairs]
     tables.append(Table(["file", "float32", "few bits", "change"], sizes))
-    kinds = [
-        [str(bits), str(kind), str(part(found, "wider").get(bits, NONE))]
-        for bits, kind in part(found, "stored").items()
-    ]
+    why = {**dict.fromkeys(with_room(found), "ONNX has 2, 4, 8 and 16 bits alone"), **part(found, "wider")}
+    kinds = [[str(bits), str(kind), str(why.get(bits, NONE))] for bits, kind in part(found, "stored").items()]
     tables.append(Table(["bits", "type in the ONNX file", "why no narrower one"], kinds))
     left = [[name, str(reason)] for name, reason in part(found, "left").items()]
     if left:

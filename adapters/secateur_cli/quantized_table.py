@@ -47,6 +47,17 @@ def activation_bits(fact: Mapping[str, Any]) -> str:
     return ", ".join(sorted({str(bits) for bits, *_ in ranges.values()})) or "float32"
 
 
+def with_room(fact: Mapping[str, Any]) -> dict[str, str]:
+    """Return bits -> the type in the ONNX file, where it is larger because ONNX has 2, 4, 8 and 16 bits alone.
+
+    Example:
+        >>> with_room({"stored": {"8": "INT8", "3": "INT4", "2": "INT8"}, "wider": {"2": "not known here"}})
+        {'3': 'INT4'}
+    """
+    stored, wider = part(fact, "stored"), part(fact, "wider")
+    return {bits: kind for bits, kind in stored.items() if kind != f"INT{bits}" and bits not in wider}
+
+
 def _beside_floats(report: Mapping[str, Any]) -> Table:
     few, int8, onnx = part(report, "quantization"), part(report, "int8"), part(report, "onnx")
     columns = [name for name, fact in (("few bits", few), ("static INT8", int8)) if fact]
@@ -65,6 +76,8 @@ def _beside_floats(report: Mapping[str, Any]) -> Table:
     sizes = (part(onnx, "pruned"), part(few, "onnx"), part(int8, "file"))
     row("ONNX file", *(amount(size.get("file_bytes"), "B") for size in sizes))
     row("bits a weight", "32", f"{few.get('bits_a_weight', 0):.2f}", "8")
+    if few:
+        row("thresholds", NONE, few.get("thresholds", "published"), NONE)
     row("activations", "float32", activation_bits(few), "8")
     for timed in part(int8, "benchmark").get("comparisons") or []:
         times = [milliseconds(timed[side]["median_ms"]) for side in ("dense", "pruned")]

@@ -111,7 +111,9 @@ def observed_execution(path: str | Path, *, provider: str = "cpu", unpack: bool 
         seen = Path(folder) / "optimized.onnx"
         create_session(path, provider=provider, threads=1, unpack=unpack, optimized=seen)
         graph, given = onnx.load(seen).graph, onnx.load(path, load_external_data=False).graph
-    made = {output for node in graph.node for output in node.output}
+    read, made = {value.name for value in graph.input}, set[str]()  # made of what the network reads; made of weights
+    for node in graph.node:
+        (read if read.intersection(node.input) else made).update(filter(None, node.output))
     floating = [node for node in graph.node if node.op_type in FLOATING]
     integer = sum(node.op_type in INTEGER for node in graph.node)
     at_each_run = sum(node.input[1] in made for node in floating)

@@ -106,8 +106,7 @@ def export(
         raise ConfigError(
             f"opset must lie in {MIN_OPSET}..{newest} (the installed onnx knows no later one); got {opset}"
         )
-    if not path.parent.is_dir():
-        raise ConfigError(f"there is no folder {path.parent} to write {path.name} into")
+    require_folder(path)
     with evaluating(model), torch.no_grad():
         example, outputs = _example_batch(model, example_inputs)
         proto, exporter, reason = _translate_half(model, example, outputs, opset) or _translate(model, example, opset)
@@ -232,6 +231,12 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def require_folder(path: Path) -> None:
+    """Refuse a file whose folder is not there. Raises ConfigError."""
+    if not path.parent.is_dir():
+        raise ConfigError(f"there is no folder {path.parent} to write {path.name} into")
 
 
 def write_model(data: bytes, path: Path) -> int:

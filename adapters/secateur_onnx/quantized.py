@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from secateur.errors import NetworkError
-from secateur.quantization import BitPlan, Quantized, quantize_network
+from secateur.quantization import ActivationRange, BitPlan, Quantized, quantize_network
 from secateur.quantization.packing import pack
-from secateur_onnx.exporting import ExportResult, export, write_model
+from secateur_onnx.exporting import ExportResult, export, require_folder, write_model
 from secateur_onnx.packages import require
-from secateur_onnx.rounded_inputs import opset_of, round_inputs_of, tolerance_of
+from secateur_onnx.rounded_inputs import opset_of, round_inputs_of, tolerance_of, with_room_for_bias
 
 TYPES = {2: ("INT2", 25), 4: ("INT4", 21), 8: ("INT8", 21), 16: ("INT16", 21)}
 """Bits of a type -> its name, and the first version of the ONNX operators in which DequantizeLinear takes it."""
@@ -71,7 +71,10 @@ def export_quantized(
         plan, thresholds: see `secateur.quantization.quantize_network`.
         example_inputs, path, metadata: see `export`; with rounded activations the more images, the surer the tolerance.
 
-    Raises: as `quantize_network` and `export`.
+    Raises: as `quantize_network` and `export`, and
+
+        NetworkError: weights that are not float32, or inputs to round of a layer whose weight the file has in float32
+            or shares with another layer.
 
     Cost: that of `export`, and of a session for each type whose support is not known yet.
 
@@ -90,7 +93,13 @@ def export_quantized(
     refuses it, the next wider one is taken. Transposed convolutions in groups keep float32.
     """
     onnx, path = require("onnx"), Path(path)
+    require_folder(path)
     rounded, codes = quantize_network(model, plan, thresholds)
+    for name in codes:
+        if (kind := rounded.get_parameter(f"{name}.weight").dtype) != torch.float32:
+            raise NetworkError(
+                f"few bits are written of weights in float32; those of {name!r} are {kind}: use .float()"
+            )
     wanted = sorted({b for bits in plan.bits.values() for b in bits.tolist()})
     chosen, wider = {}, {}
     for bits in wanted:
@@ -101,18 +110,25 @@ def export_quantized(
     plain = quantize_network(model, replace(plan, activations={}), thresholds)[0] if plan.activations else rounded
     with tempfile.TemporaryDirectory() as folder:
         result = export(
-            plain, example_inputs, Path(folder) / "float.onnx", metadata=metadata, opset=max(needed, default=None)
+            plain, example_inputs, Path(folder) / path.name, metadata=metadata, opset=max(needed, default=None)
         )
         proto = onnx.load(result.path)
-    left = {}
+    left, made = dict[str, str](), list[str]()
     for name, quantized in codes.items():
-        module = rounded.get_submodule(name)
+        module, to = rounded.get_submodule(name), plan.activations.get(name)
         if isinstance(module, _ConvTransposeNd) and module.groups > 1:
             left[name] = "a transposed convolution in groups"
-        elif (weight := _replace(proto.graph, name, module, quantized, chosen)) is None:
+        elif (weight := _replace(proto.graph, name, module, quantized, chosen, to)) is not None:
+            made.append(name)
+            if to is not None:
+                round_inputs_of(proto.graph, name, weight, to)
+        elif (twin := next((own for own in made if _equal(codes[own], quantized)), None)) is None:
             left[name] = "the exporter changed its weight by more than a factor for each filter"
-        elif name in plan.activations:
-            round_inputs_of(proto.graph, name, weight, plan.activations[name])
+        elif {name, twin} & plan.activations.keys():
+            raise NetworkError(
+                f"what {twin!r} and {name!r} read cannot be rounded in the ONNX file, since the exporter keeps one "
+                "tensor for their equal weights; take both out of the plan's activations"
+            )
     lost = [name for name in plan.activations if name in left]
     if lost:
         raise NetworkError(f"what {lost[0]!r} reads cannot be rounded in the ONNX file: {left[lost[0]]}")
@@ -173,22 +189,35 @@ def _refused(width: int) -> str | None:
     return None if found.tolist() == [[1.0], [-1.0]] else f"onnxruntime {onnxruntime.__version__} misreads {name}"
 
 
-def _replace(graph: Any, name: str, module: nn.Module, quantized: Quantized, chosen: Mapping[int, int]) -> str | None:
+def _equal(first: Quantized, second: Quantized) -> bool:
+    """Return whether two layers have the same weights, of which the exporter keeps one."""
+    return torch.equal(first.codes, second.codes) and torch.equal(first.scales, second.scales)
+
+
+def _replace(
+    graph: Any,
+    name: str,
+    module: nn.Module,
+    quantized: Quantized,
+    chosen: Mapping[int, int],
+    to: ActivationRange | None,
+) -> str | None:
     """Put codes and scales in the place of a layer's weight; return its name, None if none is made of them."""
     onnx = require("onnx")
-    transposed = isinstance(module, _ConvTransposeNd)
-    codes = quantized.codes.cpu().numpy()
-    for weight in graph.initializer:
-        if weight.data_type != onnx.TensorProto.FLOAT:
-            continue
-        values, turned = onnx.numpy_helper.to_array(weight), transposed
-        if isinstance(module, nn.Linear) and values.shape != codes.shape:
-            turned = True  # written as a product with the transposed weight
-        if turned and values.ndim >= 2:
-            values = np.swapaxes(values, 0, 1)
-        scales = _scales(values, codes)
-        if scales is not None:
-            nodes, tensors = _dequantized(name, weight.name, codes, scales, quantized.bits.numpy(), chosen, turned)
+    codes, bits = quantized.codes.cpu().numpy(), quantized.bits.cpu().numpy()
+    ways = [isinstance(module, _ConvTransposeNd)]
+    if isinstance(module, nn.Linear):
+        ways.append(True)  # written as a product with the transposed weight
+    floating = [weight for weight in graph.initializer if weight.data_type == onnx.TensorProto.FLOAT]
+    for weight in sorted(floating, key=lambda weight: weight.name != f"{name}.weight"):  # mostly it keeps its name
+        for turned in ways:
+            values = onnx.numpy_helper.to_array(weight)
+            scales = _scales(np.swapaxes(values, 0, 1) if turned and values.ndim > 1 else values, codes)
+            if scales is None:
+                continue
+            if to is not None:
+                codes, scales = with_room_for_bias(graph, weight.name, codes, scales, to)
+            nodes, tensors = _dequantized(name, weight.name, codes, scales, bits, chosen, turned)
             graph.initializer.remove(weight)
             graph.initializer.extend(tensors)
             for place, node in enumerate(nodes):

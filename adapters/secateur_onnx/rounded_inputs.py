@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from secateur.errors import NetworkError
@@ -18,6 +19,7 @@ from secateur_onnx.packages import require
 TYPES = {(8, False): np.uint8, (8, True): np.int8, (16, False): np.uint16, (16, True): np.int16}
 OPSETS = {8: 13, 16: 21}
 """Bits of a type -> the first version of the ONNX operators in which QuantizeLinear gives it."""
+LEAST_SCALE = 2.0**-60  # of a filter; its product with a scale of inputs is still a float32
 
 
 def opset_of(to: ActivationRange) -> int:
@@ -78,6 +80,34 @@ def round_inputs_of(graph: Any, name: str, weight: str, to: ActivationRange) -> 
         for shift, node in enumerate(nodes):
             graph.node.insert(place + shift, node)
         graph.node[place + len(nodes)].input[0] = f"{base}.rounded"
+
+
+def with_room_for_bias(
+    graph: Any, weight: str, codes: NDArray[Any], scales: NDArray[Any], to: ActivationRange
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return codes (C, ...) and scales (C,) of a weight, none of which is too small for the bias beside it.
+
+    Where inputs and weights are in codes, ONNX Runtime makes the bias a whole number of 32 bits, whose unit is the
+    product of both scales (seen in 1.32). The bias of a filter of zeros, or of next to nothing as training leaves dead
+    ones, then overflows, and the outputs are far off. Such a filter gets the scale 2^-30 |bias| / s, with s the scale
+    of the inputs, and its codes are rounded anew: no weight moves by more than half of that scale, and no input exceeds
+    65,535 s.
+
+    Args:
+        graph: of an ONNX model.
+        weight: its name in there; a bias is what the nodes that read it read next.
+        codes, scales: the weight is codes * scales.
+        to: how the inputs are rounded.
+    """
+    named = {tensor.name: tensor for tensor in graph.initializer}
+    least = np.full(len(scales), LEAST_SCALE)
+    for node in graph.node:
+        if [weight] == list(node.input)[1:2] and len(node.input) > 2 and node.input[2] in named:
+            bias = require("onnx").numpy_helper.to_array(named[node.input[2]]).astype(np.float64)
+            least = np.maximum(least, np.abs(bias) * 2.0**-30 / to.scale)
+    small = (scales < least).reshape(-1, *[1] * (codes.ndim - 1))
+    fewer = np.rint(codes * np.minimum(scales / least, 1).reshape(small.shape)).astype(codes.dtype)
+    return np.where(small, fewer, codes), np.maximum(scales, least)
 
 
 def tolerance_of(rounded: nn.Module, plan: BitPlan, example_inputs: Tensor | tuple[Tensor, ...]) -> float | None:

@@ -3,16 +3,18 @@
     python examples/benchmarks/quantization.py --device cuda --precision bfloat16   # minutes
     python examples/benchmarks/quantization.py --bits 4                             # one average, an hour on one thread
     python examples/benchmarks/quantization.py --epochs 0                           # without training, minutes
+    python examples/benchmarks/quantization.py --thresholds largest least_squares   # clipped by other rules
     python examples/benchmarks/quantization.py --show                               # the table of what is recorded
     python examples/benchmarks/quantization.py --smoke                              # few images, nothing is asserted
 
 The network is cut by its error curves, compensated and fine-tuned for --prune-epochs. For each average number of bits
 its size in bytes is that of all filters with as many bits; two levels, one above and one below, are mixed to the same
-size, with more bits for the filters of high DI, of low DI, or drawn at random. Shown are the bytes of the file and the
-percentage of the 5,000 held-out images answered rightly, first rounded for all of them, then after --epochs of training
-through the rounding, which --train-images shortens. Every figure is recorded as soon as it is known, a line each in a
-file that the next call completes; the pruned network is kept beside it. Asserted is that every file is at most as large
-as the uniform one, as large as claimed, and that ONNX Runtime computes the same from the ONNX file.
+size, with more bits for the filters of high DI, of low DI, or drawn at random. Each rule of --thresholds by which
+filters are clipped has rows of its own; those that name none are of the published rule. Shown are the bytes of the file
+and the percentage of the 5,000 held-out images answered rightly, first rounded for all of them, then after --epochs of
+training through the rounding, which --train-images shortens. Every figure is recorded as soon as it is known, a line
+each in a file that the next call completes; the pruned network is kept beside it. Asserted is that every file is at
+most as large as the uniform one, as large as claimed, and that ONNX Runtime computes the same from the ONNX file.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from _record import Record, table
@@ -36,6 +38,7 @@ from secateur.checkpoint import MODEL_FILE, PLAN_FILE, load_pruned, save_pruned
 from secateur.networks import resnet20, resnet56
 from secateur.quantization import (
     BitPlan,
+    ThresholdRule,
     bit_plan,
     fake_quantized,
     quantize_network,
@@ -46,7 +49,9 @@ from secateur.quantization import (
 from secateur.records import ScoreTable
 from secateur_onnx import check_parity, export_quantized
 
-LEVELS = {8: ((10, 6),), 4: ((6, 3), (5, 3)), 3: ((4, 2),)}  # average bits -> those that are mixed to the same size
+LEVELS: dict[int, tuple[tuple[int, int], ...]] = {8: ((10, 6),), 4: ((6, 3), (5, 3)), 3: ((4, 2),), 2: ()}
+"""Average bits -> those that are mixed to the same size; less than two there are not."""
+RULES: tuple[ThresholdRule, ...] = get_args(ThresholdRule)
 ORDERS = {"DI": "scores", "reversed": "reversed", "random": "random"}
 COUNTS, STAGES = ("bytes", "as ONNX"), ("bits a weight", "rounded")
 PRUNED, IMAGES, LEARNING_RATE = "50%", 1000, 0.01
@@ -57,6 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="accuracy against the size of the file")
     parser.add_argument("--bits", type=int, nargs="*", default=list(LEVELS), choices=list(LEVELS))
     parser.add_argument("--orders", nargs="*", default=["uniform", *ORDERS], choices=["uniform", *ORDERS])
+    parser.add_argument("--thresholds", nargs="*", default=["published"], choices=RULES, help="rules of clipping")
     parser.add_argument("--epochs", type=int, default=1, help="of training through the rounding")
     parser.add_argument("--prune-epochs", type=int, default=1, help="of training after pruning")
     parser.add_argument("--train-images", type=int, help="of an epoch of training through the rounding; default: all")
@@ -69,7 +75,7 @@ def main() -> None:
     add_arguments(parser)
     given = parser.parse_args()
     if given.smoke:
-        given.bits, given.orders, given.prune_epochs, given.epochs = given.bits[-1:], ["uniform", "DI"], 0, 0
+        given.bits, given.orders, given.prune_epochs, given.epochs = [3], ["uniform", "DI"], 0, 0
     place = given.record or (Path("smoke.jsonl") if given.smoke else RECORD)
     record = Record(place, torch.cuda.get_device_name() if given.device == "cuda" else given.device)
     if not given.show:
@@ -95,24 +101,26 @@ def complete(record: Record, given: argparse.Namespace) -> None:
     for epochs in sorted({0, given.epochs}):
         for cell in cells(given):
             measure(setting, network, record, cell.plan(network, scores), given, cell, epochs)
-            size = quantized_bytes(network, uniform_bits(network, cell.bits))
+            size = quantized_bytes(network, uniform_bits(network, cell.bits, thresholds=cell.rule))
             assert record.of(f"0 {cell.name}")["bytes"] <= size, f"{cell.name}: larger than uniform bits"
 
 
 class Cell(NamedTuple):
-    """A row of the table: the average bits, the levels that are mixed to it, and the order, or all alike."""
+    """A row of the table: the average bits, the levels that are mixed to it, the order, or all alike, and the rule."""
 
     bits: int
     levels: tuple[int, int] | None = None
     order: str = "uniform"
+    rule: ThresholdRule = "published"
 
     @property
     def name(self) -> str:
         mixed = "uniform" if self.levels is None else f"{self.levels[0]} and {self.levels[1]} by {self.order}"
-        return f"{self.bits} bits, {mixed}"
+        clipped = "" if self.rule == "published" else f", {self.rule}"
+        return f"{self.bits} bits, {mixed}{clipped}"
 
     def plan(self, network: nn.Module, scores: ScoreTable) -> BitPlan:
-        uniform = uniform_bits(network, self.bits)
+        uniform = uniform_bits(network, self.bits, thresholds=self.rule)
         if self.levels is None:
             return uniform
 
@@ -121,7 +129,9 @@ class Cell(NamedTuple):
 
         order: Any = ORDERS[self.order]
         size = measured(uniform)
-        return bit_plan(network, scores, levels=self.levels, size=size, order=order, measured=measured)
+        return bit_plan(
+            network, scores, levels=self.levels, size=size, order=order, measured=measured, thresholds=self.rule
+        )
 
 
 def cells(given: argparse.Namespace) -> list[Cell]:
@@ -129,6 +139,7 @@ def cells(given: argparse.Namespace) -> list[Cell]:
     found = [Cell(bits) for bits in given.bits if "uniform" in given.orders]
     mixed = [(bits, levels, order) for bits in given.bits for levels in LEVELS[bits] for order in ORDERS]
     found += [Cell(*each) for each in mixed if each[-1] in given.orders]
+    found = [cell._replace(rule=rule) for rule in given.thresholds for cell in found]
     return sorted(found, key=lambda cell: given.bits.index(cell.bits))
 
 
@@ -193,9 +204,8 @@ def stored(setting: Setting, model: nn.Module, plan: BitPlan, thresholds: dict[s
         path = Path(folder) / "net.safetensors"
         size = save_quantized(model, plan, path, thresholds)
         assert size == quantized_bytes(model, plan) == path.stat().st_size, "not as large as claimed"
-        limits = {name: values.cpu() for name, values in thresholds.items()}
         done = export_quantized(
-            copy.deepcopy(model).cpu(), plan, setting.data.example, Path(folder) / "net.onnx", thresholds=limits
+            copy.deepcopy(model).cpu(), plan, setting.data.example, Path(folder) / "net.onnx", thresholds=thresholds
         )
         check_parity(done.model, done.file.path, [setting.data.example]).require()
         return size, done.file.file_bytes

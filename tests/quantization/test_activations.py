@@ -161,12 +161,26 @@ def test_ranges_are_stored_and_come_back(tmp_path: Path) -> None:
         ([IMAGES / 0], {}, DataError, "NaN or infinite"),
         ([IMAGES], {"bits": 1}, ConfigError, r"2\.\.16; found \[1\]"),
         ([IMAGES], {"bits": 17}, ConfigError, r"2\.\.16; found \[17\]"),
+        ([IMAGES], {"samples": 0}, ConfigError, "samples must be at least 1; found 0"),
+        ([IMAGES[:0]], {}, DataError, "no images"),
     ],
 )
 def test_bad_input(batches: Any, options: Any, error: type[Exception], message: str) -> None:
     net = network()
     with pytest.raises(error, match=message):
         calibrated(net, uniform_bits(net, 8), batches, **options)
+
+
+def test_empty_batches_are_passed_over() -> None:
+    net = network()
+    plan = uniform_bits(net, 8)
+    assert calibrated(net, plan, [IMAGES[:0], IMAGES]).activations == calibrated(net, plan, [IMAGES]).activations
+
+
+@pytest.mark.parametrize("threshold", [0.0, -1.0, float("nan"), float("inf")])
+def test_ranges_that_reach_nowhere(threshold: float) -> None:
+    with pytest.raises(ConfigError, match="finite and above zero; found"):
+        ActivationRange(8, threshold, signed=False)
 
 
 def test_what_overflows_inside_is_named() -> None:

@@ -10,20 +10,23 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.nn.utils import parametrizations
 
-from secateur.errors import BudgetError, CheckpointError, ConfigError, ScoreError
+from secateur.errors import BudgetError, CheckpointError, ConfigError, NetworkError, ScoreError
 from secateur.networks import resnet20
 from secateur.quantization import (
     BitPlan,
     bit_plan,
     fake_quantized,
+    largest_uniform,
     load_quantized,
     quantize_network,
     quantized_bytes,
     save_quantized,
+    thresholds_of,
     uniform_bits,
 )
-from secateur.quantization.filters import layers_with_filters
+from secateur.quantization.filters import filters_of, layers_with_filters
 from secateur.records import ScoreTable
 from secateur.training import fine_tune
 
@@ -168,6 +171,8 @@ def test_gradients_pass_as_if_nothing_were_rounded() -> None:
         ({"levels": (8, 1), "shares": (0.5, 0.5)}, ConfigError, r"2\.\.16; found \[1, 8\]"),
         ({"shares": (0.5, 0.4)}, ConfigError, "add up to 1"),
         ({"shares": (1.0,)}, ConfigError, "one for each of 2 levels"),
+        ({"shares": (float("nan"), 0.5)}, ConfigError, "add up to 1"),
+        ({"shares": (0.5, 0.5), "thresholds": "mse"}, ConfigError, "'mse'; allowed: published, largest, least_squares"),
         ({}, ConfigError, "either the shares of the levels or a size"),
         ({"shares": (0.5, 0.5), "size": 10}, ConfigError, "not both"),
         ({"size": 10}, ConfigError, "give measured"),
@@ -190,6 +195,81 @@ def test_plans_and_scores_of_other_networks(net: nn.Sequential) -> None:
             quantize_network(net, BitPlan(bits))
         with pytest.raises(ConfigError, match=message), fake_quantized(net, BitPlan(bits)):
             pass
+        with pytest.raises(ConfigError, match=message):
+            quantized_bytes(net, BitPlan(bits))
+        with pytest.raises(ConfigError, match=message):
+            BitPlan(bits).average(net)
+    with pytest.raises(ConfigError, match="thresholds are those of another plan: there are none for '3'"):
+        quantize_network(net, uniform_bits(net, 4), {"0": torch.ones(8)})
+
+
+def test_networks_without_layers_and_bits_that_are_not_whole() -> None:
+    for found in (lambda: uniform_bits(nn.ReLU(), 4), lambda: bit_plan(nn.ReLU(), ScoreTable({}), shares=(0.5, 0.5))):
+        with pytest.raises(NetworkError, match="no convolution and no linear layer"):
+            found()
+    with pytest.raises(ConfigError, match="whole numbers"):
+        BitPlan({"0": torch.tensor([4.5])})
+
+
+def test_weights_that_two_layers_share_or_that_are_computed() -> None:
+    tied = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    tied[1].weight = tied[0].weight
+    with pytest.raises(NetworkError, match="the layers '0' and '1' share one weight"):
+        quantize_network(tied, uniform_bits(tied, 4))
+    computed = nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 4)))
+    for call in (quantize_network, quantized_bytes):
+        with pytest.raises(NetworkError, match="the weight of '0' is computed from other tensors"):
+            call(computed, uniform_bits(computed, 4))
+
+
+def test_a_layer_that_stands_in_two_places(tmp_path: Path) -> None:
+    def build() -> nn.Sequential:
+        layer = nn.Conv2d(2, 2, 3, padding=1)
+        return nn.Sequential(layer, nn.ReLU(), layer)
+
+    net, other, path = build(), build(), tmp_path / "net.safetensors"
+    plan = uniform_bits(net, 4)
+    assert save_quantized(net, plan, path) == path.stat().st_size == quantized_bytes(net, plan)
+    assert list(load_quantized(other, path).bits) == ["0"]
+    assert torch.equal(other(IMAGES), quantize_network(net, plan)[0](IMAGES))
+    assert "2.weight" not in load_file(path)
+
+
+def test_the_rule_of_the_plan_is_that_of_training_and_of_the_file(net: nn.Sequential, tmp_path: Path) -> None:
+    plan, path = uniform_bits(net, 2, thresholds="least_squares"), tmp_path / "net.safetensors"
+    expected = {n: thresholds_of(filters_of(net.get_submodule(n)), b, "least_squares") for n, b in plan.bits.items()}
+    with fake_quantized(net, plan) as thresholds:
+        fine_tune(net, [(IMAGES, torch.arange(8) % 3)] * 4, epochs=2, learning_rate=0.05)
+    for name, own in expected.items():
+        assert torch.equal(thresholds[name], own)
+    assert save_quantized(net, plan, path, thresholds) == quantized_bytes(net, plan)
+    for name, own in expected.items():  # as trained, and not those of the weights as they are now
+        torch.testing.assert_close(load_file(path)[f"{name}.weight.scales"], own / (2.0 ** (plan.bits[name] - 1) - 1))
+    anew = thresholds_of(filters_of(net[3]), plan.bits["3"], "least_squares")
+    assert not torch.allclose(anew, expected["3"], rtol=1e-3)
+    found = load_quantized(net, path)
+    assert found.thresholds == "least_squares"
+    assert found.average(net) == plan.average(net)
+    with fake_quantized(net, found) as again:
+        assert torch.equal(again["3"], thresholds_of(filters_of(net[3]), found.bits["3"], "least_squares"))
+
+
+def test_plans_take_the_rule_and_files_of_the_published_one_do_not_name_it(net: nn.Sequential, tmp_path: Path) -> None:
+    shared: dict[str, Any] = {"thresholds": "largest"}
+    plans = [
+        uniform_bits(net, 4, **shared),
+        bit_plan(net, table(net), shares=(0.5, 0.5), **shared),
+        largest_uniform(net, 1e6, lambda plan: quantized_bytes(net, plan), **shared),
+    ]
+    assert {plan.thresholds for plan in plans} == {"largest"}
+    path = tmp_path / "net.safetensors"
+    for plan, named in ((uniform_bits(net, 4), False), (plans[0], True)):
+        save_quantized(net, plan, path)
+        assert (b"largest" in path.read_bytes()) == named
+        assert load_quantized(net, path).thresholds == plan.thresholds
+    path.write_bytes(path.read_bytes().replace(b"largest", b"hardest"))
+    with pytest.raises(CheckpointError, match="unknown rule of thresholds 'hardest'; allowed: published"):
+        load_quantized(net, path)
 
 
 def test_files_that_do_not_fit(net: nn.Sequential, tmp_path: Path) -> None:

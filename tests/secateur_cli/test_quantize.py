@@ -29,7 +29,7 @@ from secateur_cli.quantized_table import quantized_tables
 from secateur_cli.sources import network_factory
 from secateur_onnx import check_parity, create_session, read_metadata
 
-QUANTIZE = "quantize={bits: [6, 3], shares: [0.5, 0.5], activations: 8, ends: null}"
+QUANTIZE = "quantize={bits: [6, 3], shares: [0.5, 0.5], activations: 8, ends: null, thresholds: least_squares}"
 MORE_NETWORKS = """
 import torch
 from torch import nn
@@ -77,6 +77,7 @@ def test_the_files_are_as_large_as_told_and_compute_the_same(user: User, run: tu
     about = read_metadata(folder / QUANTIZED_ONNX)
     assert about["plan"] == report["plan"]["fingerprint"]
     assert float(about["bits_a_weight"]) == fact["bits_a_weight"]
+    assert plan.thresholds == about["thresholds"] == fact["thresholds"] == "least_squares"
 
 
 def test_accuracy_is_that_of_the_files(user: User, run: tuple[Path, str, dict[str, Any]]) -> None:
@@ -109,12 +110,15 @@ def test_the_tables_and_the_page_tell_it(run: tuple[Path, str, dict[str, Any]]) 
     assert rows["top-1, held out"].count("%") == 3
     assert rows["before fine-tuning"].count("%") == 1
     assert {"packed file", "ONNX file", "bits a weight", "activations", "batch 1"} <= set(rows)
+    assert "least_squares" in rows["thresholds"]
+    assert "the ONNX file stores 3 bits as INT4, 6 bits as INT8: ONNX has numbers of 2, 4, 8 and 16 bits alone" in said
     assert any(re.search(r"static INT8 +integer kernels.* +dequantised floats\*", row) for row in tables)
     page = Page((folder / "report.html").read_text("utf-8"))
     text = " ".join(" ".join(page.text).split())
     for words in (
         "Fewer bits", "Static INT8", "How the quantized files are executed", "fine-tuned through the rounding",
         "it has no integer convolution (none in 1.31.1), so no speed is claimed", "Fine-tuning with fewer bits",
+        "Filters are clipped at the threshold of least squared error.", "ONNX has 2, 4, 8 and 16 bits alone",
         f"With {report['quantization']['bits_a_weight']:.2f} bits a weight it takes",
     ):  # fmt: skip
         assert words in text, words
@@ -235,6 +239,7 @@ def test_a_size_out_of_reach_is_refused_before_the_training(user: User, tmp_path
         ("{size: 1MB, epochs: -1}", "must be at least 0"),
         ("{size: 1MB, samples: 0}", "must be greater than 0"),
         ("{size: 1MB, learning_rate: 0}", "must be greater than 0"),
+        ("{size: 1MB, thresholds: mse}", "allowed: 'published', 'largest', 'least_squares'"),
         ("{sise: 1MB}", "did you mean 'size'"),
         ("4", "must be a mapping with the keys size, bits"),
     ],
@@ -255,6 +260,17 @@ def test_off_by_default(user: User, finished: tuple[Path, dict[str, Any]]) -> No
     assert not config.onnx.int8
     assert quantized_tables(finished[1]) == []
     assert load_config(user.config, overrides=["onnx.int8=true"]).onnx.int8
+    assert QuantizeConfig(size="1MB").thresholds == "published"
+
+
+def test_the_rule_reaches_every_kind_of_plan() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 3, 1))
+    kinds: list[dict[str, Any]] = [
+        {"bits": (4, 2), "shares": (0.5, 0.5)}, {"order": "uniform", "bits": (4,)}, {"order": "uniform", "size": "2kB"},
+    ]  # fmt: skip
+    for kind in kinds:
+        settings = QuantizeConfig(**kind, thresholds="largest")
+        assert plan_bits(settings, network, few_bits.ScoreTable({}), seed=0).thresholds == "largest"
 
 
 def test_smoke_takes_seconds(user: User) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from secateur.errors import CheckpointError, ConfigError
 from secateur.quantization import bit_plan, calibrated, uniform_bits
@@ -69,6 +69,26 @@ def test_what_else_there_is(files: dict[str, Path]) -> None:
     assert eight.how.startswith("integer kernels")  # codes and activations of eight bits both
     assert eight.integer > 0
     assert observed_execution(files["four"]).at_each_run == 3
+
+
+class Products(nn.Module):
+    """A product of two tensors that both depend on the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.own(x)
+        return y @ y.transpose(2, 3)
+
+
+def test_products_of_what_is_read_are_no_weights_made_of_codes(tmp_path: Path) -> None:
+    net = Products().eval()
+    floats = observed_execution(export(net, IMAGES, tmp_path / "floats.onnx").path)
+    assert (floats.how, floats.floating, floats.at_each_run) == ("floats", 2, 0)
+    export_quantized(net, uniform_bits(net, 4), IMAGES, tmp_path / "four.onnx")
+    assert observed_execution(tmp_path / "four.onnx").at_each_run == 1
 
 
 def profiled(path: Path, folder: Path, *, unpack: bool) -> Counter[str]:

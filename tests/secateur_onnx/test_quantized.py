@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,9 @@ import torch
 from torch import nn
 
 from networks_for_tests import randomise_batch_norm
-from secateur.errors import ConfigError
+from secateur.errors import ConfigError, NetworkError
 from secateur.networks import resnet20
-from secateur.quantization import BitPlan, bit_plan, quantize_network, uniform_bits
+from secateur.quantization import ActivationRange, BitPlan, bit_plan, quantize_network, thresholds_of, uniform_bits
 from secateur.records import ScoreTable
 from secateur_onnx import check_parity, export, export_quantized, quantized
 
@@ -82,6 +83,49 @@ def test_a_wider_type_stands_in_and_is_named(tmp_path: Path, monkeypatch: pytest
     assert done.stored == {2: "INT8"}
     assert done.wider == {2: "no 2 bits; no 4 bits"}
     check_parity(done.model, done.file.path, [IMAGES]).require()
+
+
+def test_the_rule_of_the_plan_is_that_of_the_file(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3))
+    plan = uniform_bits(network, 2, ends=None, thresholds="least_squares")
+    done = export_quantized(network, plan, IMAGES, tmp_path / "net.onnx")
+    scales = next(t for t in onnx.load(done.file.path).graph.initializer if t.name == "0.codes.2.scale")
+    expected = thresholds_of(network[0].weight, plan.bits["0"], "least_squares")
+    assert onnx.numpy_helper.to_array(scales).tolist() == pytest.approx(expected.tolist())
+
+
+def test_a_square_product_with_the_transposed_weight(tmp_path: Path) -> None:
+    """Of a linear layer that reads three dimensions, whose weight has the same shape either way."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(2), nn.Linear(144, 144)).eval()
+    done = export_quantized(network, uniform_bits(network, 4, ends=None), IMAGES, tmp_path / "net.onnx")
+    assert not done.left
+    check_parity(done.model, done.file.path, [IMAGES]).require()
+
+
+def test_equal_layers_of_which_the_exporter_keeps_one(tmp_path: Path) -> None:
+    first, path = nn.Conv2d(3, 3, 3, padding=1), tmp_path / "net.onnx"
+    network = nn.Sequential(first, nn.ReLU(), copy.deepcopy(first), nn.Conv2d(3, 2, 1)).eval()
+    plan = uniform_bits(network, 4, ends=None)
+    done = export_quantized(network, plan, IMAGES, path)
+    assert not done.left
+    check_parity(done.model, path, [IMAGES]).require()
+    before = path.read_bytes()
+    ranges = {"0": ActivationRange(8, 3.0, signed=True)}
+    with pytest.raises(NetworkError, match=r"what '0' and '2' read cannot be rounded.*keeps one tensor"):
+        export_quantized(network, BitPlan(plan.bits, activations=ranges), IMAGES, path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.float64])
+def test_other_number_formats_are_refused(tmp_path: Path, kind: torch.dtype) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3)).to(kind)
+    with pytest.raises(NetworkError, match=rf"float32; those of '0' are {kind}: use \.float\(\)"):
+        export_quantized(network, uniform_bits(network, 4), IMAGES.to(kind), tmp_path / "net.onnx")
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no folder"):
+        export_quantized(mixed(), uniform_bits(mixed(), 4), IMAGES, tmp_path / "none" / "net.onnx")
 
 
 def test_a_plan_of_another_network_leaves_the_file_that_was_there(tmp_path: Path) -> None:

@@ -85,6 +85,20 @@ def test_the_tolerance_is_three_times_what_the_last_digit_of_floats_moves() -> N
     assert tolerance_of(net, plan, inputs) == pytest.approx(3 * own)
 
 
+@pytest.mark.parametrize(("bits", "left"), [(8, 0.0), (4, 1e-7)])
+def test_the_bias_of_a_filter_of_next_to_nothing_stays(tmp_path: Path, bits: int, left: float) -> None:
+    torch.manual_seed(0)
+    net: Any = nn.Sequential(
+        nn.Conv2d(3, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 4, 1)
+    )
+    with torch.no_grad():
+        net[2].weight[0] *= left
+        net[2].bias[0] = 1.0
+    plan = calibrated(net, uniform_bits(net, bits, ends=None), [IMAGES])
+    done = export_quantized(net, plan, IMAGES, tmp_path / "net.onnx")
+    check_parity(done.model, done.file.path, [IMAGES], tolerance=done.tolerance).require()
+
+
 def test_layers_that_the_file_keeps_in_floats_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
     net: Any = nn.Sequential(nn.ConvTranspose2d(4, 4, 2, groups=2))
     plan = BitPlan({"0": torch.full((4,), 8)}, activations={"0": ActivationRange(8, 1.0, signed=True)})

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from secateur.batches import Batches, rebatch
-from secateur.errors import DataError
+from secateur.errors import ConfigError, DataError
 from secateur.modes import device_of, evaluating
-from secateur.quantization.levels import BitPlan
 from secateur.quantization.network import quantize_network
+from secateur.quantization.plan import BitPlan
 from secateur.quantization.quantizer import BINS, BY_MAXIMUM, check_bits, least_divergence
 from secateur.quantization.ranges import ActivationRange
 
@@ -26,7 +26,8 @@ def calibrated(model: nn.Module, plan: BitPlan, batches: Batches, *, bits: int =
 
     Formula: with x all inputs of a layer over the images, in the network with rounded weights: t = max |x| from 5 bits
     on; below, the threshold of least divergence of the histogram of |x| without its zeros, as for weights
-    (`secateur.quantization.kl_thresholds`), with 2^b - 1 levels, or 2^(b - 1) where some x is below zero.
+    (`secateur.quantization.kl_thresholds`), with 2^b levels, or 2^(b - 1) where some x is below zero. The rule
+    of the plan is for weights alone.
 
     Args:
         model: unchanged.
@@ -36,7 +37,8 @@ def calibrated(model: nn.Module, plan: BitPlan, batches: Batches, *, bits: int =
         samples: images to read, all held in memory.
 
     Raises:
-        ConfigError: bits outside 2..16, or the plan is of another network.
+        ConfigError: bits outside 2..16, samples below 1, or the plan is of another network.
+        NetworkError: as `BitPlan.check`.
         DataError: no images, or a layer reads what is not finite.
 
     Cost: one forward pass of the images, below 5 bits two.
@@ -52,9 +54,11 @@ def calibrated(model: nn.Module, plan: BitPlan, batches: Batches, *, bits: int =
     do transposed convolutions in groups, whose weights an ONNX file keeps in float32.
     """
     check_bits(torch.tensor([bits]))
+    if samples < 1:
+        raise ConfigError(f"samples must be at least 1; found {samples}")
     rounded, _ = quantize_network(model, replace(plan, activations={}))
     device = device_of(rounded)
-    images = [inputs.to(device) for inputs, _ in rebatch(batches, None, samples=samples)]
+    images = [inputs.to(device) for inputs, _ in rebatch(batches, None, samples=samples) if len(inputs)]
     if not images:
         raise DataError("there are no images to find the ranges of activations on")
     modules = {name: rounded.get_submodule(name) for name in plan.bits}

@@ -8,71 +8,53 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from secateur.errors import BudgetError, ConfigError, NetworkError, ScoreError
 from secateur.quantization.filters import filters_of, layers_with_filters
-from secateur.quantization.quantizer import LEAST, MOST, check_bits
-from secateur.quantization.ranges import ActivationRange
+from secateur.quantization.plan import BitPlan
+from secateur.quantization.quantizer import LEAST, MOST, ThresholdRule, check_bits
 from secateur.records import ScoreTable
 
 Order = Literal["scores", "reversed", "random"]
 
 
-@dataclass(frozen=True)
-class BitPlan:
-    """The bits of every filter.
-
-    Attributes:
-        bits: layer -> (C,), int64: of each of its filters; layers that are absent stay in float32.
-        settings: how they were found.
-        activations: layer -> how what it reads is rounded, see `calibrated`; layers that are absent read float32.
-    """
-
-    bits: Mapping[str, Tensor]
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    activations: Mapping[str, ActivationRange] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for bits in self.bits.values():
-            check_bits(bits)
-
-    def average(self, model: nn.Module) -> float:
-        """Return the bits a weight, over all weights of the layers that have any."""
-        weights = {name: filters_of(model.get_submodule(name)) for name in self.bits}
-        total = sum(float(bits.sum()) * weights[name][0].numel() for name, bits in self.bits.items())
-        return total / sum(weight.numel() for weight in weights.values())
-
-
-def uniform_bits(model: nn.Module, bits: int, *, ends: int | None = 8) -> BitPlan:
+def uniform_bits(
+    model: nn.Module, bits: int, *, ends: int | None = 8, thresholds: ThresholdRule = "published"
+) -> BitPlan:
     """Return the plan in which every filter of `model` has `bits` bits; of the first and last layer `ends`, if given.
 
     Raises:
-        ConfigError: bits outside 2..16.
+        ConfigError: bits outside 2..16, or an unknown rule of thresholds.
+        NetworkError: there is no layer to quantize.
 
     Example:
         >>> plan = uniform_bits(nn.Sequential(nn.Conv2d(1, 2, 1), nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 1)), 4)
         >>> [bits.tolist() for bits in plan.bits.values()]
         [[8, 8], [4, 4], [8, 8]]
     """
-    names = layers_with_filters(model)
+    names = _layers(model)
     own = {name: bits if ends is None or name not in (names[0], names[-1]) else ends for name in names}
     found = {name: torch.full((len(filters_of(model.get_submodule(name))),), b) for name, b in own.items()}
-    return BitPlan(found, {"levels": [bits], "ends": ends})
+    return BitPlan(found, {"levels": [bits], "ends": ends}, thresholds=thresholds)
 
 
 def largest_uniform(
-    model: nn.Module, size: float, measured: Callable[[BitPlan], int], *, ends: int | None = 8
+    model: nn.Module,
+    size: float,
+    measured: Callable[[BitPlan], int],
+    *,
+    ends: int | None = 8,
+    thresholds: ThresholdRule = "published",
 ) -> BitPlan:
     """Return the uniform plan of the most bits that takes at most `size` bytes.
 
     Args:
-        model, ends: see `uniform_bits`.
+        model, ends, thresholds: see `uniform_bits`.
         size: bytes that `measured` may give at most.
         measured: a plan -> bytes, see `bit_plan`.
 
@@ -86,7 +68,7 @@ def largest_uniform(
         [4]
     """
     for bits in range(MOST, LEAST - 1, -1):
-        plan = uniform_bits(model, bits, ends=ends)
+        plan = uniform_bits(model, bits, ends=ends, thresholds=thresholds)
         smallest = measured(plan)
         if smallest <= size:
             return plan
@@ -104,6 +86,7 @@ def bit_plan(
     order: Order = "scores",
     ends: int | None = 8,
     seed: int = 0,
+    thresholds: ThresholdRule = "published",
 ) -> BitPlan:
     """Return the plan that gives the filters of high scores more bits, layer by layer in the same shares [Hou2020]_.
 
@@ -121,9 +104,11 @@ def bit_plan(
         order: "scores" is the method; "reversed" and "random" are its ablations.
         ends: bits of the first and of the last layer; None: as all others.
         seed: draws the random order.
+        thresholds: the rule by which each filter is clipped, see `thresholds_of`.
 
     Raises:
-        ConfigError: levels, shares or an order that cannot be.
+        ConfigError: levels, shares, an order or a rule that cannot be.
+        NetworkError: there is no layer to quantize.
         ScoreError: scores of another structure.
         BudgetError: no assignment is as small; the smallest is named.
 
@@ -152,12 +137,12 @@ def bit_plan(
             name: torch.full((len(rank),), fixed[name]) if name in fixed else _assign(rank, levels, own)
             for name, rank in ranks.items()
         }
-        return BitPlan(bits, settings | {"shares": list(own)})
+        return BitPlan(bits, settings | {"shares": list(own)}, thresholds=thresholds)
 
     if (shares is None) == (size is None):
         raise ConfigError("give either the shares of the levels or a size, not both")
     if shares is not None:
-        if len(shares) != len(levels) or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+        if len(shares) != len(levels) or min(shares) < 0 or not abs(sum(shares) - 1) <= 1e-6:
             raise ConfigError(
                 f"the shares must be one for each of {len(levels)} levels and add up to 1; found {tuple(shares)}"
             )
@@ -219,11 +204,8 @@ def _ranks(model: nn.Module, scores: ScoreTable, *, order: Order, seed: int) -> 
     """Return layer -> the place of each filter in the order, 0 the best; equal filters in the order of the channels."""
     if order not in get_args(Order):
         raise ConfigError(f"unknown order {order!r}; allowed: {', '.join(get_args(Order))}")
-    names = layers_with_filters(model)
-    if not names:
-        raise NetworkError("the network has no convolution and no linear layer to quantize")
     random, ranks = torch.Generator().manual_seed(seed), {}
-    for name in names:
+    for name in _layers(model):
         weight = filters_of(model.get_submodule(name))
         values = scores[name].double() if name in scores else weight.detach().cpu().double().abs().flatten(1).sum(1)
         if len(values) != len(weight):
@@ -233,3 +215,10 @@ def _ranks(model: nn.Module, scores: ScoreTable, *, order: Order, seed: int) -> 
         best = torch.randperm(len(values), generator=random) if order == "random" else best
         ranks[name] = torch.empty_like(best).scatter_(0, best, torch.arange(len(best)))
     return ranks
+
+
+def _layers(model: nn.Module) -> list[str]:
+    names = layers_with_filters(model)
+    if not names:
+        raise NetworkError("the network has no convolution and no linear layer to quantize")
+    return names

@@ -16,8 +16,8 @@ from torch.nn.utils import parametrize
 
 from secateur.errors import ConfigError
 from secateur.quantization.filters import as_weight, by_filter, filters_of
-from secateur.quantization.levels import BitPlan
-from secateur.quantization.quantizer import Quantized, dequantize, quantize, thresholds_of
+from secateur.quantization.plan import BitPlan
+from secateur.quantization.quantizer import Quantized, dequantize, quantize, rounded, thresholds_of
 from secateur.quantization.ranges import round_inputs
 
 Thresholds = Mapping[str, Tensor]
@@ -26,15 +26,17 @@ Thresholds = Mapping[str, Tensor]
 def quantize_network(
     model: nn.Module, plan: BitPlan, thresholds: Thresholds | None = None
 ) -> tuple[nn.Module, dict[str, Quantized]]:
-    """Return a copy with rounded weights, float32, and the whole numbers that they stand for, by layer.
+    """Return a copy with rounded weights, and the whole numbers that they stand for, by layer.
 
     Args:
         model: unchanged.
         plan: bits by layer, and how activations are rounded, if they are: the copy then rounds them as it runs.
-        thresholds: layer -> (C,), such as `fake_quantized` yields; None: `thresholds_of`.
+        thresholds: layer -> (C,), such as `fake_quantized` yields, for a network that was trained with them; None:
+            found by the rule of the plan on the weights as they are.
 
     Raises:
-        ConfigError: the plan is of another network.
+        ConfigError: the plan is of another network, or the thresholds are.
+        NetworkError: layers share a weight, or compute it; see `BitPlan.check`.
         ScoreError: weights that are not finite.
 
     Example:
@@ -44,16 +46,20 @@ def quantize_network(
         >>> bool((rounded[0].weight - net[0].weight).abs().max() < 0.01), codes["0"].codes.dtype
         (True, torch.int32)
     """
-    _check(model, plan)
-    rounded, found = copy.deepcopy(model), {}
+    plan.check(model)
+    limits = _thresholds(model, plan) if thresholds is None else thresholds
+    lacking = [name for name in plan.bits if name not in limits]
+    if lacking:
+        raise ConfigError(f"the thresholds are those of another plan: there are none for {lacking[0]!r}")
+    copied, found = copy.deepcopy(model), {}
     for name, bits in plan.bits.items():
-        module = rounded.get_submodule(name)
-        found[name] = quantize(filters_of(module), bits, None if thresholds is None else thresholds[name])
+        module = copied.get_submodule(name)
+        found[name] = quantize(filters_of(module), bits, limits[name])
         with torch.no_grad():
             weight = as_weight(module, dequantize(found[name]))
             module.get_parameter("weight").copy_(weight)
-    round_inputs(rounded, plan.activations)
-    return rounded, found
+    round_inputs(copied, plan.activations)
+    return copied, found
 
 
 @contextmanager
@@ -64,7 +70,8 @@ def fake_quantized(model: nn.Module, plan: BitPlan) -> Iterator[dict[str, Tensor
     not. Where the plan has ranges of activations, these are rounded likewise. After the block the weights underneath
     are the network's own again: `quantize_network` rounds them for good.
 
-    Yields: layer -> (C,), the thresholds, which stay as they were at the beginning.
+    Yields: layer -> (C,), the thresholds, which stay as they were at the beginning. Whoever stores the trained network
+    hands them on: found anew they would be others.
 
     Raises: as `quantize_network`.
 
@@ -79,9 +86,8 @@ def fake_quantized(model: nn.Module, plan: BitPlan) -> Iterator[dict[str, Tensor
           (0): Linear(in_features=4, out_features=3, bias=True)
         ))
     """
-    _check(model, plan)
-    modules = {name: model.get_submodule(name) for name in plan.bits}
-    thresholds = {name: thresholds_of(filters_of(module), plan.bits[name]) for name, module in modules.items()}
+    plan.check(model)
+    modules, thresholds = {name: model.get_submodule(name) for name in plan.bits}, _thresholds(model, plan)
     handles = []
     try:
         handles = round_inputs(model, plan.activations)
@@ -111,20 +117,13 @@ class _Rounded(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         module = self._module[0]
         with torch.no_grad():
-            rounded = as_weight(module, dequantize(quantize(by_filter(module, weight), self.bits, self.thresholds)))
-        return weight + (rounded - weight).detach()
+            codes = rounded(by_filter(module, weight), self.bits, self.thresholds)
+            values = as_weight(module, dequantize(codes))
+        return weight + (values - weight).detach()
 
 
-def _check(model: nn.Module, plan: BitPlan) -> None:
-    """Refuse a plan of another network."""
-    modules = dict(model.named_modules())
-    for name, bits in plan.bits.items():
-        if name not in modules:
-            raise ConfigError(f"the plan gives bits to {name!r}, which the network does not have")
-        if len(bits) != len(filters_of(modules[name])):
-            raise ConfigError(
-                f"the plan gives bits to {len(bits)} filters of {name!r}, which has {len(filters_of(modules[name]))}"
-            )
-    foreign = [name for name in plan.activations if name not in plan.bits]
-    if foreign:
-        raise ConfigError(f"the plan rounds what {foreign[0]!r} reads, but gives no bits to its weights")
+def _thresholds(model: nn.Module, plan: BitPlan) -> dict[str, Tensor]:
+    return {
+        name: thresholds_of(filters_of(model.get_submodule(name)), bits, plan.thresholds)
+        for name, bits in plan.bits.items()
+    }

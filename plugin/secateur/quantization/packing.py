@@ -12,6 +12,8 @@ from torch import Tensor
 
 from secateur.errors import CheckpointError
 
+PART = 2**16  # numbers at a time, so that their single bits take little memory; a multiple of 8 ends at a whole byte
+
 
 def packed_bytes(count: int, bits: int) -> int:
     """Return how many bytes `count` numbers of `bits` bits take: ceil(count * bits / 8)."""
@@ -25,9 +27,12 @@ def pack(values: Tensor, bits: int) -> Tensor:
         >>> pack(torch.tensor([1, -1, 2]), 4).tolist()  # 0x1, 0xf, 0x2
         [241, 2]
     """
-    numbers = values.cpu().numpy().astype(np.int64) & ((1 << bits) - 1)
-    stream = (numbers[:, None] >> np.arange(bits)) & 1
-    return torch.from_numpy(np.packbits(stream.astype(np.uint8).reshape(-1), bitorder="little"))
+    given, parts = values.cpu().numpy(), [np.zeros(0, np.uint8)]
+    for begin in range(0, len(given), PART):
+        numbers = given[begin : begin + PART].astype(np.int64) & ((1 << bits) - 1)
+        stream = (numbers[:, None] >> np.arange(bits)) & 1
+        parts.append(np.packbits(stream.astype(np.uint8).reshape(-1), bitorder="little"))
+    return torch.from_numpy(np.concatenate(parts))
 
 
 def unpack(stream: Tensor, bits: int, count: int, *, signed: bool = True) -> Tensor:
@@ -45,8 +50,11 @@ def unpack(stream: Tensor, bits: int, count: int, *, signed: bool = True) -> Ten
             f"{count} numbers of {bits} bits take {packed_bytes(count, bits)} bytes; found {stream.dtype} of shape "
             f"{tuple(stream.shape)}"
         )
-    single = np.unpackbits(stream.cpu().numpy(), bitorder="little")[: count * bits].reshape(count, bits)
-    numbers = (single.astype(np.int64) << np.arange(bits)).sum(1)
-    if signed:
-        numbers -= (numbers >> (bits - 1)) << bits
-    return torch.from_numpy(numbers.astype(np.int32))
+    given, found = stream.cpu().numpy(), np.empty(count, np.int32)
+    for begin in range(0, count, PART):
+        own = found[begin : begin + PART]
+        part = given[packed_bytes(begin, bits) : packed_bytes(begin + len(own), bits)]
+        single = np.unpackbits(part, bitorder="little")[: len(own) * bits].reshape(-1, bits)
+        numbers = (single.astype(np.int64) << np.arange(bits)).sum(1)
+        own[:] = numbers - ((numbers >> (bits - 1)) << bits) if signed else numbers
+    return torch.from_numpy(found)

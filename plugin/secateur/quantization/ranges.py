@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from secateur.errors import ConfigError
 from secateur.quantization.quantizer import check_bits
 
 
@@ -23,7 +25,7 @@ class ActivationRange:
 
     Attributes:
         bits: of a code, 2..16.
-        threshold: t > 0; beyond it values are clipped.
+        threshold: t > 0, finite; beyond it values are clipped.
         signed: whether the layer reads values below zero.
     """
 
@@ -33,6 +35,8 @@ class ActivationRange:
 
     def __post_init__(self) -> None:
         check_bits(torch.tensor([self.bits]))
+        if not 0 < self.threshold < math.inf:
+            raise ConfigError(f"the threshold of activations must be finite and above zero; found {self.threshold}")
 
     @property
     def codes(self) -> tuple[int, int]:

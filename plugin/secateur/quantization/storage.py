@@ -7,28 +7,28 @@ For each quantized layer the file holds, in place of its weight,
     NAME.weight.levels      uint8, for each filter the place of its bits among the layer's, packed; absent if all are
                             alike
 
-and every other tensor of the network as it is. What each layer's bits are, and how the activations that it reads are
-rounded, stands in the metadata.
+and every other tensor of the network as it is. What each layer's bits are, how the activations that it reads are
+rounded, and by which rule filters were clipped, if not by the published one, stands in the metadata.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from secateur.errors import CheckpointError
+from secateur.errors import CheckpointError, ConfigError
 from secateur.files import replacing
 from secateur.quantization.filters import as_weight, filters_of
-from secateur.quantization.levels import BitPlan
 from secateur.quantization.network import Thresholds, quantize_network
 from secateur.quantization.packing import pack, packed_bytes, unpack
-from secateur.quantization.quantizer import LEAST, MOST, Quantized, dequantize
+from secateur.quantization.plan import BitPlan
+from secateur.quantization.quantizer import LEAST, MOST, Quantized, ThresholdRule, dequantize
 from secateur.quantization.ranges import ActivationRange
 from secateur.weights import check_fit, read_safetensors, tensors_of
 
@@ -65,6 +65,8 @@ def save_quantized(model: nn.Module, plan: BitPlan, path: str | Path, thresholds
 def quantized_bytes(model: nn.Module, plan: BitPlan) -> int:
     """Return the size of the file that `save_quantized` writes of `model` by `plan`, to the byte.
 
+    Raises: as `BitPlan.check`.
+
     Example:
         >>> from secateur.quantization import uniform_bits
         >>> net = nn.Sequential(nn.Linear(64, 64))
@@ -74,6 +76,7 @@ def quantized_bytes(model: nn.Module, plan: BitPlan) -> int:
 
     Cost: memory and time of writing zeros of that size.
     """
+    plan.check(model)
     parts = {}
     for name, bits in plan.bits.items():
         size, levels = filters_of(model.get_submodule(name))[0].numel(), _levels(bits)
@@ -109,7 +112,7 @@ def load_quantized(model: nn.Module, path: str | Path) -> BitPlan:
     """
     tensors, metadata = read_safetensors(Path(path))
     layers, bits = _layers(metadata, Path(path)), dict[str, Tensor]()
-    activations = _activations(metadata, layers, Path(path))
+    activations, rule = _activations(metadata, layers, Path(path)), metadata.get("thresholds", "published")
     for name, levels in layers.items():
         try:
             module = model.get_submodule(name)
@@ -118,26 +121,39 @@ def load_quantized(model: nn.Module, path: str | Path) -> BitPlan:
         except (AttributeError, KeyError, ValueError, IndexError) as error:
             raise CheckpointError(f"{path}: the layer {name!r} does not fit the network: {error}") from error
         bits[name] = quantized.bits
-        tensors[f"{name}.weight"] = as_weight(module, dequantize(quantized)).contiguous()
+        weight = as_weight(module, dequantize(quantized)).contiguous()
+        tensors |= dict.fromkeys(_weights_of(model, name), weight)
     own = tensors_of(model)
     check_fit(tensors, own, {name: list(tensor.shape) for name, tensor in own.items()}, source=str(path))
+    try:
+        plan = BitPlan(bits, {"file": Path(path).name}, activations, cast(ThresholdRule, rule))
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     model.load_state_dict(tensors)
-    return BitPlan(bits, {"file": Path(path).name}, activations)
+    return plan
 
 
 def _contents(
     model: nn.Module, plan: BitPlan, parts: Mapping[str, Mapping[str, Tensor]]
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return what the file holds: tensors, and metadata."""
-    replaced = {f"{name}.weight" for name in plan.bits}
-    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors_of(model).items()}
-    tensors = {name: tensor for name, tensor in kept.items() if name not in replaced}
+    replaced = {own for name in plan.bits for own in _weights_of(model, name)}
+    others = {name: tensor for name, tensor in tensors_of(model).items() if name not in replaced}
+    tensors = {name: tensor.cpu().clone().contiguous() for name, tensor in others.items()}
     for name, own in parts.items():
         tensors |= {f"{name}.weight.{part}": tensor for part, tensor in own.items()}
     layers = {name: _levels(bits) for name, bits in plan.bits.items()}
     ranges = {name: [to.bits, to.threshold, to.signed] for name, to in plan.activations.items()}
     about = {"format": FORMAT, "bits": json.dumps(layers)}
-    return tensors, about | ({"activations": json.dumps(ranges)} if ranges else {})
+    about |= {"activations": json.dumps(ranges)} if ranges else {}
+    about |= {} if plan.thresholds == "published" else {"thresholds": plan.thresholds}
+    return tensors, about
+
+
+def _weights_of(model: nn.Module, name: str) -> list[str]:
+    """Return the name of a layer's weight, and its other names, where one module stands in several places."""
+    module = model.get_submodule(name)
+    return [f"{own}.weight" for own, other in model.named_modules(remove_duplicate=False) if other is module]
 
 
 def _levels(bits: Tensor) -> list[int]:
@@ -200,8 +216,8 @@ def _activations(metadata: Mapping[str, str], layers: Mapping[str, object], path
         found = {}
         for name, (bits, threshold, signed) in json.loads(metadata.get("activations", "{}")).items():
             found[name] = ActivationRange(int(bits), float(threshold), bool(signed))
-            if name not in layers or not 0 < found[name].threshold < math.inf:
-                raise ValueError(f"{name!r}: {threshold}")
+            if name not in layers:
+                raise ValueError(f"{name!r} has no bits")
     except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: its ranges of activations cannot be read: {error}") from error
     return found
