@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from secateur_cli.comparison.claims import Claims
+from secateur_cli.claims import Claims
 from secateur_cli.comparison.results import rows_of
 from secateur_cli.comparison.tables import missing, notes, share, tables
 from secateur_cli.comparison.verdicts import verdicts

@@ -161,19 +161,11 @@ class CompareRun(RunConfig):
 
     def given(self) -> dict[str, Any]:
         """Return what is not left at its default, as plain data."""
-        said = self.model_dump(mode="json", exclude_defaults=True)
+        said = super().given()
         for key in ("budget", "search"):
             said["plan"].pop(key, None)
         return said
 
     def schedule(self) -> dict[str, Any]:
-        """Return what all cells share and what decides their results: no paths, no cells, no threads.
-
-        Networks and images are told apart by their values, not by where they lie. Keys at their defaults are left out,
-        so that a comparison can be gone on with when a later version has more of them.
-        """
-        said = self.given()
-        for section, keys in {"network": ("weights",), "data": ("train", "test", "root")}.items():
-            for key in keys:
-                said[section].pop(key, None)
-        return {key: value for key, value in said.items() if key not in ("output", "compare", "threads", "seed")}
+        """Return what all cells share and what decides their results, see `RunConfig.deciding`."""
+        return {key: value for key, value in self.deciding().items() if key != "compare"}
