@@ -76,10 +76,13 @@ def cost_panels(rows: Sequence[Row], stage: str, *, dense: Mapping[str, float]) 
     for row in rows:
         if row["accuracy"][stage] and row["macs"]:
             by_criterion.setdefault(called(row), []).append(row)
-    shares = [100 * row["accuracy"][stage]["value"] for found in by_criterion.values() for row in found]
+    shares = [row["accuracy"][stage] for found in by_criterion.values() for row in found]
     if not shares:
         return []
-    limits = (min(shares) - 2, max([*shares, 100 * (dense["accuracy"] or 0)]) + 2)
+    values, (below, above) = [100 * share["value"] for share in shares], reaches(shares)
+    low = min(value - reach for value, reach in zip(values, below, strict=True))
+    high = max(value + reach for value, reach in zip(values, above, strict=True))
+    limits = (low - 2, max(high, 100 * (dense["accuracy"] or 0)) + 2)
     return [
         (criterion, _cost_panel(found, stage, dense["macs"], limits, f"cost-{number}"))
         for number, (criterion, found) in enumerate(by_criterion.items())
@@ -106,16 +109,16 @@ def _cost_panel(rows: Sequence[Row], stage: str, macs: float, limits: tuple[floa
 
 
 def _line(axes: Axes, rows: Sequence[Row], stage: str, macs: float, search: str) -> None:
-    points = sorted(
-        (
-            100 * r["macs"]["value"] / macs,
-            100 * r["accuracy"][stage]["value"],
-            100 * (r["accuracy"][stage]["reach"] or 0),
-        )
-        for r in rows
+    points = sorted(rows, key=lambda row: float(row["macs"]["value"]))
+    shares = [row["accuracy"][stage] for row in points]
+    axes.errorbar(
+        [100 * row["macs"]["value"] / macs for row in points],
+        [100 * share["value"] for share in shares],
+        yerr=reaches(shares),
+        capsize=2,
+        linewidth=1,
+        **SEARCHES[search],
     )
-    x, y, reach = zip(*points, strict=True)
-    axes.errorbar(x, y, yerr=reach, capsize=2, linewidth=1, **SEARCHES[search])
 
 
 def scoring_plot(rows: Sequence[Row]) -> str:

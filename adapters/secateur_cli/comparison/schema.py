@@ -115,6 +115,8 @@ class CompareRun(RunConfig):
     @classmethod
     def _widths_come_from_compare(cls, given: Any) -> Any:
         """Give `plan` the budget that it must have and no comparison reads; refuse what `compare` says instead."""
+        if isinstance(given, dict) and "compare" not in given:
+            raise ValueError("compare: missing; a comparison says what is compared, such as {criteria: [hrank, l1]}")
         plan = given.get("plan") if isinstance(given, dict) else None
         if not isinstance(given, dict) or not isinstance(plan, (dict, type(None))):
             return given
