@@ -6,12 +6,26 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from secateur.errors import DataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
+BROKEN: tuple[type[Exception], ...] = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    OSError,
+    RuntimeError,
+    NotImplementedError,
+)
+with suppress(ImportError):  # a Python that is built without it reads no .xz
+    import lzma
+
+    BROKEN += (lzma.LZMAError,)
 MAX_IMAGE_BYTES = 64 * 2**20
 MAX_ARCHIVE_BYTES = 8 * 2**30
 
@@ -53,15 +67,7 @@ def read_archive(path: Path) -> list[tuple[str, str, bytes]]:
                 raise DataError(f"{path}: image {name!r} lies in no class folder; expected CLASS/{place.name}")
             parents.setdefault(place.parent.parent.as_posix(), name)
             images.append((place.parent.name, place.as_posix(), data))
-    except (
-        tarfile.TarError,
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        OSError,
-        RuntimeError,
-        NotImplementedError,
-    ) as error:
+    except BROKEN as error:
         raise DataError(f"{path} is not an archive that can be read: {error or type(error).__name__}") from error
     if len(parents) > 1:
         examples = " and ".join(repr(name) for name in list(parents.values())[:2])

@@ -60,6 +60,8 @@ def load_config(path: str | Path, *, overrides: Sequence[str] = (), kind: type[R
     settings = _read_yaml(path, kind)
     for override in overrides:
         _set(settings, override)
+    if "compare" in settings and "compare" not in kind.model_fields:
+        raise ConfigError(f"{path} says what to compare (the key compare): give it to `secateur compare`")
     settings.setdefault("output", str(Path("runs") / path.stem))
     try:
         config = kind.model_validate(settings)
@@ -122,7 +124,8 @@ def _set(settings: dict[str, Any], override: str) -> None:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override!r}: the value is not YAML: {error}") from error
+        problem = getattr(error, "problem", None) or error
+        raise ConfigError(f"--set {override!r}: the value is not YAML: {problem}") from error
     section = settings
     for depth, parent in enumerate(parents):
         if section.get(parent) is None:

@@ -21,8 +21,7 @@ def error_curves(job: Job, scores: ScoreTable) -> ScoreTable | None:
 
     They are its own scores, if these are such; else the errors in their order, once found kept in the folder.
     """
-    begins = job.search in ("curves", "refine") or (job.search == "greedy" and job.config.plan.greedy_from is not None)
-    if not begins:
+    if not begins_with_curves(job):
         return None
     score = job.config.score
     if score.criterion == "reconstruction" and score.options.get("relative", True):
@@ -43,3 +42,8 @@ def error_curves(job: Job, scores: ScoreTable) -> ScoreTable | None:
     for group, reason in curves.settings["skipped"].items():
         job.progress.say(f"warning: {group} has no error curve, and stays as it is: {reason}")
     return curves
+
+
+def begins_with_curves(job: Job) -> bool:
+    """Return whether the search of a job begins with error curves."""
+    return job.search in ("curves", "refine") or (job.search == "greedy" and job.config.plan.greedy_from is not None)

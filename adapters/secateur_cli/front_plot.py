@@ -40,9 +40,7 @@ def front_plot(
 
     said = "; ".join(f"{amount(x)} {factor * y:.4g}" for x, y in front)
     svg = drawn("front", f"Front of {worth} against {cost}: {said}", (COLUMN, 3.2), draw)
-    return svg.replace(
-        "<svg ", '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" ', 1
-    )
+    return svg.replace("<svg ", f"<svg {NAMESPACES} ", 1)
 
 
 def _label(name: str) -> str:

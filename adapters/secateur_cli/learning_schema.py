@@ -13,9 +13,9 @@ from secateur_cli.values import Count, Number, Section
 
 
 def _pull(value: Any) -> Any:
-    """Refuse true, which would be read as the number 1."""
-    if value is True:
-        raise ValueError("true: must be a number greater than 0, or false for a lambda that stays as it is")
+    """Refuse true and 0, which would be read as the number 1 and as false."""
+    if value is True or (value == 0 and value is not False):
+        raise ValueError(f"{value!r}: must be a number greater than 0, or false for a lambda that stays as it is")
     return value
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from secateur.records import ChannelGroup, PruningPlan, ScoreTable
 from secateur.search import allowed_widths
 from secateur.search.swaps import losses_of
+from secateur_cli.learning import LEARNT
 
 
 def plan_record(search: str, plan: PruningPlan, scores: ScoreTable, curves: ScoreTable | None) -> dict[str, Any]:
@@ -37,10 +38,8 @@ def plan_record(search: str, plan: PruningPlan, scores: ScoreTable, curves: Scor
 def _group(
     search: str, group: ChannelGroup, plan: PruningPlan, scores: ScoreTable, curves: ScoreTable | None
 ) -> dict[str, Any]:
-    kept, decides = (
-        plan[group.name],
-        search not in ("autopruner", "soft_clusters"),
-    )  # else no score has chosen the channels
+    kept = plan[group.name]
+    decides = search not in LEARNT  # else no score has chosen the channels
     record = {
         "name": group.name,
         "layers": [member.layer for member in group.producers],

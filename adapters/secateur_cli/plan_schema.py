@@ -191,7 +191,7 @@ class PlanConfig(Section):
         default=8, description="widths are multiples of it: odd widths run slowly; rates state theirs"
     )
     min_keep: Count = Field(default=1, description="channels that every layer keeps at least")
-    delta: Annotated[Number, Field(gt=0)] = Field(
+    delta: Annotated[Number, Field(gt=0, le=1)] = Field(
         default=0.01, description="greedy: the least share of the dense cost that one step frees"
     )
     greedy_from: Annotated[str | None, BeforeValidator(_share)] = Field(

@@ -240,3 +240,19 @@ class RunConfig(Section):
     def canonical(self) -> dict[str, Any]:
         """Return what decides the result as plain data, every default written out: all keys but `output`."""
         return self.model_dump(mode="json", exclude={"output"})
+
+    def given(self) -> dict[str, Any]:
+        """Return what is not left at its default, as plain data."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+    def deciding(self) -> dict[str, Any]:
+        """Return what decides a result that is kept beside its seed, its network and its images: no paths, no threads.
+
+        Network and images are told apart by their values, not by where they lie. Keys at their defaults are left out,
+        so that what was kept can be gone on with when a later version has more of them.
+        """
+        said = self.given()
+        for section, keys in {"network": ("weights",), "data": ("train", "test", "root")}.items():
+            for key in keys:
+                said[section].pop(key, None)
+        return {key: value for key, value in said.items() if key not in ("output", "threads", "seed")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import random
 import stat
 import tarfile
 import zipfile
@@ -98,6 +99,22 @@ def test_links_in_zip_are_refused(tmp_path: Path) -> None:
 def test_files_that_are_no_archives(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(b"nothing of the kind" * 99)
+    with pytest.raises(DataError, match="is not an archive that can be read"):
+        read_archive(path)
+
+
+@pytest.mark.parametrize("kind", ["bz2", "xz"])
+def test_archives_that_are_damaged_within(tmp_path: Path, kind: str) -> None:
+    path, chance = tmp_path / f"a.tar.{kind}", random.Random(0)
+    with tarfile.open(path, f"w:{kind}") as packed:  # type: ignore[call-overload]
+        for number in range(40):
+            info = tarfile.TarInfo(f"cat/{number}.png")
+            info.size = 5000
+            packed.addfile(info, io.BytesIO(chance.randbytes(info.size)))
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 200] = bytes(200)
+    path.write_bytes(data)
     with pytest.raises(DataError, match="is not an archive that can be read"):
         read_archive(path)
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from secateur.errors import ConfigError
-from secateur_cli.comparison.cells import cells_of
+from secateur_cli.comparison.cells import cells_of, latency_name
 from secateur_cli.comparison.contenders import house_and_name, varies
+from secateur_cli.comparison.results import _record
 from secateur_cli.comparison.schema import CompareRun
+from secateur_cli.comparison.setting import Setting
 from secateur_cli.config import load_config
 
 CONFIG = """
@@ -62,6 +66,28 @@ def test_names_are_shared_only_where_nothing_depends_on_the_seed(path: Path) -> 
     assert first.accuracy("compensated", kept) != last.accuracy("compensated", kept)
 
 
+def test_trained_networks_are_shared_unless_the_scores_decide_what_stays_frozen(path: Path) -> None:
+    kept = {"conv1": (0, 1)}
+    names = [
+        {cell.accuracy("fine-tuned", kept) for cell in cells_of(load(path, "compare.seeds=[0]", f"fine_tune={how}"))}
+        for how in ("{freeze: 0}", "{freeze: 0.5}")
+    ]
+    assert [len(found) for found in names] == [1, 3]
+
+
+def test_a_cell_that_could_not_be_timed_says_why(path: Path) -> None:
+    config = load(path, "compare.latency=true", "compare.stages=[cut]")
+    cell, setting = cells_of(config)[0], SimpleNamespace(config=config, groups={})
+    facts: dict[str, Any] = {
+        cell.plan: {"kept": {}, "ties": {}, "seconds": 0.1},
+        cell.accuracy("cut", {}): {"accuracy": 0.5},
+    }
+    for known, reason in (({}, "not measured yet"), ({f"{cell.refusal}: no": {"reason": "no"}}, "no")):
+        assert _record(cast(Setting, setting), facts | known, cell, {})["not_measured"] == reason
+    timed = facts | {latency_name({}): {"comparisons": []}}
+    assert _record(cast(Setting, setting), timed, cell, {})["not_measured"] is None
+
+
 def test_the_schedule_leaves_out_cells_paths_and_defaults(path: Path) -> None:
     plain = load(path).schedule()
     assert plain == load(path, "compare.seeds=[7]", "compare.searches=[greedy]", "threads=2").schedule()
@@ -69,6 +95,15 @@ def test_the_schedule_leaves_out_cells_paths_and_defaults(path: Path) -> None:
     assert plain == load(path, "network.weights=elsewhere.safetensors").schedule()
     assert plain != load(path, "plan.round_to=4").schedule()
     assert plain != load(path, "recover.samples=10").schedule()
+
+
+def test_the_file_of_a_run_and_that_of_a_comparison_are_told_apart(path: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"compare\.yaml says what to compare .*: give it to `secateur compare`"):
+        load_config(path)
+    run = tmp_path / "run.yaml"
+    run.write_text("network: {build: a:b}\ndata: {source: digits}\nplan: {budget: {macs: 50%}}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"compare: missing; a comparison says what is compared"):
+        load(run)
 
 
 def test_smoke_keeps_one_criterion_of_each_house(path: Path) -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import io
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from rich.console import Console
 
-from secateur_cli.comparison.claims import Claims
+from secateur_cli.claims import Claims
+from secateur_cli.comparison import plots
 from secateur_cli.comparison.results import rows_of
 from secateur_cli.comparison.tables import missing, notes, share, tables
 from secateur_cli.comparison.verdicts import verdicts
@@ -68,6 +71,27 @@ def test_the_quantiles_are_student_s() -> None:
     stats = pytest.importorskip("scipy.stats")
     for freedom in (*range(1, len(T_95) + 1), 31, 50, 200):
         assert t_quantile(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=2e-3)
+
+
+def test_intervals_against_cost_lie_within_the_panel_and_within_0_to_100(monkeypatch: pytest.MonkeyPatch) -> None:
+    panels: list[Figure] = []
+
+    def drawn(_name: str, _said: str, _size: Any, draw: Callable[[Figure], None]) -> str:
+        panels.append(Figure())
+        draw(panels[-1])
+        return ""
+
+    monkeypatch.setattr(plots, "drawn", drawn)
+    cost, row = {"value": 50.0}, {"house": "secateur", "search": "uniform", "criterion": "l1"}
+    shares = ({"value": 0.5, "reach": 0.25, "count": 3}, {"value": 0.9, "reach": 0.75, "count": 3})
+    rows = [row | {"accuracy": {"cut": share}, "macs": cost} for share in shares]
+    plots.cost_panels(rows, "cut", dense={"macs": 100.0, "accuracy": 0.95})
+    (axes,) = panels[0].axes
+    ends = [segment[:, 1].tolist() for bars in axes.collections for segment in cast(Any, bars).get_segments()]
+    assert sorted(ends) == [pytest.approx([15, 100]), pytest.approx([25, 75])]
+    low, high = axes.get_ylim()
+    assert low < 15
+    assert high > 100
 
 
 def test_one_measurement_has_no_interval() -> None:

@@ -160,6 +160,10 @@ def test_configurations_are_immutable(file: Path) -> None:
         ("score.tap=relu", "score.tap: 'relu' is not allowed; allowed: 'act', 'bn', 'conv'"),
         ("score.criterion=hrnak", "score: unknown criterion 'hrnak'; did you mean 'hrank'?"),
         ("score.options={rows: 3}", "score: unknown option of the criterion 'hrank': 'rows'"),
+        ("score={criterion: l1, options: {rows: 3}}", "unknown option of the criterion 'l1': 'rows'; allowed: none"),
+        ("plan.delta=2", "plan.delta: 2: must be at most 1"),
+        ("plan.autopruner={pull: 0}", "plan.autopruner.pull: 0: must be a number greater than 0, or false"),
+        ("seed=[", "--set 'seed=[': the value is not YAML: expected the node content, but found '<stream end>'"),
         ("recover=maybe", "recover.method: 'maybe' is not allowed; allowed: 'none', 'recalibrate', 'compensate'"),
         (
             "recover=null",

@@ -23,7 +23,7 @@ def test_writes_pictures_and_numbers_and_prints_a_table(user: User, tmp_path: Pa
     assert "middle" in out
     assert "Means over 2 seeds, on 48 held-out images; 95% intervals over the seeds (Student's t), or over" in out
     names = [f"selection-variants.{kind}" for kind in ("csv", "json", "pdf", "png", "svg")]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["points", *names]
     record = json.loads((tmp_path / "out" / names[1]).read_text())
     assert (record["figure"], record["seeds"], record["until"]) == ("selection-variants", [0, 1], "recovered")
     assert record["network"]["build"] == "secateur_user_networks:Small"
@@ -54,7 +54,7 @@ def test_every_figure_runs_and_gives_the_same_again(user: User, tmp_path: Path, 
         code, out, err = give("figure", *words)
         assert (code, err) == (0, ""), err
         assert "a smoke run: its numbers mean nothing" in out
-        assert len(list(folder.iterdir())) == 5
+        assert len(list(folder.glob(f"{name}.*"))) == 5
         assert json.loads((folder / f"{name}.json").read_text())["smoke"] is True
         seen.append((folder / f"{name}.csv").read_bytes())
     assert len(set(seen)) == 1
@@ -86,6 +86,7 @@ def test_list_names_every_figure_and_needs_nothing_else() -> None:
         (("widths", "--lines", "no/plan.json"), "no/plan.json"),
         (("allocations", "--until", "fine-tuned", "--set", "fine_tune=null"), "the run is not fine-tuned"),
         (("frozen-shares", "--set", "fine_tune=null"), "the figure frozen-shares is about fine-tuning"),
+        (("frozen-shares", "--set", "plan.search=autopruner"), "frozen-shares needs a search that goes by scores"),
         (("widths", "--set", "network.build=nowhere:Net"), "nowhere"),
         (("selection-variants", "--set", "plan.budget={latency: 60%}"), "plan.budget.latency: the figure selection"),
     ],

@@ -19,6 +19,7 @@ from secateur_cli.figures.catalogue import FIGURES
 from secateur_cli.figures.drawings import DRAWINGS
 from secateur_cli.figures.order import Found
 from secateur_cli.figures.paper import MOST_LINES, look, paper, save
+from secateur_cli.figures.tables import table_of
 
 SEEDS = (0, 1, 2)
 LABELS = {
@@ -112,6 +113,13 @@ def bars(axes: Axes) -> list[ErrorbarContainer]:
 
 def test_every_figure_has_a_drawing_and_is_tested() -> None:
     assert set(FIGURES) == set(DRAWINGS) == set(LABELS)
+
+
+def test_the_table_tells_how_long_each_point_was_scored() -> None:
+    found = invented("accuracy-against-rho")
+    rows = [row | {"scoring_seconds": 10 * row["at"]} if row["at"] else row for row in found.rows]
+    column = table_of("accuracy-against-rho", Found(rows, found.about)).columns[-1]
+    assert list(column.cells) == ["", *(["0.01 s", "1.00 s", "100.00 s"] * 2)]
 
 
 @pytest.mark.parametrize("name", list(FIGURES))

@@ -1,1 +1,1 @@
-"""The commands, one a module: run, search, plan show."""
+"""The commands, one a module."""

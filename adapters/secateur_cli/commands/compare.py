@@ -11,9 +11,9 @@ from typing import Annotated
 import typer
 
 from secateur.errors import ConfigError
+from secateur_cli.claims import Claims
 from secateur_cli.commands.telling import Changes, Output, Trace, plain_console, telling
 from secateur_cli.comparison.cells import cells_of
-from secateur_cli.comparison.claims import Claims
 from secateur_cli.comparison.files import described, write_files
 from secateur_cli.comparison.results import results
 from secateur_cli.comparison.schema import CompareRun

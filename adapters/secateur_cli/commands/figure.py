@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -61,13 +60,16 @@ def figure(
 ) -> None:  # fmt: skip
     """Measure and draw a figure of the papers: SVG, PDF and PNG, with the numbers as CSV and JSON.
 
-    Each seed is a run of its own: another split of the images, and another training where CONFIG trains.
+    Each seed is a run of its own: another split of the images, and another training where CONFIG trains. Every point is
+    kept in points/NAME as it is measured: what is killed goes on where it ended when the same command is given again,
+    and several processes may share the work. More points, lines or seeds join what is there; another network, other
+    images or settings are refused: give another --output, or delete points/NAME to begin anew.
     """
-    with telling(trace=trace):
-        begun = time.monotonic()
+    with telling(trace=trace, stopped="stopped; the same command continues where this one ended"):
         run = load_config(config, overrides=change or [])
         run = run.smoke() if smoke else run
         progress = Progress(plain_console())
+        folder = output or run.output.with_name(f"{run.output.name}-figures{'-smoke' if smoke else ''}")
         order = order_of(
             name,
             run,
@@ -79,8 +81,8 @@ def figure(
             lines=lines,
             images=images,
             until=until,
+            kept=folder / "points" / name,
         )
-        folder = output or run.output.with_name(f"{run.output.name}-figures{'-smoke' if smoke else ''}")
         check_folder(folder)
         try:
             from secateur_cli.figures.drawings import DRAWINGS
@@ -99,7 +101,6 @@ def figure(
             found,
             order,
             command=shlex.join(["secateur", *sys.argv[1:]]),
-            seconds=time.monotonic() - begun,
         )
         files = write_numbers(record, folder)
         with paper():

@@ -145,7 +145,7 @@ def _read(folder: Path) -> tuple[list[Trial], str | None]:
 
         if is_running(record):
             page = f"http://localhost:{record['port']}"
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         raise ConfigError(f"{folder} is not the folder of an experiment of NNI") from None
     return read_trials(folder), page
 

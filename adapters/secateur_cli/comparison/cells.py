@@ -24,12 +24,16 @@ DENSE = "accuracy dense"
 
 @dataclass(frozen=True)
 class Cell:
-    """One criterion, search, budget and seed."""
+    """One criterion, search, budget and seed.
+
+    `freezes` says whether fine-tuning leaves the filters of its highest scores as they are.
+    """
 
     contender: ContenderConfig
     search: CompareSearch
     budget: BudgetConfig
     seed: int
+    freezes: bool = False
 
     @property
     def budget_name(self) -> str:
@@ -71,7 +75,8 @@ class Cell:
     def accuracy(self, stage: Stage, kept: Kept) -> str:
         """Name of an accuracy: of the cut network it is that of the channels, all else reads the seed's images."""
         seed = "" if stage == "cut" else f" seed {self.seed}"
-        return f"accuracy {stage} {digest(kept)}{seed}"
+        own = f" by {digest(self.contender.model_dump(mode='json'))}" if self.freezes and stage == "fine-tuned" else ""
+        return f"accuracy {stage} {digest(kept)}{seed}{own}"
 
     def needed(self, compare: CompareConfig, kept: Kept, widths: Mapping[str, int]) -> list[str]:
         """Return the names of all that is measured of a plan."""
@@ -99,7 +104,8 @@ def cells_of(config: CompareRun) -> list[Cell]:
     """Return all cells, seed by seed, so that a comparison that is stopped has whole seeds."""
     compare = config.compare
     order = itertools.product(compare.seeds, compare.budgets, compare.searches, compare.criteria)
-    return [Cell(contender, search, budget, seed) for seed, budget, search, contender in order]
+    freezes = config.fine_tune is not None and config.fine_tune.freeze > 0
+    return [Cell(contender, search, budget, seed, freezes) for seed, budget, search, contender in order]
 
 
 def _of(contender: ContenderConfig) -> str:

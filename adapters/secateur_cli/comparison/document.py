@@ -102,7 +102,7 @@ def _block(number: int, budget: str, search: str, rows: Sequence[Any], found: Ma
         f"block-{number}",
         f"{budget}, {search}",
         text=[*text, *alike(rows)],
-        figures=[Figure(figure, "Bars are 95% t-intervals over seeds.")],
+        figures=[Figure(figure, "Bars are 95% t-intervals over seeds; without one it is a single measurement.")],
         tables=[Table([*header, "ties"], [_table_row(row, found, batches) for row in rows])],
     )
 
@@ -179,7 +179,7 @@ def _how(found: Mapping[str, Any]) -> Section:
             f"{percent(dense['accuracy'])}, {amount(dense['macs'])} MACs, {amount(dense['parameters'])} parameters",
         ],
         ["seeds", as_text(found["seeds"])],
-        ["left as they are", as_text(found["network"]["skipped"])],
+        ["left as they are", "; ".join(f"{name}: {why}" for name, why in found["network"]["skipped"].items()) or NONE],
         ["versions", as_text(found["versions"])],
         ["machine", as_text(found["machine"])],
     ]

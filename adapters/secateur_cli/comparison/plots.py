@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -62,11 +63,13 @@ def stages_plot(rows: Sequence[Row], stages: Sequence[str], *, dense: float | No
 def reaches(shares: Sequence[Mapping[str, Any]]) -> list[list[float]]:
     """Return how far intervals reach below and above, in percent, as far as there are shares: from 0 to 100%.
 
+    Where there is none, as of a single measurement, it is NaN, which draws no bar.
+
     Example:
         >>> reaches([{"value": 0.5, "reach": 0.75}, {"value": 0.5, "reach": None}])
-        [[50.0, 0.0], [50.0, 0.0]]
+        [[50.0, nan], [50.0, nan]]
     """
-    own = [(100 * share["value"], 100 * (share["reach"] or 0.0)) for share in shares]
+    own = [(100 * share["value"], math.nan if share["reach"] is None else 100 * share["reach"]) for share in shares]
     return [[min(reach, value) for value, reach in own], [min(reach, 100 - value) for value, reach in own]]
 
 
@@ -76,10 +79,12 @@ def cost_panels(rows: Sequence[Row], stage: str, *, dense: Mapping[str, float]) 
     for row in rows:
         if row["accuracy"][stage] and row["macs"]:
             by_criterion.setdefault(called(row), []).append(row)
-    shares = [100 * row["accuracy"][stage]["value"] for found in by_criterion.values() for row in found]
+    shares = [row["accuracy"][stage] for found in by_criterion.values() for row in found]
     if not shares:
         return []
-    limits = (min(shares) - 2, max([*shares, 100 * (dense["accuracy"] or 0)]) + 2)
+    low = min(max(0.0, share["value"] - (share["reach"] or 0.0)) for share in shares)
+    high = max(min(1.0, share["value"] + (share["reach"] or 0.0)) for share in shares)
+    limits = (100 * low - 2, 100 * max(high, dense["accuracy"] or 0.0) + 2)
     return [
         (criterion, _cost_panel(found, stage, dense["macs"], limits, f"cost-{number}"))
         for number, (criterion, found) in enumerate(by_criterion.items())
@@ -106,16 +111,16 @@ def _cost_panel(rows: Sequence[Row], stage: str, macs: float, limits: tuple[floa
 
 
 def _line(axes: Axes, rows: Sequence[Row], stage: str, macs: float, search: str) -> None:
-    points = sorted(
-        (
-            100 * r["macs"]["value"] / macs,
-            100 * r["accuracy"][stage]["value"],
-            100 * (r["accuracy"][stage]["reach"] or 0),
-        )
-        for r in rows
+    points = sorted(rows, key=lambda row: float(row["macs"]["value"]))
+    shares = [row["accuracy"][stage] for row in points]
+    axes.errorbar(
+        [100 * row["macs"]["value"] / macs for row in points],
+        [100 * share["value"] for share in shares],
+        yerr=reaches(shares),
+        capsize=2,
+        linewidth=1,
+        **SEARCHES[search],
     )
-    x, y, reach = zip(*points, strict=True)
-    axes.errorbar(x, y, yerr=reach, capsize=2, linewidth=1, **SEARCHES[search])
 
 
 def scoring_plot(rows: Sequence[Row]) -> str:

@@ -82,7 +82,8 @@ def _record(setting: Setting, facts: Facts, cell: Cell, counts: Mapping[str, Any
             "seconds": {stage: fact.get("seconds") for stage, fact in found.items()},
             "latency": facts.get(latency_name(widths)) if compare.latency else None,
         }
-    if any(share is None for share in record["accuracy"].values()):
+    untimed = compare.latency and record["latency"] is None
+    if untimed or any(share is None for share in record["accuracy"].values()):
         reasons = [fact["reason"] for name, fact in facts.items() if name.startswith(f"{cell.refusal}: ")]
         record["not_measured"] = reasons[-1] if reasons else "not measured yet"
     return record

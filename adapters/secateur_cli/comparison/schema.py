@@ -115,6 +115,8 @@ class CompareRun(RunConfig):
     @classmethod
     def _widths_come_from_compare(cls, given: Any) -> Any:
         """Give `plan` the budget that it must have and no comparison reads; refuse what `compare` says instead."""
+        if isinstance(given, dict) and "compare" not in given:
+            raise ValueError("compare: missing; a comparison says what is compared, such as {criteria: [hrank, l1]}")
         plan = given.get("plan") if isinstance(given, dict) else None
         if not isinstance(given, dict) or not isinstance(plan, (dict, type(None))):
             return given
@@ -161,19 +163,11 @@ class CompareRun(RunConfig):
 
     def given(self) -> dict[str, Any]:
         """Return what is not left at its default, as plain data."""
-        said = self.model_dump(mode="json", exclude_defaults=True)
+        said = super().given()
         for key in ("budget", "search"):
             said["plan"].pop(key, None)
         return said
 
     def schedule(self) -> dict[str, Any]:
-        """Return what all cells share and what decides their results: no paths, no cells, no threads.
-
-        Networks and images are told apart by their values, not by where they lie. Keys at their defaults are left out,
-        so that a comparison can be gone on with when a later version has more of them.
-        """
-        said = self.given()
-        for section, keys in {"network": ("weights",), "data": ("train", "test", "root")}.items():
-            for key in keys:
-                said[section].pop(key, None)
-        return {key: value for key, value in said.items() if key not in ("output", "compare", "threads", "seed")}
+        """Return what all cells share and what decides their results, see `RunConfig.deciding`."""
+        return {key: value for key, value in self.deciding().items() if key != "compare"}

@@ -18,8 +18,8 @@ from secateur.protocols import Kept
 from secateur.records import ChannelGroup, PruningPlan, ScoreTable
 from secateur.scoring import reconstruction_scores
 from secateur.search import curve_plan, greedy_plan, uniform_plan
+from secateur_cli.claims import Claims
 from secateur_cli.comparison.cells import Cell
-from secateur_cli.comparison.claims import Claims
 from secateur_cli.comparison.contenders import chosen, curves_are_its_own, scores_of
 from secateur_cli.comparison.setting import Setting
 from secateur_cli.job import seed_everything

@@ -12,23 +12,23 @@ import torch
 from torch import nn
 
 import secateur_onnx
-from secateur.batches import rebatch
 from secateur.channel_graph import channel_groups
 from secateur.channel_map import with_channel_maps
 from secateur.cost import cost_model
 from secateur.errors import ConfigError
-from secateur.journal import Journal, identify
+from secateur.journal import Journal
 from secateur.modes import placed
 from secateur.protocols import CostModel
 from secateur.records import ChannelGroups, ScoreTable
 from secateur.search.problem import state_problem
 from secateur.training import fine_tune
 from secateur.weights import load_weights, save_weights, tensors_of
-from secateur_cli.comparison.claims import Claims
+from secateur_cli.claims import Claims
 from secateur_cli.comparison.contenders import Subject
 from secateur_cli.comparison.schema import CompareRun
 from secateur_cli.data import Data, load_data
-from secateur_cli.job import going_on, seed_everything
+from secateur_cli.identity import identity_of
+from secateur_cli.job import going_on
 from secateur_cli.plan_schema import BudgetConfig
 from secateur_cli.preparation import check_device, logits
 from secateur_cli.progress import Progress
@@ -40,7 +40,6 @@ from secateur_cli.values import Recovery
 JOURNAL, CLAIMS, DENSE_WEIGHTS = "comparison.sqlite", "claims", "dense.safetensors"
 OWN_FILES = {"claims", "dense.safetensors", "greedy", "training"}
 METHODS: tuple[Recovery, ...] = ("recalibrate", "compensate")
-DIGESTED = 1000  # images of each split that tell the data from other data
 
 
 @dataclass
@@ -86,15 +85,6 @@ class Setting:
         return calibration_images(
             settings if settings.method == method else RecoverConfig(method=method), self.data.example
         )
-
-    def identity(self) -> dict[str, Any]:
-        """Return what makes it the same comparison, whichever cells it has."""
-        read = [
-            batch
-            for split in (self.data.test, self.data.calibration)
-            for batch in rebatch(split, None, samples=DIGESTED)
-        ]
-        return identify(self.model, self.groups, read, seed=self.config.seed, settings=self.config.schedule())
 
 
 def look(config: CompareRun, *, folder: Path, output: Path, progress: Progress) -> Setting:
@@ -206,5 +196,7 @@ def trained(
 
 def open_journal(setting: Setting) -> Journal:
     """Open the journal of the comparison. Raises JournalError where it is another's, saying what differs."""
-    seed_everything(setting.config.seed)  # users' data may draw its order
-    return Journal.open(setting.output / JOURNAL, setting.identity())
+    identity = identity_of(
+        *(setting.model, setting.groups, setting.data), seed=setting.config.seed, settings=setting.config.schedule()
+    )
+    return Journal.open(setting.output / JOURNAL, identity)

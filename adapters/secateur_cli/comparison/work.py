@@ -9,8 +9,8 @@ from typing import Any
 
 from secateur.errors import JournalError, MissingDependencyError, SecateurError, SecateurWarning
 from secateur.journal import Journal
+from secateur_cli.claims import Claims
 from secateur_cli.comparison.cells import DENSE, Cell
-from secateur_cli.comparison.claims import Claims
 from secateur_cli.comparison.measuring import measure, measure_dense
 from secateur_cli.comparison.scoring import decided, plan_of
 from secateur_cli.comparison.setting import Setting

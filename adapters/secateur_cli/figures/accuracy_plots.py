@@ -37,7 +37,8 @@ def delta_plot(found: Found) -> Figure:
         judged = [spread_of(list(_by_seed(found, delta, "evaluations").values())) for delta in deltas]
         reach = [[s.mean - max(s.low, 0) for s in judged], [s.high - s.mean for s in judged]]
         x = [100 * delta for delta in deltas]
-        lower.errorbar(x, [s.mean for s in judged], yerr=reach, capsize=2.5, elinewidth=0.8, **look(2))
+        bars = reach if any(map(any, reach)) else None  # a single seed has no interval
+        lower.errorbar(x, [s.mean for s in judged], yerr=bars, capsize=2.5, elinewidth=0.8, **look(2))
         lower.set_ylim(bottom=0)
         lower.set_ylabel("candidates judged")
         lower.set_xscale("log")
@@ -70,9 +71,8 @@ def criteria_plot(found: Found) -> Figure:
         for number, line in enumerate(lines):
             spread, style = seconds[line], look(number) | {"linestyle": ""}
             low = max(spread.low, spread.mean / 10)  # a bar to below zero has no end on this scale
-            axes.errorbar(
-                spread.mean, number, xerr=[[spread.mean - low], [spread.high - spread.mean]], capsize=2.5, **style
-            )
+            reach = [[spread.mean - low], [spread.high - spread.mean]] if spread.runs > 1 else None
+            axes.errorbar(spread.mean, number, xerr=reach, capsize=2.5, **style)
         logarithmic(axes)
         axes.set_yticks(range(len(lines)), [name_of(line) for line in lines])
         axes.set_ylim(len(lines) - 0.5, -0.5)

@@ -1,4 +1,7 @@
-"""The dense network of one seed, and networks pruned from it, each judged as a run judges them."""
+"""The dense network of one seed, and networks pruned from it, each judged as a run judges them.
+
+A folder for each seed keeps what was found out, and the dense network where it is trained.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rich.console import Console
 
 from secateur.cost import cost_model
+from secateur.journal import Journal
 from secateur.records import PruningPlan, ScoreTable
-from secateur_cli.error_curves import error_curves
+from secateur_cli.claims import Claims
+from secateur_cli.error_curves import begins_with_curves, error_curves
+from secateur_cli.figures.keeping import Keeper
 from secateur_cli.figures.order import Order, Row, Until
-from secateur_cli.job import Job
+from secateur_cli.identity import identity_of
+from secateur_cli.job import Job, seed_everything
 from secateur_cli.latency import search_to_latency
 from secateur_cli.pipeline import remove_channels, train_pruned
 from secateur_cli.plan_schema import BudgetConfig, PlanConfig, Search
@@ -39,17 +46,16 @@ class Scored:
 
 
 class Bench:
-    """A trained network with its data and groups, and what was found out about it, so that nothing is scored twice.
+    """A trained network with its data and groups, and what was found out about it, so that nothing is measured twice.
 
     Attributes:
         job: the run of the dense network.
+        keeper: keeps what is measured.
     """
 
-    def __init__(self, job: Job, scratch: Path) -> None:
-        self.job = job
+    def __init__(self, job: Job, scratch: Path, keeper: Keeper) -> None:
+        self.job, self.keeper = job, keeper
         self._scratch = scratch
-        self._scores: dict[str, Scored] = {}
-        self._curves: dict[str, ScoreTable | None] = {}
 
     @property
     def config(self) -> RunConfig:
@@ -89,21 +95,25 @@ class Bench:
 
     def scored(self, settings: ScoreConfig) -> Scored:
         """Return the scores by these settings."""
-        key = settings.model_dump_json()
-        if key not in self._scores:
+
+        def make() -> dict[str, Any]:
             with self.cell(score=settings) as job:
                 table = score(job)
-                self._scores[key] = Scored(table, float(job.workspace.stages["scores"]["seconds"]))
-        return self._scores[key]
+                return {"table": table.to_json(), "seconds": float(job.workspace.stages["scores"]["seconds"])}
+
+        fact = self.keeper.once(f"scores {settings.model_dump_json()}", make)
+        return Scored(ScoreTable.from_json(fact["table"]), fact["seconds"])
 
     def curves(self, job: Job) -> ScoreTable | None:
         """Return the error curves that the search of a job begins with; None where it begins without."""
-        if job.search not in ("curves", "refine") and job.config.plan.greedy_from is None:
+        if not begins_with_curves(job):
             return None
-        key = job.config.score.model_dump_json()
-        if key not in self._curves:
-            self._curves[key] = error_curves(job, self.scored(job.config.score).table)
-        return self._curves[key]
+        scores = self.scored(job.config.score).table
+
+        def make() -> dict[str, Any]:
+            return cast(ScoreTable, error_curves(job, scores)).to_json()
+
+        return ScoreTable.from_json(self.keeper.once(f"curves {job.config.score.model_dump_json()}", make))
 
     def planned(self, settings: PlanConfig, *, score: ScoreConfig | None = None) -> tuple[PruningPlan, int]:
         """Return the plan of the first search of these settings, and how many steps it took.
@@ -113,7 +123,9 @@ class Bench:
             score: whose scores it goes by; None: those of the run.
         """
         with self.cell(plan=settings, score=score or self.config.score) as job:
-            plan, steps = search_to_latency(job, self.scored(job.config.score).table, self.curves(job))
+            scores, curves = self.scored(job.config.score).table, self.curves(job)
+            seed_everything(job.config.seed)  # as a run begins each stage, whatever went before
+            plan, steps = search_to_latency(job, scores, curves)
         return plan, len(steps)
 
     def judged(
@@ -156,7 +168,9 @@ def with_search(settings: PlanConfig, search: Search, *, macs: float | None = No
 def bench(order: Order, seed: int) -> Iterator[Bench]:
     """Yield the bench of a seed: data split by it, the network trained with it where the configuration trains.
 
-    Raises: SecateurError: whatever `secateur_cli.preparation.prepare` refuses.
+    Raises:
+        SecateurError: whatever `secateur_cli.preparation.prepare` refuses, before anything is kept.
+        ConfigError, JournalError: what was kept is of another network, other images or settings; says which.
     """
     config = order.config.model_copy(update={"seed": seed})
     with tempfile.TemporaryDirectory(prefix="secateur-figure-") as scratch:
@@ -174,8 +188,27 @@ def bench(order: Order, seed: int) -> Iterator[Bench]:
             "network", job.facts["network"] | {"weights_sha256": job.workspace.settings["weights_sha256"]}
         )
         order.facts.setdefault("data", job.facts["data"])
+        kept = (order.kept or Path(scratch) / "kept") / f"seed-{seed}"
+        kept.mkdir(parents=True, exist_ok=True)
         try:
-            train_dense(job)
-            yield Bench(job, Path(scratch))
+            with Claims(kept / "claims") as claims:
+                _train(job, kept / "dense", claims)
+                identity = identity_of(job.model, job.groups, job.data, seed=seed, settings=config.deciding())
+                with Journal.open(kept / "journal.sqlite", identity) as journal:
+                    keeper = Keeper(journal, claims, order.progress)
+                    yield Bench(job, Path(scratch), keeper)
+                    order.add(keeper.took())
         finally:
             job.workspace.close()
+
+
+def _train(job: Job, folder: Path, claims: Claims) -> None:
+    """Train the dense network where the configuration says so, by one process, in a folder that keeps its epochs."""
+    if job.config.train is None:
+        return
+    with claims.claim("dense network", wait=True):
+        workspace = Workspace(folder, job.workspace.settings, files=FILES).open()
+        try:
+            train_dense(replace(job, workspace=workspace))
+        finally:
+            workspace.close()

@@ -141,6 +141,7 @@ def order_of(
     lines: str | None = None,
     images: int | None = None,
     until: Until | None = None,
+    kept: Path | None = None,
 ) -> Order:
     """Return a figure as it was asked for, every default filled in.
 
@@ -151,6 +152,7 @@ def order_of(
         progress: shows what happens.
         smoke: makes it quick: one seed, two points of the axis.
         seeds, at, lines, images, until: see `Order`; None for the figure's own; `at` and `lines` as text with commas.
+        kept: see `Order`.
 
     Raises:
         ConfigError: no such figure, an option that it does not take, or one that is out of range.
@@ -189,4 +191,5 @@ def order_of(
         chosen=lines is not None,
         images=images or kind.images or 0,
         until=until or kind.until or "fine-tuned",
+        kept=kept,
     )

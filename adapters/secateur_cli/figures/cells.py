@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from secateur.records import PruningPlan, ScoreTable
 from secateur_cli.figures.bench import Bench, bench
 from secateur_cli.figures.intervals import Spread, spread_of_shares
-from secateur_cli.figures.order import Order, Row
+from secateur_cli.figures.order import Order, Row, Until
 from secateur_cli.schema import FineTuneConfig
 
 
@@ -48,13 +49,21 @@ def measure_cells(order: Order, cells: Sequence[Cell] | Callable[[Bench], Sequen
         if len(order.seeds) > 1:
             order.progress.say(f"seed {seed}, {order.seeds.index(seed) + 1} of {len(order.seeds)}")
         with bench(order, seed) as stand:
-            rows.append({"line": "", "at": None, "seed": seed, **stand.dense()})
+            rows.append({"line": "", "at": None, "seed": seed, **stand.keeper.point("dense", stand.dense)})
             points = cells(stand) if callable(cells) else cells
-            for cell in order.progress.track(points, title, total=len(points)):
-                found = cell.plan(stand)
-                steps = stand.judged(found.plan, found.scores, until=order.until, fine_tune=cell.fine_tune)
-                rows += [{"line": cell.line, "at": cell.at, "seed": seed, **step, **found.more} for step in steps]
+            work = {
+                f"{cell.line} at {cell.at}, {order.until}": partial(_measured, cell, stand, order.until)
+                for cell in points
+            }
+            for cell, steps in zip(points, stand.keeper.points(work, title), strict=True):
+                rows += [{"line": cell.line, "at": cell.at, "seed": seed, **step} for step in steps]
     return rows
+
+
+def _measured(cell: Cell, stand: Bench, until: Until) -> list[Row]:
+    found = cell.plan(stand)
+    steps = stand.judged(found.plan, found.scores, until=until, fine_tune=cell.fine_tune)
+    return [{**step, **found.more} for step in steps]
 
 
 def summarised(rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from secateur.errors import PlanError
 from secateur.records import PruningPlan
@@ -21,12 +22,14 @@ def widths(order: Order) -> Found:
     Raises:
         PlanError: a path holds no plan, or that of a network with other groups.
     """
-    found = {line: read_plan(Path(line).expanduser()) for line in order.lines if is_path(line)}
+    given = {line: read_plan(Path(line).expanduser()) for line in order.lines if is_path(line)}
     rows: list[Row] = []
     for seed in order.seeds:
         with bench(order, seed) as stand:
-            for line in order.progress.track(order.lines, "searches"):
-                plan = found.get(line) or _found(cast(Search, line), stand)
+            work = {line: partial(_found, cast(Search, line), stand) for line in order.lines if line not in given}
+            found = dict(zip(work, stand.keeper.points(work, "searches"), strict=True))
+            for line in order.lines:
+                plan = given.get(line) or PruningPlan.from_json(found[line])
                 _check(line, plan, stand)
                 rows += [
                     {
@@ -53,8 +56,8 @@ def is_path(line: str) -> bool:
     return "/" in line or line.endswith(".json")
 
 
-def _found(search: Search, stand: Bench) -> PruningPlan:
-    return stand.planned(with_search(stand.config.plan, search))[0]
+def _found(search: Search, stand: Bench) -> dict[str, Any]:
+    return stand.planned(with_search(stand.config.plan, search))[0].to_json()
 
 
 def _check(line: str, plan: PruningPlan, stand: Bench) -> None:

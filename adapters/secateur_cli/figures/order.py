@@ -30,7 +30,8 @@ class Order:
         chosen: whether the lines were named; lines that were not are left out where the network does not allow them.
         images: how many images are read, of figures that ask how many are enough.
         until: how far each pruned network is followed.
-        facts: what is to be recorded of network and data, filled in once they are there.
+        kept: folder in which each point is kept as it is measured, made when there is one; None: nothing is kept.
+        facts: what is to be recorded of network, data and points, filled in once they are there.
     """
 
     config: RunConfig
@@ -43,7 +44,14 @@ class Order:
     chosen: bool = False
     images: int = 0
     until: Until = "removed"
+    kept: Path | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, took: Mapping[str, Any]) -> None:
+        """Record how long the points of a seed took, and when the last was measured."""
+        before = self.facts
+        before["created"] = max(took["created"], before.get("created", ""))
+        before["seconds"] = round(took["seconds"] + before.get("seconds", 0.0), 1)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from secateur.search.selection import Variant
 from secateur_cli.figures.bench import Bench, with_search
 from secateur_cli.figures.cells import Cell, Planned, measure_cells
 from secateur_cli.figures.order import Found, Order
+from secateur_cli.learning import LEARNT
 
 
 def selection_variants(order: Order) -> Found:
@@ -55,8 +56,13 @@ def frozen_shares(order: Order) -> Found:
     """Measure the accuracy after fine-tuning with shares of each layer's filters left as they are.
 
     Raises:
-        ConfigError: the run is not fine-tuned.
+        ConfigError: the run is not fine-tuned, or its search trains the network by itself.
     """
+    if order.config.plan.search[0] in LEARNT:
+        raise ConfigError(
+            f"plan.search: {order.config.plan.search[0]}: the figure frozen-shares needs a search that goes by scores, "
+            "such as uniform"
+        )
     training = order.config.fine_tune
     if training is None:
         raise ConfigError("fine_tune: null: the figure frozen-shares is about fine-tuning; say how to train")

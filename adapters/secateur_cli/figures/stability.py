@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -128,7 +129,13 @@ def _by_batch(stand: Bench, rule: Criterion[Any], *, size: int, count: int, orde
     seed_everything(stand.job.config.seed)
     batches = rebatch(stand.job.data.calibration, size, samples=size * count)
     watched = order.progress.track(batches, f"scoring batches by {rule.name}", total=count)
-    tap = order.config.score.tap
+
+    def score(batch: Any) -> dict[str, Any]:
+        return collect_scores(stand.job.model, [batch], rule, tap=order.config.score.tap, samples=size).to_json()
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SaturationWarning)  # of single batches, whose ties the table shows
-        return [collect_scores(stand.job.model, [batch], rule, tap=tap, samples=size) for batch in watched]
+        return [
+            ScoreTable.from_json(stand.keeper.point(f"batch {number} of {size} images", partial(score, batch)))
+            for number, batch in enumerate(watched, 1)
+        ]

@@ -51,7 +51,7 @@ def _accuracies(found: Found) -> tuple[list[str], Rows]:
         "MACs": ["" if point["macs"] is None else percent(point["macs"]) for point in points],
         "top-1": [percent(point["accuracy"].mean) for point in points],
         "95% interval": [interval(point["accuracy"]) for point in points],
-        "scored in": [seconds.get(point["line"], "") for point in points],
+        "scored in": [seconds.get((point["line"], point["at"]), "") for point in points],
     }
     filled = {head: cells for head, cells in columns.items() if any(cells)}
     if len(stages) == 1:
@@ -59,12 +59,12 @@ def _accuracies(found: Found) -> tuple[list[str], Rows]:
     return list(filled), [list(row) for row in zip(*filled.values(), strict=True)]
 
 
-def _seconds(rows: Sequence[Row]) -> dict[str, str]:
-    taken: dict[str, dict[int, float]] = {}
+def _seconds(rows: Sequence[Row]) -> dict[tuple[str, float | None], str]:
+    taken: dict[tuple[str, float | None], dict[int, float]] = {}
     for row in rows:
         if "scoring_seconds" in row:
-            taken.setdefault(row["line"], {})[row["seed"]] = row["scoring_seconds"]
-    return {line: f"{sum(own.values()) / len(own):.2f} s" for line, own in taken.items()}
+            taken.setdefault((row["line"], row["at"]), {})[row["seed"]] = row["scoring_seconds"]
+    return {point: f"{sum(own.values()) / len(own):.2f} s" for point, own in taken.items()}
 
 
 def _ranks(found: Found) -> tuple[list[str], Rows]:

@@ -6,7 +6,6 @@ import csv
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import python_version
@@ -53,7 +52,7 @@ def caption(name: str, shows: str, found: Found, order: Order) -> str:
     return " ".join(words)
 
 
-def record_of(name: str, shows: str, found: Found, order: Order, *, command: str, seconds: float) -> dict[str, Any]:
+def record_of(name: str, shows: str, found: Found, order: Order, *, command: str) -> dict[str, Any]:
     """Return a figure's numbers as plain data: what was measured, of what, with what.
 
     Args:
@@ -61,16 +60,16 @@ def record_of(name: str, shows: str, found: Found, order: Order, *, command: str
         found: what was measured.
         order: what was asked for.
         command: what the user gave.
-        seconds: how long it took.
+
+    Returns: plain data; `created` is when the last of its points was measured, and `seconds` how long they took in all,
+        so that the same command gives the same again once all is measured.
     """
     points = summarised(found.rows) if found.rows and "accuracy" in found.rows[0] else []
     return {
         "format": 1,
         "figure": name,
         "caption": caption(name, shows, found, order),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
-        "seconds": round(seconds, 1),
         "smoke": order.smoke,
         **order.facts,
         "seeds": list(order.seeds),

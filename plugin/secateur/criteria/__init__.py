@@ -201,4 +201,4 @@ def _build(known: Mapping[str, type[T]], name: str, options: Mapping[str, Any]) 
 def _unknown(what: str, given: str, allowed: list[str]) -> str:
     near = difflib.get_close_matches(given, allowed, n=1)
     guess = f"; did you mean {near[0]!r}? " if near else "; "
-    return f"unknown {what} {given!r}{guess}{'A' if near else 'a'}llowed: {', '.join(allowed)}"
+    return f"unknown {what} {given!r}{guess}{'A' if near else 'a'}llowed: {', '.join(allowed) or 'none'}"

@@ -1,4 +1,4 @@
-"""Who works at what: several processes share a comparison, and one that is killed leaves nothing claimed."""
+"""Who works at what: several processes share the work, and one that is killed leaves nothing claimed."""
 
 from __future__ import annotations
 
