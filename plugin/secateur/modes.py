@@ -11,6 +11,34 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.errors import NetworkError
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the network inside `DataParallel` or `DistributedDataParallel`.
+
+    Raises:
+        NetworkError: it, or a part of it, is compiled or scripted.
+
+    Example:
+        >>> network = nn.Linear(2, 2)
+        >>> unwrapped(nn.DataParallel(network)) is network
+        True
+    """
+    while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        model = model.module
+    for name, module in model.named_modules():
+        part = f"the part {name!r} of the network" if name else "the network"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise NetworkError(
+                f"{part} is a ScriptModule: its feature maps cannot be seen; give the eager network it was made from"
+            )
+        if "_orig_mod" in module._modules or module._compiled_call_impl is not None:
+            raise NetworkError(
+                f"{part} is compiled by torch.compile, which fuses feature maps away; give the network it was made from"
+            )
+    return model
+
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[nn.Module]:

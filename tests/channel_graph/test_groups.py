@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 import threading
+from collections.abc import Callable
 
 import pytest
 import torch
 import torchvision
 from torch import nn
+from torch.nn.utils import prune
 
 from networks_for_tests import (
     ChannelShuffle,
@@ -164,6 +166,53 @@ def test_parametrized_weights_are_refused() -> None:
     )
     with pytest.raises(NetworkError, match=r"layer '1' are computed by a parametrization.*remove_parametrizations"):
         channel_groups(net, torch.randn(2, 1, 8, 8))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.nn.utils.weight_norm:FutureWarning")
+@pytest.mark.parametrize(
+    "computed",
+    [
+        nn.utils.weight_norm,
+        nn.utils.spectral_norm,
+        lambda layer: prune.l1_unstructured(layer, "weight", 0.3),
+    ],
+)
+def test_weights_that_a_hook_computes_are_refused(computed: Callable[[nn.Module], nn.Module]) -> None:
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), computed(nn.Conv2d(4, 4, 3)), nn.Conv2d(4, 2, 1))
+    with pytest.raises(NetworkError, match=r"layer '1' are computed each time by a hook.*first remove it"):
+        channel_groups(net, torch.randn(2, 1, 8, 8))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+@pytest.mark.parametrize(
+    ("wrap", "message"),
+    [
+        (nn.DataParallel, r"wrapped in DataParallel; give the network inside, `model.module`"),
+        (lambda net: torch.compile(net, backend="eager"), "compiled by torch.compile"),
+        (torch.jit.script, "is a ScriptModule"),
+    ],
+)
+def test_wrapped_compiled_and_scripted_networks_are_refused(
+    wrap: Callable[[nn.Module], nn.Module], message: str
+) -> None:
+    with pytest.raises(NetworkError, match=message):
+        channel_groups(wrap(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1))), IMAGES)
+
+
+class Noisy(nn.Sequential):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(nn.functional.dropout(x, 0.5, training=True))
+
+
+class Endless(nn.Sequential):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) / 0.0
+
+
+@pytest.mark.parametrize(("kind", "message"), [(Noisy, "other outputs each time"), (Endless, "NaN or infinite")])
+def test_networks_whose_outputs_cannot_be_compared_are_refused(kind: type[nn.Module], message: str) -> None:
+    with pytest.raises(NetworkError, match=message):
+        channel_groups(kind(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1)), IMAGES)
 
 
 def test_a_network_that_cannot_be_copied_is_refused() -> None:

@@ -10,16 +10,17 @@ from typing import Any, Literal, get_args
 
 import torch
 import torch_pruning as tp
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
 from secateur.channel_graph.hosts import CHANNEL_MAP_PRUNER
 from secateur.channel_graph.streams import masked_group, writers_of
 from secateur.channel_graph.surgery import layer_size
-from secateur.channel_graph.verify import TOLERANCE, difference, mixes_channels, runs
+from secateur.channel_graph.verify import TOLERANCE, check_repeats, difference, mixes_channels, runs
 from secateur.channel_map import ChannelMap
 from secateur.errors import ConfigError, NetworkError
+from secateur.modes import unwrapped
 from secateur.records import ChannelGroup, ChannelGroups, Member, Role
 
 Residual = Literal["joint", "skip", "mask"]
@@ -58,8 +59,9 @@ def channel_groups(
 
     Raises:
         ConfigError: `residual` is not one of these.
-        NetworkError: the network cannot be copied or traced, a layer's weights are computed by a parametrization, a
-            name in `ignore` does not exist, or nothing can be pruned.
+        NetworkError: the network cannot be copied or traced, is wrapped, compiled or scripted, a layer's weights are
+            computed by a parametrization or a hook, a name in `ignore` does not exist, nothing can be pruned, or the
+            outputs are random, so that no group can be checked.
 
     Cost: a trace, and two forward passes on the example; two more for each group only where something is wrong.
 
@@ -125,11 +127,22 @@ def trace(model: nn.Module, inputs: tuple[Any, ...]) -> tp.DependencyGraph:
 
 def copy_of(model: nn.Module) -> nn.Module:
     """Return a copy; refuse networks that cannot be copied, or whose weights are computed and so cannot be cut."""
+    if unwrapped(model) is not model:
+        raise NetworkError(
+            f"the network is wrapped in {type(model).__name__}; give the network inside, `model.module`, whose names "
+            "its layers have"
+        )
     for name, module in model.named_modules():
         if parametrize.is_parametrized(module):
             raise NetworkError(
                 f"the weights of layer {name!r} are computed by a parametrization (such as weight norm) and cannot be "
                 "cut; first call torch.nn.utils.parametrize.remove_parametrizations on it"
+            )
+        if isinstance(module.__dict__.get("weight"), Tensor):  # neither a parameter nor a buffer
+            raise NetworkError(
+                f"the weights of layer {name!r} are computed each time by a hook, as the older weight_norm and "
+                "spectral_norm and torch.nn.utils.prune do, and cannot be cut; first remove it: remove_weight_norm, "
+                "remove_spectral_norm or prune.remove"
             )
     try:
         return copy.deepcopy(model)
@@ -239,6 +252,7 @@ def _keep_what_verifies(
     tried = {name: channels for name, channels in trial.items() if name not in mixed}
     wrong: dict[str, str] = {}
     if not difference(model, by_name, tried, inputs) <= TOLERANCE:
+        check_repeats(model, inputs)
         for name, channels in tried.items():
             found = difference(model, by_name, {name: channels}, inputs)
             if found == float("inf"):

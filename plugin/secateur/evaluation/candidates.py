@@ -29,8 +29,7 @@ from secateur.evaluation.penalties import (
 from secateur.evaluation.racing import Settle, race
 from secateur.evaluation.recoveries import Recovery, mend_by
 from secateur.evaluation.stage import shared_channels
-from secateur.feature_maps.tap import unwrapped
-from secateur.modes import device_of
+from secateur.modes import device_of, unwrapped
 from secateur.protocols import Kept, Worth
 from secateur.records import ChannelGroup
 

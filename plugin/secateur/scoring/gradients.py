@@ -14,8 +14,8 @@ from secateur import criteria
 from secateur.batches import Batches, rebatch
 from secateur.distributed import Across, Share, jointly, part_of, sum_of
 from secateur.errors import ConfigError, DataError, NetworkError
-from secateur.feature_maps.tap import producers, unwrapped
-from secateur.modes import device_of, evaluating, structure_of
+from secateur.feature_maps.tap import producers
+from secateur.modes import device_of, evaluating, structure_of, unwrapped
 from secateur.protocols import GradientCriterion
 from secateur.records import ScoreTable
 from secateur.scoring.weights import as_rows, named, weight_of
