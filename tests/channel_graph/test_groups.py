@@ -199,6 +199,35 @@ def test_wrapped_compiled_and_scripted_networks_are_refused(
         channel_groups(wrap(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1))), IMAGES)
 
 
+class Read(nn.Module):
+    """Channels that something other than a convolution or a linear layer reads in the end."""
+
+    def __init__(self, reader: nn.Module) -> None:
+        super().__init__()
+        self.fine, self.read, self.reader = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), reader
+        self.weight = nn.Parameter(torch.randn(8, 5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.read(self.fine(x).relu()).relu()
+        if isinstance(self.reader, nn.LSTM):
+            return self.reader(x.mean(2).transpose(1, 2))[0].mean(1)  # type: ignore[no-any-return]  # a module's call
+        return torch.einsum("nc,ck->nk", self.reader(x).mean((2, 3)), self.weight)
+
+
+@pytest.mark.parametrize(
+    ("reader", "reason"),
+    [
+        (nn.LSTM(8, 5, batch_first=True), "reader is of type LSTM, whose inputs cannot be masked"),
+        (nn.ConvTranspose2d(8, 8, 3, groups=2), "reader is a transposed convolution in groups, which Torch-Pruning"),
+        (nn.Identity(), "its channels are the network's outputs"),  # as Torch-Pruning has it
+    ],
+)
+def test_only_the_group_that_is_read_in_a_way_that_cannot_be_cut_is_left_out(reader: nn.Module, reason: str) -> None:
+    groups = channel_groups(Read(reader), IMAGES)
+    assert list(groups) == ["fine"]
+    assert groups.skipped["read"].startswith(reason)
+
+
 class Noisy(nn.Sequential):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(nn.functional.dropout(x, 0.5, training=True))

@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 
 from secateur.channel_graph.hosts import CHANNEL_MAP_PRUNER
 from secateur.channel_graph.streams import masked_group, writers_of
-from secateur.channel_graph.surgery import layer_size
+from secateur.channel_graph.surgery import layer_size, trouble_with
 from secateur.channel_graph.verify import TOLERANCE, check_repeats, difference, mixes_channels, runs
 from secateur.channel_map import ChannelMap
 from secateur.errors import ConfigError, NetworkError
@@ -231,6 +231,8 @@ def _reason_to_skip(model: nn.Module, group: Any, record: ChannelGroup, ignored:
         positions = [p for owned in member.indices for p in owned]
         if size is None or not positions or max(positions) >= size or len(set(positions)) < len(positions):
             return f"Torch-Pruning maps its channels wrongly onto {member.layer}"
+        if member.axis is None and (trouble := trouble_with(model.get_submodule(member.layer), member.role)):
+            return f"{member.layer} is {trouble}"
     return ""
 
 
@@ -275,7 +277,7 @@ def _in_network_order(group: ChannelGroup, order: Mapping[str, int]) -> ChannelG
     """Return the group with its members in the network's order, named after the first that makes all its channels."""
     members = sorted(group.members, key=lambda member: order.get(member.layer, len(order)))
     whole = [member.layer for member in members if member.role == "producer" and all(member.indices)]
-    return ChannelGroup(whole[0], group.width, tuple(members))
+    return ChannelGroup(whole[0] if whole else group.name, group.width, tuple(members))
 
 
 def _named_layers(model: nn.Module, names: Iterable[str]) -> frozenset[str]:
