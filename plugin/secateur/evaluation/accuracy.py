@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from secateur.batches import Batches, opened, unpack
 from secateur.distributed import Across, jointly, local
 from secateur.errors import DataError
-from secateur.modes import device_of, evaluating
+from secateur.modes import device_of, evaluating, reading
 
 
 def check_labels(labels: Tensor | None, outputs: Tensor) -> Tensor:
@@ -74,7 +74,8 @@ def _count(model: nn.Module, batches: Batches) -> tuple[int, int]:
     with evaluating(model), torch.inference_mode():
         for batch in opened(batches):
             inputs, labels = unpack(batch)
-            outputs = model(inputs.to(device))
+            with reading(model, inputs):
+                outputs = model(inputs.to(device))
             targets = check_labels(labels, outputs)
             if bool(outputs.isnan().any()):
                 raise DataError(f"the network returned NaN for images {images}..{images + len(inputs) - 1}")

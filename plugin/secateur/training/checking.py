@@ -12,7 +12,7 @@ from secateur.distributed import Across, jointly
 from secateur.errors import DataError
 from secateur.evaluation import check_labels
 from secateur.evaluation.arithmetic import fastest_format
-from secateur.modes import device_of, evaluating
+from secateur.modes import device_of, evaluating, reading
 from secateur.precision import Precision, check_precision
 
 
@@ -61,7 +61,7 @@ def _check_train(model: nn.Module, train: Batches) -> tuple[Tensor, Tensor, int]
     if first is None:
         raise DataError("there are no images to train on: the batches are empty")
     inputs, labels = unpack(first)
-    with evaluating(model), torch.no_grad():
+    with evaluating(model), torch.no_grad(), reading(model, inputs):
         answers = model(inputs.to(device_of(model)))
     check_labels(labels, answers)
     if isinstance(train, Sequence):
