@@ -159,7 +159,8 @@ def _gradients(
         try:
             value = loss(outputs, labels)
         except Exception as error:  # the user's function may fail in any way
-            raise DataError(f"the loss failed: {type(error).__name__}: {error}") from error
+            without = " on batches without labels" if labels is None else ""
+            raise DataError(f"the loss failed{without}: {type(error).__name__}: {error}") from error
         if not isinstance(value, Tensor) or value.numel() != 1 or not bool(torch.isfinite(value)):
             raise DataError(f"the loss must give one finite number a batch; it gives {value}")
         weights = {name: weight_of(module) for name, module in wanted.items()}
