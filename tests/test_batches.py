@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secateur.batches import rebatch, unpack
+from secateur.batches import opened, rebatch, unpack
 from secateur.errors import DataError
 
 
@@ -18,6 +19,12 @@ from secateur.errors import DataError
     [
         ("text", "found str"),
         ([], "found list"),
+        ({"image": torch.ones(2, 1)}, "found dict"),
+        ((np.ones((2, 1)), np.zeros(2)), r"found tuple of ndarray of shape \(2, 1\), ndarray of shape \(2,\)"),
+        (((torch.ones(2, 1), torch.ones(2, 1)), torch.zeros(2)), "found tuple of tuple of Tensor of shape"),
+        (torch.tensor(1.0), "put a DataLoader around them"),
+        ((torch.ones(3, 4, 4), 5), r"found tuple of Tensor of shape \(3, 4, 4\), int, as data sets give single images"),
+        ((torch.ones(2, 1), ["cat", "dog"]), "labels must be numbers, one for each input; found list of str, str"),
         (torch.tensor([[1.0, torch.nan]]), "NaN"),
         ((torch.ones(2, 1), torch.zeros(3)), "2 inputs but 3 labels"),
     ],
@@ -25,6 +32,18 @@ from secateur.errors import DataError
 def test_what_is_no_batch_is_refused(batch: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         unpack(batch)
+
+
+@pytest.mark.parametrize("batches", [torch.zeros(4, 3, 8, 8), np.zeros((4, 3, 8, 8)), None, 3, "images", {"train": []}])
+def test_what_is_no_list_of_batches_is_refused(batches: Any) -> None:
+    with pytest.raises(DataError, match=f"batches must be a list of batches.*found a {type(batches).__name__}"):
+        opened(batches)
+
+
+def test_a_data_set_in_place_of_its_loader_is_refused() -> None:
+    data = torch.utils.data.TensorDataset(torch.zeros(4, 3, 8, 8), torch.zeros(4))
+    with pytest.raises(DataError, match="put a DataLoader around them"):
+        list(rebatch(data, None))
 
 
 def test_labels_may_be_missing_or_plain_numbers() -> None:
@@ -52,6 +71,7 @@ def test_without_a_size_batches_stay_and_the_last_is_cut() -> None:
     assert [len(inputs) for inputs, _ in rebatch(batches, None, samples=6)] == [4, 2]
     assert [len(inputs) for inputs, _ in rebatch(batches, None)] == [4, 4]
     assert list(rebatch([], 3)) == []
+    assert [len(inputs) for inputs, _ in rebatch([torch.zeros(0, 2), *batches], None)] == [4, 4]
 
 
 def test_no_batch_is_read_beyond_the_samples() -> None:

@@ -7,8 +7,25 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
-from secateur.modes import tf32_allowed, without_tf32
+from secateur import (
+    CandidateWorth,
+    MaskedAccuracy,
+    accuracy,
+    apply_plan,
+    channel_groups,
+    collect_scores,
+    compensate,
+    fine_tune,
+    gradient_scores,
+    recalibrate_batch_norm,
+    reconstruct,
+    reconstruction_scores,
+)
+from secateur.errors import NetworkError
+from secateur.modes import reading, tf32_allowed, without_tf32
+from secateur.records import PruningPlan
 
 cudnn: Any = torch.backends.cudnn
 matmul: Any = torch.backends.cuda.matmul
@@ -46,3 +63,58 @@ def test_tf32_switched_by_its_newer_name_is_noticed() -> None:
         assert not tf32_allowed()
     finally:
         cudnn.conv.fp32_precision = before
+
+
+class Plain(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor, *_: Tensor) -> Tensor:
+        return self.last(self.norm(self.first(x)).relu().mean((2, 3)))  # type: ignore[no-any-return]  # a module's call
+
+
+class Two(Plain):
+    def forward(self, x: Tensor, scale: Tensor) -> Tensor:  # type: ignore[override]  # networks are not substituted
+        return super().forward(x) * scale
+
+
+IMAGES = torch.randn(4, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+LABELS = torch.arange(4) % 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "images", "message"),
+    [
+        (Two, IMAGES, r"float32: images are given to it as one tensor, and its forward takes \(x: .*scale"),
+        (Plain, IMAGES.double(), "float64: its weights are float32; let the batches hold that"),
+        (Plain, IMAGES.to(torch.uint8), "uint8: its weights are float32"),
+    ],
+)
+def test_inputs_that_a_network_cannot_take_are_named_by_all_that_run_it(
+    kind: type[Plain], images: Tensor, message: str
+) -> None:
+    network = kind().eval()
+    groups = channel_groups(network, (IMAGES, torch.ones(4, 1)))
+    plan = PruningPlan(tuple(groups.values()), {"first": (0, 2)}, "macs", 1.0, 0.5, 0.5)
+    pruned, batches = apply_plan(network, plan), [(images, LABELS)]
+    for run in (
+        lambda: collect_scores(network, batches, "variance"),
+        lambda: gradient_scores(network, batches),
+        lambda: reconstruction_scores(network, groups, batches),
+        lambda: compensate(network, pruned, plan, batches),
+        lambda: reconstruct(network, plan, batches),
+        lambda: recalibrate_batch_norm(pruned, batches),
+        lambda: accuracy(network, batches),
+        lambda: MaskedAccuracy(network, groups, batches)({}),
+        lambda: CandidateWorth(network, groups, batches),
+        lambda: fine_tune(network, batches, epochs=1),
+    ):
+        with pytest.raises(NetworkError, match=f"does not run on a batch of shape .*{message}"):
+            run()
+
+
+def test_other_errors_of_a_network_come_as_they_are() -> None:
+    network = nn.Linear(3, 2)
+    with pytest.raises(RuntimeError, match="cannot be multiplied"), reading(network, torch.ones(2, 5)):
+        network(torch.ones(2, 5))

@@ -31,6 +31,7 @@ WORDS = {
     "dict_type": "must be a mapping of keys and values",
     "tuple_type": "must be a list",
     "too_short": "must hold at least one entry",
+    "invalid_key": "a key must be text",
 }
 BOUNDS = {"gt": "greater than", "ge": "at least", "lt": "less than", "le": "at most"}
 
@@ -93,6 +94,21 @@ def nearest(name: str, known: Sequence[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else "allowed: " + ", ".join(known)
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads plain data, and refuses a key that is given twice, of which YAML's own loader takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.value == "<<":  # what is merged may be given again
+                continue
+            if key.value in seen:
+                problem = f"the key {key.value!r} is given twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def _read_yaml(path: Path, kind: type[RunConfig]) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
@@ -101,7 +117,7 @@ def _read_yaml(path: Path, kind: type[RunConfig]) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"the configuration file {path} cannot be read: {error}") from error
     try:
-        settings = yaml.safe_load(text)
+        settings = yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = "" if mark is None else f", line {mark.line + 1}, column {mark.column + 1}"

@@ -16,7 +16,7 @@ from secateur.criteria import known_criterion
 from secateur_cli.plan_schema import PlanConfig, Search
 from secateur_cli.quantize_schema import QuantizeConfig
 from secateur_cli.training_schema import FineTuneConfig, TrainConfig
-from secateur_cli.values import Count, Method, Number, Section, as_tuple
+from secateur_cli.values import Count, Method, Number, Section, Seed, Threads, as_tuple
 
 __all__ = [
     "DataConfig",
@@ -160,7 +160,7 @@ class OnnxConfig(Section):
     batch_sizes: Annotated[tuple[Count, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
         default=(1, 8, 32), description="batch sizes that are timed"
     )
-    threads: Count | None = Field(default=None, description="threads of ONNX Runtime; null: its own choice")
+    threads: Threads | None = Field(default=None, description="threads of ONNX Runtime; null: its own choice")
     seconds: Annotated[Number, Field(gt=0)] = Field(default=5.0, description="seconds of timing for each batch size")
     int8: bool = Field(
         default=False,
@@ -193,8 +193,8 @@ class RunConfig(Section):
     output: Path = Field(
         default=Path("runs/run"), description="folder of the results; default: runs/ and the file's name"
     )
-    seed: Annotated[int, Field(strict=True, ge=0)] = Field(default=0, description="seed of everything random")
-    threads: Count | None = Field(default=None, description="threads of torch; null: its own choice")
+    seed: Seed = Field(default=0, description="seed of everything random")
+    threads: Threads | None = Field(default=None, description="threads of torch; null: its own choice")
     device: Literal["cpu", "cuda"] = Field(
         default="cpu",
         description="where torch trains, scores, recovers and judges; counting, cutting and exporting stay on the cpu, "

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Count = Annotated[int, Field(strict=True, gt=0)]
+Threads = Annotated[int, Field(strict=True, gt=0, le=1024)]  # far more of them end the process without a word
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]  # what torch takes
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Recovery = Literal["none", "recalibrate", "compensate"]
 Method = Literal["none", "recalibrate", "compensate", "sketch"]

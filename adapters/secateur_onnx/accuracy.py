@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from secateur.batches import Batches, unpack
+from secateur.batches import Batches, opened, unpack
 from secateur.errors import DataError
 from secateur_onnx.sessions import create_session, infer
 
@@ -31,7 +31,7 @@ def file_accuracy(path: str | Path, batches: Batches, *, provider: str = "cpu", 
     """
     session = create_session(path, provider=provider, threads=threads)
     right = count = 0
-    for batch in batches:
+    for batch in opened(batches):
         inputs, labels = unpack(batch)
         if labels is None:
             raise DataError("an accuracy needs labels; the batches have none")

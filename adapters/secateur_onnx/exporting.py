@@ -115,7 +115,7 @@ def export(
     onnx.helper.set_model_props(proto, as_strings(metadata))
     try:
         onnx.checker.check_model(proto, full_check=True)
-    except onnx.checker.ValidationError as error:
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise NetworkError(f"the exported file does not pass the checks of onnx: {error}") from error
     size = write_model(proto.SerializeToString(), path)
     if reason is not None:

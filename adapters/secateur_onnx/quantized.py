@@ -134,7 +134,7 @@ def export_quantized(
         raise NetworkError(f"what {lost[0]!r} reads cannot be rounded in the ONNX file: {left[lost[0]]}")
     try:
         onnx.checker.check_model(proto, full_check=True)
-    except onnx.checker.ValidationError as error:
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise NetworkError(f"the exported file does not pass the checks of onnx: {error}") from error
     size = write_model(proto.SerializeToString(), path)
     file = ExportResult(path, result.opset, result.exporter, result.fallback_reason, size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -18,20 +18,65 @@ def unpack(batch: Any) -> tuple[Tensor, Tensor | None]:
 
     Raises:
         DataError: the batch is neither a tensor nor a pair that starts with one, its inputs hold NaN or infinity, or
-            inputs and labels differ in number.
+            labels are no numbers, or not one for each input.
     """
     if isinstance(batch, Tensor):
         inputs, labels = batch, None
     elif isinstance(batch, (tuple, list)) and batch and isinstance(batch[0], Tensor):
         inputs = batch[0]
-        labels = torch.as_tensor(batch[1]) if len(batch) > 1 and batch[1] is not None else None
+        labels = _labels(batch[1]) if len(batch) > 1 and batch[1] is not None else None
     else:
-        raise DataError(f"a batch must be a tensor of inputs or a pair (inputs, labels); found {type(batch).__name__}")
+        raise DataError(f"a batch must be a tensor of inputs or a pair (inputs, labels); found {_kind(batch)}")
+    if not inputs.ndim or (labels is not None and not labels.ndim):
+        raise DataError(
+            f"a batch must hold inputs (N, ...) and a label for each; found {_kind(batch)}, as data sets give single "
+            "images: put a DataLoader around them"
+        )
     if inputs.is_floating_point() and not bool(torch.isfinite(inputs).all()):
         raise DataError("a batch of inputs holds NaN or infinite values")
     if labels is not None and len(labels) != len(inputs):
         raise DataError(f"a batch holds {len(inputs)} inputs but {len(labels)} labels")
     return inputs, labels
+
+
+def opened(batches: Batches) -> Iterator[Any]:
+    """Return an iterator over batches.
+
+    Raises:
+        DataError: one tensor or array, whose rows would be taken for batches; text, a mapping, or nothing to iterate.
+
+    Example:
+        >>> len([*opened([torch.zeros(4, 1)])])
+        1
+        >>> opened(torch.zeros(4, 1))
+        Traceback (most recent call last):
+        ...
+        secateur.errors.DataError: batches must be a list of batches, a DataLoader or the like; found a Tensor of \
+shape (4, 1): put one batch into a list
+    """
+    if isinstance(batches, (str, bytes, Mapping)) or hasattr(batches, "ndim") or not _can_iterate(batches):
+        hint = ": put one batch into a list" if hasattr(batches, "ndim") else ""
+        raise DataError(f"batches must be a list of batches, a DataLoader or the like; found a {_kind(batches)}{hint}")
+    return iter(batches)
+
+
+def _can_iterate(batches: Any) -> bool:
+    return isinstance(batches, Iterable) or hasattr(batches, "__getitem__")  # a Dataset has the latter alone
+
+
+def _labels(given: Any) -> Tensor:
+    try:
+        return torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"labels must be numbers, one for each input; found {_kind(given)} ({error})") from error
+
+
+def _kind(found: Any) -> str:
+    """Return what something is, for an error: its type, the shape of an array, the kinds of what a pair holds."""
+    if isinstance(found, (tuple, list)) and 0 < len(found) <= 3:
+        return f"{type(found).__name__} of {', '.join(map(_kind, found))}"
+    shape = getattr(found, "shape", None)
+    return f"{type(found).__name__} of shape {tuple(shape)}" if isinstance(shape, tuple) else type(found).__name__
 
 
 def check_repeatable(batches: Batches) -> None:
@@ -65,7 +110,7 @@ def first_inputs(batches: Batches) -> Tensor:
         >>> first_inputs([(torch.zeros(4, 3), torch.zeros(4)), (torch.ones(4, 3), torch.ones(4))]).shape
         torch.Size([4, 3])
     """
-    first = next(iter(batches), None)
+    first = next(opened(batches), None)
     if first is None:
         raise DataError("there is no image to trace the network with: the batches are empty")
     return unpack(first)[0]
@@ -75,7 +120,7 @@ def rebatch(batches: Batches, size: int | None, *, samples: int | None = None) -
     """Yield `(inputs, labels)` in batches of exactly `size`, until `samples` inputs have been given.
 
     With `size=None` batches keep their size, and the last is cut to end at `samples`. A rest that does not fill a
-    batch is left out, unless it is all there is.
+    batch is left out, unless it is all there is; so are empty batches.
 
     Raises:
         DataError: the inputs differ in shape, or a batch is none (see `unpack`).
@@ -84,8 +129,10 @@ def rebatch(batches: Batches, size: int | None, *, samples: int | None = None) -
     held_inputs: list[Tensor] = []
     held_labels: list[Tensor] = []
     given = held = 0
-    for batch in batches:
+    for batch in opened(batches):
         inputs, labels = unpack(batch)
+        if not len(inputs):
+            continue
         if shape is not None and inputs.shape[1:] != shape:
             raise DataError(f"the inputs differ in size: {tuple(shape)} and then {tuple(inputs.shape[1:])}")
         shape = inputs.shape[1:]
@@ -113,7 +160,7 @@ def rebatch(batches: Batches, size: int | None, *, samples: int | None = None) -
 
 
 def hold(batches: Batches, *, samples: int, memory: int, least: int = 1) -> tuple[list[Tensor], list[Tensor | None]]:
-    """Return the first `samples` inputs and their labels, in the batches that they come in; empty ones are left out.
+    """Return the first `samples` inputs and their labels, in the batches that they come in.
 
     Raises:
         ConfigError: samples < least.
@@ -130,8 +177,6 @@ def hold(batches: Batches, *, samples: int, memory: int, least: int = 1) -> tupl
     images: list[Tensor] = []
     labels: list[Tensor | None] = []
     for inputs, marks in rebatch(batches, None, samples=samples):
-        if not len(inputs):
-            continue
         images.append(inputs)
         labels.append(marks)
         if 2 * sum(batch.nbytes for batch in images) > memory:

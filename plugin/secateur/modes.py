@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,34 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from secateur.errors import NetworkError, SecateurError
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the network inside `DataParallel` or `DistributedDataParallel`.
+
+    Raises:
+        NetworkError: it, or a part of it, is compiled or scripted.
+
+    Example:
+        >>> network = nn.Linear(2, 2)
+        >>> unwrapped(nn.DataParallel(network)) is network
+        True
+    """
+    while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        model = model.module
+    for name, module in model.named_modules():
+        part = f"the part {name!r} of the network" if name else "the network"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise NetworkError(
+                f"{part} is a ScriptModule: its feature maps cannot be seen; give the eager network it was made from"
+            )
+        if "_orig_mod" in module._modules or module._compiled_call_impl is not None:
+            raise NetworkError(
+                f"{part} is compiled by torch.compile, which fuses feature maps away; give the network it was made from"
+            )
+    return model
 
 
 @contextmanager
@@ -31,6 +60,49 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     finally:
         for module, training in before:
             module.training = training
+
+
+@contextmanager
+def reading(network: nn.Module, inputs: Tensor) -> Iterator[None]:
+    """Within the block `network` runs on `inputs`; an error that comes of inputs which it cannot take tells so.
+
+    Raises:
+        NetworkError: the network failed, and takes other than one input, or has weights of another type than these.
+
+    Example:
+        >>> with reading(nn.Bilinear(2, 2, 1), torch.ones(3, 2)):
+        ...     _ = nn.Bilinear(2, 2, 1)(torch.ones(3, 2))
+        Traceback (most recent call last):
+        ...
+        secateur.errors.NetworkError: the network does not run on a batch of shape (3, 2), float32: images are given \
+to it as one tensor, and its forward takes (input1: torch.Tensor, input2: torch.Tensor) -> torch.Tensor; put a module \
+around it that takes one
+    """
+    try:
+        yield
+    except SecateurError:
+        raise
+    except Exception as error:  # a user's network may raise anything
+        reason = _cannot_read(network, inputs)
+        if not reason:
+            raise
+        what = f"a batch of shape {tuple(inputs.shape)}, {str(inputs.dtype).removeprefix('torch.')}"
+        raise NetworkError(f"the network does not run on {what}: {reason}") from error
+
+
+def _cannot_read(network: nn.Module, inputs: Tensor) -> str:
+    signature = inspect.signature(network.forward)
+    try:
+        signature.bind(inputs)
+    except TypeError:
+        return (
+            f"images are given to it as one tensor, and its forward takes {signature}; put a module around it that "
+            "takes one"
+        )
+    weight = next((p for p in network.parameters() if p.is_floating_point()), None)
+    if weight is None or weight.dtype == inputs.dtype:
+        return ""
+    return f"its weights are {str(weight.dtype).removeprefix('torch.')}; let the batches hold that"
 
 
 @contextmanager

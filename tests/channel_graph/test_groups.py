@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 import threading
+from collections.abc import Callable
 
 import pytest
 import torch
 import torch_pruning as tp
 import torchvision
 from torch import nn
+from torch.nn.utils import prune
 
 from networks_for_tests import (
     ChannelShuffle,
@@ -90,7 +92,7 @@ def test_transposed_convolutions_in_groups_are_left_out_on_both_sides(
     inputs: int, outputs: int, groups: int, *, check: bool
 ) -> None:
     found = channel_groups(Transposed(inputs, outputs, groups), IMAGES, check=check)
-    reason = f"Torch-Pruning cannot cut up, a transposed convolution of {groups} groups"
+    reason = f"up is a transposed convolution of {groups} groups, which Torch-Pruning cannot cut"
     assert set(found) == {"fine"}
     assert {found.skipped.get(name, reason) for name in ("read", "up")} == {reason}
     assert reason in found.skipped.values()
@@ -201,6 +203,82 @@ def test_parametrized_weights_are_refused() -> None:
     )
     with pytest.raises(NetworkError, match=r"layer '1' are computed by a parametrization.*remove_parametrizations"):
         channel_groups(net, torch.randn(2, 1, 8, 8))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.nn.utils.weight_norm:FutureWarning")
+@pytest.mark.parametrize(
+    "computed",
+    [
+        nn.utils.weight_norm,
+        nn.utils.spectral_norm,
+        lambda layer: prune.l1_unstructured(layer, "weight", 0.3),
+    ],
+)
+def test_weights_that_a_hook_computes_are_refused(computed: Callable[[nn.Module], nn.Module]) -> None:
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), computed(nn.Conv2d(4, 4, 3)), nn.Conv2d(4, 2, 1))
+    with pytest.raises(NetworkError, match=r"layer '1' are computed each time by a hook.*first remove it"):
+        channel_groups(net, torch.randn(2, 1, 8, 8))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+@pytest.mark.parametrize(
+    ("wrap", "message"),
+    [
+        (nn.DataParallel, r"wrapped in DataParallel; give the network inside, `model.module`"),
+        (lambda net: torch.compile(net, backend="eager"), "compiled by torch.compile"),
+        (torch.jit.script, "is a ScriptModule"),
+    ],
+)
+def test_wrapped_compiled_and_scripted_networks_are_refused(
+    wrap: Callable[[nn.Module], nn.Module], message: str
+) -> None:
+    with pytest.raises(NetworkError, match=message):
+        channel_groups(wrap(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1))), IMAGES)
+
+
+class Read(nn.Module):
+    """Channels that something other than a convolution or a linear layer reads in the end."""
+
+    def __init__(self, reader: nn.Module) -> None:
+        super().__init__()
+        self.fine, self.read, self.reader = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), reader
+        self.weight = nn.Parameter(torch.randn(8, 5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.read(self.fine(x).relu()).relu()
+        if isinstance(self.reader, nn.LSTM):
+            return self.reader(x.mean(2).transpose(1, 2))[0].mean(1)  # type: ignore[no-any-return]  # a module's call
+        return torch.einsum("nc,ck->nk", self.reader(x).mean((2, 3)), self.weight)
+
+
+@pytest.mark.parametrize(
+    ("reader", "reason"),
+    [
+        (nn.LSTM(8, 5, batch_first=True), "reader is of type LSTM, whose inputs cannot be masked"),
+        (nn.ConvTranspose2d(8, 8, 3, groups=2), "reader is a transposed convolution of 2 groups, which Torch-Pruning"),
+        (nn.Identity(), "its channels are the network's outputs"),  # as Torch-Pruning has it
+    ],
+)
+def test_only_the_group_that_is_read_in_a_way_that_cannot_be_cut_is_left_out(reader: nn.Module, reason: str) -> None:
+    groups = channel_groups(Read(reader), IMAGES)
+    assert list(groups) == ["fine"]
+    assert groups.skipped["read"].startswith(reason)
+
+
+class Noisy(nn.Sequential):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(nn.functional.dropout(x, 0.5, training=True))
+
+
+class Endless(nn.Sequential):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) / 0.0
+
+
+@pytest.mark.parametrize(("kind", "message"), [(Noisy, "other outputs each time"), (Endless, "NaN or infinite")])
+def test_networks_whose_outputs_cannot_be_compared_are_refused(kind: type[nn.Module], message: str) -> None:
+    with pytest.raises(NetworkError, match=message):
+        channel_groups(kind(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1)), IMAGES)
 
 
 def test_a_network_that_cannot_be_copied_is_refused() -> None:

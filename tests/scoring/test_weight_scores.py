@@ -242,6 +242,7 @@ def test_weights_that_are_computed_have_gradients_too() -> None:
         ([], F.cross_entropy, "the batches are empty"),
         ([IMAGES], F.cross_entropy, "the loss failed"),
         ([(IMAGES, LABELS + 9)], F.cross_entropy, "the loss failed: IndexError"),
+        ([IMAGES], nn.functional.cross_entropy, "failed on batches without labels: TypeError"),
         ([(IMAGES, LABELS)], lambda outputs, labels: outputs, "one finite number a batch"),
         ([(IMAGES, LABELS)], lambda outputs, labels: outputs.sum() * float("nan"), "one finite number a batch"),
     ],

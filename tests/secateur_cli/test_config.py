@@ -201,6 +201,9 @@ def test_configurations_are_immutable(file: Path) -> None:
         ("plan.round_to", "--set 'plan.round_to': must be a key and a value"),
         ("=3", "--set '=3': must be a key and a value"),
         ("plan..round_to=3", "--set 'plan..round_to=3': must be a key and a value"),
+        ("seed=9223372036854775808", "must be less than 9223372036854775808"),
+        ("threads=100000", "threads: 100000: must be at most 1024"),
+        ("onnx.threads=100000", "onnx.threads: 100000: must be at most 1024"),
         ("seed=[1", "--set 'seed=[1': the value is not YAML"),
     ],
 )
@@ -237,6 +240,11 @@ def test_folder_instead_of_file(tmp_path: Path) -> None:
     [
         ("network: {build: a\nplan: 3\n", "line 2.*not YAML"),
         ("seed: 1\n\tplan: 3\n", "line 2.*not YAML"),
+        (
+            "seed: 1\nplan: {round_to: 2, round_to: 4}\n",
+            "line 2, column 21: not YAML: the key 'round_to' is given twice",
+        ),
+        ("3: 4\n", "a key must be text"),
         ("seed: !!python/object/apply:os.system [exit]\n", "line 1.*not YAML"),
         ("", "must be a mapping with the keys network, data, .*found nothing"),
         ("- network\n", "must be a mapping .* found list"),
@@ -247,6 +255,15 @@ def test_malformed_files(tmp_path: Path, text: str, message: str) -> None:
     path.write_text(text)
     with pytest.raises(ConfigError, match=message):
         load_config(path)
+
+
+def test_merged_keys_may_be_given_again(file: Path) -> None:
+    file.write_text(
+        file.read_text() + "train: &base {epochs: 3, learning_rate: 0.5}\nfine_tune: {<<: *base, epochs: 1}\n"
+    )
+    config = load_config(file)
+    assert config.fine_tune is not None
+    assert (config.fine_tune.epochs, config.fine_tune.learning_rate) == (1, 0.5)
 
 
 def test_smoke_is_small_and_another_run(file: Path) -> None:

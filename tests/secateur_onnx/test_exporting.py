@@ -106,6 +106,11 @@ class FixedBatch(nn.Module):
         return inputs.reshape(2, -1)
 
 
+class BrainFloat(nn.Sequential):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(inputs.bfloat16())  # type: ignore[no-any-return]  # a module's call
+
+
 class Pair(nn.Module):
     def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         return inputs, inputs
@@ -117,6 +122,7 @@ class Pair(nn.Module):
         (Fourier, "cannot be exported.*current exporter.*older one"),
         (FixedBatch, r"one tensor of 3 rows for 3 inputs"),
         (Pair, "gives tuple"),
+        (lambda: BrainFloat(nn.Conv2d(3, 2, 3).bfloat16()), "does not pass the checks of onnx: .*bfloat16"),
         (lambda: nn.Conv2d(5, 2, 3), r"fails on a batch of shape \(2, 3, 16, 16\)"),
     ],
 )

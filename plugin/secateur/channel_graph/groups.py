@@ -10,16 +10,17 @@ from typing import Any, Literal, get_args
 
 import torch
 import torch_pruning as tp
-from torch import nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
 from secateur.channel_graph.hosts import CHANNEL_MAP_PRUNER
 from secateur.channel_graph.streams import masked_group, writers_of
-from secateur.channel_graph.surgery import layer_size
-from secateur.channel_graph.verify import TOLERANCE, difference, mixes_channels, runs
+from secateur.channel_graph.surgery import layer_size, trouble_with
+from secateur.channel_graph.verify import TOLERANCE, check_repeats, difference, mixes_channels, runs
 from secateur.channel_map import ChannelMap
 from secateur.errors import ConfigError, NetworkError
+from secateur.modes import unwrapped
 from secateur.records import ChannelGroup, ChannelGroups, Member, Role
 
 Residual = Literal["joint", "skip", "mask"]
@@ -58,8 +59,9 @@ def channel_groups(
 
     Raises:
         ConfigError: `residual` is not one of these.
-        NetworkError: the network cannot be copied or traced, a layer's weights are computed by a parametrization, a
-            name in `ignore` does not exist, or nothing can be pruned.
+        NetworkError: the network cannot be copied or traced, is wrapped, compiled or scripted, a layer's weights are
+            computed by a parametrization or a hook, a name in `ignore` does not exist, nothing can be pruned, or the
+            outputs are random, so that no group can be checked.
 
     Cost: a trace, and two forward passes on the example; two more for each group only where something is wrong.
 
@@ -125,11 +127,22 @@ def trace(model: nn.Module, inputs: tuple[Any, ...]) -> tp.DependencyGraph:
 
 def copy_of(model: nn.Module) -> nn.Module:
     """Return a copy; refuse networks that cannot be copied, or whose weights are computed and so cannot be cut."""
+    if unwrapped(model) is not model:
+        raise NetworkError(
+            f"the network is wrapped in {type(model).__name__}; give the network inside, `model.module`, whose names "
+            "its layers have"
+        )
     for name, module in model.named_modules():
         if parametrize.is_parametrized(module):
             raise NetworkError(
                 f"the weights of layer {name!r} are computed by a parametrization (such as weight norm) and cannot be "
                 "cut; first call torch.nn.utils.parametrize.remove_parametrizations on it"
+            )
+        if isinstance(module.__dict__.get("weight"), Tensor):  # neither a parameter nor a buffer
+            raise NetworkError(
+                f"the weights of layer {name!r} are computed each time by a hook, as the older weight_norm and "
+                "spectral_norm and torch.nn.utils.prune do, and cannot be cut; first remove it: remove_weight_norm, "
+                "remove_spectral_norm or prune.remove"
             )
     try:
         return copy.deepcopy(model)
@@ -218,16 +231,9 @@ def _reason_to_skip(model: nn.Module, group: Any, record: ChannelGroup, ignored:
         positions = [p for owned in member.indices for p in owned]
         if size is None or not positions or max(positions) >= size or len(set(positions)) < len(positions):
             return f"Torch-Pruning maps its channels wrongly onto {member.layer}"
-        if member.axis is None and _is_beyond_the_host(module := model.get_submodule(member.layer)):
-            return f"Torch-Pruning cannot cut {member.layer}, a transposed convolution of {module.groups} groups"
+        if member.axis is None and (trouble := trouble_with(model.get_submodule(member.layer), member.role)):
+            return f"{member.layer} is {trouble}"
     return ""
-
-
-def _is_beyond_the_host(module: nn.Module) -> bool:
-    """Return whether Torch-Pruning cuts a layer as if its weight were (C_in, C_out, ...) where it has groups."""
-    if not isinstance(module, _ConvTransposeNd) or module.groups == 1:
-        return False
-    return not module.in_channels == module.groups == module.out_channels
 
 
 def _masked_groups(
@@ -248,6 +254,7 @@ def _keep_what_verifies(
     tried = {name: channels for name, channels in trial.items() if name not in mixed}
     wrong: dict[str, str] = {}
     if not difference(model, by_name, tried, inputs) <= TOLERANCE:
+        check_repeats(model, inputs)
         for name, channels in tried.items():
             found = difference(model, by_name, {name: channels}, inputs)
             if found == float("inf"):
@@ -270,7 +277,7 @@ def _in_network_order(group: ChannelGroup, order: Mapping[str, int]) -> ChannelG
     """Return the group with its members in the network's order, named after the first that makes all its channels."""
     members = sorted(group.members, key=lambda member: order.get(member.layer, len(order)))
     whole = [member.layer for member in members if member.role == "producer" and all(member.indices)]
-    return ChannelGroup(whole[0], group.width, tuple(members))
+    return ChannelGroup(whole[0] if whole else group.name, group.width, tuple(members))
 
 
 def _named_layers(model: nn.Module, names: Iterable[str]) -> frozenset[str]:

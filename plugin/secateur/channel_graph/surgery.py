@@ -12,11 +12,13 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from secateur.channel_graph.hosts import channels_of, cut
 from secateur.channel_graph.masks import zero_outputs
+from secateur.channel_map import ChannelMap
 from secateur.errors import PlanError
-from secateur.records import ChannelGroup, Member, PruningPlan
+from secateur.records import ChannelGroup, Member, PruningPlan, Role
 
 
 def apply_plan(model: nn.Module, plan: PruningPlan) -> nn.Module:
@@ -124,6 +126,22 @@ def layer_size(model: nn.Module, member: Member) -> int | None:
     except AttributeError:
         return None
     return channels_of(module, inputs=member.role == "consumer")
+
+
+def trouble_with(module: nn.Module, role: Role) -> str:
+    """Return what a layer is that cannot be cut or masked in this role, or the empty string.
+
+    Example:
+        >>> trouble_with(nn.LSTM(8, 5), "consumer"), trouble_with(nn.Linear(8, 5), "consumer")
+        ('of type LSTM, whose inputs cannot be masked', '')
+    """
+    if isinstance(module, _ConvTransposeNd) and module.groups > 1:
+        depthwise = module.in_channels == module.groups == module.out_channels
+        if not depthwise:  # Torch-Pruning takes the weight for (C_in, C_out), which it is in one group alone
+            return f"a transposed convolution of {module.groups} groups, which Torch-Pruning cannot cut"
+    if role == "consumer" and not isinstance(module, (_ConvNd, nn.Linear, ChannelMap, nn.MultiheadAttention)):
+        return f"of type {type(module).__name__}, whose inputs cannot be masked"
+    return ""
 
 
 def _cut_parameter(model: nn.Module, name: str, positions: set[int], *, axis: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from secateur.channel_graph.masks import masked
 from secateur.channel_graph.surgery import apply_plan
-from secateur.errors import VerificationError
+from secateur.errors import NetworkError, VerificationError
 from secateur.modes import evaluating, without_tf32
 from secateur.records import ChannelGroup, PruningPlan
 
@@ -51,6 +52,7 @@ def verify_pruning(
 
     Raises:
         VerificationError: the outputs differ; the message names the groups that differ when pruned alone.
+        NetworkError: the network itself gives other outputs each time, or outputs that are not finite.
 
     Cost: two forward passes, and where they differ two more for each group.
 
@@ -69,6 +71,7 @@ def verify_pruning(
         raise VerificationError("the pruned network does not compute what the plan's surgery on this network gives")
     found = difference(model, groups, checked, inputs, pruned=None if unchecked else pruned)
     if not found <= tolerance:
+        check_repeats(model, inputs)
         alone = {
             name: difference(model, groups, {name: channels}, inputs)
             for name, channels in checked.items()
@@ -80,6 +83,29 @@ def verify_pruning(
             f"(allowed: {tolerance:.0e}); groups that differ when pruned alone: {blame or 'none'}"
         )
     return Verification(found, tolerance, unchecked)
+
+
+def check_repeats(model: nn.Module, inputs: Any) -> None:
+    """Refuse a network with which nothing can be compared.
+
+    Raises:
+        NetworkError: on the same inputs, in eval mode, it gives other outputs each time, or NaN or infinity.
+
+    Example:
+        >>> check_repeats(nn.Dropout(), torch.ones(3))  # which does nothing in eval mode
+        >>> check_repeats(nn.ELU(float("inf")), -torch.ones(3))
+        Traceback (most recent call last):
+        ...
+        secateur.errors.NetworkError: the network's outputs on the example inputs are NaN or infinite
+    """
+    apart = _distance(model, model, inputs)
+    if not math.isfinite(apart):
+        raise NetworkError("the network's outputs on the example inputs are NaN or infinite")
+    if apart > TOLERANCE:
+        raise NetworkError(
+            f"the network gives other outputs each time on the same inputs (they differ by {apart:.0e}), also in eval "
+            "mode: make what is random in its forward, such as dropout or noise, depend on self.training"
+        )
 
 
 def mixes_channels(model: nn.Module, group: ChannelGroup) -> str:

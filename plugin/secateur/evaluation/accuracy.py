@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from secateur.batches import Batches, unpack
+from secateur.batches import Batches, opened, unpack
 from secateur.distributed import Across, jointly, local
 from secateur.errors import DataError
-from secateur.modes import device_of, evaluating
+from secateur.modes import device_of, evaluating, reading
 
 
 def check_labels(labels: Tensor | None, outputs: Tensor) -> Tensor:
@@ -72,9 +72,10 @@ def _count(model: nn.Module, batches: Batches) -> tuple[int, int]:
     """Return how many images `model` names the class of, and how many there are."""
     device, hits, images = device_of(model), 0, 0
     with evaluating(model), torch.inference_mode():
-        for batch in batches:
+        for batch in opened(batches):
             inputs, labels = unpack(batch)
-            outputs = model(inputs.to(device))
+            with reading(model, inputs):
+                outputs = model(inputs.to(device))
             targets = check_labels(labels, outputs)
             if bool(outputs.isnan().any()):
                 raise DataError(f"the network returned NaN for images {images}..{images + len(inputs) - 1}")

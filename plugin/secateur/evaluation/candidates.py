@@ -29,8 +29,7 @@ from secateur.evaluation.penalties import (
 from secateur.evaluation.racing import Settle, race
 from secateur.evaluation.recoveries import Recovery, mend_by
 from secateur.evaluation.stage import shared_channels
-from secateur.feature_maps.tap import unwrapped
-from secateur.modes import device_of
+from secateur.modes import device_of, reading, unwrapped
 from secateur.protocols import Kept, Worth
 from secateur.records import ChannelGroup
 
@@ -248,7 +247,8 @@ class CandidateWorth:
                 continue
             images.append(inputs.to(self._device))
             with torch.inference_mode():
-                outputs = self._model(images[-1])
+                with reading(self._model, inputs):
+                    outputs = self._model(images[-1])
                 wanted.append(wanted_outputs(self._measure, outputs, labels))
                 safety.append(penalties(self._measure, outputs, wanted[-1]).safety)
         if not images:

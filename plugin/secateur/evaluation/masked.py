@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from secateur.batches import Batches, unpack
+from secateur.batches import Batches, opened, unpack
 from secateur.channel_graph.masks import masked
 from secateur.distributed import Across, jointly, local
 from secateur.errors import DataError
@@ -61,7 +61,7 @@ class MaskedAccuracy:
     def _hold(self, batches: Batches) -> int:
         """Hold the batches of this process, and return how many they are."""
         device = device_of(self._model)
-        for batch in batches:
+        for batch in opened(batches):
             inputs, labels = unpack(batch)
             self._batches.append((inputs.to(device), None if labels is None else labels.to(device)))
         return len(self._batches)

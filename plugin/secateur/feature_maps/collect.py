@@ -14,8 +14,8 @@ from secateur.distributed import Across, Share, jointly, part_of, sum_of
 from secateur.errors import ConfigError, DataError, NetworkError
 from secateur.feature_maps.saturation import saturated_layers, warn_of_saturation
 from secateur.feature_maps.streams import Streams, mergeable
-from secateur.feature_maps.tap import Tap, producers, tapped, unwrapped
-from secateur.modes import device_of, evaluating, structure_of, without_tf32
+from secateur.feature_maps.tap import Tap, producers, tapped
+from secateur.modes import device_of, evaluating, reading, structure_of, unwrapped, without_tf32
 from secateur.protocols import Criterion
 from secateur.records import ScoreTable, rounded
 
@@ -146,7 +146,8 @@ def _read(
     with evaluating(network), torch.no_grad(), without_tf32(), taps:  # or ranks would be those of rounding errors
         for inputs, labels in own:
             streams.labels = _checked(labels, device) if rule.needs_labels else None
-            network(inputs.to(device))
+            with reading(network, inputs):
+                network(inputs.to(device))
             share = share.with_batch(inputs)
     return share
 

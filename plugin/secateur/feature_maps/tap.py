@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, get_args
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -20,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from secateur.errors import ConfigError, NetworkError
 from secateur.feature_maps.operations import Kind, kind_of
 from secateur.feature_maps.trail import Trail, address, is_held_elsewhere
+from secateur.modes import unwrapped
 
 Tap = Literal["act", "bn", "conv", "sum"]
 Receive = Callable[[str, Tensor], None]
@@ -101,32 +101,6 @@ def tapped(
         stack.enter_context(follower)
         yield network
         follower.finish()
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the network inside `DataParallel` or `DistributedDataParallel`.
-
-    Raises:
-        NetworkError: it, or a part of it, is compiled or scripted.
-
-    Example:
-        >>> network = nn.Linear(2, 2)
-        >>> unwrapped(nn.DataParallel(network)) is network
-        True
-    """
-    while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        model = model.module
-    for name, module in model.named_modules():
-        part = f"the part {name!r} of the network" if name else "the network"
-        if isinstance(module, torch.jit.ScriptModule):
-            raise NetworkError(
-                f"{part} is a ScriptModule: its feature maps cannot be seen; give the eager network it was made from"
-            )
-        if "_orig_mod" in module._modules or module._compiled_call_impl is not None:
-            raise NetworkError(
-                f"{part} is compiled by torch.compile, which fuses feature maps away; give the network it was made from"
-            )
-    return model
 
 
 def producers(model: nn.Module, layers: Iterable[str] | None = None) -> dict[str, nn.Module]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from secateur.batches import Batches, unpack
+from secateur.batches import Batches, opened, unpack
 from secateur.errors import JournalError
 from secateur.modes import tensors_hash, weights_hash
 from secateur.records import ChannelGroup
@@ -117,7 +117,7 @@ def _digest_of_structure(model: nn.Module, groups: Mapping[str, ChannelGroup]) -
 
 
 def _named(batches: Batches) -> Iterator[tuple[str, Tensor]]:
-    for batch in batches:
+    for batch in opened(batches):
         inputs, labels = unpack(batch)
         yield "inputs", inputs
         if labels is not None:

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from secateur.batches import Batches, rebatch, unpack
+from secateur.batches import Batches, opened, rebatch, unpack
 from secateur.distributed import Across, Share, jointly, local, part_of, sum_of
 from secateur.errors import ConfigError, DataError
-from secateur.modes import device_of, evaluating
+from secateur.modes import device_of, evaluating, reading
 
 
 def recalibrate_batch_norm(model: nn.Module, batches: Batches, *, samples: int = 2000, across: Across = None) -> int:
@@ -103,7 +103,7 @@ def _observe(
     """
     if across is not None and any(isinstance(norm, nn.SyncBatchNorm) for norm in norms.values()):
         raise ConfigError("a SyncBatchNorm adds up over processes by itself: turn it into a BatchNorm2d first")
-    stream = iter(batches)
+    stream = opened(batches)
     first = next(stream, None)
     device, share, count = device_of(network), Share(), 0
     size = 0 if first is None else len(unpack(first)[0])
@@ -116,7 +116,8 @@ def _observe(
         for norm in norms.values():
             norm.train()
         for inputs, _ in own:
-            network(inputs.to(device))
+            with reading(network, inputs):
+                network(inputs.to(device))
             share, count = share.with_batch(inputs), count + 1
     return share, count, {name: _statistics(norm) for name, norm in norms.items()}
 

@@ -32,8 +32,7 @@ from secateur.batches import Batches, hold
 from secateur.channel_graph.surgery import check_fits, zero_masked
 from secateur.criteria.adapting import check_ridge
 from secateur.errors import ConfigError
-from secateur.feature_maps.tap import unwrapped
-from secateur.modes import device_of
+from secateur.modes import device_of, unwrapped
 from secateur.records import PruningPlan
 from secateur.recovery.affected import Layers, kept_outputs, layers_to_solve
 from secateur.recovery.fits import Compensation, LayerFit, fit_of

@@ -20,8 +20,7 @@ from secateur.channel_graph import apply_plan
 from secateur.channel_graph.masks import silence
 from secateur.channel_graph.surgery import check_fits, zero_masked
 from secateur.criteria.reconstruction import elimination
-from secateur.feature_maps.tap import unwrapped
-from secateur.modes import device_of
+from secateur.modes import device_of, unwrapped
 from secateur.records import ChannelGroup, Member, PruningPlan
 from secateur.recovery.affected import layers_to_solve
 from secateur.recovery.compensation import check_settings

@@ -17,7 +17,7 @@ from secateur.errors import ConfigError
 from secateur.feature_maps.norms import norms_reading
 from secateur.feature_maps.operations import Kind, kind_of
 from secateur.feature_maps.trail import address
-from secateur.modes import evaluating
+from secateur.modes import evaluating, reading
 
 At = Literal["sum", "layer"]
 DEAD = 1e-6  # a gain so far below a layer's largest is none
@@ -132,7 +132,8 @@ def _readers(
         stack.enter_context(evaluating(network))
         stack.enter_context(torch.no_grad())
         stack.enter_context(reads)
-        network(example)
+        with reading(network, example):
+            network(example)
 
     def own(name: str) -> _BatchNorm | None:
         norm = found[name][0] if found[name] else None

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from secateur.batches import Batches, unpack
+from secateur.batches import Batches, opened, unpack
 from secateur.criteria import (
     CRITERIA,
     GROUP_CRITERIA,
@@ -89,5 +89,5 @@ def scores_by_name(
 
 def _first_inputs(batches: Batches) -> Tensor | None:
     """Return two inputs of the first batch; None where there is none."""
-    first = next(iter(batches), None)
+    first = next(opened(batches), None)
     return None if first is None else unpack(first)[0][:2].cpu()

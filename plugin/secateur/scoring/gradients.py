@@ -14,8 +14,8 @@ from secateur import criteria
 from secateur.batches import Batches, rebatch
 from secateur.distributed import Across, Share, jointly, part_of, sum_of
 from secateur.errors import ConfigError, DataError, NetworkError
-from secateur.feature_maps.tap import producers, unwrapped
-from secateur.modes import device_of, evaluating, structure_of
+from secateur.feature_maps.tap import producers
+from secateur.modes import device_of, evaluating, reading, structure_of, unwrapped
 from secateur.protocols import GradientCriterion
 from secateur.records import ScoreTable
 from secateur.scoring.weights import as_rows, named, weight_of
@@ -154,11 +154,13 @@ def _gradients(
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Yield layer, weight and gradient for the loss of one batch, where the loss depends on the layer."""
     with parametrize.cached():
-        outputs = network(inputs)
+        with reading(network, inputs):
+            outputs = network(inputs)
         try:
             value = loss(outputs, labels)
         except Exception as error:  # the user's function may fail in any way
-            raise DataError(f"the loss failed: {type(error).__name__}: {error}") from error
+            without = " on batches without labels" if labels is None else ""
+            raise DataError(f"the loss failed{without}: {type(error).__name__}: {error}") from error
         if not isinstance(value, Tensor) or value.numel() != 1 or not bool(torch.isfinite(value)):
             raise DataError(f"the loss must give one finite number a batch; it gives {value}")
         weights = {name: weight_of(module) for name, module in wanted.items()}

@@ -15,8 +15,7 @@ from secateur.criteria import Reconstruction, options_of
 from secateur.criteria.adapting import Reader
 from secateur.distributed import Across, jointly
 from secateur.errors import NetworkError
-from secateur.feature_maps.tap import unwrapped
-from secateur.modes import structure_of
+from secateur.modes import structure_of, unwrapped
 from secateur.records import ChannelGroup, Member, Reduction, ScoreTable, rounded
 from secateur.regression import FewRows, layout_of, readings_of, row_readings_of, warn_of_few_rows
 from secateur.scoring.holding import held, joint_equations, variations

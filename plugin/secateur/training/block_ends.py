@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from secateur.errors import NetworkError
-from secateur.feature_maps.tap import Tap, producers, tapped, unwrapped
-from secateur.modes import device_of, evaluating
+from secateur.feature_maps.tap import Tap, producers, tapped
+from secateur.modes import device_of, evaluating, unwrapped
 
 
 def block_ends(model: nn.Module, inputs: Tensor) -> dict[str, str]:

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence, Sized
 import torch
 from torch import Tensor, nn
 
-from secateur.batches import Batches, unpack
+from secateur.batches import Batches, opened, unpack
 from secateur.distributed import Across, jointly
 from secateur.errors import DataError
 from secateur.evaluation import check_labels
 from secateur.evaluation.arithmetic import fastest_format
-from secateur.modes import device_of, evaluating
+from secateur.modes import device_of, evaluating, reading
 from secateur.precision import Precision, check_precision
 
 
@@ -56,12 +56,12 @@ def check_data(
 def _check_train(model: nn.Module, train: Batches) -> tuple[Tensor, Tensor, int]:
     if isinstance(train, Iterator):
         raise DataError("training batches are read once an epoch: give a list or a DataLoader, not a generator")
-    batches = iter(train)
+    batches = opened(train)
     first = next(batches, None)
     if first is None:
         raise DataError("there are no images to train on: the batches are empty")
     inputs, labels = unpack(first)
-    with evaluating(model), torch.no_grad():
+    with evaluating(model), torch.no_grad(), reading(model, inputs):
         answers = model(inputs.to(device_of(model)))
     check_labels(labels, answers)
     if isinstance(train, Sequence):
@@ -73,7 +73,7 @@ def _check_train(model: nn.Module, train: Batches) -> tuple[Tensor, Tensor, int]
 def _check_validation(validate: Batches, answers: Tensor) -> None:
     if isinstance(validate, Iterator):
         raise DataError("validation batches are read once an epoch: give a list or a DataLoader, not a generator")
-    first = next(iter(validate), None)
+    first = next(opened(validate), None)
     if first is None:
         raise DataError(
             "there are no images to validate on: the batches are empty; give some, or validate=None to keep the last "
