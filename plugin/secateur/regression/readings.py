@@ -65,7 +65,14 @@ def readings_of(
 def row_readings_of(
     few: FewRows, module: nn.Module, target: Target, member: Member, *, labels: float = 0.0, unit: float = 1.0
 ) -> list[RowReading]:
-    """Return what `readings_of` does, where a layer's rows themselves are held.
+    """Return what `readings_of` does, of a layer whose rows themselves are held.
+
+    Args:
+        few: of what the layer's outputs should be, and beside them, where `labels` asks for it, the classes.
+        module, target: the layer.
+        member: which of its inputs the channels of the group are.
+        labels: how many times the outputs' variation that of the classes shall be; 0 where there are none.
+        unit: the squared error that counts as 1.
 
     Example:
         >>> layer, target = nn.Linear(2, 1, bias=False), Target("layer", None)
