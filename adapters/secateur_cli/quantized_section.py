@@ -14,8 +14,6 @@ ORDERS = {
     "random": "Which filters keep more bits was drawn at random, for comparison.",
     "uniform": "All filters have as many bits.",
 }
-
-
 THRESHOLDS = {
     "published": "Filters are clipped at their largest weight from 5 bits on, and below at the threshold of least "
     "divergence.",

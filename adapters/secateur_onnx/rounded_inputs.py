@@ -85,7 +85,7 @@ def round_inputs_of(graph: Any, name: str, weight: str, to: ActivationRange) -> 
 def with_room_for_bias(
     graph: Any, weight: str, codes: NDArray[Any], scales: NDArray[Any], to: ActivationRange
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return codes (C, ...) and scales (C,) of a weight, none of which is too small for the bias beside it.
+    """Return codes (C, ...) and scales (C,) of a weight, all above zero and none too small for the bias beside it.
 
     Where inputs and weights are in codes, ONNX Runtime makes the bias a whole number of 32 bits, whose unit is the
     product of both scales (seen in 1.32). The bias of a filter of zeros, or of next to nothing as training leaves dead
@@ -99,15 +99,17 @@ def with_room_for_bias(
         codes, scales: the weight is codes * scales.
         to: how the inputs are rounded.
     """
+    shape = (-1, *[1] * (codes.ndim - 1))
+    codes = np.where((scales < 0).reshape(shape), -codes, codes)  # a factor of batch norm below zero
+    scales = np.abs(scales)
     named = {tensor.name: tensor for tensor in graph.initializer}
     least = np.full(len(scales), LEAST_SCALE)
     for node in graph.node:
         if [weight] == list(node.input)[1:2] and len(node.input) > 2 and node.input[2] in named:
             bias = require("onnx").numpy_helper.to_array(named[node.input[2]]).astype(np.float64)
             least = np.maximum(least, np.abs(bias) * 2.0**-30 / to.scale)
-    small = (scales < least).reshape(-1, *[1] * (codes.ndim - 1))
-    fewer = np.rint(codes * np.minimum(scales / least, 1).reshape(small.shape)).astype(codes.dtype)
-    return np.where(small, fewer, codes), np.maximum(scales, least)
+    fewer = np.rint(codes * np.minimum(scales / least, 1).reshape(shape)).astype(codes.dtype)
+    return fewer, np.maximum(scales, least)
 
 
 def tolerance_of(rounded: nn.Module, plan: BitPlan, example_inputs: Tensor | tuple[Tensor, ...]) -> float | None:

@@ -99,6 +99,18 @@ def test_the_bias_of_a_filter_of_next_to_nothing_stays(tmp_path: Path, bits: int
     check_parity(done.model, done.file.path, [IMAGES], tolerance=done.tolerance).require()
 
 
+def test_batch_norm_that_turns_the_sign(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net: Any = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3)).eval()
+    with torch.no_grad():
+        net[1].weight.copy_(torch.tensor([-1.0, 0.5, -1e-8, 0.0]))
+        net[1].bias.fill_(0.5)
+    plan = calibrated(net, uniform_bits(net, 8), [IMAGES])
+    done = export_quantized(net, plan, IMAGES, tmp_path / "net.onnx")
+    assert not done.left
+    check_parity(done.model, done.file.path, [IMAGES], tolerance=done.tolerance).require()
+
+
 def test_layers_that_the_file_keeps_in_floats_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
     net: Any = nn.Sequential(nn.ConvTranspose2d(4, 4, 2, groups=2))
     plan = BitPlan({"0": torch.full((4,), 8)}, activations={"0": ActivationRange(8, 1.0, signed=True)})
