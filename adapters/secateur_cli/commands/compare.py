@@ -70,7 +70,7 @@ def _compare(path: Path, output: Path | None, changes: Sequence[str], *, show: b
     write_files(described(setting, found, command=command, smoke=smoke), target, progress)
     for table in tables(found, width=console.width):
         console.print(table)
-    for line in [*verdicts(found["rows"], found["stages"]), *notes(found)]:
+    for line in [*verdicts(found["rows"], found["stages"]), *notes(found, width=console.width)]:
         progress.say(line)
     progress.say(f"everything lies in {target}")
     if smoke:
