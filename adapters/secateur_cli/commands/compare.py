@@ -52,9 +52,9 @@ def _compare(path: Path, output: Path | None, changes: Sequence[str], *, show: b
     target = output or (config.output.with_name(f"{config.output.name}-smoke") if smoke else config.output)
     console = plain_console()
     progress = Progress(console)
-    setting = look(config, folder=path.parent, output=target, progress=progress)
     if show and not (target / JOURNAL).exists():
         raise ConfigError(f"{target} holds no comparison yet; leave out --show to begin it")
+    setting = look(config, folder=path.parent, output=target, progress=progress)
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
