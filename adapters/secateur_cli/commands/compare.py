@@ -52,9 +52,9 @@ def _compare(path: Path, output: Path | None, changes: Sequence[str], *, show: b
     target = output or (config.output.with_name(f"{config.output.name}-smoke") if smoke else config.output)
     console = plain_console()
     progress = Progress(console)
-    setting = look(config, folder=path.parent, output=target, progress=progress)
     if show and not (target / JOURNAL).exists():
         raise ConfigError(f"{target} holds no comparison yet; leave out --show to begin it")
+    setting = look(config, folder=path.parent, output=target, progress=progress)
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -70,7 +70,7 @@ def _compare(path: Path, output: Path | None, changes: Sequence[str], *, show: b
     write_files(described(setting, found, command=command, smoke=smoke), target, progress)
     for table in tables(found, width=console.width):
         console.print(table)
-    for line in [*verdicts(found["rows"], found["stages"]), *notes(found)]:
+    for line in [*verdicts(found["rows"], found["stages"]), *notes(found, width=console.width)]:
         progress.say(line)
     progress.say(f"everything lies in {target}")
     if smoke:

@@ -97,7 +97,7 @@ def _block(number: int, budget: str, search: str, rows: Sequence[Any], found: Ma
         [row for row in rows if is_measured(row)], stages, dense=dense["accuracy"], name=f"stages-{number}"
     )
     batches = sorted({batch for row in rows for batch in row["speed"] or ()}, key=int)
-    header = ["criterion", "by", "MACs", "parameters", *stages, *(f"speed, batch {batch}" for batch in batches)]
+    header = ["criterion", "by", *stages, "MACs", "parameters", *(f"speed, batch {batch}" for batch in batches)]
     return Section(
         f"block-{number}",
         f"{budget}, {search}",
@@ -118,8 +118,8 @@ def _table_row(row: Mapping[str, Any], found: Mapping[str, Any], batches: Sequen
     return [
         row["criterion"],
         row["house"],
-        *costs,
         *(share(row["accuracy"][s]) for s in found["stages"]),
+        *costs,
         *speeds,
         ties,
     ]

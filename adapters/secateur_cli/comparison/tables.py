@@ -43,8 +43,8 @@ def tables(found: Mapping[str, Any], *, width: int = WIDE) -> Iterator[Table]:
         yield table
 
 
-def notes(found: Mapping[str, Any]) -> list[str]:
-    """Return what the tables leave to be said: how to read them, who chooses alike, and what is not there."""
+def notes(found: Mapping[str, Any], *, width: int = WIDE) -> list[str]:
+    """Return what tables of this width leave to be said: how to read them, who chooses alike, what is not there."""
     seeds = ", ".join(map(str, found["seeds"]))
     dense = percent(found["dense"]["accuracy"])
     lines = [
@@ -52,8 +52,9 @@ def notes(found: Mapping[str, Any]) -> list[str]:
         f"{amount(found['dense']['parameters'])} parameters.",
         f"top-1 in percent: the mean over the seeds {seeds} ± half of its 95% t-interval; without ± it is one "
         "measurement, which all seeds share where neither the channels nor what is done with them depends on the seed.",
-        "score s, MiB: processor seconds and most memory that the scores take, on top of what was held.",
     ]
+    if width >= WIDE:
+        lines.append("score s, MiB: processor seconds and most memory that the scores take, on top of what was held.")
     for (budget, search), rows in blocks_of(found["rows"]).items():
         lines += [f"{budget}, {search}: {same}" for same in alike(rows)]
     return lines + untouched(found["rows"]) + missing(found)

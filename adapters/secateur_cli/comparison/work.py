@@ -61,10 +61,11 @@ class _Clock:
         self.left, self._begun, self._done = left, time.monotonic(), 0
 
     def tick(self) -> str:
-        """Count a cell; return how long all have taken, and what is left at that pace."""
+        """Count a cell; return how long all have taken, and what is left at that pace, if anything is."""
         self._done, self.left = self._done + 1, max(0, self.left - 1)
         took = time.monotonic() - self._begun
-        return f"{duration(took)}, about {duration(took / self._done * self.left)} left"
+        left = f", about {duration(took / self._done * self.left)} left" if self.left else ""
+        return duration(took) + left
 
 
 def _measured(setting: Setting, journal: Journal, claims: Claims, cell: Cell, tried: set[str]) -> str:

@@ -207,7 +207,8 @@ def _train(job: Job, folder: Path, claims: Claims) -> None:
     if job.config.train is None:
         return
     with claims.claim("dense network", wait=True):
-        workspace = Workspace(folder, job.workspace.settings, files=FILES).open()
+        settings = {"seed": job.config.seed, **job.config.deciding()}
+        workspace = Workspace(folder, settings, files=FILES).open()
         try:
             train_dense(replace(job, workspace=workspace))
         finally:
