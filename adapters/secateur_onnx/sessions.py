@@ -18,6 +18,7 @@ from secateur_onnx.raw_session import PROVIDERS, RECORD_ASSIGNMENT, open_session
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
+MOST_THREADS = 1024  # with far more of them onnxruntime does not come back
 DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 FILE_FAULTS = ("InvalidProtobuf", "InvalidGraph", "NoModel", "NoSuchFile")  # onnxruntime's own names
 
@@ -67,7 +68,7 @@ def create_session(
 
     Raises:
         ConfigError: the provider is misspelt, not part of the installed onnxruntime, cannot be loaded or cannot run
-            every node; or `threads` is below 1.
+            every node; or `threads` is out of range.
         CheckpointError: the file is missing, truncated, no ONNX file, or (on the CPU) holds an operator without an
             implementation.
         MissingDependencyError: onnxruntime is missing or installed twice.
@@ -81,8 +82,8 @@ def create_session(
     onnxruntime = require("onnxruntime")
     wanted = _provider_name(provider, onnxruntime.get_available_providers())
     threads = torch.get_num_threads() if threads is None else threads
-    if threads < 1:
-        raise ConfigError(f"threads must be at least 1; found {threads}")
+    if not 1 <= threads <= MOST_THREADS:
+        raise ConfigError(f"threads must be at least 1 and at most {MOST_THREADS}; found {threads}")
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"there is no ONNX file {path}")

@@ -134,7 +134,8 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a foreign file can fail in the unpickler in any way
-        reason = str(error).partition("\n")[0].partition(". ")[0]  # what follows is advice to run the code in it
+        said = str(error).partition("\n")[0].partition(". ")[0]  # what follows is advice to run the code in it
+        reason = said or type(error).__name__
         raise CheckpointError(f"{path} holds no weights that can be read ({reason}); {allowed}") from error
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]

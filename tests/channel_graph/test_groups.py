@@ -6,6 +6,7 @@ import json
 import re
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -275,7 +276,27 @@ class Endless(nn.Sequential):
         return super().forward(x) / 0.0
 
 
-@pytest.mark.parametrize(("kind", "message"), [(Noisy, "other outputs each time"), (Endless, "NaN or infinite")])
+class Silent(nn.Sequential):
+    def forward(self, x: torch.Tensor) -> Any:
+        return super().forward(x)[:0]
+
+
+class Told(nn.Sequential):
+    """Says beside its outputs which of them are positive, and which are chosen: none."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        outputs = super().forward(x)
+        return outputs, outputs > 0, outputs[:0]
+
+
+def test_outputs_may_hold_flags_and_nothing() -> None:
+    assert list(channel_groups(Told(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1)), IMAGES)) == ["0"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [(Noisy, "other outputs each time"), (Endless, "NaN or infinite"), (Silent, "returns no number")],
+)
 def test_networks_whose_outputs_cannot_be_compared_are_refused(kind: type[nn.Module], message: str) -> None:
     with pytest.raises(NetworkError, match=message):
         channel_groups(kind(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1)), IMAGES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,8 +13,9 @@ from torch import Tensor, nn
 import references
 from secateur.channel_graph import apply_plan, channel_groups
 from secateur.errors import DataError, PlanError
-from secateur.evaluation import MaskedAccuracy, accuracy
+from secateur.evaluation import CandidateWorth, MaskedAccuracy, accuracy
 from secateur.records import PruningPlan
+from secateur.training import fine_tune
 
 
 def small_net() -> nn.Module:
@@ -115,3 +118,20 @@ def test_masked_accuracy_refuses_unknown_groups_and_no_images() -> None:
         MaskedAccuracy(net, groups, [(inputs, labels)])({"nosuch": (0,)})
     with pytest.raises(DataError, match="empty"):
         MaskedAccuracy(net, groups, [])
+
+
+class Named(nn.Linear):
+    def forward(self, x: Tensor) -> Any:
+        return {"logits": super().forward(x)}
+
+
+def test_outputs_that_are_no_tensor_are_named_by_all_that_judge() -> None:
+    batches = [(torch.ones(2, 3), torch.tensor([0, 1]))]
+    for judge in (
+        lambda: accuracy(Named(3, 2), batches),
+        lambda: MaskedAccuracy(Named(3, 2), {}, batches)({}),
+        lambda: CandidateWorth(Named(3, 2), {}, batches, measure="fidelity"),
+        lambda: fine_tune(Named(3, 2), batches, epochs=1),
+    ):
+        with pytest.raises(DataError, match=r"must return logits \(N, classes\); it returned dict"):
+            judge()

@@ -64,6 +64,7 @@ def test_the_same_file_twice_is_never_called_much_faster(files: tuple[str, str])
         (("--batch", "0"), "batch sizes of at least 1"),
         (("--threads", "0"), "threads must be at least 1"),
         (("--seconds", "0"), "more than 0 seconds"),
+        (("--seed", "-1"), "Invalid value for"),
     ],
 )
 def test_settings_that_cannot_be_used(files: tuple[str, str], changes: tuple[str, ...], message: str) -> None:

@@ -27,7 +27,7 @@ def bench(
         int | None, typer.Option(help="Threads within an operator; all cores if absent.", show_default=False)
     ] = None,
     seconds: Annotated[float, typer.Option(help="Time for each figure.")] = 5.0,
-    seed: Annotated[int, typer.Option(help="Of the inputs and of the interval.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the inputs and of the interval.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print data instead of a table.")] = False,
     trace: Trace = False,
 ) -> None:

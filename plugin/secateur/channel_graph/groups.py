@@ -61,7 +61,7 @@ def channel_groups(
         ConfigError: `residual` is not one of these.
         NetworkError: the network cannot be copied or traced, is wrapped, compiled or scripted, a layer's weights are
             computed by a parametrization or a hook, a name in `ignore` does not exist, nothing can be pruned, or the
-            outputs are random, so that no group can be checked.
+            outputs are random, NaN or none, so that no group can be checked.
 
     Cost: a trace, and two forward passes on the example; two more for each group only where something is wrong.
 

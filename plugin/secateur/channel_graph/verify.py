@@ -146,6 +146,8 @@ def _without(model: nn.Module, groups: Mapping[str, ChannelGroup], kept: Mapping
 
 def _distance(model: nn.Module, pruned: nn.Module, inputs: Any) -> float:
     expected = _outputs(model, inputs)
+    if not expected:
+        raise NetworkError("the network returns no number on the example inputs: there is nothing to compare")
     found = _outputs_or_none(pruned, inputs)
     if found is None or [t.shape for t in found] != [t.shape for t in expected]:
         return float("inf")
@@ -169,8 +171,9 @@ def _outputs(model: nn.Module, inputs: Any) -> list[Tensor]:
 
 
 def _tensors(outputs: Any) -> list[Tensor]:
+    """Return what holds a number; flags as numbers."""
     if isinstance(outputs, Tensor):
-        return [outputs]
+        return [outputs.double() if outputs.dtype is torch.bool else outputs] if outputs.numel() else []
     if isinstance(outputs, Mapping):
         outputs = list(outputs.values())
     if isinstance(outputs, (tuple, list)):

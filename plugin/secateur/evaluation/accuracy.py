@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -11,7 +13,7 @@ from secateur.errors import DataError
 from secateur.modes import device_of, evaluating, reading
 
 
-def check_labels(labels: Tensor | None, outputs: Tensor) -> Tensor:
+def check_labels(labels: Tensor | None, outputs: Any) -> Tensor:
     """Return `labels` (N,) if they can be the classes of the logits `outputs` (N, classes).
 
     Raises:
@@ -22,8 +24,9 @@ def check_labels(labels: Tensor | None, outputs: Tensor) -> Tensor:
         >>> check_labels(torch.tensor([1, 0], dtype=torch.uint8), torch.zeros(2, 3))
         tensor([1, 0])
     """
-    if outputs.ndim != 2:
-        raise DataError(f"the network must return logits (N, classes); it returned shape {tuple(outputs.shape)}")
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2:
+        found = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise DataError(f"the network must return logits (N, classes); it returned {found}")
     if labels is None:
         raise DataError("the batches must be pairs (inputs, labels); found inputs without labels")
     if labels.ndim != 1 or labels.is_floating_point():
