@@ -10,11 +10,11 @@ from typing import Any
 from rich.console import Console
 from typer.testing import CliRunner
 
-from secateur_cli.config import load_config
 from secateur_cli.main import app
-from secateur_cli.pipeline import run_job
 from secateur_cli.progress import Progress
-from secateur_cli.schema import Search
+from secateur_cli.settings.config import load_config
+from secateur_cli.settings.schema import Search
+from secateur_cli.stages.pipeline import run_job
 
 NETWORKS = """
 import torch

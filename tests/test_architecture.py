@@ -62,6 +62,16 @@ ONLY_IN = {
     "matplotlib": "secateur_cli",
     "torchvision": "secateur_cli",
 }
+ROOMS_OF_THE_COMMAND_LINE = {
+    "settings": set[str](),
+    "inputs": {"settings"},
+    "stages": {"settings", "inputs"},
+    "report": set[str](),
+    "doctor": {"settings", "inputs", "stages"},
+    "comparison": {"settings", "inputs", "stages", "report"},
+    "figures": {"settings", "inputs", "stages", "report"},
+}
+ENTRANCES = {"__main__", "main", "commands", "nni_search", "tuning_trial"}  # which may import every room
 DISTRIBUTIONS = ("secateur", "secateur_nni", "secateur_onnx", "secateur_cli")
 
 
@@ -100,6 +110,20 @@ def test_arrows_point_one_way(path: Path) -> None:
             assert target.removeprefix("secateur.") in MAY_IMPORT[here], f"{here} imports {name}"
         elif here in ("secateur_nni", "secateur_onnx"):
             assert top == "secateur", f"{here} imports {name}"
+
+
+def test_rooms_of_the_command_line() -> None:
+    """Settings know nothing of stages, nor does a report; what stands in no room is for all of them."""
+    found = set()
+    for path in (source for source in SOURCES if module_name(source).startswith("secateur_cli.")):
+        here = module_name(path).split(".")[1]
+        found.add(here)
+        targets = {name.split(".")[1] for name in imports(path) if name.startswith("secateur_cli.")}
+        foreign = targets & ({*ROOMS_OF_THE_COMMAND_LINE} | ENTRANCES) - {here}
+        if here not in ENTRANCES:
+            wrong = foreign - ROOMS_OF_THE_COMMAND_LINE.get(here, set())
+            assert not wrong, f"{module_name(path)} imports {sorted(wrong)}"
+    assert found >= {*ROOMS_OF_THE_COMMAND_LINE} | ENTRANCES
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=module_name)

@@ -20,7 +20,7 @@ from images_for_tests import folder_of_images
 from secateur import WeightImportance, apply_plan, load_plan, load_pruned, prune, recalibrate_batch_norm
 from secateur.networks import digits_resnet
 from secateur_cli.comparison.schema import CompareRun
-from secateur_cli.config import load_config
+from secateur_cli.settings.config import load_config
 from secateur_onnx import export, plan_metadata
 from started_for_tests import Started
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from guides_for_tests import GUIDES, PAGES, ROOT, blocks, reader
-from secateur_cli.config import load_config
+from secateur_cli.settings.config import load_config
 
 WALKED = "new_criterion.md"  # its blocks are files and parts of files
 SHOWN = [page for page in GUIDES if page.name != WALKED and any(kind == "python" for kind, _ in blocks(page))]

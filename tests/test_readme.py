@@ -10,7 +10,7 @@ import pytest
 import torch_pruning as tp
 
 from guides_for_tests import ROOT, blocks, reader, size
-from secateur_cli.config import load_config
+from secateur_cli.settings.config import load_config
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = [code for language, code in blocks(ROOT / "README.md") if language == "python"]

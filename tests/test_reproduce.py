@@ -15,11 +15,11 @@ from rich.console import Console
 from images_for_tests import folder_of_images
 from secateur.errors import ConfigError
 from secateur.training.schedules import HRANK_PLUS, HRANK_PLUS_IMAGENET
-from secateur_cli.config import load_config
-from secateur_cli.pipeline import run_job
-from secateur_cli.preparation import prepare
 from secateur_cli.progress import Progress
-from secateur_cli.schema import RunConfig
+from secateur_cli.settings.config import load_config
+from secateur_cli.settings.schema import RunConfig
+from secateur_cli.stages.pipeline import run_job
+from secateur_cli.stages.preparation import prepare
 
 REPRODUCE = Path(__file__).resolve().parents[1] / "examples" / "reproduce"
 CONFIGS = sorted(REPRODUCE.glob("*.yaml"))

@@ -26,15 +26,15 @@ from secateur.errors import CheckpointError, ConfigError
 from secateur.evaluation import CandidateWorth
 from secateur.records import PruningPlan
 from secateur.weights import load_weights
-from secateur_cli.config import load_config
-from secateur_cli.data import load_data
-from secateur_cli.job import Hooks, InTrials
-from secateur_cli.judge import judge_of
-from secateur_cli.planning import DENSE_WEIGHTS, plan_job
-from secateur_cli.preparation import logits
+from secateur_cli.inputs.data import load_data
+from secateur_cli.inputs.sources import build_network
 from secateur_cli.progress import Progress
-from secateur_cli.schema import RunConfig, Search
-from secateur_cli.sources import build_network
+from secateur_cli.settings.config import load_config
+from secateur_cli.settings.schema import RunConfig, Search
+from secateur_cli.stages.job import Hooks, InTrials
+from secateur_cli.stages.judge import judge_of
+from secateur_cli.stages.planning import DENSE_WEIGHTS, plan_job
+from secateur_cli.stages.preparation import logits
 
 BY_EVALUATION: tuple[Search, ...] = ("greedy", "refine")
 

@@ -69,12 +69,12 @@ def tuned_run(
 
     from secateur.checkpoint import load_pruned
     from secateur.evaluation import accuracy
-    from secateur_cli.config import load_config
-    from secateur_cli.data import load_data
-    from secateur_cli.job import Hooks
-    from secateur_cli.pipeline import run_job
+    from secateur_cli.inputs.data import load_data
+    from secateur_cli.inputs.sources import network_factory
     from secateur_cli.progress import Progress
-    from secateur_cli.sources import network_factory
+    from secateur_cli.settings.config import load_config
+    from secateur_cli.stages.job import Hooks
+    from secateur_cli.stages.pipeline import run_job
 
     settings = load_config(config, overrides=[*changes, *as_changes(parameters)])
     if smoke:

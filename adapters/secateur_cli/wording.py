@@ -217,3 +217,14 @@ stay near what they were; more images would serve better.'
 def _signed(value: float) -> str:
     text = f"{value:+.1f}"
     return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "\N{MINUS SIGN}")
+
+
+def with_room(fact: Mapping[str, Any]) -> dict[str, str]:
+    """Return bits -> the type in the ONNX file, where it is larger because ONNX has 2, 4, 8 and 16 bits alone.
+
+    Example:
+        >>> with_room({"stored": {"8": "INT8", "3": "INT4", "2": "INT8"}, "wider": {"2": "not known here"}})
+        {'3': 'INT4'}
+    """
+    stored, wider = fact.get("stored") or {}, fact.get("wider") or {}
+    return {bits: kind for bits, kind in stored.items() if kind != f"INT{bits}" and bits not in wider}

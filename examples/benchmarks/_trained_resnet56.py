@@ -18,8 +18,8 @@ from secateur.channel_map import with_channel_maps
 from secateur.networks import resnet20, resnet56
 from secateur.records import ChannelGroups
 from secateur.weights import load_weights
-from secateur_cli.data import Data, load_data
-from secateur_cli.schema import DataConfig
+from secateur_cli.inputs.data import Data, load_data
+from secateur_cli.settings.schema import DataConfig
 
 CHUNK = {"cpu": 32}  # images run at a time, where a processor's cache holds their feature maps; elsewhere a batch
 BATCH = 250

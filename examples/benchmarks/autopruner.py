@@ -26,8 +26,8 @@ from secateur.gates import AutoPruned
 from secateur.networks import resnet20
 from secateur.scoring import scores_by_name
 from secateur.weights import load_weights
-from secateur_cli.data import load_data
-from secateur_cli.schema import DataConfig
+from secateur_cli.inputs.data import load_data
+from secateur_cli.settings.schema import DataConfig
 
 WEIGHTS = "models/resnet20-cifar10.safetensors"
 KEEP, POINTS, LEARNING_RATE = 0.5, 0.02, 0.03

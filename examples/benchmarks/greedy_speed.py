@@ -33,7 +33,7 @@ from secateur.evaluation import CandidateWorth, MaskedAccuracy
 from secateur.protocols import Evaluate, Kept, Worth
 from secateur.records import PruningPlan, ScoreTable
 from secateur.scoring import scores_by_name
-from secateur_cli.data import Data
+from secateur_cli.inputs.data import Data
 
 BUDGET, DELTA, IMAGES, BATCH = "50%", 0.01, 1000, 250
 RATIO = 10

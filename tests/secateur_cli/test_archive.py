@@ -15,8 +15,8 @@ from typing import Any, cast
 import pytest
 
 from secateur.errors import DataError
-from secateur_cli import archive
-from secateur_cli.archive import is_archive, read_archive
+from secateur_cli.inputs import archive
+from secateur_cli.inputs.archive import is_archive, read_archive
 
 Pack = Callable[[Path, Mapping[str, bytes]], Path]
 GOOD = {"set/cat/1.png": b"one", "set/dog/0.jpg": b"two", "set/cat/0.PNG": b"three"}

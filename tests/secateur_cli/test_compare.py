@@ -23,9 +23,9 @@ from secateur.channel_graph import host_importance_scores
 from secateur.cost import cost_model
 from secateur.weights import load_weights
 from secateur_cli.comparison.schema import CompareRun
-from secateur_cli.config import load_config
-from secateur_cli.data import load_data
-from secateur_cli.sources import build_network
+from secateur_cli.inputs.data import load_data
+from secateur_cli.inputs.sources import build_network
+from secateur_cli.settings.config import load_config
 from started_for_tests import Started
 
 CONFIG = """

@@ -14,7 +14,7 @@ from secateur_cli.comparison.contenders import house_and_name, varies
 from secateur_cli.comparison.results import _record
 from secateur_cli.comparison.schema import CompareRun
 from secateur_cli.comparison.setting import Setting
-from secateur_cli.config import load_config
+from secateur_cli.settings.config import load_config
 
 CONFIG = """
 network: {build: secateur.networks:digits_resnet}

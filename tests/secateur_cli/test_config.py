@@ -13,8 +13,8 @@ import yaml
 
 from secateur.errors import ConfigError
 from secateur.training.recipe import Recipe
-from secateur_cli.config import RunConfig, load_config
-from secateur_cli.training_schema import FineTuneConfig
+from secateur_cli.settings.config import RunConfig, load_config
+from secateur_cli.settings.training_schema import FineTuneConfig
 from secateur_cli.workspace import first_difference
 
 MINIMAL: dict[str, Any] = {

@@ -15,9 +15,9 @@ from reports_for_tests import HOSTILE, Page, full_report
 from runs_for_tests import User
 from secateur.records import ChannelGroup, Member, PruningPlan, ScoreTable
 from secateur.search.swaps import losses_of
-from secateur_cli import error_curves, searching
-from secateur_cli.plan_record import plan_record
-from secateur_cli.report import render_report
+from secateur_cli.report.report import render_report
+from secateur_cli.stages import error_curves, searching
+from secateur_cli.stages.plan_record import plan_record
 
 CURVES = ("score.criterion=l1", "plan.search=curves")
 

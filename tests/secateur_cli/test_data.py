@@ -18,10 +18,10 @@ from PIL import Image
 from torch import Generator, Tensor
 
 from secateur.errors import DataError, MissingDependencyError
-from secateur_cli.data import Data, load_data
-from secateur_cli.images import Photographs, Pixels
-from secateur_cli.readers import read_cifar, read_folders
-from secateur_cli.schema import DataConfig
+from secateur_cli.inputs.data import Data, load_data
+from secateur_cli.inputs.images import Photographs, Pixels
+from secateur_cli.inputs.readers import read_cifar, read_folders
+from secateur_cli.settings.schema import DataConfig
 
 HERE = Path()
 

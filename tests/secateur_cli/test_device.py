@@ -13,8 +13,8 @@ from torch import nn
 
 from runs_for_tests import User
 from secateur.modes import device_of, placed
-from secateur_cli import error_curves, job, planning, preparation, recovery, searching
 from secateur_cli.comparison import measuring, scoring, setting
+from secateur_cli.stages import error_curves, job, planning, preparation, recovery, searching
 
 
 def test_a_device_that_is_not_there_is_refused_before_anything_is_written(user: User, tmp_path: Path) -> None:

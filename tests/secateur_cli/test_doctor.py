@@ -13,7 +13,7 @@ import pytest
 from runs_for_tests import User, give
 from secateur.findings import Finding
 from secateur_cli.commands import doctor as command
-from secateur_cli.environment import Environment
+from secateur_cli.doctor.environment import Environment
 
 SOUND = [Finding("onnx", "1.23.2")]
 CLASH = Finding(

@@ -9,9 +9,9 @@ import pytest
 
 from secateur.findings import Finding, worst
 from secateur.installed import Package
-from secateur_cli.environment import Environment, import_failures, is_proxied
-from secateur_cli.environment_findings import diagnose_environment
-from secateur_cli.nni_findings import diagnose_nni
+from secateur_cli.doctor.environment import Environment, import_failures, is_proxied
+from secateur_cli.doctor.environment_findings import diagnose_environment
+from secateur_cli.doctor.nni_findings import diagnose_nni
 
 ASKED = (
     "torch>=2.8",

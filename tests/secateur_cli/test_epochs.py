@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from secateur_cli.epochs import Epochs, generator, pick
-from secateur_cli.images import Pixels, crop_and_flip
+from secateur_cli.inputs.epochs import Epochs, generator, pick
+from secateur_cli.inputs.images import Pixels, crop_and_flip
 
 
 def gather(split: Any) -> tuple[Tensor, Tensor]:

@@ -18,15 +18,15 @@ from runs_for_tests import User
 from secateur import ScoreTable, accuracy, apply_plan, collect_scores, cost_model, uniform_plan
 from secateur.batches import rebatch
 from secateur.errors import ConfigError
-from secateur_cli.config import load_config
 from secateur_cli.figures.agreement import rank_correlation, relative_change
 from secateur_cli.figures.bench import bench
 from secateur_cli.figures.catalogue import FIGURES, order_of
 from secateur_cli.figures.cells import summarised
 from secateur_cli.figures.intervals import spread_of, spread_of_shares
 from secateur_cli.figures.order import Found, Order
-from secateur_cli.job import seed_everything
 from secateur_cli.progress import Progress
+from secateur_cli.settings.config import load_config
+from secateur_cli.stages.job import seed_everything
 
 pytestmark = pytest.mark.filterwarnings("ignore::secateur.errors.SecateurWarning")  # few images, tiny network
 UNTRAINED = ("train=null", "fine_tune=null")

@@ -16,8 +16,8 @@ import pytest
 from runs_for_tests import User, contents, give
 from secateur_cli.figures import bench
 from secateur_cli.figures.bench import Bench
-from secateur_cli.job import Job
-from secateur_cli.preparation import prepare
+from secateur_cli.stages.job import Job
+from secateur_cli.stages.preparation import prepare
 from started_for_tests import Started
 
 pytestmark = pytest.mark.filterwarnings("ignore::secateur.errors.SecateurWarning")  # few images, tiny network

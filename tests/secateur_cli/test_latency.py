@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-import secateur_onnx.latency
+import secateur_onnx.latency.latency
 from runs_for_tests import User
 from secateur.checkpoint import load_plan
 from secateur.errors import ConfigError, MissingDependencyError, NetworkError
-from secateur_cli import latency
-from secateur_cli.config import load_config
-from secateur_onnx import whole_runs
+from secateur_cli.settings.config import load_config
+from secateur_cli.stages import latency
+from secateur_onnx.latency import whole_runs
 
 BUDGET = "plan.budget={latency: 70%, provider: cpu, batch: 4}"
 
@@ -23,7 +23,7 @@ BUDGET = "plan.budget={latency: 70%, provider: cpu, batch: 4}"
 def layers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Layer times by a formula: those of a network so small are all alike. Whole networks are timed for real."""
     monkeypatch.setattr(
-        secateur_onnx.latency, "time_layers", lambda _, pairs, **__: [0.01 + 0.001 * i * o for i, o in pairs]
+        secateur_onnx.latency.latency, "time_layers", lambda _, pairs, **__: [0.01 + 0.001 * i * o for i, o in pairs]
     )
 
 
@@ -70,7 +70,7 @@ def test_a_search_that_goes_on_measures_nothing_again(
     assert code == 130, complained
     before = measurements(output)
     assert {name.split()[0] for name, _ in before} == {"layer", "whole"}
-    monkeypatch.setattr(secateur_onnx.latency, "time_layers", stop)
+    monkeypatch.setattr(secateur_onnx.latency.latency, "time_layers", stop)
     monkeypatch.delattr(whole_runs, "benchmark")
     code, said, complained = user.command(output, *settings, name="search", flags=("--resume",))
     assert (code, complained) == (0, "")

@@ -15,10 +15,10 @@ from secateur import load_pruned
 from secateur.checkpoint import load_plan
 from secateur.errors import ConfigError
 from secateur.gates import PRESETS, GateRecipe, autopruner
-from secateur_cli import learning
-from secateur_cli.config import load_config
-from secateur_cli.learning_schema import AutoPrunerConfig
-from secateur_cli.sources import call
+from secateur_cli.inputs.sources import call
+from secateur_cli.settings.config import load_config
+from secateur_cli.settings.learning_schema import AutoPrunerConfig
+from secateur_cli.stages import learning
 
 GATES = ("plan.search=autopruner", "plan.autopruner={epochs: 2, granularity: layer, learning_rate: 0.05}")
 LEARNT = ("stages/learnt.safetensors", "stages/learnt.json")

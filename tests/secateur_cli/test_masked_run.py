@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from runs_for_tests import User
 from secateur.checkpoint import load_plan, load_pruned
 from secateur.quantization import load_quantized
-from secateur_cli.config import load_config
-from secateur_cli.few_bits import QUANTIZED
-from secateur_cli.sources import network_factory
+from secateur_cli.inputs.sources import network_factory
+from secateur_cli.settings.config import load_config
+from secateur_cli.stages.few_bits import QUANTIZED
 
 SETTINGS = ("network.build=secateur_user_networks:Residual", "plan.residual=mask", "fine_tune.learning_rate=0.1")
 

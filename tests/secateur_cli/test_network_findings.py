@@ -17,9 +17,9 @@ from networks_for_tests import ChannelShuffle, Residual
 from runs_for_tests import User, contents, give
 from secateur.channel_graph import channel_groups
 from secateur.findings import Finding, worst
-from secateur_cli.examination import Examination
-from secateur_cli.network_findings import diagnose_network, left_out
-from secateur_cli.patience import patience
+from secateur_cli.doctor.examination import Examination
+from secateur_cli.doctor.network_findings import diagnose_network, left_out
+from secateur_cli.doctor.patience import patience
 from secateur_cli.progress import Progress
 
 MODULE = """
@@ -60,7 +60,9 @@ def sick(user: User) -> User:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the export, which takes seconds and has a test of its own."""
-    monkeypatch.setattr("secateur_cli.network_findings._deployable", lambda job, *_: job.note("export", "left out"))
+    monkeypatch.setattr(
+        "secateur_cli.doctor.network_findings._deployable", lambda job, *_: job.note("export", "left out")
+    )
 
 
 def examine(user: User, *settings: str, seconds: float = 60.0) -> dict[str, Finding]:
@@ -122,7 +124,7 @@ def test_patience_leaves_alarms_as_they_were() -> None:
 
 
 def test_a_timeout_that_is_swallowed_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("secateur_cli.patience.AGAIN", 0.02)
+    monkeypatch.setattr("secateur_cli.doctor.patience.AGAIN", 0.02)
     swallowed = 0
 
     def deaf() -> None:

@@ -13,8 +13,8 @@ from runs_for_tests import User, give
 from secateur import load_plan
 from secateur.errors import CheckpointError, ConfigError
 from secateur.protocols import Evaluate
-from secateur_cli.front_plot import front_plot
 from secateur_cli.nni_search import plan_of_run, run_to_search, worth_of_run
+from secateur_cli.report.front_plot import front_plot
 from secateur_cli.tuning_trial import as_changes, tuned_run
 from secateur_nni.experiments.results import Trial, write_trials
 

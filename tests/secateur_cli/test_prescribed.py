@@ -16,8 +16,8 @@ from secateur.errors import ConfigError
 from secateur.files import write_json
 from secateur.networks import resnet56
 from secateur.records import PruningPlan, ScoreTable
-from secateur_cli.plan_schema import PlanConfig
-from secateur_cli.prescribed import Setting, prescribed_plan
+from secateur_cli.settings.plan_schema import PlanConfig
+from secateur_cli.stages.prescribed import Setting, prescribed_plan
 
 
 def searched(user: User, output: Path, *settings: str) -> PruningPlan:

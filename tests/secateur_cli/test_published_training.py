@@ -16,10 +16,10 @@ from secateur.checkpoint import load_plan
 from secateur.errors import ConfigError
 from secateur.training import prune_layer_by_layer
 from secateur.training.schedules import AUTOPRUNER, CLR_RNF, FILTER_SKETCH, HRANK, HRANK_PLUS, HRANK_PLUS_IMAGENET
-from secateur_cli import job, layer_by_layer
-from secateur_cli.config import load_config
-from secateur_cli.schema import FineTuneConfig
-from secateur_cli.training_schema import PUBLISHED
+from secateur_cli.settings.config import load_config
+from secateur_cli.settings.schema import FineTuneConfig
+from secateur_cli.settings.training_schema import PUBLISHED
+from secateur_cli.stages import job, layer_by_layer
 
 SHORT = ("fine_tune={like: hrank, epochs: 2, milestones: [1], learning_rate: 0.05}",)
 

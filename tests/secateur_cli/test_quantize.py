@@ -19,14 +19,14 @@ from runs_for_tests import User, contents
 from secateur.checkpoint import load_pruned
 from secateur.errors import BudgetError, ConfigError
 from secateur.quantization import load_quantized, quantized_bytes, round_inputs
-from secateur_cli import few_bits, int8
-from secateur_cli.config import load_config
-from secateur_cli.few_bits import QUANTIZED, QUANTIZED_ONNX, plan_bits
-from secateur_cli.int8 import INT8_ONNX
-from secateur_cli.job import CHECKPOINT
-from secateur_cli.quantize_schema import QuantizeConfig
-from secateur_cli.quantized_table import quantized_tables
-from secateur_cli.sources import network_factory
+from secateur_cli.inputs.sources import network_factory
+from secateur_cli.report.quantized_table import quantized_tables
+from secateur_cli.settings.config import load_config
+from secateur_cli.settings.quantize_schema import QuantizeConfig
+from secateur_cli.stages import few_bits, int8
+from secateur_cli.stages.few_bits import QUANTIZED, QUANTIZED_ONNX, plan_bits
+from secateur_cli.stages.int8 import INT8_ONNX
+from secateur_cli.stages.job import CHECKPOINT
 from secateur_onnx import check_parity, create_session, read_metadata
 
 QUANTIZE = "quantize={bits: [6, 3], shares: [0.5, 0.5], activations: 8, ends: null, thresholds: least_squares}"

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from reports_for_tests import Page, full_report
 from runs_for_tests import User
-from secateur_cli import recovery
-from secateur_cli.report import render_report
+from secateur_cli.report.report import render_report
+from secateur_cli.stages import recovery
 
 
 def test_compensation_is_in_the_report_and_brings_the_layers_nearer(finished: tuple[Path, dict[str, Any]]) -> None:

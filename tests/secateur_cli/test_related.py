@@ -14,8 +14,8 @@ from secateur import sketch_filters
 from secateur.checkpoint import load_plan
 from secateur.errors import ConfigError
 from secateur.records import ScoreTable
-from secateur_cli.config import load_config
-from secateur_cli.sources import call
+from secateur_cli.inputs.sources import call
+from secateur_cli.settings.config import load_config
 
 FEW = ("train.epochs=1", "fine_tune=null")
 RANKING = ("plan.search=global_ranking", "plan.generations=12", *FEW)

@@ -18,8 +18,8 @@ import pytest
 from references import wilson_bounds
 from reports_for_tests import Page, full_report, hostile_report, minimal_report, quantized_report
 from secateur.errors import MissingDependencyError
-from secateur_cli.report import render_report, write_report
-from secateur_cli.verdict import agreement, verdict
+from secateur_cli.report.report import render_report, write_report
+from secateur_cli.report.verdict import agreement, verdict
 from secateur_cli.wording import amount, speed, spread, wilson_interval
 
 MINUS = "\N{MINUS SIGN}"

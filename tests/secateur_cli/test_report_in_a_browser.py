@@ -21,7 +21,7 @@ import pytest
 from matplotlib.image import imread
 
 from reports_for_tests import full_report, hostile_report
-from secateur_cli.report import render_report
+from secateur_cli.report.report import render_report
 
 BROWSER = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""

@@ -15,7 +15,7 @@ import pytest
 from runs_for_tests import User, contents, results
 from secateur import weights
 from secateur.errors import CheckpointError
-from secateur_cli import job, pipeline, planning, recovery, searching
+from secateur_cli.stages import job, pipeline, planning, recovery, searching
 from secateur_cli.workspace import Workspace
 from started_for_tests import Started
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from runs_for_tests import RESULTS, User, contents, results
 from secateur.checkpoint import load_pruned
 from secateur.networks import digits_resnet
-from secateur_cli import pipeline, planning, recovery
+from secateur_cli.stages import pipeline, planning, recovery
 from secateur_onnx import read_metadata
 
 KEYS = {

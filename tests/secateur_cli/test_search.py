@@ -19,7 +19,7 @@ from runs_for_tests import User, contents
 from secateur.checkpoint import load_plan
 from secateur.journal import Remembering
 from secateur.protocols import Kept, Worth
-from secateur_cli import pipeline, planning
+from secateur_cli.stages import pipeline, planning
 from started_for_tests import Started
 
 FILES = {"run.json", "plan.json", "stages/dense.safetensors", "stages/scores.json", "stages/plan.json"}

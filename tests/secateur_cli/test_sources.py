@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from secateur.errors import CheckpointError, ConfigError, NetworkError
-from secateur_cli.config import NetworkConfig
-from secateur_cli.sources import build_network, call, import_path, network_factory
+from secateur_cli.inputs.sources import build_network, call, import_path, network_factory
+from secateur_cli.settings.config import NetworkConfig
 
 MODULE = """
 import torch

@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 
 from runs_for_tests import User, contents, results
 from secateur import load_pruned
-from secateur_cli import job
-from secateur_cli.epochs import Epochs
-from secateur_cli.images import Pixels
-from secateur_cli.sources import call
-from secateur_cli.training_section import recipe_in_words
+from secateur_cli.inputs.epochs import Epochs
+from secateur_cli.inputs.images import Pixels
+from secateur_cli.inputs.sources import call
+from secateur_cli.report.training_section import recipe_in_words
+from secateur_cli.stages import job
 
 WAYS = (
     "fine_tune={epochs: 3, learning_rate: 0.05, optimizer: adamw, schedule: steps, milestones: [2], distillation: 0.4, "

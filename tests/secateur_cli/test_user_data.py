@@ -11,9 +11,9 @@ import torch
 from torch import Generator, Tensor
 
 from secateur.errors import ConfigError, DataError
-from secateur_cli import sources
-from secateur_cli.data import Data, load_data
-from secateur_cli.schema import DataConfig
+from secateur_cli.inputs import sources
+from secateur_cli.inputs.data import Data, load_data
+from secateur_cli.settings.schema import DataConfig
 
 
 def gather(split: Any) -> tuple[Tensor, Tensor]:

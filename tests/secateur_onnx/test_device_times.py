@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from secateur.errors import ConfigError, DataError, SecateurWarning
-from secateur_onnx import device_times, latency_cost
-from secateur_onnx.device_times import _copies_model, added_time, time_layers_on_device
-from secateur_onnx.geometry import Geometry, layer_calls
-from secateur_onnx.layer_nodes import group_count, input_shape, weight_shape
+from secateur_onnx import latency_cost
+from secateur_onnx.latency import device_times
+from secateur_onnx.latency.device_times import _copies_model, added_time, time_layers_on_device
+from secateur_onnx.latency.geometry import Geometry, layer_calls
+from secateur_onnx.latency.layer_nodes import group_count, input_shape, weight_shape
 from secateur_onnx.sessions import create_session
 
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {

@@ -14,7 +14,7 @@ from secateur.errors import CheckpointError, ConfigError
 from secateur.quantization import bit_plan, calibrated, uniform_bits
 from secateur.records import ScoreTable
 from secateur_onnx import create_session, execution_table, export, export_int8, export_quantized, observed_execution
-from secateur_onnx.execution import FACTS, UNPACKED, Form
+from secateur_onnx.few_bits.execution import FACTS, UNPACKED, Form
 from secateur_onnx.raw_session import PROVIDERS
 from secateur_onnx.sessions import infer
 

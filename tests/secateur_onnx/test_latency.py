@@ -19,10 +19,10 @@ from secateur.errors import ConfigError, DataError, JournalError, NetworkError, 
 from secateur.journal import Journal
 from secateur.records import ChannelGroups, ScoreTable
 from secateur_onnx import LatencyCost, latency, latency_cost
-from secateur_onnx.geometry import Geometry, layer_calls
-from secateur_onnx.layer_nodes import weight_shape
-from secateur_onnx.layer_tables import Grid, LayerTable, knots
-from secateur_onnx.layer_times import time_layers
+from secateur_onnx.latency.geometry import Geometry, layer_calls
+from secateur_onnx.latency.layer_nodes import weight_shape
+from secateur_onnx.latency.layer_tables import Grid, LayerTable, knots
+from secateur_onnx.latency.layer_times import time_layers
 
 IMAGES = torch.zeros(2, 1, 8, 8)
 CONV = Geometry("Conv", (8, 8), (3, 3), (1, 1), (1, 1), (1, 1, 1, 1))

@@ -19,7 +19,8 @@ from secateur.errors import ConfigError, NetworkError
 from secateur.networks import resnet20
 from secateur.quantization import ActivationRange, BitPlan, bit_plan, quantize_network, thresholds_of, uniform_bits
 from secateur.records import ScoreTable
-from secateur_onnx import check_parity, export, export_quantized, quantized
+from secateur_onnx import check_parity, export, export_quantized
+from secateur_onnx.few_bits import quantized
 
 IMAGES = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(0))
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from secateur.errors import NetworkError
 from secateur.quantization import ActivationRange, BitPlan, calibrated, quantize_network, uniform_bits
 from secateur_onnx import check_parity, export_quantized
-from secateur_onnx.rounded_inputs import tolerance_of
+from secateur_onnx.few_bits.rounded_inputs import tolerance_of
 
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 

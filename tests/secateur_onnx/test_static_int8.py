@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from secateur.errors import CheckpointError, ConfigError, DataError, NetworkError
-from secateur_onnx import check_parity, export, export_int8, file_accuracy, read_metadata, static_int8
+from secateur_onnx import check_parity, export, export_int8, file_accuracy, read_metadata
+from secateur_onnx.few_bits import static_int8
 
 IMAGES = torch.randn(24, 3, 16, 16, generator=torch.Generator().manual_seed(0)) + 0.5
 

@@ -21,8 +21,8 @@ from secateur_cli.comparison.setting import CLAIMS, JOURNAL, look, open_journal,
 from secateur_cli.comparison.tables import notes, tables
 from secateur_cli.comparison.verdicts import verdicts
 from secateur_cli.comparison.work import work
-from secateur_cli.config import load_config
 from secateur_cli.progress import Progress
+from secateur_cli.settings.config import load_config
 
 
 def compare(

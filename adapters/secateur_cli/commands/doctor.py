@@ -11,14 +11,14 @@ import typer
 from secateur.findings import worst
 from secateur.installed import installed_packages
 from secateur_cli.commands.telling import FAILED, Changes, Trace, plain_console, telling
-from secateur_cli.config import load_config
-from secateur_cli.environment import read_environment
-from secateur_cli.environment_findings import diagnose_environment
-from secateur_cli.examination import Examination
-from secateur_cli.findings_table import print_findings, print_verdict
-from secateur_cli.network_findings import diagnose_network
-from secateur_cli.nni_findings import diagnose_nni
+from secateur_cli.doctor.environment import read_environment
+from secateur_cli.doctor.environment_findings import diagnose_environment
+from secateur_cli.doctor.examination import Examination
+from secateur_cli.doctor.findings_table import print_findings, print_verdict
+from secateur_cli.doctor.network_findings import diagnose_network
+from secateur_cli.doctor.nni_findings import diagnose_nni
 from secateur_cli.progress import Progress
+from secateur_cli.settings.config import load_config
 from secateur_onnx.diagnosis import diagnose
 from secateur_onnx.installation import read_installation
 

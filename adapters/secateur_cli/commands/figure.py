@@ -12,12 +12,12 @@ import typer
 from secateur.errors import ConfigError, MissingDependencyError
 from secateur_cli.commands.folders import warnings_said
 from secateur_cli.commands.telling import Changes, Trace, plain_console, telling
-from secateur_cli.config import load_config
 from secateur_cli.figures.catalogue import FIGURES, order_of
 from secateur_cli.figures.order import Until
 from secateur_cli.figures.tables import table_of
 from secateur_cli.figures.writing import check_folder, record_of, write_numbers
 from secateur_cli.progress import Progress
+from secateur_cli.settings.config import load_config
 
 
 def _list(wanted: bool) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from secateur.errors import ConfigError
-from secateur_cli.preparation import run_settings
 from secateur_cli.progress import Progress
-from secateur_cli.schema import RunConfig, Search
+from secateur_cli.settings.schema import RunConfig, Search
+from secateur_cli.stages.preparation import run_settings
 from secateur_cli.workspace import RUN_FILE, Workspace
 
 

@@ -113,7 +113,7 @@ def export(
         write_text(folder / "front.csv", table(best, best=best))
         written = ["trials.csv", "front.csv"]
         try:
-            from secateur_cli.front_plot import front_plot
+            from secateur_cli.report.front_plot import front_plot
 
             points = [
                 (trial.metrics[cost], trial.metrics[worth]) for trial in trials if {cost, worth} <= trial.metrics.keys()

@@ -10,7 +10,7 @@ import typer
 
 from secateur_cli.commands.telling import Trace, plain_console, telling
 from secateur_cli.plan_file import read_plan
-from secateur_cli.plan_table import plan_facts, print_plan
+from secateur_cli.report.plan_table import plan_facts, print_plan
 
 app = typer.Typer(no_args_is_help=True, help="Look at plans: which channels are kept, and what that costs.")
 

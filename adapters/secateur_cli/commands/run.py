@@ -13,11 +13,11 @@ import typer
 from secateur.errors import MissingDependencyError
 from secateur_cli.commands.folders import warnings_said, workspaces
 from secateur_cli.commands.telling import Changes, Config, Output, Trace, plain_console, telling
-from secateur_cli.config import load_config
-from secateur_cli.pipeline import run_job
 from secateur_cli.progress import Progress
-from secateur_cli.quantized_table import quantized_tables
-from secateur_cli.report import write_report
+from secateur_cli.report.quantized_table import quantized_tables
+from secateur_cli.report.report import write_report
+from secateur_cli.settings.config import load_config
+from secateur_cli.stages.pipeline import run_job
 from secateur_cli.summary import summary
 
 

@@ -11,10 +11,10 @@ import typer
 from secateur.errors import ConfigError
 from secateur_cli.commands.folders import warnings_said, workspaces
 from secateur_cli.commands.telling import Changes, Config, Output, Trace, plain_console, telling
-from secateur_cli.config import load_config
-from secateur_cli.plan_table import plan_facts, print_plan
-from secateur_cli.planning import plan_job
 from secateur_cli.progress import Progress
+from secateur_cli.report.plan_table import plan_facts, print_plan
+from secateur_cli.settings.config import load_config
+from secateur_cli.stages.planning import plan_job
 
 
 def search(

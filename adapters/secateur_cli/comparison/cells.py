@@ -17,7 +17,7 @@ from secateur.protocols import Kept
 from secateur_cli.comparison.contenders import varies
 from secateur_cli.comparison.schema import CompareConfig, CompareRun, CompareSearch, ContenderConfig, Stage
 from secateur_cli.costs import label
-from secateur_cli.plan_schema import BudgetConfig
+from secateur_cli.settings.plan_schema import BudgetConfig
 
 DENSE = "accuracy dense"
 

@@ -11,9 +11,9 @@ from secateur_cli.comparison import plots
 from secateur_cli.comparison.contenders import HOUSES
 from secateur_cli.comparison.tables import alike, missing, share, untouched
 from secateur_cli.comparison.verdicts import blocks_of, called, is_measured, verdicts
-from secateur_cli.page import Figure, Section, Table, as_text
-from secateur_cli.report import moment, readable, render_page
-from secateur_cli.sections import SEARCHES
+from secateur_cli.report.page import Figure, Section, Table, as_text
+from secateur_cli.report.report import moment, readable, render_page
+from secateur_cli.report.sections import SEARCHES
 from secateur_cli.wording import NONE, amount, percent
 
 TEMPLATE = "comparison.html.jinja"

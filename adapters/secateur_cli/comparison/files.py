@@ -14,9 +14,9 @@ import secateur_onnx
 from secateur.errors import MissingDependencyError
 from secateur.files import replacing, write_json
 from secateur_cli.comparison.setting import Setting
-from secateur_cli.pipeline import versions
 from secateur_cli.progress import Progress
-from secateur_cli.report import packages_missing
+from secateur_cli.report.report import packages_missing
+from secateur_cli.stages.pipeline import versions
 
 JSON_FILE, CSV_FILE, HTML_FILE = "comparison.json", "comparison.csv", "comparison.html"
 PLAIN = (

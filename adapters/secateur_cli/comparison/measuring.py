@@ -26,8 +26,8 @@ from secateur.training import highest_filters, restart_batch_norm
 from secateur_cli.comparison.cells import DENSE, Cell, latency_name
 from secateur_cli.comparison.scoring import scores_for
 from secateur_cli.comparison.setting import Setting, trained
-from secateur_cli.job import seed_everything
-from secateur_cli.recovery import MEMORY
+from secateur_cli.stages.job import seed_everything
+from secateur_cli.stages.recovery import MEMORY
 
 
 def measure_dense(setting: Setting, journal: Journal) -> float:

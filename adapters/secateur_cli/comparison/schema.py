@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from secateur_cli.comparison.contenders import HOUSES, check_name, house_and_name
-from secateur_cli.plan_schema import BudgetConfig
-from secateur_cli.schema import RunConfig
-from secateur_cli.values import Count, Section, as_tuple
+from secateur_cli.settings.plan_schema import BudgetConfig
+from secateur_cli.settings.schema import RunConfig
+from secateur_cli.settings.values import Count, Section, as_tuple
 
 CompareSearch = Literal["uniform", "greedy", "curves"]
 Stage = Literal["cut", "recalibrated", "compensated", "fine-tuned"]

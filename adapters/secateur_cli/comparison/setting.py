@@ -26,16 +26,16 @@ from secateur.weights import load_weights, save_weights, tensors_of
 from secateur_cli.claims import Claims
 from secateur_cli.comparison.contenders import Subject
 from secateur_cli.comparison.schema import CompareRun
-from secateur_cli.data import Data, load_data
-from secateur_cli.identity import identity_of
-from secateur_cli.job import going_on
-from secateur_cli.plan_schema import BudgetConfig
-from secateur_cli.preparation import check_device, logits
+from secateur_cli.inputs.data import Data, load_data
+from secateur_cli.inputs.sources import build_network
 from secateur_cli.progress import Progress
-from secateur_cli.recovery import calibration_images
-from secateur_cli.schema import RecoverConfig
-from secateur_cli.sources import build_network
-from secateur_cli.values import Recovery
+from secateur_cli.settings.plan_schema import BudgetConfig
+from secateur_cli.settings.schema import RecoverConfig
+from secateur_cli.settings.values import Recovery
+from secateur_cli.stages.identity import identity_of
+from secateur_cli.stages.job import going_on
+from secateur_cli.stages.preparation import check_device, logits
+from secateur_cli.stages.recovery import calibration_images
 
 JOURNAL, CLAIMS, DENSE_WEIGHTS = "comparison.sqlite", "claims", "dense.safetensors"
 OWN_FILES = {"claims", "dense.safetensors", "greedy", "training"}

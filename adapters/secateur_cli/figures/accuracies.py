@@ -21,9 +21,9 @@ from secateur.errors import SecateurError
 from secateur_cli.figures.bench import Bench, with_search
 from secateur_cli.figures.cells import Cell, Planned, measure_cells
 from secateur_cli.figures.order import Found, Order
-from secateur_cli.plan_schema import Search
-from secateur_cli.preparation import rehearse_scores
-from secateur_cli.schema import ScoreConfig
+from secateur_cli.settings.plan_schema import Search
+from secateur_cli.settings.schema import ScoreConfig
+from secateur_cli.stages.preparation import rehearse_scores
 
 POOLS = {"full maps": "none", "averages": "gap"}
 

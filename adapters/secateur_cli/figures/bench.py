@@ -21,19 +21,19 @@ from secateur.cost import cost_model
 from secateur.journal import Journal
 from secateur.records import PruningPlan, ScoreTable
 from secateur_cli.claims import Claims
-from secateur_cli.error_curves import begins_with_curves, error_curves
 from secateur_cli.figures.keeping import Keeper
 from secateur_cli.figures.order import Order, Row, Until
-from secateur_cli.identity import identity_of
-from secateur_cli.job import Job, seed_everything
-from secateur_cli.latency import search_to_latency
-from secateur_cli.pipeline import remove_channels, train_pruned
-from secateur_cli.plan_schema import BudgetConfig, PlanConfig, Search
-from secateur_cli.planning import FILES, score, train_dense
-from secateur_cli.preparation import prepare
 from secateur_cli.progress import Progress
-from secateur_cli.recovery import recover
-from secateur_cli.schema import FineTuneConfig, RunConfig, ScoreConfig
+from secateur_cli.settings.plan_schema import BudgetConfig, PlanConfig, Search
+from secateur_cli.settings.schema import FineTuneConfig, RunConfig, ScoreConfig
+from secateur_cli.stages.error_curves import begins_with_curves, error_curves
+from secateur_cli.stages.identity import identity_of
+from secateur_cli.stages.job import Job, seed_everything
+from secateur_cli.stages.latency import search_to_latency
+from secateur_cli.stages.pipeline import remove_channels, train_pruned
+from secateur_cli.stages.planning import FILES, score, train_dense
+from secateur_cli.stages.preparation import prepare
+from secateur_cli.stages.recovery import recover
 from secateur_cli.workspace import Workspace
 
 
@@ -169,7 +169,7 @@ def bench(order: Order, seed: int) -> Iterator[Bench]:
     """Yield the bench of a seed: data split by it, the network trained with it where the configuration trains.
 
     Raises:
-        SecateurError: whatever `secateur_cli.preparation.prepare` refuses, before anything is kept.
+        SecateurError: whatever `secateur_cli.stages.preparation.prepare` refuses, before anything is kept.
         ConfigError, JournalError: what was kept is of another network, other images or settings; says which.
     """
     config = order.config.model_copy(update={"seed": seed})

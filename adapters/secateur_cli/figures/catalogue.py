@@ -11,11 +11,11 @@ from types import MappingProxyType
 from secateur.criteria import known_criterion
 from secateur.errors import ConfigError
 from secateur.search.selection import Variant
-from secateur_cli.config import nearest
 from secateur_cli.figures import accuracies, kept_widths, selections, stability
 from secateur_cli.figures.order import Found, Order, Until
 from secateur_cli.progress import Progress
-from secateur_cli.schema import RunConfig
+from secateur_cli.settings.config import nearest
+from secateur_cli.settings.schema import RunConfig
 
 BUDGETED = ("uniform", "curves", "greedy", "refine", "cross_layer")
 """The searches that any budget of MACs can be given to."""

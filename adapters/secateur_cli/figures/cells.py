@@ -11,7 +11,7 @@ from secateur.records import PruningPlan, ScoreTable
 from secateur_cli.figures.bench import Bench, bench
 from secateur_cli.figures.intervals import Spread, spread_of_shares
 from secateur_cli.figures.order import Order, Row, Until
-from secateur_cli.schema import FineTuneConfig
+from secateur_cli.settings.schema import FineTuneConfig
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from secateur.records import PruningPlan
 from secateur_cli.figures.bench import Bench, bench, with_search
 from secateur_cli.figures.order import Found, Order, Row
 from secateur_cli.plan_file import read_plan
-from secateur_cli.plan_schema import Search
+from secateur_cli.settings.plan_schema import Search
 
 
 def widths(order: Order) -> Found:

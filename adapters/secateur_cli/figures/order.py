@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from secateur_cli.progress import Progress
-from secateur_cli.schema import RunConfig
+from secateur_cli.settings.schema import RunConfig
 
 Until = Literal["removed", "recovered", "fine-tuned"]
 """How far a network is followed after its channels went."""

@@ -28,7 +28,7 @@ from secateur.records import ScoreTable
 from secateur_cli.figures.agreement import rank_correlation, relative_change
 from secateur_cli.figures.bench import Bench, bench
 from secateur_cli.figures.order import Found, Order, Row
-from secateur_cli.job import seed_everything
+from secateur_cli.stages.job import seed_everything
 
 LEAST_BATCHES = 2
 

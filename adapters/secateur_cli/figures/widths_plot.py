@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from secateur_cli.figures.names import name_of
 from secateur_cli.figures.order import Found, Row
 from secateur_cli.figures.paper import WIDE, legend_above, look, sheet
-from secateur_cli.plots import shortened
+from secateur_cli.report.plots import shortened
 
 MOST_NAMES = 40  # beyond them layers are numbered
 

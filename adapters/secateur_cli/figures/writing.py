@@ -17,7 +17,7 @@ from secateur.errors import ConfigError
 from secateur.files import replacing, write_json
 from secateur_cli.figures.cells import summarised
 from secateur_cli.figures.order import Found, Order
-from secateur_cli.report import plain
+from secateur_cli.report.report import plain
 from secateur_onnx.machine import cpu_name
 
 PACKAGES = ("secateur", "torch", "torch-pruning", "numpy", "matplotlib")

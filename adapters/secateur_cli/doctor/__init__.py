@@ -1,0 +1,1 @@
+"""What may go wrong, found before it does: the installation, the network, NNI."""

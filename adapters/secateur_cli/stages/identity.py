@@ -1,0 +1,35 @@
+"""Which network, which images and which settings measurements are of, so that none is gone on with as another's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from secateur.batches import rebatch
+from secateur.journal import identify
+from secateur.records import ChannelGroups
+from secateur_cli.inputs.data import Data
+from secateur_cli.stages.job import seed_everything
+
+DIGESTED = 1000  # images of each split that tell the data from other data
+
+
+def identity_of(
+    model: nn.Module, groups: ChannelGroups, data: Data, *, seed: int, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what makes measurements those of the same network, images and settings, for `Journal.open`.
+
+    Args:
+        model: the dense network, trained.
+        groups: its channel groups.
+        data: of which the held-out images and those that are scored are looked at, the first of each.
+        seed: of everything random; also begun from here, since users' data may draw its order.
+        settings: what else decides the measurements, see `RunConfig.deciding`.
+
+    Cost: reads 1,000 images of each of the two.
+    """
+    seed_everything(seed)
+    read = (batch for split in (data.test, data.calibration) for batch in rebatch(split, None, samples=DIGESTED))
+    return identify(model, groups, read, seed=seed, settings=settings)

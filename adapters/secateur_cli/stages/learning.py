@@ -1,0 +1,162 @@
+"""The stage of the searches that train: which channels go is learnt along with the weights, to the widths of the plan.
+
+The widths are those of the uniform search: the same share of every group, the smallest that meets the budgets. What is
+learnt is kept in the folder of the run, and the network that is cut from then on is the one that was trained.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from secateur.cost import record_layers
+from secateur.errors import ConfigError, NetworkError, PlanError
+from secateur.files import write_json
+from secateur.gates import GateEpoch, autoprune
+from secateur.gates.attached import check_gates
+from secateur.modes import placed
+from secateur.records import ChannelGroup, PruningPlan
+from secateur.search import stages_of
+from secateur.training import Epoch, prune_by_soft_clusters
+from secateur.training.soft_clusters import check_mergeable
+from secateur.weights import load_weights
+from secateur_cli.settings.learning_schema import AutoPrunerConfig, SoftClustersConfig
+from secateur_cli.settings.schema import PlanConfig, Search
+from secateur_cli.settings.values import Method
+from secateur_cli.stages.job import CHECKPOINT, Job, going_on
+
+LEARNT: tuple[Search, ...] = ("autopruner", "soft_clusters")
+WEIGHTS, LEARNT_PLAN = "stages/learnt.safetensors", "stages/learnt.json"
+Found = tuple[nn.Module, PruningPlan, dict[str, Any]]
+"""The network that was trained, the plan, and what the report tells of it."""
+
+
+def learn_channels(job: Job, start: PruningPlan) -> PruningPlan:
+    """Return the plan of the channels that are learnt to stay, as many of each group as in `start`.
+
+    From then on `job.source` is the network that was trained. A run that is killed goes on from the last epoch.
+    """
+
+    def work() -> dict[str, Any]:
+        begun = time.monotonic()
+        learn = _autoprune if job.search == "autopruner" else _soft_clusters
+        model, plan, facts = going_on(lambda: learn(job, start), job.workspace.path(CHECKPOINT), job.progress)
+        job.keep(model, WEIGHTS)
+        write_json(job.workspace.path(LEARNT_PLAN), plan.to_json())
+        return {"search": job.search, "seconds": time.monotonic() - begun, **facts}
+
+    job.facts["learning"] = job.once("learning", work)
+    job.learnt = copy.deepcopy(job.model)
+    load_weights(job.learnt, job.workspace.path(WEIGHTS))
+    return PruningPlan.from_json(job.workspace.read(LEARNT_PLAN))
+
+
+def rehearse_learning(
+    search: Search,
+    config: PlanConfig,
+    model: nn.Module,
+    groups: Mapping[str, ChannelGroup],
+    example: Tensor,
+    *,
+    method: Method,
+) -> None:
+    """Refuse before any work what would stop the training of channels.
+
+    Raises:
+        NetworkError: nothing in the network can be trained, or a group takes no gate.
+        PlanError: a group whose channels are only masked.
+        ConfigError: a recovery that makes filters anew.
+    """
+    if search not in LEARNT:
+        return
+    if method == "sketch":
+        raise ConfigError(f"recover: sketch makes new filters of all, where search: {search} has learnt which stay")
+    if not any(p.requires_grad for p in model.parameters()):
+        raise NetworkError(f"no parameter of the network needs a gradient, so search: {search} has nothing to train")
+    try:
+        if search == "autopruner":
+            settings = config.autopruner or AutoPrunerConfig()
+            check_gates(model, groups, example, most=settings.recipe(seed=0).most)
+        for group in groups.values() if search == "soft_clusters" else ():
+            check_mergeable(model, group)
+    except (NetworkError, PlanError) as error:
+        raise type(error)(f"search: {search}: {error}; plan.ignore leaves a layer as it is") from error
+
+
+def _autoprune(job: Job, start: PruningPlan) -> Found:
+    settings = job.config.plan.autopruner or AutoPrunerConfig()
+    recipe = settings.recipe(seed=job.config.seed)
+    stages = _stages(job, start, settings.granularity)
+
+    def say(epoch: GateEpoch) -> None:
+        which = f"stage {epoch.stage} of {len(stages)}, " if len(stages) > 1 else ""
+        job.progress.say(
+            f"  {which}epoch {epoch.number} of {recipe.epochs}: loss {epoch.loss:.3f}, the codes keep {epoch.kept:.1%} "
+            f"of the channels, {epoch.binary:.0%} of the gates are binary"
+        )
+
+    with job.progress.task("training gates") as advance, placed(job.config.device, job.model):
+        found = autoprune(
+            *(job.model, job.groups, job.costs[0], job.data.train.fresh()),
+            keep=start.widths,
+            stages=stages,
+            recipe=recipe,
+            checkpoint=job.workspace.path(CHECKPOINT),
+            on_step=advance,
+            on_epoch=say,
+        )
+    gates = [
+        {
+            "group": name,
+            "width": len(gate.code),
+            "target": gate.target,
+            "code": gate.kept,
+            "kept": len(found.plan[name]),
+            "alpha": gate.alpha,
+            "binary": gate.binary,
+        }
+        for name, gate in found.gates.items()
+    ]
+    plan = replace(start, kept=found.plan.kept, ties={}, settings={**start.settings, **found.plan.settings})
+    return found.model, plan, {"epochs": [asdict(epoch) for epoch in found.epochs], "gates": gates}
+
+
+def _soft_clusters(job: Job, start: PruningPlan) -> Found:
+    settings = job.config.plan.soft_clusters or SoftClustersConfig()
+
+    def say(epoch: Epoch) -> None:
+        job.progress.say(f"  epoch {epoch.number} of {settings.epochs}: loss {epoch.loss:.3f}")
+
+    with job.progress.task("training clusters of filters") as advance, placed(job.config.device, job.model):
+        found = prune_by_soft_clusters(
+            *(job.model, job.groups, job.costs[0], job.data.train.fresh()),
+            keep=start.widths,
+            recipe=settings.recipe(seed=job.config.seed),
+            checkpoint=job.workspace.path(CHECKPOINT),
+            on_step=advance,
+            on_epoch=say,
+        )
+    plan = replace(start, kept=found.plan.kept, ties={}, settings={**start.settings, **found.plan.settings})
+    clusters = [
+        {"group": name, "width": sum(map(len, own)), "kept": len(own), "largest": max(map(len, own))}
+        for name, own in found.clusters.items()
+    ]
+    epochs = [{"number": epoch.number, "loss": epoch.loss} for epoch in found.history.epochs]
+    return found.model, plan, {"epochs": epochs, "clusters": clusters}
+
+
+def _stages(job: Job, start: PruningPlan, granularity: str) -> list[list[str]]:
+    """Return the groups that lose channels: those that learn together, one stage after the other."""
+    names = [group.name for group in start.groups if start.removed(group.name)]
+    if granularity == "all":
+        return [names]
+    if granularity == "layer":
+        return [[name] for name in names]
+    places = stages_of(job.groups, record_layers(job.model, job.data.example))
+    numbers = sorted({places[name].number for name in names})
+    return [[name for name in names if places[name].number == number] for number in numbers]

@@ -1,0 +1,231 @@
+"""Everything that can be wrong with a run, found out before any work is done or any file is written."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.channel_graph import channel_groups
+from secateur.channel_map import with_channel_maps
+from secateur.cost import cost_model
+from secateur.criteria import GROUP_CRITERIA
+from secateur.errors import CheckpointError, ConfigError, DataError, NetworkError
+from secateur.modes import evaluating
+from secateur.records import ChannelGroups, ScoreTable
+from secateur.scoring import scores_by_name
+from secateur.search import format_cost
+from secateur.search.budget import allowed_cost
+from secateur.search.problem import state_problem
+from secateur.search.spending import state_spendings
+from secateur.training.block_ends import block_ends
+from secateur.weights import tensors_of
+from secateur_cli.failures import described
+from secateur_cli.inputs.data import load_data
+from secateur_cli.inputs.sources import build_network, network_factory
+from secateur_cli.progress import Progress
+from secateur_cli.settings.config import resolve
+from secateur_cli.settings.schema import PlanConfig, RunConfig, ScoreConfig, Search
+from secateur_cli.stages.few_bits import needs_scores
+from secateur_cli.stages.job import Job
+from secateur_cli.stages.latency import check_latency
+from secateur_cli.stages.learning import rehearse_learning
+from secateur_cli.stages.prescribed import (
+    PRESCRIBED,
+    Setting,
+    Shallow,
+    prescribed_plan,
+    read_shallow,
+    read_shallow_plan,
+)
+from secateur_cli.stages.recovery import calibration_images
+from secateur_cli.workspace import Workspace
+
+
+def prepare(
+    config: RunConfig,
+    search: Search,
+    *,
+    folder: Path,
+    output: Path,
+    progress: Progress,
+    smoke: bool,
+    files: Mapping[str, Sequence[str]],
+    begun: float,
+) -> Job:
+    """Load network and data, and find out what can be wrong before any work is done or any file is written.
+
+    Raises: SecateurError: see `secateur_cli.stages.pipeline.run_job`.
+    """
+    check_device(config)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    with progress.waiting("building the network"):
+        model = build_network(config.network, folder).eval()
+    workspace = Workspace(output, run_settings(config, search, folder=folder, smoke=smoke), files=files, begun=begun)
+    data = load_data(config.data, folder=folder, seed=config.seed)
+    outputs = logits(model, data.example).shape[1]
+    data = data.for_outputs(outputs)
+    model = with_channel_maps(model, data.example)
+    groups = channel_groups(model, data.example, ignore=config.plan.ignore, residual=config.plan.residual)
+    costs = tuple(cost_model(name, model, data.example, groups) for name in config.plan.budget.counted)
+    if config.plan.budget.latency is not None and "plan" not in workspace.stages:
+        check_latency(config, model, data.example)
+    shallow = read_shallow(config.plan, data.example, folder)
+    setting = rehearsed_setting(config, model, data.example, groups, shallow)
+    rehearse_quantization(config, model, data.example)
+    rehearse_plan(config, search, rehearse_scores(config, model, data.example), setting)
+    workspace.open()
+    if workspace.stages:
+        progress.say(f"continuing the run in {output}; done so far: {', '.join(workspace.stages)}")
+    if workspace.lost is not None:
+        progress.say(f"{output / workspace.lost} is gone: making it again, and what follows from it")
+    dense = ", ".join(format_cost(cost({}), cost.unit) for cost in setting.costs)
+    number = "1 group" if len(groups) == 1 else f"{len(groups)} groups"
+    progress.say(f"{config.network.build}: {dense}, {number} of channels can be pruned")
+    if data.classes is not None and data.classes < outputs:
+        progress.say(f"warning: the network has {outputs} outputs, but the data only {data.classes} classes")
+    facts: dict[str, Any] = {
+        "config": config.model_dump(mode="json"),
+        "network": {
+            "build": config.network.build,
+            "weights": None if config.network.weights is None else str(config.network.weights),
+            "skipped": dict(groups.skipped),
+        },
+        "data": dict(data.describe),
+        "accuracy": [],
+    }
+    build = network_factory(config.network, folder)
+    return Job(config, search, workspace, progress, build, model, data, groups, costs, shallow, facts)
+
+
+def check_device(config: RunConfig) -> None:
+    """Refuse a device that torch does not find. Raises ConfigError."""
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "device: cuda: torch finds no CUDA device here; `secateur doctor` may say why. Or device: cpu"
+        )
+
+
+def run_settings(config: RunConfig, search: Search, *, folder: Path, smoke: bool) -> dict[str, Any]:
+    """Return what makes a run the same run: the configuration, the search, the weights in the file, the shallow plan.
+
+    Raises:
+        CheckpointError: the weights file cannot be read.
+        PlanError: the plan of a shallow network cannot be read.
+    """
+    decides = config.canonical() | {"search": search, "smoke": smoke, "weights_sha256": _digest(config, folder)}
+    if config.plan.shallow is not None:
+        decides["shallow_plan"] = read_shallow_plan(config.plan.shallow, folder).fingerprint
+    return decides
+
+
+def logits(model: nn.Module, example: Tensor) -> Tensor:
+    """Return the outputs of the network for a batch of the data.
+
+    Raises: DataError: it does not run on it. NetworkError: it returns something else than finite logits (N, classes).
+    """
+    try:
+        with evaluating(model), torch.no_grad():
+            outputs = model(example)
+    except Exception as error:  # the user's network may raise anything
+        raise DataError(
+            f"the network does not run on the data, a batch of shape {tuple(example.shape)}: {described(error)}"
+        ) from error
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2:
+        found = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise NetworkError(f"the network must return logits (N, classes) for a batch of the data; it returned {found}")
+    if not bool(torch.isfinite(outputs).all()):
+        raise NetworkError("the network returns NaN or infinite values for the first images of the data")
+    return outputs
+
+
+def rehearse_scores(config: RunConfig, model: nn.Module, example: Tensor) -> ScoreTable:
+    """Return scores of two images, which mean nothing: to be refused now and not after the training.
+
+    Raises: SecateurError: layers that the criterion cannot score.
+    """
+    settings = config.score
+    quick = "random" if settings.criterion in GROUP_CRITERIA else settings.criterion  # these rank for minutes
+    options = {} if quick != settings.criterion else settings.options
+    batch = (example, torch.arange(len(example)) % 2)  # the scores mean nothing, so any two classes will do
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is worth saying comes again with all images
+        return scores_by_name(model, [batch], quick, options=options, tap=settings.tap)
+
+
+def rehearse_quantization(config: RunConfig, model: nn.Module, example: Tensor) -> None:
+    """Let DI score two images where it decides who keeps more bits, to be refused now and not after the training.
+
+    Raises: SecateurError: layers that DI cannot score.
+    """
+    if needs_scores(config.quantize):
+        rehearse_scores(config.model_copy(update={"score": ScoreConfig(criterion="di")}), model, example)
+
+
+def rehearsed_setting(
+    config: RunConfig, model: nn.Module, example: Tensor, groups: ChannelGroups, shallow: Shallow | None
+) -> Setting:
+    """Return what a search is rehearsed with: what a latency allows is known once layers have been timed."""
+    budgets = config.plan.budget.counted or {"macs": "99.9%"}
+    costs = tuple(cost_model(name, model, example, groups) for name in budgets)
+    return Setting(model, example, groups, costs, budgets, shallow)
+
+
+def rehearse_plan(config: RunConfig, search: Search, scores: ScoreTable, setting: Setting) -> None:
+    """State the search's problem, to be refused now and not after the training.
+
+    Raises: SecateurError: groups without scores, a budget that is met already or out of reach, weights that cannot be
+        saved or trained, more images to recover on than fit into memory.
+    """
+    plan, model, costs = config.plan, setting.model, setting.costs
+    state_spendings(costs, setting.budgets, {})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as above
+        if search in PRESCRIBED:
+            prescribed_plan(search, plan, scores, setting)
+        else:
+            state_problem(
+                setting.groups,
+                scores,
+                costs,
+                setting.budgets,
+                round_to=plan.round_to,
+                min_keep=plan.min_keep,
+                reduction="sum",
+            )
+    rehearse_learning(search, plan, model, setting.groups, setting.example, method=config.recover.method)
+    if search == "greedy" and plan.greedy_from is not None:
+        _check_start(plan, setting)
+    tensors_of(model)
+    calibration_images(config.recover, setting.example)
+    if (config.train or config.fine_tune) and not any(p.requires_grad for p in model.parameters()):
+        raise NetworkError("no parameter of the network needs a gradient, so it cannot be trained; set fine_tune: null")
+    if config.fine_tune and config.fine_tune.feature_weight and not block_ends(model, setting.example):
+        raise ConfigError("fine_tune.feature_weight: no module of the network ends a residual block; leave it 0")
+
+
+def _check_start(plan: PlanConfig, setting: Setting) -> None:
+    begin, budgets = str(plan.greedy_from), setting.budgets
+    dense = {cost.name: cost({}) for cost in setting.costs}
+    if all(allowed_cost(begin, dense[name]) <= allowed_cost(budget, dense[name]) for name, budget in budgets.items()):
+        raise ConfigError(
+            f"plan.greedy_from: {plan.greedy_from}: the search has to begin above a budget, to have something to do"
+        )
+
+
+def _digest(config: RunConfig, folder: Path) -> str | None:
+    """Return the hash of the weights file, so that replaced weights are another run."""
+    if config.network.weights is None:
+        return None
+    try:
+        with resolve(config.network.weights, folder).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"cannot read the weights {config.network.weights}: {error.strerror}") from error

@@ -1,0 +1,1 @@
+"""ONNX files of fewer bits, and how each provider executes them."""

@@ -1,0 +1,285 @@
+"""A network whose filters have few bits as an ONNX file that is small, and that ONNX Runtime runs as it is.
+
+In place of a layer's weight stand its codes, one tensor for each number of bits, in the narrowest type that holds them.
+DequantizeLinear multiplies each filter's codes by its scale, Concat puts the levels one behind the other, and Gather
+brings the filters into the order of the channels. Batch norm that the exporter has folded into a convolution is a
+factor of each filter, and goes into its scale. What a layer reads goes through QuantizeLinear and DequantizeLinear
+where the plan has a range for it.
+"""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
+
+from secateur.errors import NetworkError
+from secateur.quantization import ActivationRange, BitPlan, Quantized, quantize_network
+from secateur.quantization.packing import pack
+from secateur_onnx.exporting import ExportResult, export, require_folder, write_model
+from secateur_onnx.few_bits.rounded_inputs import opset_of, round_inputs_of, tolerance_of, with_room_for_bias
+from secateur_onnx.packages import require
+
+TYPES = {2: ("INT2", 25), 4: ("INT4", 21), 8: ("INT8", 21), 16: ("INT16", 21)}
+"""Bits of a type -> its name, and the first version of the ONNX operators in which DequantizeLinear takes it."""
+ROUNDING = 1e-4  # of a filter's largest weight: how far the exporter's folding may be from codes times a scale
+
+
+@dataclass(frozen=True)
+class QuantizedExport:
+    """What was written.
+
+    Attributes:
+        file: where it lies, its size, and how the network was translated.
+        stored: bits of a filter -> the type that its codes are stored in.
+        wider: bits -> why the narrowest type was not taken; empty where it was.
+        left: layer -> why its weights are stored in float32, rounded all the same.
+        model: the network with rounded weights, which also rounds its activations, to compare the file with.
+        tolerance: of a comparison with it, for `check_parity`, see `tolerance_of`; None: that of floating numbers.
+    """
+
+    file: ExportResult
+    stored: Mapping[int, str]
+    wider: Mapping[int, str]
+    left: Mapping[str, str]
+    model: nn.Module
+    tolerance: float | None = None
+
+
+def export_quantized(
+    model: nn.Module,
+    plan: BitPlan,
+    example_inputs: Tensor | tuple[Tensor, ...],
+    path: str | Path,
+    *,
+    thresholds: Mapping[str, Tensor] | None = None,
+    metadata: Mapping[str, object] | None = None,
+) -> QuantizedExport:
+    """Write the network with rounded weights as one ONNX file whose weights take the bits that the plan gives them.
+
+    Args:
+        model: unchanged.
+        plan, thresholds: see `secateur.quantization.quantize_network`.
+        example_inputs, path, metadata: see `export`; with rounded activations the more images, the surer the tolerance.
+
+    Raises: as `quantize_network` and `export`, and
+
+        NetworkError: weights that are not float32, or inputs to round of a layer whose weight the file has in float32
+            or shares with another layer.
+
+    Cost: that of `export`, and of a session for each type whose support is not known yet.
+
+    Example:
+        >>> from secateur.quantization import uniform_bits
+        >>> from secateur_onnx import check_parity
+        >>> net, images = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3)), torch.randn(2, 3, 8, 8)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     done = export_quantized(net, uniform_bits(net, 4, ends=None), images, Path(folder) / "net.onnx")
+        ...     check_parity(done.model, done.file.path, [images]).passed
+        True
+        >>> done.stored, done.file.file_bytes < 64 * 64 * 9
+        ({4: 'INT4'}, True)
+
+    Deviations: the runtime turns codes into float32 and computes in it; where a type has no operator or the runtime
+    refuses it, the next wider one is taken. Transposed convolutions in groups keep float32.
+    """
+    onnx, path = require("onnx"), Path(path)
+    require_folder(path)
+    rounded, codes = quantize_network(model, plan, thresholds)
+    for name in codes:
+        if (kind := rounded.get_parameter(f"{name}.weight").dtype) != torch.float32:
+            raise NetworkError(
+                f"few bits are written of weights in float32; those of {name!r} are {kind}: use .float()"
+            )
+    wanted = sorted({b for bits in plan.bits.values() for b in bits.tolist()})
+    chosen, wider = {}, {}
+    for bits in wanted:
+        chosen[bits], refused = narrowest(bits)
+        if refused:
+            wider[bits] = "; ".join(refused)
+    needed = [TYPES[width][1] for width in chosen.values()] + [opset_of(to) for to in plan.activations.values()]
+    plain = quantize_network(model, replace(plan, activations={}), thresholds)[0] if plan.activations else rounded
+    with tempfile.TemporaryDirectory() as folder:
+        result = export(
+            plain, example_inputs, Path(folder) / path.name, metadata=metadata, opset=max(needed, default=None)
+        )
+        proto = onnx.load(result.path)
+    left, made = dict[str, str](), list[str]()
+    for name, quantized in codes.items():
+        module, to = rounded.get_submodule(name), plan.activations.get(name)
+        if isinstance(module, _ConvTransposeNd) and module.groups > 1:
+            left[name] = "a transposed convolution in groups"
+        elif (weight := _replace(proto.graph, name, module, quantized, chosen, to)) is not None:
+            made.append(name)
+            if to is not None:
+                round_inputs_of(proto.graph, name, weight, to)
+        elif (twin := next((own for own in made if _equal(codes[own], quantized)), None)) is None:
+            left[name] = "the exporter changed its weight by more than a factor for each filter"
+        elif {name, twin} & plan.activations.keys():
+            raise NetworkError(
+                f"what {twin!r} and {name!r} read cannot be rounded in the ONNX file, since the exporter keeps one "
+                "tensor for their equal weights; take both out of the plan's activations"
+            )
+    lost = [name for name in plan.activations if name in left]
+    if lost:
+        raise NetworkError(f"what {lost[0]!r} reads cannot be rounded in the ONNX file: {left[lost[0]]}")
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise NetworkError(f"the exported file does not pass the checks of onnx: {error}") from error
+    size = write_model(proto.SerializeToString(), path)
+    file = ExportResult(path, result.opset, result.exporter, result.fallback_reason, size)
+    stored = {b: TYPES[w][0] for b, w in chosen.items()}
+    return QuantizedExport(file, stored, wider, left, rounded, tolerance_of(rounded, plan, example_inputs))
+
+
+def narrowest(bits: int) -> tuple[int, list[str]]:
+    """Return the width of the narrowest type that holds numbers of `bits` bits and works, and why narrower ones do not.
+
+    Raises:
+        NetworkError: none works.
+
+    Example:
+        >>> narrowest(3)
+        (4, [])
+    """
+    refused: list[str] = []
+    for width in sorted(TYPES):
+        if width >= bits:
+            reason = _refused(width)
+            if reason is None:
+                return width, refused
+            refused.append(reason)
+    raise NetworkError(f"no type for {bits} bits can be stored here: {'; '.join(refused)}")
+
+
+@functools.cache
+def _refused(width: int) -> str | None:
+    """Return why a type cannot be used here; None where a session has run it."""
+    onnx, onnxruntime = require("onnx"), require("onnxruntime")
+    name, opset = TYPES[width]
+    if not hasattr(onnx.TensorProto, name) or onnx.defs.onnx_opset_version() < opset:
+        return f"onnx {onnx.__version__} does not know {name}"
+    helper = onnx.helper
+    graph = helper.make_graph(
+        [helper.make_node("DequantizeLinear", ["codes", "scale"], ["output"], axis=0)],
+        "probe",
+        [],
+        [helper.make_tensor_value_info("output", onnx.TensorProto.FLOAT, [2, 1])],
+        [_codes_tensor(np.array([[1], [-1]]), "codes", width), _floats(np.ones(2), "scale")],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+    proto.ir_version = min(proto.ir_version, helper.find_min_ir_version_for(proto.opset_import))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        found = session.run(None, {})[0]
+    except Exception as error:  # onnxruntime's errors have no common class of their own
+        return f"onnxruntime {onnxruntime.__version__} refuses {name}: {str(error).splitlines()[0]}"
+    return None if found.tolist() == [[1.0], [-1.0]] else f"onnxruntime {onnxruntime.__version__} misreads {name}"
+
+
+def _equal(first: Quantized, second: Quantized) -> bool:
+    """Return whether two layers have the same weights, of which the exporter keeps one."""
+    return torch.equal(first.codes, second.codes) and torch.equal(first.scales, second.scales)
+
+
+def _replace(
+    graph: Any,
+    name: str,
+    module: nn.Module,
+    quantized: Quantized,
+    chosen: Mapping[int, int],
+    to: ActivationRange | None,
+) -> str | None:
+    """Put codes and scales in the place of a layer's weight; return its name, None if none is made of them."""
+    onnx = require("onnx")
+    codes, bits = quantized.codes.cpu().numpy(), quantized.bits.cpu().numpy()
+    ways = [isinstance(module, _ConvTransposeNd)]
+    if isinstance(module, nn.Linear):
+        ways.append(True)  # written as a product with the transposed weight
+    floating = [weight for weight in graph.initializer if weight.data_type == onnx.TensorProto.FLOAT]
+    for weight in sorted(floating, key=lambda weight: weight.name != f"{name}.weight"):  # mostly it keeps its name
+        for turned in ways:
+            values = onnx.numpy_helper.to_array(weight)
+            scales = _scales(np.swapaxes(values, 0, 1) if turned and values.ndim > 1 else values, codes)
+            if scales is None:
+                continue
+            if to is not None:
+                codes, scales = with_room_for_bias(graph, weight.name, codes, scales, to)
+            nodes, tensors = _dequantized(name, weight.name, codes, scales, bits, chosen, turned)
+            graph.initializer.remove(weight)
+            graph.initializer.extend(tensors)
+            for place, node in enumerate(nodes):
+                graph.node.insert(place, node)
+            return str(weight.name)
+    return None
+
+
+def _scales(values: NDArray[Any], codes: NDArray[Any]) -> NDArray[Any] | None:
+    """Return what each filter's codes are to be multiplied by to give these values, (C,); None if nothing does."""
+    if values.shape != codes.shape:
+        return None
+    rows, whole = values.reshape(len(values), -1).astype(np.float64), codes.reshape(len(codes), -1).astype(np.float64)
+    squares = (whole**2).sum(1)
+    scales = (rows * whole).sum(1) / np.maximum(squares, 1)
+    off = np.abs(rows - scales[:, None] * whole).max(1)
+    return scales if (off <= ROUNDING * np.maximum(np.abs(rows).max(1), 1e-30)).all() else None
+
+
+def _dequantized(
+    name: str,
+    weight: str,
+    codes: NDArray[Any],
+    scales: NDArray[Any],
+    bits: NDArray[Any],
+    chosen: Mapping[int, int],
+    turned: bool,
+) -> tuple[list[Any], list[Any]]:
+    """Return the nodes that make a weight of its codes, and the tensors that they read."""
+    helper = require("onnx").helper
+    nodes, tensors, levels, order = [], [], [], []
+    for width in sorted({chosen[b] for b in set(bits.tolist())}):
+        own = np.flatnonzero([chosen[b] == width for b in bits.tolist()])
+        base = f"{name}.codes.{width}"
+        tensors += [_codes_tensor(codes[own], base, width), _floats(scales[own], f"{base}.scale")]
+        nodes.append(helper.make_node("DequantizeLinear", [base, f"{base}.scale"], [f"{base}.values"], axis=0))
+        levels.append(f"{base}.values")
+        order.append(own)
+    last = levels[0]
+    if len(levels) > 1:
+        tensors.append(_integers(np.argsort(np.concatenate(order)), f"{name}.order"))
+        nodes.append(helper.make_node("Concat", levels, [f"{name}.levels"], axis=0))
+        nodes.append(helper.make_node("Gather", [f"{name}.levels", f"{name}.order"], [f"{name}.filters"], axis=0))
+        last = f"{name}.filters"
+    if turned:
+        axes = [1, 0, *range(2, codes.ndim)]
+        nodes.append(helper.make_node("Transpose", [last], [f"{name}.turned"], perm=axes))
+        last = f"{name}.turned"
+    nodes[-1].output[0] = weight
+    return nodes, tensors
+
+
+def _codes_tensor(codes: NDArray[Any], name: str, width: int) -> Any:
+    onnx = require("onnx")
+    kind = getattr(onnx.TensorProto, TYPES[width][0])
+    stream = pack(torch.from_numpy(codes.reshape(-1)), width).numpy().tobytes()  # ONNX's order: lowest bits first
+    return onnx.helper.make_tensor(name, kind, codes.shape, stream, raw=True)
+
+
+def _floats(values: NDArray[Any], name: str) -> Any:
+    return require("onnx").numpy_helper.from_array(values.astype(np.float32), name)
+
+
+def _integers(values: NDArray[Any], name: str) -> Any:
+    return require("onnx").numpy_helper.from_array(values.astype(np.int64), name)
