@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from secateur.channel_graph import Residual, apply_plan, channel_groups, importance_scores
 from secateur.errors import ConfigError, NetworkError
 from secateur.records import ChannelGroup, PruningPlan
-from secateur.search import allowed_widths, select, ties_at_cut
+from secateur.search import allowed_widths, next_allowed, select, ties_at_cut
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,8 @@ def prune(
             known = {name: scores[name] for name in scope.groups if name in scores}
             full = {name: dense[name].width for name in known}
             for name, width in _widths(known, full, scope.ratio * step / iterative_steps, max_pruning_ratio).items():
-                allowed = allowed_widths(len(known[name]), round_to=round_to)
-                decision[name] = select(known[name], next(w for w in allowed if w >= width))
+                allowed = allowed_widths(len(known[name]), round_to=groups[name].step(round_to))
+                decision[name] = select(known[name], next_allowed(width, allowed))
                 ties[name] = ties_at_cut(known[name], len(decision[name]))
         pruned = apply_plan(pruned, PruningPlan(tuple(groups.values()), decision, "parameters", 0, 0, 0))
         kept |= {name: tuple(kept[name][c] for c in channels) for name, channels in decision.items()}

@@ -68,6 +68,6 @@ def _reason(group: ChannelGroup, settings: Mapping[str, Any], scores: ScoreTable
         reasons = [skipped[member.layer] for member in group.producers if member.layer in skipped]
         return "; ".join(reasons) or "none of its layers has scores"
     round_to, min_keep = settings.get("round_to", 1), settings.get("min_keep", 1)
-    if len(allowed_widths(group.width, round_to=round_to, min_keep=min_keep)) == 1:
+    if len(allowed_widths(group.width, round_to=group.step(round_to), min_keep=min_keep)) == 1:
         return f"no smaller width is allowed: a multiple of {round_to}, and at least {min_keep}"
     return "the search met the budget without it"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -77,6 +78,20 @@ class ChannelGroup:
     def masked(self) -> bool:
         """Whether channels that go stay in the network as zeros: no layer becomes smaller."""
         return any(m.role == "masked" for m in self.members)
+
+    def step(self, round_to: int) -> int:
+        """Return of how many of its channels the widths are multiples where those of its layers are of `round_to`.
+
+        Formula: round_to / gcd(round_to, n), each of its channels standing for n of a layer, as in grouped
+        convolutions of n groups; the fewest, where layers differ.
+
+        Example:
+            >>> offsets = tuple((c, c + 4, c + 8, c + 12) for c in range(4))
+            >>> ChannelGroup("conv", 4, (Member("conv", "producer", offsets),)).step(8)
+            2
+        """
+        tied = min(len(owned) for member in self.members for owned in member.indices if owned)
+        return round_to // math.gcd(round_to, tied)
 
     def combine(self, scores: Mapping[str, Tensor], *, reduction: Reduction = "sum") -> Tensor:
         """Return the score of each channel of the group, (width,), from the scores of its producers.

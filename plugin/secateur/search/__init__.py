@@ -9,7 +9,7 @@ from secateur.search.greedy import GreedyStep, greedy_plan
 from secateur.search.published_rates import PUBLISHED_RATES, PublishedRates
 from secateur.search.rates import parse_rates, rate_plan, rate_widths
 from secateur.search.refine import RefineStep, refine_plan
-from secateur.search.selection import allowed_widths, keep_count, select, ties_at_cut
+from secateur.search.selection import allowed_widths, keep_count, next_allowed, select, ties_at_cut
 from secateur.search.stages import Stage, stages_of
 from secateur.search.uniform import uniform_plan
 
@@ -29,6 +29,7 @@ __all__ = [
     "global_ranking_plan",
     "greedy_plan",
     "keep_count",
+    "next_allowed",
     "parse_budget",
     "parse_rates",
     "rate_plan",

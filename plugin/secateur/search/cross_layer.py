@@ -35,7 +35,7 @@ from torch import Tensor
 from secateur.errors import ConfigError, ScoreError
 from secateur.records import ChannelGroup, PruningPlan, Reduction, ScoreTable
 from secateur.search.problem import state_problem
-from secateur.search.selection import Variant
+from secateur.search.selection import Variant, next_allowed
 from secateur.search.spending import Budgets, Costs
 
 
@@ -169,7 +169,7 @@ def cross_layer_plan(
 
     def widths(keep: int) -> dict[str, int]:
         found = ranking.widths(keep)
-        return {name: next(w for w in allowed if w >= found[name]) for name, allowed in problem.widths.items()}
+        return {name: next_allowed(found[name], allowed) for name, allowed in problem.widths.items()}
 
     total = len(ranking.pool)
     above = bisect.bisect_left(range(total + 1), True, key=lambda keep: not problem.met(widths(keep)))

@@ -93,7 +93,7 @@ def curve_plan(
     )
     errors = {name: _curve(values.tolist(), problem.widths[name]) for name, values in problem.scores.items()}
     bill = Bill(problem)
-    uniform, _ = uniform_widths(problem, round_to=round_to, min_keep=min_keep)
+    uniform, _ = uniform_widths(problem)
     starts, at_price = [uniform], math.inf
     prices: list[float] = []
     for weights in _weights(len(bill.spendings)):

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping
 from secateur.errors import PlanError
 from secateur.records import ChannelGroup, PruningPlan, Reduction, ScoreTable
 from secateur.search.problem import state_problem
-from secateur.search.selection import Variant, keep_count
+from secateur.search.selection import Variant, keep_count, next_allowed
 from secateur.search.spending import Budgets, Costs, check_reach
 from secateur.search.stages import Stage
 
@@ -109,7 +109,7 @@ def distilled_plan(
 
     def widths(factor: float) -> dict[str, int]:
         return {
-            name: keep_count(allowed[-1], min(1.0, factor * ratios[stages[name]]), min_keep=min_keep, round_to=round_to)
+            name: next_allowed(keep_count(allowed[-1], min(1.0, factor * ratios[stages[name]])), allowed)
             for name, allowed in problem.widths.items()
         }
 

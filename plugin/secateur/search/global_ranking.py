@@ -26,7 +26,7 @@ from secateur.protocols import Evaluate
 from secateur.records import ChannelGroup, PruningPlan, Reduction, ScoreTable
 from secateur.search.judging import Candidate, judge, settings_of
 from secateur.search.problem import Problem, state_problem
-from secateur.search.selection import Variant
+from secateur.search.selection import Variant, next_allowed
 from secateur.search.spending import Budgets, Costs
 
 MUTATED, COOLED = 0.1, 1.25  # share of the groups that change; a generation is 1 - g / (1.25 G) as bold as the first
@@ -191,6 +191,6 @@ class _Ranking:
                 len(s) - int(torch.searchsorted(s, pool[gone - 1], side="right")) if gone else len(s) for s in moved
             ]
             pairs = zip(self._problem.widths.items(), above, strict=True)
-            return {name: next(w for w in allowed if w >= found) for (name, allowed), found in pairs}
+            return {name: next_allowed(found, allowed) for (name, allowed), found in pairs}
 
         return left(bisect.bisect_left(range(len(pool)), True, key=lambda gone: self._problem.met(left(gone))))

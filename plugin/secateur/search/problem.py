@@ -174,7 +174,10 @@ def state_problem(
         raise NetworkError("the network has no channel group to prune")
     scored = _with_scores(groups, scores)
     combined = {name: group.combine(scores, reduction=reduction) for name, group in scored.items()}
-    widths = {name: allowed_widths(g.width, min_keep=min_keep, round_to=round_to) for name, g in scored.items()}
+    widths = {
+        name: allowed_widths(group.width, min_keep=min_keep, round_to=group.step(round_to))
+        for name, group in scored.items()
+    }
     if limits is not None:
         widths = _within(limits, widths, groups)
     spendings = state_spendings(cost, budget, {name: group.width for name, group in groups.items()})

@@ -9,6 +9,7 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -25,6 +26,7 @@ def allowed_widths(width: int, *, min_keep: int = 1, round_to: int = 1) -> tuple
 
     Rule: the multiples of `round_to` from `min_keep` up, and always the full width: a group that is narrower than
     `round_to`, or no multiple of it, may stay as it is, but is never widened and never emptied.
+    Where a channel stands for several of a layer, give `ChannelGroup.step(round_to)`.
 
     Raises:
         ConfigError: `min_keep` or `round_to` below 1, or no channel at all.
@@ -38,6 +40,16 @@ def allowed_widths(width: int, *, min_keep: int = 1, round_to: int = 1) -> tuple
             raise ConfigError(f"{name} is {number}; it must be at least 1")
     first = -(-min_keep // round_to) * round_to
     return (*range(first, width, round_to), width)
+
+
+def next_allowed(keep: int, allowed: Iterable[int]) -> int:
+    """Return the first of the ascending widths that are allowed, from `keep` up.
+
+    Example:
+        >>> next_allowed(9, allowed_widths(20, round_to=8))
+        16
+    """
+    return next(width for width in allowed if width >= keep)
 
 
 def keep_count(width: int, rate: float, *, min_keep: int = 1, round_to: int = 1, mode: CountMode = "secateur") -> int:
@@ -73,7 +85,7 @@ def keep_count(width: int, rate: float, *, min_keep: int = 1, round_to: int = 1,
         keep = int(width * (1 - rate))
     else:
         raise ConfigError(f"unknown mode {mode!r}; allowed: secateur, hrank, hrankplus")
-    return next(w for w in allowed_widths(width, min_keep=min_keep, round_to=round_to) if w >= keep)
+    return next_allowed(keep, allowed_widths(width, min_keep=min_keep, round_to=round_to))
 
 
 def select(scores: Tensor, keep: int, *, variant: Variant = "low", seed: int = 0) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from secateur.records import ChannelGroup, PruningPlan, Reduction, ScoreTable
 from secateur.search.problem import Problem, state_problem
-from secateur.search.selection import Variant, keep_count
+from secateur.search.selection import Variant, keep_count, next_allowed
 from secateur.search.spending import Budgets, Costs
 
 
@@ -30,9 +30,9 @@ def uniform_plan(
 ) -> PruningPlan:
     """Return the plan that removes the same share of every group, as small a share as the budget allows.
 
-    Group g keeps `keep_count(W_g, rate)` channels. Only the rates j / W_g change any width, so the smallest rate whose
-    cost is at most the budget is found exactly, by bisection over them. The budget is met from below: what the common
-    rate leaves over is left, no group gets a channel back.
+    Group g keeps `keep_count(W_g, rate)` channels, up to the next allowed width. Only the rates j / W_g change any
+    width, so the smallest rate whose cost is at most the budget is found exactly, by bisection over them. The budget is
+    met from below: what the common rate leaves over is left, no group gets a channel back.
 
     Args:
         groups: the channel groups by name.
@@ -82,17 +82,15 @@ def uniform_plan(
         seed=seed,
     )
 
-    widths, rate = uniform_widths(problem, round_to=round_to, min_keep=min_keep)
+    widths, rate = uniform_widths(problem)
     return problem.plan(widths, {"search": "uniform", "rate": rate})
 
 
-def uniform_widths(problem: Problem, *, round_to: int, min_keep: int) -> tuple[dict[str, int], float]:
+def uniform_widths(problem: Problem) -> tuple[dict[str, int], float]:
     """Return the widths of the smallest share that meets every budget when it is removed everywhere, and the share."""
 
     def widths(rate: float) -> dict[str, int]:
-        return {
-            name: keep_count(width, rate, min_keep=min_keep, round_to=round_to) for name, width in problem.dense.items()
-        }
+        return {name: next_allowed(keep_count(allowed[-1], rate), allowed) for name, allowed in problem.widths.items()}
 
     rates = sorted({removed / width for width in problem.dense.values() for removed in range(width + 1)})
     rate = rates[bisect.bisect_left(rates, True, key=lambda rate: problem.met(widths(rate)))]
