@@ -18,7 +18,8 @@ from secateur import apply_plan, channel_groups, uniform_plan
 from secateur.errors import ConfigError, DataError, JournalError, NetworkError, PlanError
 from secateur.journal import Journal
 from secateur.records import ChannelGroups, ScoreTable
-from secateur_onnx import LatencyCost, latency, latency_cost
+from secateur_onnx import LatencyCost, latency_cost
+from secateur_onnx.latency import latency
 from secateur_onnx.latency.geometry import Geometry, layer_calls
 from secateur_onnx.latency.layer_nodes import weight_shape
 from secateur_onnx.latency.layer_tables import Grid, LayerTable, knots

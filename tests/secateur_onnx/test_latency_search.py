@@ -14,7 +14,8 @@ from secateur.cost import MacsCost
 from secateur.errors import BudgetError, ConfigError, DataError, SecateurWarning
 from secateur.journal import Journal
 from secateur.records import ChannelGroups, PruningPlan, ScoreTable
-from secateur_onnx import LatencyCost, WholeRun, WholeRuns, latency_cost, latency_search, whole_runs
+from secateur_onnx import LatencyCost, WholeRun, WholeRuns, latency_cost, latency_search
+from secateur_onnx.latency import whole_runs
 
 IMAGES = torch.zeros(2, 1, 8, 8)
 Truth = Callable[[float], float]

@@ -77,6 +77,7 @@ def tapped(
         has carried on is handed over when the network lets it go, at the next layer's call.
 
     Example:
+        >>> import torch
         >>> network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(inplace=True), nn.Conv2d(2, 4, 3))
         >>> seen = {}
         >>> with tapped(network.eval(), lambda layer, maps: seen.update({layer: tuple(maps.shape)})):
