@@ -52,6 +52,7 @@ from secateur_onnx import (
 )
 
 BUDGET, TOGETHER, TOLERANCE, FASTER = "60%", {"macs": "50%", "latency": "58%"}, 0.05, 1.7
+ROOMY = ("85%", {"macs": "80%", "latency": "83%"})  # of a smoke run, whose short times may be far off
 ROUND_TO, IMAGES = 8, 1000
 CLOCKS = {"wall": time.perf_counter, "process": time.process_time}
 Search = Callable[[Any, Any], PruningPlan]
@@ -79,6 +80,10 @@ class Task(NamedTuple):
         return {"provider": self.given.provider, "batch": self.given.batch, "threads": self.given.threads}
 
     @property
+    def budgets(self) -> tuple[str, dict[str, str]]:
+        return ROOMY if self.given.smoke else (BUDGET, TOGETHER)
+
+    @property
     def search_settings(self) -> dict[str, Any]:
         return {"tolerance": TOLERANCE, "rounds": 1 if self.given.smoke else 8}
 
@@ -94,6 +99,8 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="a small network, few images, short timing, no bound")
     add_arguments(parser, threads=1)
     given = parser.parse_args()
+    if given.smoke and given.provider == "cpu":
+        given.clock = "process"
     torch.set_num_threads(given.threads)
     print(f"threads: {given.threads}, clock: {given.clock}, load {os.getloadavg()[0]:.1f}")
     missed: list[str] = []
@@ -114,9 +121,9 @@ def trained(given: argparse.Namespace, missed: list[str]) -> None:
     task = Task(setting.name, network, data.example, groups, search, given)
     dense = setting.accuracy(network)
     print(f"{task.name}: dense {dense:.2f}% of the held-out images")
-    runs = spend(task, setting, missed)
+    runs, (budget, _) = spend(task, setting, missed), task.budgets
     by_macs = latency_search(
-        lambda cost: search(cost, BUDGET), as_latency(setting.cost, groups), BUDGET, runs, **task.search_settings
+        lambda cost: search(cost, budget), as_latency(setting.cost, groups), budget, runs, **task.search_settings
     )
     tell(task, "MACs, as slow", setting.cost, by_macs.plan, fresh(task, by_macs), setting)
 
@@ -146,11 +153,13 @@ def spend(task: Task, setting: Setting | None, missed: list[str]) -> WholeRuns:
     print(
         f"{task.name}: layers timed in {time.perf_counter() - begun:.0f} s, {cost.dense_ms:.2f} ms in all", flush=True
     )
-    runs = WholeRuns(task.network, task.example, **task.timing)
+    runs, (budget, both) = WholeRuns(task.network, task.example, **task.timing), task.budgets
     searches = {
-        "latency 60%": latency_search(lambda c: task.search(c, BUDGET), cost, BUDGET, runs, **task.search_settings),
-        "MACs 50%, latency 58%": latency_search(
-            lambda c: task.search([macs, c], TOGETHER), cost, TOGETHER["latency"], runs, **task.search_settings
+        f"latency {budget}": latency_search(
+            lambda c: task.search(c, budget), cost, budget, runs, **task.search_settings
+        ),
+        f"MACs {both['macs']}, latency {both['latency']}": latency_search(
+            lambda c: task.search([macs, c], both), cost, both["latency"], runs, **task.search_settings
         ),
     }
     for name, found in searches.items():
