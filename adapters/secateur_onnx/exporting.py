@@ -113,11 +113,7 @@ def export(
     for node in proto.graph.node:
         del node.metadata_props[:]
     onnx.helper.set_model_props(proto, as_strings(metadata))
-    try:
-        onnx.checker.check_model(proto, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise NetworkError(f"the exported file does not pass the checks of onnx: {error}") from error
-    size = write_model(proto.SerializeToString(), path)
+    size = write_checked(proto, path)
     if reason is not None:
         warnings.warn(f"{path.name} was written by torch's older exporter: {reason}", SecateurWarning, stacklevel=2)
     version = next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
@@ -237,6 +233,16 @@ def require_folder(path: Path) -> None:
     """Refuse a file whose folder is not there. Raises ConfigError."""
     if not path.parent.is_dir():
         raise ConfigError(f"there is no folder {path.parent} to write {path.name} into")
+
+
+def write_checked(proto: Any, path: Path) -> int:
+    """Write a model that passes the checks of onnx as `write_model` does. Raises NetworkError where it does not."""
+    onnx = require("onnx")
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise NetworkError(f"the exported file does not pass the checks of onnx: {error}") from error
+    return write_model(proto.SerializeToString(), path)
 
 
 def write_model(data: bytes, path: Path) -> int:

@@ -25,7 +25,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from secateur.errors import NetworkError
 from secateur.quantization import ActivationRange, BitPlan, Quantized, quantize_network
 from secateur.quantization.packing import pack
-from secateur_onnx.exporting import ExportResult, export, require_folder, write_model
+from secateur_onnx.exporting import ExportResult, export, require_folder, write_checked
 from secateur_onnx.few_bits.rounded_inputs import opset_of, round_inputs_of, tolerance_of, with_room_for_bias
 from secateur_onnx.packages import require
 
@@ -132,11 +132,7 @@ def export_quantized(
     lost = [name for name in plan.activations if name in left]
     if lost:
         raise NetworkError(f"what {lost[0]!r} reads cannot be rounded in the ONNX file: {left[lost[0]]}")
-    try:
-        onnx.checker.check_model(proto, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise NetworkError(f"the exported file does not pass the checks of onnx: {error}") from error
-    size = write_model(proto.SerializeToString(), path)
+    size = write_checked(proto, path)
     file = ExportResult(path, result.opset, result.exporter, result.fallback_reason, size)
     stored = {b: TYPES[w][0] for b, w in chosen.items()}
     return QuantizedExport(file, stored, wider, left, rounded, tolerance_of(rounded, plan, example_inputs))
