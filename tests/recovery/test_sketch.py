@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 from torch import nn
 
 from networks_for_tests import Depthwise, Residual
 from references_related import sketch_row_by_row
 from secateur import MacsCost, apply_plan, channel_groups, sketch_filters, uniform_plan, weight_scores
+from secateur.errors import ScoreError
 from secateur.records import PruningPlan
 
 IMAGES = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(0))
@@ -48,6 +50,24 @@ def test_a_norm_of_one_is_asked_for() -> None:
     plan = planned(network)
     plain, normed = (sketch_filters(network, plan, normalise=flag).model[0].weight for flag in (False, True))
     torch.testing.assert_close(normed, plain / network[0].weight.norm())
+
+
+def test_a_weight_of_zeros_stays_one() -> None:
+    network = block()
+    plan = planned(network)
+    nn.init.zeros_(network[3].weight)
+    done = sketch_filters(network, plan, normalise=True)
+    assert not done.model[3].weight.any()
+    assert done.model[0].weight.any()
+
+
+@pytest.mark.parametrize("normalise", [False, True])
+def test_weights_that_are_not_finite_are_named_with_their_layer(normalise: bool) -> None:
+    network = block()
+    plan = planned(network)
+    nn.init.constant_(network[3].weight, float("inf"))
+    with pytest.raises(ScoreError, match="the weights of '3' hold NaN or infinity"):
+        sketch_filters(network, plan, normalise=normalise)
 
 
 def test_streams_and_layers_of_groups() -> None:

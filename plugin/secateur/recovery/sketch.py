@@ -21,6 +21,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from secateur.channel_graph import apply_plan
 from secateur.criteria.sketching import frequent_directions
+from secateur.errors import ScoreError
 from secateur.records import Member, PruningPlan
 
 
@@ -59,11 +60,11 @@ def sketch_filters(model: nn.Module, plan: PruningPlan, *, normalise: bool = Fal
     Args:
         model: the dense network; unchanged.
         plan: only its widths count, not which channels it keeps.
-        normalise: divide each weight by its norm before it is sketched.
+        normalise: divide each weight by its norm before it is sketched; one of zeros stays.
 
     Raises:
         PlanError: a plan of another network.
-        ScoreError: weights that are not finite.
+        ScoreError: weights that are not finite, with their layer.
 
     Cost: singular value decompositions, seconds for a ResNet-50; no data.
 
@@ -92,7 +93,9 @@ def sketch_filters(model: nn.Module, plan: PruningPlan, *, normalise: bool = Fal
                 if weight is None:
                     left[member.layer] = f"{type(module).__name__}, whose weights are no matrix of all channels"
                     continue
-                if normalise:
+                if not bool(torch.isfinite(weight).all()):
+                    raise ScoreError(f"the weights of {member.layer!r} hold NaN or infinity, and have no sketch")
+                if normalise and bool(weight.any()):
                     weight /= weight.norm()
                 axis = 1 if role == "consumer" else 0
                 share = _sketch(weight.transpose(0, axis), member, plan[group.name])
