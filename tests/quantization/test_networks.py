@@ -299,6 +299,9 @@ def test_files_that_do_not_fit(net: nn.Sequential, tmp_path: Path) -> None:
     refused("cannot be read", metadata={"bits": "{"})
     refused("'0' does not fit the network|take .* bytes", **{"0.weight.codes.8": torch.zeros(3, dtype=torch.uint8)})
     refused("8 filters", **{"0.weight.scales": torch.zeros(5)})
+    for scale in (torch.nan, torch.inf, -1.0):
+        refused("'0' .* its scales must be finite", **{"0.weight.scales": torch.tensor([scale, *[1.0] * 7])})
+    refused("'0' .* its scales must be .* float32", **{"0.weight.scales": torch.ones(8, dtype=torch.complex64)})
     save_quantized(resnet20(), uniform_bits(resnet20(), 8), path)
     with pytest.raises(CheckpointError, match="does not fit the network"):
         load_quantized(net, path)

@@ -97,7 +97,8 @@ def load_quantized(model: nn.Module, path: str | Path) -> BitPlan:
         model: of the same structure; unchanged after an error.
 
     Raises:
-        CheckpointError: the file cannot be read, is cut short, or is of another format or network.
+        CheckpointError: the file cannot be read, is cut short, is of another format or network, or holds scales that
+            are below zero or not finite.
 
     Example:
         >>> import tempfile
@@ -193,6 +194,8 @@ def _unpacked(tensors: dict[str, Tensor], name: str, levels: list[int], shape: t
     scales = take("scales")
     if scales.shape != (C,):
         raise ValueError(f"it has {tuple(scales.shape)} scales for {C} filters")
+    if scales.dtype != torch.float32 or not bool(((scales >= 0) & torch.isfinite(scales)).all()):
+        raise ValueError("its scales must be finite numbers in float32, none below zero")
     return Quantized(codes.view(shape), scales, bits)
 
 
