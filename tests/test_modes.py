@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from secateur import (
     CandidateWorth,
+    MacsCost,
     MaskedAccuracy,
     accuracy,
     apply_plan,
+    autoprune,
     channel_groups,
     collect_scores,
     compensate,
@@ -23,8 +25,9 @@ from secateur import (
     reconstruct,
     reconstruction_scores,
 )
-from secateur.errors import NetworkError
+from secateur.errors import DataError, NetworkError
 from secateur.modes import reading, tf32_allowed, without_tf32
+from secateur.quantization import calibrated, uniform_bits
 from secateur.records import PruningPlan
 
 cudnn: Any = torch.backends.cudnn
@@ -109,9 +112,38 @@ def test_inputs_that_a_network_cannot_take_are_named_by_all_that_run_it(
         lambda: MaskedAccuracy(network, groups, batches)({}),
         lambda: CandidateWorth(network, groups, batches),
         lambda: fine_tune(network, batches, epochs=1),
+        lambda: calibrated(network, uniform_bits(network, 8, ends=None), batches),
     ):
         with pytest.raises(NetworkError, match=f"does not run on a batch of shape .*{message}"):
             run()
+
+
+def test_images_of_two_sizes_are_named_by_all_that_run_a_network_which_takes_one() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2)).eval()
+    groups = channel_groups(network, IMAGES)
+    batches = [(IMAGES, LABELS), (torch.rand(4, 1, 7, 6), LABELS)]
+    for run in (
+        lambda: accuracy(network, batches),
+        lambda: MaskedAccuracy(network, groups, batches)({}),
+        lambda: fine_tune(network, batches, epochs=1),
+        lambda: fine_tune(network, batches[:1], batches, epochs=1),
+        lambda: autoprune(network, groups, MacsCost(network, IMAGES, groups), batches, epochs=1),
+    ):
+        with pytest.raises(
+            DataError, match=r"differ in size: \(1, 6, 6\) and then \(1, 7, 6\), on which .*RuntimeError"
+        ):
+            run()
+
+
+def test_images_of_two_sizes_may_train_a_network_that_takes_both_but_no_gate() -> None:
+    network, batches = Plain(), [(IMAGES, LABELS), (torch.rand(4, 1, 16, 16), LABELS)]
+    assert fine_tune(network, batches, batches, epochs=1).epochs[0].accuracy is not None
+    twice = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    ).eval()
+    groups = channel_groups(twice, IMAGES)
+    with pytest.raises(DataError, match=r"differ in size: \(1, 6, 6\) and then \(1, 16, 16\)"):
+        autoprune(twice, groups, MacsCost(twice, IMAGES, groups), batches, epochs=1)
 
 
 def test_other_errors_of_a_network_come_as_they_are() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import NetworkError, SecateurError
+from secateur.errors import DataError, NetworkError, SecateurError
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -63,11 +63,17 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
 
 
 @contextmanager
-def reading(network: nn.Module, inputs: Tensor) -> Iterator[None]:
+def reading(network: nn.Module, inputs: Tensor, *, ran_on: torch.Size | None = None) -> Iterator[None]:
     """Within the block `network` runs on `inputs`; an error that comes of inputs which it cannot take tells so.
+
+    Args:
+        network: what runs.
+        inputs: (N, ...).
+        ran_on: the shape of one input of an earlier batch, which it ran on.
 
     Raises:
         NetworkError: the network failed, and takes other than one input, or has weights of another type than these.
+        DataError: it failed, and `ran_on` says that these inputs have another size than those before.
 
     Example:
         >>> with reading(nn.Bilinear(2, 2, 1), torch.ones(3, 2)):
@@ -84,6 +90,11 @@ around it that takes one
         raise
     except Exception as error:  # a user's network may raise anything
         reason = _cannot_read(network, inputs)
+        if not reason and ran_on is not None and inputs.shape[1:] != ran_on:
+            raise DataError(
+                f"the inputs differ in size: {tuple(ran_on)} and then {tuple(inputs.shape[1:])}, on which the network "
+                f"does not run ({type(error).__name__}: {error})"
+            ) from error
         if not reason:
             raise
         what = f"a batch of shape {tuple(inputs.shape)}, {str(inputs.dtype).removeprefix('torch.')}"

@@ -53,7 +53,8 @@ def accuracy(model: nn.Module, batches: Batches, *, across: Across = None) -> fl
             this process alone, which `torch.distributed.group.WORLD` means too before `init_process_group`.
 
     Raises:
-        DataError: no images, no labels, labels out of range, or an output that is NaN.
+        DataError: no images, no labels, labels out of range, an output that is NaN, or images of a second size on
+            which the network does not run.
         ProcessError: another process failed, ended, or holds other weights; see `secateur.distributed`.
         ConfigError: `across` is no process group that this process belongs to.
 
@@ -73,12 +74,13 @@ def accuracy(model: nn.Module, batches: Batches, *, across: Across = None) -> fl
 
 def _count(model: nn.Module, batches: Batches) -> tuple[int, int]:
     """Return how many images `model` names the class of, and how many there are."""
-    device, hits, images = device_of(model), 0, 0
+    device, hits, images, ran_on = device_of(model), 0, 0, None
     with evaluating(model), torch.inference_mode():
         for batch in opened(batches):
             inputs, labels = unpack(batch)
-            with reading(model, inputs):
+            with reading(model, inputs, ran_on=ran_on):
                 outputs = model(inputs.to(device))
+            ran_on = inputs.shape[1:]
             targets = check_labels(labels, outputs)
             if bool(outputs.isnan().any()):
                 raise DataError(f"the network returned NaN for images {images}..{images + len(inputs) - 1}")

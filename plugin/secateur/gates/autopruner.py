@@ -99,8 +99,8 @@ def autoprune(
             a precision that the device does not compute in.
         PlanError: an unknown group, or one whose channels are only masked.
         NetworkError: a group's channels are read by no layer that could tell which are needed.
-        DataError: no images, labels that are missing or do not fit, or a loss that is not finite, with its step; the
-            checkpoint is then that of the last finished epoch.
+        DataError: no images, images of a second size that the gates cannot read, labels that are missing or do not
+            fit, or a loss that is not finite, with its step; the checkpoint is then that of the last finished epoch.
         CheckpointError: the checkpoint is of another run (network, recipe, widths, stages, processes), or none at all.
         ProcessError: another process failed, ended, or has other weights; see `secateur.distributed`.
 
@@ -141,7 +141,13 @@ def autoprune(
                 on_epoch(epoch_of(entry))
         for stage, names in enumerate(order, 1):
             targets = {name: widths[name] / groups[name].width for name in names}
-            learning = Learning(attached, [*learnt], targets, recipe, steps=steps, answers=answers, across=across)
+            learning = Learning(
+                *(attached, [*learnt], targets, recipe),
+                steps=steps,
+                answers=answers,
+                ran_on=example.shape[1:],
+                across=across,
+            )
             finished = [entry for entry in entries if entry["stage"] == stage]
             seen = (stage - 1) * recipe.epochs
             if finished and "learnt" not in finished[-1]:

@@ -18,7 +18,7 @@ from secateur.gates.averaging import average_of_all
 from secateur.gates.learnt import GateEpoch, Learnt
 from secateur.gates.recipe import GateRecipe
 from secateur.gates.schedule import SETTLED, AlphaSchedule, Penalty, is_binary
-from secateur.modes import device_of
+from secateur.modes import device_of, reading
 from secateur.precision import SMALLEST, autocast, scaler_of
 from secateur.training.joint import add_up_all, next_batch, share_buffers, sum_of_numbers
 
@@ -33,6 +33,7 @@ class Learning:
         recipe: the numbers.
         steps: in the whole stage.
         answers: (N, classes), what the network gives.
+        ran_on: the shape of the image that the gates were made for.
         across: the processes that train together; None for this one alone.
     """
 
@@ -45,11 +46,12 @@ class Learning:
         *,
         steps: int,
         answers: Tensor,
+        ran_on: torch.Size,
         across: Across = None,
     ) -> None:
         self.attached, self.network, self.step = attached, attached.network, 0
         self._names, self._targets, self._recipe = [*done, *targets], dict(targets), recipe
-        self._steps, self._answers, self._across = steps, answers, across
+        self._steps, self._answers, self._ran_on, self._across = steps, answers, ran_on, across
         self.alphas = {name: AlphaSchedule(recipe, steps=steps, keep=r) for name, r in targets.items()}
         self.penalties = {name: Penalty(recipe, keep=r) for name, r in targets.items()}
         self._device = device_of(self.network)
@@ -106,7 +108,8 @@ class Learning:
         for name, alpha in self.alphas.items():
             gates[name].alpha = alpha(self.step)
         self.optimizer.zero_grad(set_to_none=True)
-        with self.attached.sharing(share, self._across), autocast(self._device, recipe.precision):
+        running = reading(self.network, inputs, ran_on=self._ran_on)
+        with self.attached.sharing(share, self._across), autocast(self._device, recipe.precision), running:
             outputs = self.network(inputs)
         entropy = functional.cross_entropy(outputs.float(), labels)
         terms = [self._penalties_of(name, share) for name in self._targets]

@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 
 from secateur.batches import Batches, rebatch
 from secateur.errors import ConfigError, DataError
-from secateur.modes import device_of, evaluating
+from secateur.modes import device_of, evaluating, reading
 from secateur.quantization.network import quantize_network
 from secateur.quantization.plan import BitPlan
 from secateur.quantization.quantizer import BINS, BY_MAXIMUM, check_bits, least_divergence
@@ -38,7 +38,7 @@ def calibrated(model: nn.Module, plan: BitPlan, batches: Batches, *, bits: int =
 
     Raises:
         ConfigError: bits outside 2..16, samples below 1, or the plan is of another network.
-        NetworkError: as `BitPlan.check`.
+        NetworkError: as `BitPlan.check`; or the network takes other than one input, or another type of number.
         DataError: no images, or a layer reads what is not finite.
 
     Cost: one forward pass of the images, below 5 bits two.
@@ -100,7 +100,8 @@ def _watched(model: nn.Module, names: list[str], images: list[Tensor], watch: Ca
     try:
         with evaluating(model), torch.no_grad():
             for batch in images:
-                model(batch)
+                with reading(model, batch):
+                    model(batch)
     finally:
         for handle in handles:
             handle.remove()

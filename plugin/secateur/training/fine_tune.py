@@ -105,10 +105,11 @@ def fine_tune(
         ConfigError: an unknown number, one out of range, or a precision that the device does not compute in.
         NetworkError: no parameter needs a gradient; a teacher with other classes, or filters that are not there.
         CheckpointError: the checkpoint is of another run (network, recipe, teacher, processes), or none at all.
-        DataError: no images, to train on or to validate on; labels missing or out of the network's range (in a sequence
-            found before the first step); a loss or weights that are no longer finite, with the step. After any error,
-            Ctrl-C included, the network has the best state by then: that of the best finished epoch, at first the one
-            that it came with; the checkpoint is that of the last finished epoch.
+        DataError: no images, to train on or to validate on; images of a second size on which the network does not run;
+            labels missing or out of the network's range (in a sequence found before the first step); a loss or weights
+            that are no longer finite, with the step. After any error, Ctrl-C included, the network has the best state
+            by then: that of the best finished epoch, at first the one that it came with; the checkpoint is that of the
+            last finished epoch.
         ProcessError: another process failed, ended, or has other weights; see `secateur.distributed`.
 
     Cost: per image and epoch about three forward passes, one more of a teacher; memory of the gradients, the momentum,
@@ -141,6 +142,7 @@ def fine_tune(
                 *(model, recipe),
                 total=recipe.epochs * batches,
                 answers=answers,
+                ran_on=first.shape[1:],
                 layout=fastest_layout(model, first),
                 across=across,
                 on_step=on_step,

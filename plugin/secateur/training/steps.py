@@ -12,7 +12,7 @@ from torch.nn import functional
 from secateur.batches import Batches, begin_epoch
 from secateur.distributed import Across
 from secateur.errors import DataError
-from secateur.modes import device_of, laid_out
+from secateur.modes import device_of, laid_out, reading
 from secateur.precision import SMALLEST, autocast, scaler_of
 from secateur.training.averaging import moving_average
 from secateur.training.joint import add_up_all, next_batch, share_buffers, sum_of_numbers
@@ -32,6 +32,9 @@ class Steps:
         scaler: of the loss; does nothing but in float16.
         average: the moving average of the weights; None where the recipe asks for none.
         step: steps done; `total` in the whole run.
+
+    Beside these, `answers` (N, classes) are what the network gives, and `ran_on` is the shape of an image that it ran
+    on.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class Steps:
         *,
         total: int,
         answers: Tensor,
+        ran_on: torch.Size,
         layout: torch.memory_format | None = None,
         across: Across = None,
         on_step: Callable[[int, int], None] | None = None,
@@ -52,6 +56,7 @@ class Steps:
         self.average = moving_average(model, recipe.average) if recipe.average else None
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._answers, self._layout, self._across = answers, layout, across
+        self._ran_on = ran_on
 
     @property
     def judged(self) -> nn.Module:
@@ -93,7 +98,7 @@ class Steps:
         if self._layout is not None:
             inputs = inputs.contiguous(memory_format=self._layout)
         halved = autocast(self.device, recipe.precision)
-        with halved:
+        with halved, reading(self.model, inputs, ran_on=self._ran_on):
             outputs = self.model(inputs)
         outputs = outputs.to(self._parameters[0].dtype)
         loss = functional.cross_entropy(outputs, targets, label_smoothing=recipe.label_smoothing)
