@@ -156,6 +156,20 @@ def test_a_network_that_does_not_run_on_the_example_is_refused() -> None:
         channel_groups(Residual(), torch.randn(2, 5, 16, 16))
 
 
+class Detector(nn.Sequential):
+    """Returns a mapping for each image, as torchvision's detectors do."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return [{"boxes": image.flatten(1).T, "scores": image.flatten(1).amax(0)} for image in super().forward(x)]
+
+
+def test_detections_are_refused_before_anything_is_walked() -> None:
+    detector = Detector(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    with pytest.raises(NetworkError, match=r"^the network returns detections, .* \(boxes, scores\).*its `backbone`"):
+        channel_groups(detector, IMAGES)
+    assert set(channel_groups(nn.Sequential(*detector), IMAGES)) == {"0"}
+
+
 def test_frozen_parameters_and_modes_survive() -> None:
     net = Residual().train()
     net.requires_grad_(False)

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
-import torch
 import torch_pruning as tp
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.conv import _ConvNd
-from torch.nn.utils import parametrize
 
-from secateur.channel_graph.hosts import CHANNEL_MAP_PRUNER
 from secateur.channel_graph.streams import masked_group, writers_of
 from secateur.channel_graph.surgery import layer_size, trouble_with
+from secateur.channel_graph.tracing import copy_of, trace
 from secateur.channel_graph.verify import TOLERANCE, check_repeats, difference, mixes_channels, runs
 from secateur.channel_map import ChannelMap
 from secateur.errors import ConfigError, NetworkError
-from secateur.modes import unwrapped
 from secateur.records import ChannelGroup, ChannelGroups, Member, Role
 
 Residual = Literal["joint", "skip", "mask"]
@@ -60,8 +55,8 @@ def channel_groups(
     Raises:
         ConfigError: `residual` is not one of these.
         NetworkError: the network cannot be copied or traced, is wrapped, compiled or scripted, a layer's weights are
-            computed by a parametrization or a hook, a name in `ignore` does not exist, nothing can be pruned, or the
-            outputs are random, NaN or none, so that no group can be checked.
+            computed by a parametrization or a hook, a name in `ignore` does not exist, nothing can be pruned, it
+            returns detections, or the outputs are random, NaN or none, so that no group can be checked.
 
     Cost: a trace, and two forward passes on the example; two more for each group only where something is wrong.
 
@@ -108,49 +103,6 @@ def channel_groups(
         )
         raise NetworkError(f"nothing in this network can be pruned ({reasons})")
     return ChannelGroups(found, skipped=skipped)
-
-
-def trace(model: nn.Module, inputs: tuple[Any, ...]) -> tp.DependencyGraph:
-    """Return Torch-Pruning's dependency graph of `model`, which is left in eval mode."""
-    try:
-        with torch.enable_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return tp.DependencyGraph().build_dependency(
-                model, example_inputs=inputs, customized_pruners={ChannelMap: CHANNEL_MAP_PRUNER}, verbose=False
-            )
-    except Exception as error:
-        raise NetworkError(
-            f"Torch-Pruning cannot trace this network ({type(error).__name__}: {error}); "
-            "check that it runs on the example inputs in eval mode"
-        ) from error
-
-
-def copy_of(model: nn.Module) -> nn.Module:
-    """Return a copy; refuse networks that cannot be copied, or whose weights are computed and so cannot be cut."""
-    if unwrapped(model) is not model:
-        raise NetworkError(
-            f"the network is wrapped in {type(model).__name__}; give the network inside, `model.module`, whose names "
-            "its layers have"
-        )
-    for name, module in model.named_modules():
-        if parametrize.is_parametrized(module):
-            raise NetworkError(
-                f"the weights of layer {name!r} are computed by a parametrization (such as weight norm) and cannot be "
-                "cut; first call torch.nn.utils.parametrize.remove_parametrizations on it"
-            )
-        if isinstance(module.__dict__.get("weight"), Tensor):  # neither a parameter nor a buffer
-            raise NetworkError(
-                f"the weights of layer {name!r} are computed each time by a hook, as the older weight_norm and "
-                "spectral_norm and torch.nn.utils.prune do, and cannot be cut; first remove it: remove_weight_norm, "
-                "remove_spectral_norm or prune.remove"
-            )
-    try:
-        return copy.deepcopy(model)
-    except Exception as error:  # what the user's modules hold may refuse in any way
-        raise NetworkError(
-            f"this network cannot be copied ({type(error).__name__}: {error}); its modules must hold nothing that "
-            "copy.deepcopy refuses, such as locks, open files or the weights of the older weight_norm"
-        ) from error
 
 
 def groups_of(graph: tp.DependencyGraph, model: nn.Module) -> Iterator[tuple[Any, ChannelGroup]]:
