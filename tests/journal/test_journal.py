@@ -123,6 +123,23 @@ def test_settings_are_carried_and_keep_evaluations_apart(journal: Journal) -> No
     assert not hasattr(journal.remembering(lambda kept: 0.0), "settings")
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"recovery": {"samples": 5, "by": torch.nn.ReLU()}},
+            r"must be plain data .*; recovery\.by is not: .*ReLU",
+        ),
+        ({"images": torch.ones(2)}, "images is not: Object of type Tensor"),
+        ({("a", 1): 2}, "must be a mapping from text to plain data: keys must be str"),
+        (5, "must be a mapping from text to plain data: 'int' object"),
+    ],
+)
+def test_settings_that_are_no_plain_data_are_named(journal: Journal, settings: Any, message: str) -> None:
+    with pytest.raises(JournalError, match=message):
+        journal.remembering(Counting(settings))
+
+
 def test_a_candidate_is_judged_once_more_past_the_memory(path: Path, journal: Journal) -> None:
     numbers = iter([0.5, 0.6])
     evaluate = journal.remembering(lambda kept: next(numbers))

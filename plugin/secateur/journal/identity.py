@@ -68,8 +68,12 @@ def digest_of_batches(batches: Batches) -> str:
     return tensors_hash(_named(batches))
 
 
-def flat(identity: Identity) -> dict[str, str]:
+def flat(identity: Identity, *, what: str = "the identity of a search") -> dict[str, str]:
     """Return each part of an identity as JSON, those within mappings by their full path.
+
+    Args:
+        identity: the parts.
+        what: what an error calls them.
 
     Raises:
         JournalError: a value is not plain data.
@@ -78,7 +82,7 @@ def flat(identity: Identity) -> dict[str, str]:
         >>> flat({"seed": 0, "settings": {"plan": {"delta": 0.01}, "tap": "act"}})
         {'seed': '0', 'settings.plan.delta': '0.01', 'settings.tap': '"act"'}
     """
-    return dict(_parts(identity, ""))
+    return dict(_parts(identity, "", what))
 
 
 def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
@@ -92,15 +96,18 @@ def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     return [f"{key}: {before.get(key, 'absent')} before, {now.get(key, 'absent')} now" for key in keys]
 
 
-def _parts(values: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:
+def _parts(values: Mapping[str, Any], path: str, what: str) -> Iterator[tuple[str, str]]:
     for name, value in values.items():
         if isinstance(value, Mapping) and value:
-            yield from _parts(value, f"{path}{name}.")
+            yield from _parts(value, f"{path}{name}.", what)
             continue
         try:
             yield f"{path}{name}", json.dumps(value, sort_keys=True)
         except (TypeError, ValueError) as error:
-            raise JournalError(f"the identity of a search must be plain data; {path}{name} is not: {error}") from error
+            raise JournalError(
+                f"{what} must be plain data (text, numbers, true, false, null, and lists and mappings of them); "
+                f"{path}{name} is not: {error}"
+            ) from error
 
 
 def _digest_of_structure(model: nn.Module, groups: Mapping[str, ChannelGroup]) -> str:

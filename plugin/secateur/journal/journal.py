@@ -134,6 +134,9 @@ class Journal:
         Args:
             evaluate: what a candidate is worth.
             on_worth: called whenever the worth of a candidate, or a bound of it, was found and stored.
+
+        Raises:
+            JournalError: the settings of the evaluation are not plain data, with the one that is not.
         """
         return remembering(self._store, evaluate, on_worth)
 

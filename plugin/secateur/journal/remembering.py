@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from secateur.errors import JournalError
+from secateur.journal.identity import flat
 from secateur.journal.store import Store
 from secateur.protocols import Evaluate, Kept, Race, Worth
 
@@ -43,7 +45,7 @@ class Remembering:
         settings = getattr(evaluate, "settings", None)
         if settings is not None:
             self.settings = settings
-        self._evaluation = json.dumps(dict(settings or {}), sort_keys=True)
+        self._evaluation = _name_of(settings or {})
 
     def __call__(self, kept: Kept) -> float:
         """Return the worth of a candidate, from memory if it is there.
@@ -161,6 +163,17 @@ def remembering(store: Store, evaluate: Evaluate, on_worth: Callable[[], object]
     """Return `evaluate` with a memory; it can hold races if `evaluate` can."""
     kind = RememberingRace if isinstance(evaluate, Race) else Remembering
     return kind(store, evaluate, on_worth)
+
+
+def _name_of(settings: Mapping[str, Any]) -> str:
+    """Return the settings of an evaluation as the text that what it finds is kept by."""
+    what = "the settings of an evaluation that a journal remembers"
+    try:
+        return json.dumps(dict(settings), sort_keys=True)
+    except (TypeError, ValueError) as error:
+        if isinstance(settings, Mapping):
+            flat(settings, what=what)  # names the one
+        raise JournalError(f"{what} must be a mapping from text to plain data: {error}") from error
 
 
 def candidate_key(kept: Kept) -> str:
