@@ -57,6 +57,18 @@ def test_status_says_what_each_trial_had_and_found(experiment: Path) -> None:
     assert facts["trials"][1]["macs"] == 6e6
 
 
+def test_status_of_a_killed_experiment_calls_nothing_running(experiment: Path) -> None:
+    reported = Trial("f", 5, "RUNNING", {"delta": 0.1}, {"default": 0.7}, (), None)
+    write_trials([TRIALS[0], Trial("e", 4, "RUNNING", None, None), Trial("g", 6, "WAITING", None, None)], experiment)
+    printed = give("nni", "status", str(experiment), columns=200)[1]
+    assert printed.splitlines()[0] == "1 succeeded, 2 unfinished; the experiment was ended before they were"
+    assert "trial 4: unfinished, no result; parameters unknown" in printed
+    assert json.loads(give("nni", "status", str(experiment), "--json")[1])["trials"][1]["status"] == "UNFINISHED"
+    write_trials([TRIALS[0], reported], experiment)  # a greedy search is done once the last trial has reported
+    printed = give("nni", "status", str(experiment), columns=200)[1]
+    assert printed.splitlines()[0] == "1 succeeded, 1 reported; the experiment has ended"
+
+
 def test_export_writes_tables_and_the_front(experiment: Path) -> None:
     code, printed, _ = give("nni", "export", str(experiment), columns=200)
     assert code == 0

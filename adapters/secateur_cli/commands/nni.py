@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from secateur_nni.experiments.results import Trial
 
 app = typer.Typer(no_args_is_help=True, help="Run experiments of NNI, and read what they found.")
+UNFINISHED = "UNFINISHED"
 Folder = Annotated[Path, typer.Argument(help="The folder of an experiment, as `secateur nni run` has said it.")]
 
 
@@ -88,7 +90,8 @@ def status(
             kind: sum(trial.status == kind for trial in trials) for kind in dict.fromkeys(t.status for t in trials)
         }
         told = ", ".join(f"{number} {kind.lower()}" for kind, number in counts.items()) or "no trials"
-        console.print(f"{told}; " + (f"NNI's web page: {page}" if page else "the experiment has ended"), soft_wrap=True)
+        ended = "the experiment was ended before they were" if counts.get(UNFINISHED) else "the experiment has ended"
+        console.print(f"{told}; " + (f"NNI's web page: {page}" if page else ended), soft_wrap=True)
         for trial in trials:
             console.print(_line(trial), soft_wrap=True)
 
@@ -147,7 +150,17 @@ def _read(folder: Path) -> tuple[list[Trial], str | None]:
             page = f"http://localhost:{record['port']}"
     except (OSError, ValueError, KeyError, TypeError):
         raise ConfigError(f"{folder} is not the folder of an experiment of NNI") from None
-    return read_trials(folder), page
+    trials = read_trials(folder)
+    return (trials if page else [_ended(trial) for trial in trials]), page
+
+
+def _ended(trial: Trial) -> Trial:
+    """Return a trial as it is once its manager is gone, which has ended it and could write that nowhere."""
+    from secateur_nni.experiments.results import OUT
+
+    if trial.status not in OUT:
+        return trial
+    return replace(trial, status=UNFINISHED if trial.result is None else "REPORTED")
 
 
 def _check_search(arguments: dict[str, Any], folder: Path) -> None:
