@@ -148,7 +148,8 @@ def benchmark(
         on_progress: called after each round with the rounds done and the rounds in all.
 
     Raises:
-        ConfigError: `batch_sizes`, `rounds`, `seconds` or `sessions` cannot be used; or as `create_session` does.
+        ConfigError: `batch_sizes`, `rounds`, `seconds` or `sessions` cannot be used, a batch does not fit into memory;
+            or as `create_session` does.
         DataError: the files ask for different inputs, or not for the batch sizes wanted.
         CheckpointError, MissingDependencyError: as `create_session` does.
 
@@ -182,7 +183,12 @@ def benchmark(
     for batch_size in batch_sizes:
         spec.require((batch_size, *shape))
     random = np.random.default_rng(seed)
-    inputs = [random.standard_normal((n, *shape)).astype(spec.dtype) for n in batch_sizes]
+    try:
+        inputs = [random.standard_normal((n, *shape)).astype(spec.dtype) for n in batch_sizes]
+    except MemoryError as error:
+        raise ConfigError(
+            f"batches of {max(batch_sizes):,} images of {shape} do not fit into memory: {error}"
+        ) from error
     figures = [
         _Figure(array, measured, runner)
         for array in inputs

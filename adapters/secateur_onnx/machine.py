@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import torch
 
 from secateur_onnx.packages import require
+
+CONTAINER_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,28 @@ def describe_machine(*, provider: str = "cpu") -> Machine:
         torch=str(torch.__version__),
         python=platform.python_version(),
     )
+
+
+def memory_bytes(*, provider: str = "cpu") -> int | None:
+    """Return how much memory there is for a provider, in use or not: the machine's, or what a container may take.
+
+    For a provider of a device it is the device's. None where the system does not say, as on Windows.
+
+    Example:
+        >>> room = memory_bytes()
+        >>> room is None or room > 2**24
+        True
+    """
+    if provider != "cpu":
+        return int(torch.cuda.mem_get_info()[1]) if torch.cuda.is_available() else None
+    try:
+        room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+    for limit in CONTAINER_LIMITS:
+        with suppress(OSError, ValueError):  # "max" where there is none
+            room = min(room, int(limit.read_text(encoding="utf-8")))
+    return room
 
 
 def cpu_name() -> str:

@@ -166,6 +166,8 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     (("plan.bugdet.macs=50%",), "plan.bugdet: unknown key; did you mean 'budget'?"),
     (("plan.ignore=[frist]",), "the network has no layer 'frist' to ignore; did you mean first?"),
     (("onnx.provider=tensorrt",), "the provider 'tensorrt' is not part of the installed onnxruntime"),
+    (("onnx.batch_sizes=[1,100000000]",), "onnx.batch_sizes: a batch of 100,000,000 images takes at least"),
+    (("plan.budget={latency: 50%, batch: 100000000}",), "plan.budget.batch: a batch of 100,000,000 images takes at"),
     (("recover.samples=5000000",), "recover.samples: 5,000,000 images of (1, 8, 8) do not fit into the 1,024 MiB that"),
     (("seed",), "--set 'seed': must be a key and a value"),
 ]

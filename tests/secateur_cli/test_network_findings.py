@@ -165,6 +165,14 @@ def test_a_budget_out_of_reach_comes_with_one_within_it(sick: User) -> None:
 
 
 @pytest.mark.usefixtures("quick")
+def test_batches_that_no_memory_holds_are_told(sick: User) -> None:
+    found = examine(sick, "onnx.batch_sizes=[1,100000000]")
+    assert found["batch sizes"].severity == "error"
+    assert "onnx.batch_sizes: a batch of 100,000,000 images takes at least" in found["batch sizes"].what
+    assert found["plan"].severity == "fine"
+
+
+@pytest.mark.usefixtures("quick")
 def test_data_that_is_not_there_does_not_hide_the_network(sick: User) -> None:
     folder = ("data.source=image-folder", "data.train=gone/train", "data.test=gone/test", "data.image_size=32")
     colour = "network.build=secateur.networks:resnet20"

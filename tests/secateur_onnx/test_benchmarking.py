@@ -171,6 +171,13 @@ def test_settings_that_measure_nothing(dense_file: Path, options: dict[str, obje
         benchmark(dense_file, dense_file, **options)  # type: ignore[arg-type]  # wrong on purpose
 
 
+def test_batches_that_no_memory_holds_are_refused(dense_file: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"batches of 1,000,000,000,000 images of \(3, 16, 16\) do not fit into memory"
+    ):
+        benchmark(dense_file, dense_file, batch_sizes=(1, 10**12), memory=False)
+
+
 @pytest.mark.parametrize("sessions", [0, 7])
 def test_pairs_of_sessions_that_cannot_be(dense_file: Path, sessions: int) -> None:
     with pytest.raises(ConfigError, match=f"1 to 6 pairs of sessions; found {sessions}"):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from secateur.errors import SecateurWarning
-from secateur_onnx import benchmark, create_session, export, peak_memory, raw_session
+from secateur_onnx import benchmark, create_session, export, machine, peak_memory, raw_session
 from secateur_onnx.sessions import input_spec
 
 pytestmark = pytest.mark.skipif(
@@ -61,3 +61,13 @@ def test_it_can_be_left_out(monkeypatch: pytest.MonkeyPatch, dense_file: Path) -
     monkeypatch.setattr("subprocess.run", None)
     result = benchmark(dense_file, dense_file, batch_sizes=(1,), rounds=6, seconds=0.01, memory=False)
     assert result.dense.peak_bytes == {}
+
+
+def test_the_memory_of_a_container_is_what_it_may_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(machine, "CONTAINER_LIMITS", (tmp_path / "none", limit))
+    whole = machine.memory_bytes()
+    limit.write_text("max\n")
+    assert machine.memory_bytes() == whole
+    limit.write_text("4096\n")
+    assert machine.memory_bytes() == (None if whole is None else 4096)

@@ -36,6 +36,7 @@ from secateur_cli.stages.identity import identity_of
 from secateur_cli.stages.job import going_on
 from secateur_cli.stages.preparation import check_device, logits
 from secateur_cli.stages.recovery import calibration_images
+from secateur_cli.stages.timed_batches import check_batches
 
 JOURNAL, CLAIMS, DENSE_WEIGHTS = "comparison.sqlite", "claims", "dense.safetensors"
 OWN_FILES = {"claims", "dense.safetensors", "greedy", "training"}
@@ -122,6 +123,8 @@ def look(config: CompareRun, *, folder: Path, output: Path, progress: Progress) 
     for method in METHODS:
         setting.images(method)
     _check_packages(config)
+    if config.compare.latency:
+        check_batches(config, model, data.example)
     return setting
 
 

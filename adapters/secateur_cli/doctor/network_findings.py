@@ -22,6 +22,7 @@ from secateur_cli.inputs.sources import build_network, network_factory
 from secateur_cli.settings.config import DataConfig, RunConfig, resolve
 from secateur_cli.stages.preparation import logits, rehearse_plan, rehearse_scores, rehearsed_setting
 from secateur_cli.stages.prescribed import read_shallow
+from secateur_cli.stages.timed_batches import check_batches
 from secateur_cli.wording import amount, tiny
 
 PATIENCE = 300.0  # seconds for tracing; the networks that can be traced take a few
@@ -67,6 +68,7 @@ def diagnose_network(job: Examination, *, seconds: float = PATIENCE) -> list[Fin
     if outputs is None:
         return job.findings
     job.note("forward", f"{tuple(example.shape)} to {outputs} outputs each")
+    job.attempt("batch sizes", lambda: check_batches(config, model, example))
     mapped = _prunable(job, config, model, example, seconds=seconds)
     _deployable(job, config, model if mapped is None else mapped, example)
     return job.findings

@@ -44,6 +44,7 @@ from secateur_cli.stages.prescribed import (
     read_shallow_plan,
 )
 from secateur_cli.stages.recovery import calibration_images
+from secateur_cli.stages.timed_batches import check_batches
 from secateur_cli.workspace import Workspace
 
 
@@ -80,6 +81,7 @@ def prepare(
     shallow = read_shallow(config.plan, data.example, folder)
     setting = rehearsed_setting(config, model, data.example, groups, shallow)
     rehearse_quantization(config, model, data.example)
+    check_batches(config, model, data.example)
     rehearse_plan(config, search, rehearse_scores(config, model, data.example), setting)
     workspace.open()
     if workspace.stages:

@@ -1,0 +1,77 @@
+"""Whether the batches that will be timed fit into memory, found out before the work whose end they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from secateur.errors import ConfigError
+from secateur.modes import evaluating
+from secateur_cli.settings.schema import RunConfig
+from secateur_cli.wording import amount
+from secateur_onnx.machine import memory_bytes
+
+
+def check_batches(config: RunConfig, model: nn.Module, example: Tensor) -> None:
+    """Refuse batches that the dense network cannot be timed on, however little else the machine had to hold.
+
+    Rule: a batch of n images takes at least n times `image_bytes`, and that must not be more than all the memory there
+    is. What takes less may still fail where other programs hold much.
+
+    Args:
+        config: of the run.
+        model: the dense network.
+        example: images of the data (N, C, H, W).
+
+    Raises:
+        ConfigError: a batch of `onnx.batch_sizes`, or that of a budget of latency, takes more.
+
+    Cost: a forward pass of the example.
+    """
+    asked = {"onnx.batch_sizes": (config.onnx.provider, max(config.onnx.batch_sizes))}
+    budget = config.plan.budget
+    if budget.latency is not None:
+        asked["plan.budget.batch"] = (budget.provider or config.onnx.provider, budget.batch)
+    each = image_bytes(model, example)
+    for setting, (provider, batch) in asked.items():
+        room = memory_bytes(provider=provider)
+        if room is not None and batch * each > room:
+            where = "this machine has" if provider == "cpu" else "the device has"
+            raise ConfigError(
+                f"{setting}: a batch of {batch:,} images takes at least {amount(batch * each, 'B')} in the dense "
+                f"network, and {where} {amount(room, 'B')}: give at most {room // each:,}"
+            )
+
+
+def image_bytes(model: nn.Module, example: Tensor) -> int:
+    """Return the bytes that no run of a network can do without for each image.
+
+    They are what the widest convolution or linear layer reads and writes, for both must be there at once.
+
+    Example:
+        >>> image_bytes(nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)), torch.zeros(2, 3, 4, 4))
+        704
+    """
+    largest = [example.nbytes]
+
+    def hook(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        largest[0] = max(largest[0], sum(t.nbytes for t in (*inputs, output) if isinstance(t, Tensor)))
+
+    with _hooked(model, hook), evaluating(model), torch.no_grad():
+        model(example)
+    return max(1, largest[0] // len(example))
+
+
+@contextmanager
+def _hooked(model: nn.Module, hook: Any) -> Iterator[None]:
+    handles = [m.register_forward_hook(hook) for m in model.modules() if isinstance(m, (_ConvNd, nn.Linear))]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
