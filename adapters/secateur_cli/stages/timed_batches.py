@@ -18,10 +18,11 @@ from secateur_onnx.machine import memory_bytes
 
 
 def check_batches(config: RunConfig, model: nn.Module, example: Tensor) -> None:
-    """Refuse batches that the dense network cannot be timed on, however little else the machine had to hold.
+    """Refuse batches that the dense network cannot be timed on.
 
-    Rule: a batch of n images takes at least n times `image_bytes`, and that must not be more than all the memory there
-    is. What takes less may still fail where other programs hold much.
+    Rule: a batch of n images takes at least n times `image_bytes`, and that must not be more than half of all the
+    memory there is; the other half is for the inputs, made in float64, the other layers, and ONNX Runtime's arena,
+    which grows by doubling. What takes less may still fail where other programs hold much.
 
     Args:
         config: of the run.
@@ -29,7 +30,7 @@ def check_batches(config: RunConfig, model: nn.Module, example: Tensor) -> None:
         example: images of the data (N, C, H, W).
 
     Raises:
-        ConfigError: a batch of `onnx.batch_sizes`, or that of a budget of latency, takes more.
+        ConfigError: a batch of `onnx.batch_sizes`, or that of a budget of latency, takes more than half.
 
     Cost: a forward pass of the example.
     """
@@ -40,11 +41,11 @@ def check_batches(config: RunConfig, model: nn.Module, example: Tensor) -> None:
     each = image_bytes(model, example)
     for setting, (provider, batch) in asked.items():
         room = memory_bytes(provider=provider)
-        if room is not None and batch * each > room:
-            where = "this machine has" if provider == "cpu" else "the device has"
+        if room is not None and batch * each > room // 2:
             raise ConfigError(
-                f"{setting}: a batch of {batch:,} images takes at least {amount(batch * each, 'B')} in the dense "
-                f"network, and {where} {amount(room, 'B')}: give at most {room // each:,}"
+                f"{setting}: a batch of {batch:,} images takes at least {amount(batch * each, 'B')} in one layer of "
+                f"the dense network, more than half of the {amount(room, 'B')} of "
+                f"{'this machine' if provider == 'cpu' else 'the device'}: give at most {room // 2 // each:,}"
             )
 
 
