@@ -135,6 +135,14 @@ def test_parts_that_are_too_old() -> None:
     assert (finding.severity, finding.what) == ("warning", "3.8.4; secateur asks for matplotlib>=3.9")
 
 
+def test_parts_that_are_there_and_cannot_be_imported() -> None:
+    said = "ImportError: Numba needs NumPy 2.4 or less. Got NumPy 2.5."
+    finding = of(replace(SOUND, failures={"numba": said}), "numba")
+    assert finding.what == f"0.68.1, which cannot be imported: {said}"
+    assert (finding.severity, finding.mend) == ("fine", ('pip install --upgrade "numba>=0.61"',))
+    assert of(replace(SOUND, failures={"matplotlib": "ImportError: numpy"}), "matplotlib").severity == "warning"
+
+
 def test_secateur_that_is_only_on_the_path() -> None:
     here = without("secateur")
     assert of(here, "secateur").severity == "warning"

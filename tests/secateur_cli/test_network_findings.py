@@ -164,6 +164,17 @@ def test_a_budget_out_of_reach_comes_with_one_within_it(sick: User) -> None:
     assert examine(sick, *settings)["plan"].severity == "fine"
 
 
+def test_what_a_network_prints_stays_out_of_what_is_printed_for_programs(
+    sick: User, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = Examination(sick.config, Progress(Console(file=io.StringIO())))
+    job.attempt("criterion", lambda: print("tried"))
+    job.note("criterion", "fails", "error", "a run ends here")
+    job.remedy([("plan.round_to=1",)], lambda _: print("mended"))
+    assert "plan.round_to=1" in job.findings[-1].mend[0]
+    assert capsys.readouterr() == ("", "tried\nmended\n")
+
+
 @pytest.mark.usefixtures("quick")
 def test_batches_that_no_memory_holds_are_told(sick: User) -> None:
     found = examine(sick, "onnx.batch_sizes=[1,100000000]")

@@ -17,7 +17,7 @@ from secateur.installed import Packages
 from secateur_cli.failures import described
 from secateur_nni.proxies import is_proxied
 
-TRIED = ("torchvision",)
+TRIED = ("torchvision", "numba", "matplotlib")  # their machine code goes with one torch, or with some numpy alone
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def read_environment(packages: Packages) -> Environment:
     Args:
         packages: what `secateur.installed.installed_packages` returns.
 
-    Cost: imports torchvision, and starts NNI's Node.js for its version; about a second.
+    Cost: imports torchvision, numba and matplotlib, and starts NNI's Node.js for its version; a second or two.
     """
     node, node_runs = _node() if "nni" in packages else (None, False)
     return Environment(

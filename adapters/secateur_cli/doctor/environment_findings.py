@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from secateur.findings import Finding
+from secateur.findings import Finding, Severity
 from secateur.installed import Package, fits, unmet
 from secateur_cli.doctor.environment import Environment
 
@@ -109,8 +109,14 @@ def _needed(here: Environment) -> Finding:
 def _part(name: str, here: Environment) -> Finding:
     severity, loss = PARTS[name]
     wanted = _own(here, *EXTRAS).get(name, name)
-    package = here.packages.get(name)
-    if package is not None and fits(package.version, wanted.removeprefix(name)):
-        return Finding(name, package.version)
-    what = "not installed" if package is None else f"{package.version}; secateur asks for {wanted}"
-    return Finding(name, what, "warning" if severity == "warning" else "fine", loss, (f'pip install "{wanted}"',))
+    package, failure = here.packages.get(name), here.failures.get(name)
+    level: Severity = "warning" if severity == "warning" else "fine"
+    if package is None:
+        return Finding(name, "not installed", level, loss, (f'pip install "{wanted}"',))
+    if not fits(package.version, wanted.removeprefix(name)):
+        what = f"{package.version}; secateur asks for {wanted}"
+        return Finding(name, what, level, loss, (f'pip install "{wanted}"',))
+    if failure is not None:  # pip knows which numpy goes with it, and may not have been asked
+        what = f"{package.version}, which cannot be imported: {failure}"
+        return Finding(name, what, level, loss, (f'pip install --upgrade "{wanted}"',))
+    return Finding(name, package.version)

@@ -80,11 +80,12 @@ class Examination:
 
         Args:
             changes: settings to try, those together that are in one tuple.
-            works: what has failed, for another configuration; raises where that fails too.
+            works: what has failed, for another configuration; raises where that fails too. What it prints goes to
+                stderr.
         """
         for settings in changes:
             try:
-                with warnings.catch_warnings():
+                with warnings.catch_warnings(), redirect_stdout(sys.stderr):
                     warnings.simplefilter("ignore")
                     works(self.config(*settings))
             except Exception:  # this change is no remedy either
