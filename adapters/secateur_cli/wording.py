@@ -124,8 +124,8 @@ def ranges(numbers: Sequence[int]) -> str:
 def wilson_interval(share: float, trials: int) -> tuple[float, float]:
     """Return the 95% interval of a probability that was met in a share of independent trials.
 
-    Formula: (p + z^2/2n ± z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n), z = 1.96 [Wilson1927]. It stays within [0, 1]
-    and keeps a width where all trials agree.
+    Formula: (p + z^2/2n ± z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n), z = 1.96 [Wilson1927]. It stays within [0, 1],
+    keeps a width where all trials agree, and holds the share itself, whatever rounding does to its ends.
 
     Example:
         >>> [round(end, 3) for end in wilson_interval(0.975, 400)]
@@ -136,7 +136,8 @@ def wilson_interval(share: float, trials: int) -> tuple[float, float]:
     z2 = NORMAL_95**2 / trials
     centre = share + z2 / 2
     reach = math.sqrt(z2) * math.sqrt(share * (1 - share) + z2 / 4)
-    return max(0.0, (centre - reach) / (1 + z2)), min(1.0, (centre + reach) / (1 + z2))
+    low, high = max(0.0, (centre - reach) / (1 + z2)), min(1.0, (centre + reach) / (1 + z2))
+    return min(low, share), max(high, share)
 
 
 def speed(comparison: Mapping[str, Any]) -> str:

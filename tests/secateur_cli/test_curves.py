@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from reports_for_tests import HOSTILE, Page, full_report
 from runs_for_tests import User
 from secateur.records import ChannelGroup, Member, PruningPlan, ScoreTable
 from secateur.search.swaps import losses_of
+from secateur_cli.report.curve_plots import curves_plots
 from secateur_cli.report.report import render_report
 from secateur_cli.stages import error_curves, searching
 from secateur_cli.stages.plan_record import plan_record
@@ -76,6 +78,15 @@ def test_panels_are_in_figures_that_fit_a_screen(count: int, figures: int) -> No
     assert sum(label.count(" at 8 of 16") for label in drawn) == min(count, 60)
     assert ("10 more groups are in the table" in page.words) == (count == 70)
     assert "curves" in page.section_names
+
+
+def test_long_names_stay_within_their_panels() -> None:
+    groups = [
+        with_curves(1)["plan"]["groups"][0] | {"name": f"features.denseblock4.denselayer{n}.conv1"} for n in (15, 16)
+    ]
+    ((_, svg),) = curves_plots(groups)
+    texts = [text for text in ET.fromstring(svg).itertext() if "conv1" in text]
+    assert texts == ["features…15.conv1", "features…16.conv1"]
 
 
 def test_curves_that_are_nothing_or_more_than_all_and_hostile_names_can_be_drawn() -> None:

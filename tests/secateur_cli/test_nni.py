@@ -169,3 +169,11 @@ def test_front_as_a_plot() -> None:
     svg = front_plot([(5e6, 0.9), (6e6, 0.8)], [(5e6, 0.9)], cost="macs", worth="accuracy")
     root = ET.fromstring(svg)
     assert root.attrib["aria-label"] == "Front of accuracy against macs: 5.00 M 90"
+
+
+def test_short_times_on_the_axis_of_a_front_are_told_apart() -> None:
+    points = [(0.0311, 0.9), (0.0312, 0.91)]
+    root = ET.fromstring(front_plot(points, points, cost="latency_ms", worth="accuracy"))
+    assert root.attrib["aria-label"] == "Front of accuracy against latency_ms: 0.0311 90; 0.0312 91"
+    ticks = [text for text in root.itertext() if text.startswith("0.031")]
+    assert len(ticks) == len(set(ticks)) > 2

@@ -202,6 +202,18 @@ def test_wilson_interval_is_its_twin(trials: int) -> None:
         expected = wilson_bounds(right / trials, trials)
         assert low == pytest.approx(expected[0], abs=1e-9)
         assert high == pytest.approx(expected[1], abs=1e-9)
+        assert low <= right / trials <= high
+
+
+def test_a_network_that_is_always_right_can_be_drawn() -> None:
+    report = minimal_report()
+    report["accuracy"] = [
+        {"stage": "dense", "accuracy": 1.0, "images": 400},
+        {"stage": "channels removed", "accuracy": 0.0, "images": 10_000},
+    ]
+    page = Page(render_report(report))
+    labels = [str(a.get("aria-label")) for tag, a in page.elements if tag == "svg"]
+    assert "Accuracy after each step: dense 100.0%; channels removed 0.0%" in labels
 
 
 def test_amounts_keep_three_digits() -> None:

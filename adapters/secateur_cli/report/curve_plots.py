@@ -21,6 +21,7 @@ ROWS = 10  # of panels in a figure, so that two figures stand side by side on a 
 LEFT, GAP = 0.47, 0.14  # inches: for the labels of the errors, between panels
 NAME, CURVE, BELOW = 0.18, 0.5, 0.15  # inches, from the top of a panel down
 HEAD, FOOT = 0.06, 0.26
+LETTERS = 18  # of a name, which has the room of its panel
 FLOOR = 1e-3  # errors below it lie on the ground
 RULE = "#e5e7eb"
 
@@ -86,7 +87,7 @@ def _panel(
     axes.plot([x(k) for k in range(len(errors))], [y(error) for error in errors], color=INK, linewidth=0.9)
     axes.vlines(x(kept), ground, y(errors[kept]), color=BLUE, linewidth=1.2)
     axes.plot([x(kept)], [y(errors[kept])], marker="o", markersize=3.6, color=BLUE, linestyle="", clip_on=False)
-    axes.annotate(shortened(str(group["name"])), (left, ground + CURVE + 0.05), fontsize=8, color=INK)
+    axes.annotate(shortened(str(group["name"]), LETTERS), (left, ground + CURVE + 0.05), fontsize=8, color=INK)
     inside = (left + width, ground + CURVE - 0.02)
     box = {"facecolor": "white", "edgecolor": "none", "pad": 0.4}  # so that no line runs through it
     axes.annotate(f"{kept} of {group['width']}", inside, ha="right", va="top", fontsize=7.5, color=BLUE, bbox=box)

@@ -201,7 +201,7 @@ def path_plot(steps: Sequence[Mapping[str, Any]], *, cost: str, budget: float | 
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(lambda value, _: amount(value))
         axes.invert_xaxis()
-        axes.set_xlabel(f"{cost} (dashed: budget)")
+        axes.set_xlabel(cost if budget is None else f"{cost} (dashed: budget)")
         axes.set_ylabel("top-1 accuracy, masked (%)" if shares else "worth")
 
     said = f"{len(steps)} steps from {amount(costs[0])} to {amount(costs[-1])} {cost}"
@@ -243,10 +243,10 @@ def name_rows(axes: Axes, names: Sequence[str]) -> None:
     axes.set_ylim(len(names) - 0.5, -0.6)
 
 
-def shortened(name: str) -> str:
-    """Return a name, without its middle where it is long."""
-    half = MAX_LETTERS // 2 - 1
-    return name if len(name) <= MAX_LETTERS else f"{name[:half]}…{name[-half:]}"
+def shortened(name: str, most: int = MAX_LETTERS) -> str:
+    """Return a name, without its middle where it has more than so many letters."""
+    half = most // 2 - 1
+    return name if len(name) <= most else f"{name[:half]}…{name[-half:]}"
 
 
 @contextmanager
