@@ -7,6 +7,7 @@ import functools
 import json
 import math
 import re
+import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 from references import wilson_bounds
 from reports_for_tests import Page, full_report, hostile_report, minimal_report, quantized_report
 from secateur.errors import MissingDependencyError
+from secateur_cli.report.plots import widths_plot
 from secateur_cli.report.report import render_report, write_report
 from secateur_cli.report.verdict import agreement, verdict
 from secateur_cli.wording import amount, speed, spread, wilson_interval
@@ -203,6 +205,13 @@ def test_wilson_interval_is_its_twin(trials: int) -> None:
         assert low == pytest.approx(expected[0], abs=1e-9)
         assert high == pytest.approx(expected[1], abs=1e-9)
         assert low <= right / trials <= high
+
+
+def test_layers_that_differ_in_the_middle_of_their_names_are_told_apart_in_figures() -> None:
+    names = [f"features.denseblock{block}.denselayer1.conv1" for block in (1, 2, 3)]
+    svg = widths_plot([{"name": name, "width": 8, "kept": 4} for name in names])
+    labels = [text for text in ET.fromstring(svg).itertext() if "denseblock" in text]
+    assert labels == [f"…denseblock{block}…ayer1.conv1" for block in (1, 2, 3)]
 
 
 def test_a_network_that_is_always_right_can_be_drawn() -> None:

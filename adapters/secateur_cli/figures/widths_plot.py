@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from secateur_cli.figures.names import name_of
 from secateur_cli.figures.order import Found, Row
 from secateur_cli.figures.paper import WIDE, legend_above, look, sheet
-from secateur_cli.report.plots import shortened
+from secateur_cli.report.shortening import told_apart
 
 MOST_NAMES = 40  # beyond them layers are numbered
 
@@ -26,7 +26,8 @@ def widths_plot(found: Found) -> Figure:
     for row in found.rows:
         kept[row["line"]][row["layer"]].append(row)
     named = len(layers) <= MOST_NAMES
-    longest = max(len(shortened(layer)) for layer in layers) if named else 0
+    names = told_apart(layers) if named else []
+    longest = max(map(len, names), default=0)
 
     def draw(figure: Figure) -> None:
         upper, lower = figure.subplots(2, 1, sharex=True)
@@ -51,7 +52,7 @@ def widths_plot(found: Found) -> Figure:
             axes.grid(axis="y")
             axes.set_xlim(0.3, len(layers) + 0.7)
         if named:
-            lower.set_xticks(range(1, len(layers) + 1), [shortened(layer) for layer in layers], rotation=90)
+            lower.set_xticks(range(1, len(layers) + 1), names, rotation=90)
         lower.set_xlabel("layer, from the first to the last")
         legend_above(figure, upper, lower)
 

@@ -13,7 +13,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from secateur_cli.report.plots import BLUE, COLUMN, GREY, INK, MAX_ROWS, drawn, shortened
+from secateur_cli.report.plots import BLUE, COLUMN, GREY, INK, MAX_ROWS, drawn
+from secateur_cli.report.shortening import told_apart
 from secateur_cli.wording import percent
 
 ACROSS = 3  # panels side by side
@@ -53,10 +54,11 @@ def _figure(groups: Sequence[Mapping[str, Any]], decades: float, name: str) -> s
         axes.set_xlim(0, COLUMN)
         axes.set_ylim(0, height)
         axes.axis("off")
-        for number, group in enumerate(groups):
+        titles = told_apart([str(group["name"]) for group in groups], LETTERS)
+        for number, (title, group) in enumerate(zip(titles, groups, strict=True)):
             row, column = divmod(number, ACROSS)
             ground = height - HEAD - row * (NAME + CURVE + BELOW) - NAME - CURVE
-            _panel(axes, group, LEFT + column * (width + GAP), ground, width, decades, labelled=not column)
+            _panel(axes, title, group, LEFT + column * (width + GAP), ground, width, decades, labelled=not column)
         axes.annotate(
             "across: channels kept, none to all; upwards: error of the layers that read them",
             (COLUMN / 2, FOOT / 2), ha="center", va="center", fontsize=7.5, color=INK,
@@ -67,7 +69,15 @@ def _figure(groups: Sequence[Mapping[str, Any]], decades: float, name: str) -> s
 
 
 def _panel(
-    axes: Axes, group: Mapping[str, Any], left: float, ground: float, width: float, decades: float, *, labelled: bool
+    axes: Axes,
+    title: str,
+    group: Mapping[str, Any],
+    left: float,
+    ground: float,
+    width: float,
+    decades: float,
+    *,
+    labelled: bool,
 ) -> None:
     """Draw a group in inches: a rule for each decade, the curve, and where it was cut."""
 
@@ -87,7 +97,7 @@ def _panel(
     axes.plot([x(k) for k in range(len(errors))], [y(error) for error in errors], color=INK, linewidth=0.9)
     axes.vlines(x(kept), ground, y(errors[kept]), color=BLUE, linewidth=1.2)
     axes.plot([x(kept)], [y(errors[kept])], marker="o", markersize=3.6, color=BLUE, linestyle="", clip_on=False)
-    axes.annotate(shortened(str(group["name"]), LETTERS), (left, ground + CURVE + 0.05), fontsize=8, color=INK)
+    axes.annotate(title, (left, ground + CURVE + 0.05), fontsize=8, color=INK)
     inside = (left + width, ground + CURVE - 0.02)
     box = {"facecolor": "white", "edgecolor": "none", "pad": 0.4}  # so that no line runs through it
     axes.annotate(f"{kept} of {group['width']}", inside, ha="right", va="top", fontsize=7.5, color=BLUE, bbox=box)

@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from secateur_cli.report.picking import spread_evenly
+from secateur_cli.report.shortening import told_apart
 from secateur_cli.wording import amount, batch, percent, wilson_interval
 
 INK, GREY, BLUE, RUST = "#111827", "#6b7280", "#1d4e89", "#a63d0f"
@@ -28,7 +29,7 @@ DENSE: dict[str, Any] = {"marker": "o", "color": GREY, "markerfacecolor": "white
 PRUNED: dict[str, Any] = {"marker": "s", "color": BLUE, "markerfacecolor": BLUE, "markersize": 5.5}
 COLUMN, PANEL, ROW = 4.6, 2.2, 0.24  # inches
 PIXELS_PER_INCH = 96
-MAX_ROWS, MAX_PANELS, MAX_LETTERS = 60, 12, 24
+MAX_ROWS, MAX_PANELS = 60, 12
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # names are shown as they are, dollar signs too
@@ -238,15 +239,9 @@ def _label(axes: Axes, text: str, x: float, row: float) -> None:
 
 def name_rows(axes: Axes, names: Sequence[str]) -> None:
     """Label rows 0, 1, ... from the top down."""
-    axes.set_yticks(range(len(names)), [shortened(name) for name in names])
+    axes.set_yticks(range(len(names)), told_apart(names))
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(names) - 0.5, -0.6)
-
-
-def shortened(name: str, most: int = MAX_LETTERS) -> str:
-    """Return a name, without its middle where it has more than so many letters."""
-    half = most // 2 - 1
-    return name if len(name) <= most else f"{name[:half]}…{name[-half:]}"
 
 
 @contextmanager

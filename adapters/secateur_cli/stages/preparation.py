@@ -81,7 +81,8 @@ def prepare(
     shallow = read_shallow(config.plan, data.example, folder)
     setting = rehearsed_setting(config, model, data.example, groups, shallow)
     rehearse_quantization(config, model, data.example)
-    check_batches(config, model, data.example)
+    if "benchmark" not in workspace.stages:
+        check_batches(config, model, data.example)
     rehearse_plan(config, search, rehearse_scores(config, model, data.example), setting)
     workspace.open()
     if workspace.stages:
