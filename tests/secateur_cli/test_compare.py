@@ -156,7 +156,7 @@ def test_csv_and_page(finished: tuple[Path, str]) -> None:
     assert page.count("<svg") == 3
     assert "<script" not in page
     assert "http" not in page.replace("http-equiv", "")
-    assert "top-1 accuracy on held-out images (%; dashed: dense)" in page
+    assert "top-1 accuracy (%; dashed: dense)" in page
     assert "Small: 4 criteria compared" in page
 
 

@@ -114,7 +114,7 @@ def _table_row(row: Mapping[str, Any], found: Mapping[str, Any], batches: Sequen
     dense = found["dense"]
     costs = [NONE if row[k] is None else percent(row[k]["value"] / dense[k]) for k in ("macs", "parameters")]
     speeds = [
-        NONE if not row["speed"] else "{ratio:.2f} ({lower:.2f} to {upper:.2f})".format(**row["speed"][b])
+        NONE if not row["speed"] else "{ratio:.2f} ({lower:.2f}\u2013{upper:.2f})".format(**row["speed"][b])
         for b in batches
     ]
     ties = NONE if row["ties"] is None else str(row["ties"])
