@@ -25,9 +25,10 @@ READING = (
 
 THEIRS = (
     "The criteria of Torch-Pruning and NNI are their own code. Torch-Pruning's importances score the same channel "
-    "groups as ours; its Taylor reads the gradients of the mean loss, in eval mode. NNI's pruners mask by themselves, "
-    "at the widths that the search has found by their metrics; Taylor and Slim collect with the network's weights held "
-    "still. What follows the choice of channels is the same for all."
+    "groups as ours; its Taylor reads the gradients of the mean loss, in eval mode, and its FPGM takes distances of "
+    "squared weights, whatever their signs. NNI's pruners mask by themselves, at the widths that the search has found "
+    "by their metrics; Taylor and Slim collect with the network's weights held still. What follows the choice of "
+    "channels is the same for all."
 )
 
 
