@@ -51,10 +51,20 @@ def test_it_is_short() -> None:
 
 
 def test_every_published_row_has_its_configuration() -> None:
-    rows = re.findall(r"^\| `((?:cifar|imagenet)\w+)` \| (\w+) \| (\S+) -> (\S+)% \|", README, re.MULTILINE)
+    told, cost = r"`((?:cifar|imagenet)\w+)` \| (\w+) \| (\S+) -> (\S+)%", r"(\S+) -> (\S+) ([MG]) \| (\S+ M)?"
+    rows = re.findall(rf"^\| {told} \| {cost} ?\| not run \|$", README, re.MULTILINE)
     folder = ROOT / "examples" / "reproduce"
     assert {name for name, *_ in rows} == {path.stem for path in folder.glob("*.yaml")}
-    for name, counted, dense, pruned in rows:
-        head = (folder / f"{name}.yaml").read_text(encoding="utf-8").partition("\nnetwork:")[0]
+    for name, counted, dense, pruned, before, after, unit, parameters in rows:
+        text = (folder / f"{name}.yaml").read_text(encoding="utf-8").partition("\nnetwork:")[0]
+        head = " ".join(text.replace("\n# ", " ").split())
         assert f"top-1 {dense} -> {pruned}%" in head
+        assert f"{parameters} parameters" in head or not parameters
+        operations = re.search(r"(\S+) -> (\S+) G FLOPs of two", head)
+        if operations is None:
+            assert f"{before} -> {after} {unit}" in head
+        else:
+            assert [float(count) / 2 for count in operations.groups()] == [
+                pytest.approx(float(count), abs=0.0051) for count in (before, after)
+            ]
         assert list(load_config(folder / f"{name}.yaml").plan.budget.given) == [counted]

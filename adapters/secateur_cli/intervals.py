@@ -28,7 +28,7 @@ class Mean:
     Attributes:
         value: the mean.
         reach: half of the 95% t-interval; None where there is one measurement, which says nothing of its spread.
-        count: how many measurements; seeds that share one count once.
+        count: how many measurements; where all seeds share one, it is one.
     """
 
     value: float

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+
+from secateur_cli.intervals import mean
 
 
 @dataclass
@@ -40,20 +41,21 @@ class Record:
 
 
 def table(record: Record, names: Sequence[str], stages: Sequence[str], *, counts: Sequence[str] = ()) -> None:
-    """Print the mean over the seeds and half of the range; of `counts`, before the stages, the mean alone."""
+    """Print the mean over the seeds and half of its 95% t-interval; of `counts`, before the stages, the mean alone."""
     width = max([40, *(len(name) + 2 for name in names)])
     print(f"\n{'':{width}}" + "".join(f"{c:>9}" for c in counts) + "".join(f"{stage:>16}" for stage in stages))
     for name in names:
-        cells = [f"{_mean(record.over_seeds(name, count), half=False):>9}" for count in counts]
-        cells += [f"{_mean(record.over_seeds(name, stage), half=True):>16}" for stage in stages]
+        cells = [f"{_mean(record.over_seeds(name, count), reach=False):>9}" for count in counts]
+        cells += [f"{_mean(record.over_seeds(name, stage), reach=True):>16}" for stage in stages]
         print(f"{name:{width}}" + "".join(cells))
 
 
-def _mean(values: list[float], *, half: bool) -> str:
-    if not values:
+def _mean(values: list[float], *, reach: bool) -> str:
+    found = mean(values)
+    if found is None:
         return ""
-    spread = f" ±{(max(values) - min(values)) / 2:.2f}" if half and len(values) > 1 else ""
-    return f"{statistics.mean(values):.{2 if half else 0}f}{spread}"
+    spread = "" if found.reach is None or not reach else f" ±{found.reach:.2f}"
+    return f"{found.value:.{2 if reach else 0}f}{spread}"
 
 
 def part(text: str) -> tuple[int, int]:

@@ -8,9 +8,9 @@
 
 The channels inside the blocks are cut to uniform widths by HRank's ranks, and each way of training starts from the same
 network: as it was cut, or with its batch norm recalibrated. Shown is the percentage of the 5,000 held-out images
-answered rightly, the mean over the seeds and, behind the sign, half of the range. The epoch that is kept is chosen on
-validation images, which are neither trained on nor held out. A seed decides which images are scored and set aside, and
-the order in training.
+answered rightly, the mean over the seeds and, behind the sign, half of its 95% t-interval. The epoch that is kept is
+chosen on validation images, which are neither trained on nor held out. A seed decides which images are scored and set
+aside, and the order in training.
 
 Every figure is recorded as soon as it is known, a line each, in a file that the next call completes; rows of another
 device, precision or number of epochs are rows of their own. Several processes may share the work: `--part 1/2`,

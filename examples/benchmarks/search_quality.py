@@ -12,8 +12,8 @@ by the criterion's own error curves (`secateur.reconstruction_scores(order=...)`
 is a local search from the curves of `reconstruction`. Shown is the percentage of the 5,000 held-out images answered
 rightly: after the cut, with batch norm recalibrated, compensated, compensated with the channels of these widths chosen
 layer by layer (`secateur.reconstruct`, which is reconstruction's own way), and after the same two epochs from the
-compensated weights; the mean over the seeds and, behind the sign, half of the range. A seed decides which training
-images are scored, which are set aside to judge candidates on, and the order in training.
+compensated weights; the mean over the seeds and, behind the sign, half of its 95% t-interval. A seed decides which
+training images are scored, which are set aside to judge candidates on, and the order in training.
 
 With --worths, greedy searches in the order of L1 are judged by different measures and recoveries instead. Every figure
 is recorded as soon as it is known, a line each in a file that the next call completes; the worths of candidates are

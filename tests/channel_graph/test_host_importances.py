@@ -49,6 +49,17 @@ def test_scores_are_those_that_its_own_pruner_ranks_by(network: nn.Module, name:
     assert table.settings["samples"] == (12 if name == "taylor" else 0)
 
 
+def test_fpgm_measures_distances_between_squares_of_weights() -> None:
+    """Of Torch-Pruning 1.6, told wherever it is compared: filters that differ in their signs alone are one to it."""
+    network = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3))
+    first, second = network.get_parameter("0.weight").detach(), network.get_parameter("2.weight").detach()
+    table = host_importance_scores(network, channel_groups(network, IMAGES[:2]), BATCHES, "fpgm")
+    rows = (first.flatten(1) ** 2, second.transpose(0, 1).flatten(1) ** 2)
+    distances = [torch.tensor([sum(float((a - b).norm()) for b in own) for a in own]) for own in rows]
+    expected = (distances[0] + distances[1]) / 2
+    assert torch.allclose(table["0"], (expected / expected.mean()).double(), rtol=1e-4)
+
+
 def test_random_depends_on_the_seed_alone(network: nn.Module) -> None:
     groups = channel_groups(network, IMAGES[:2])
     before = torch.random.get_rng_state()

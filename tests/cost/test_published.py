@@ -165,6 +165,70 @@ def test_the_vgg_of_di_is_the_one_of_nineteen_layers() -> None:
     assert 1.21e6 / sum(p.numel() for p in model.parameters()) == pytest.approx(1 - 0.940, abs=0.0005)
 
 
+class PreActivated(nn.Module):
+    """A bottleneck block of ResNet-164: as many batch norms as convolutions, each before its own."""
+
+    def __init__(self, inputs: int, inner: int, stride: int) -> None:
+        super().__init__()
+        sizes = [(inputs, inner, 1, 1), (inner, inner, 3, stride), (inner, 4 * inner, 1, 1)]
+        layers = [
+            layer
+            for before, after, kernel, step in sizes
+            for layer in (
+                nn.BatchNorm2d(before),
+                nn.ReLU(),
+                nn.Conv2d(before, after, kernel, step, kernel // 2, bias=False),
+            )
+        ]
+        self.branch = nn.Sequential(*layers)
+        self.shortcut = nn.Identity() if inputs == 4 * inner else nn.Conv2d(inputs, 4 * inner, 1, stride, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.branch(x) + self.shortcut(x)
+
+
+def test_the_resnet164_of_di_is_made_of_bottlenecks() -> None:
+    """109 M and 0.71 M left are 56.4% and 58.2% less, 98 M and 0.90 M 60.6% and 47.1%: of 248 to 250 M, and 1.70 M."""
+    layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, padding=1, bias=False)]
+    width = 16
+    for inner in (16, 32, 64):
+        for block in range(18):
+            layers.append(PreActivated(width, inner, 2 if inner > 16 and block == 0 else 1))
+            width = 4 * inner
+    pool = [nn.BatchNorm2d(width), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10)]
+    model = nn.Sequential(*layers, *pool)
+    assert sum(isinstance(m, (nn.Conv2d, nn.Linear)) for m in model.modules()) == 164 + 3, "and three shortcuts"
+    macs, parameters = MacsCost(model, IMAGE, {})({}), sum(p.numel() for p in model.parameters())
+    for left, less in ((109e6, 56.4), (98e6, 60.6)):
+        assert 100 * (1 - left / macs) == pytest.approx(less, abs=0.5)
+    for left, less in ((0.71e6, 58.2), (0.90e6, 47.1)):
+        assert 100 * (1 - left / parameters) == pytest.approx(less, abs=0.3)
+
+
+def test_the_resnet56_of_filter_sketch_is_counted_in_macs() -> None:
+    """60% of the inner channels of every block: 73.36 M and 0.50 M are printed, 41.5% less of 125.49 M."""
+    model = resnet56()
+    groups = channel_groups(model, IMAGE, check=False, residual="skip")
+    widths = {name: int(0.6 * group.width) for name, group in groups.items()}
+    assert len(groups) == 27
+    macs = MacsCost(model, IMAGE, groups)
+    assert macs(widths) / 1e6 == pytest.approx(73.36, abs=0.005)
+    assert 100 * (1 - macs(widths) / macs({})) == pytest.approx(41.5, abs=0.05)
+    assert cost_model("parameters", model, IMAGE, groups)(widths) / 1e6 == pytest.approx(0.50, abs=0.01)
+
+
+def test_the_vgg16_of_dcff_is_counted_by_thop() -> None:
+    """72.77 M, and 1.06 M parameters, at the published rates, of a network with one linear layer."""
+    model = vgg16_bn()
+    model.classifier = nn.Sequential(nn.Linear(512, 10))
+    groups = channel_groups(model, IMAGE, check=False)
+    rates = [0.5] * 2 + [0.4] * 2 + [0.35] * 3 + [0.85] * 6
+    widths = {name: int(g.width * (1 - rate)) for (name, g), rate in zip(groups.items(), rates, strict=True)}
+    assert thop_cost(model, IMAGE, groups)(widths) / 1e6 == pytest.approx(72.77, abs=0.005)
+    assert MacsCost(model, IMAGE, groups)(widths) / 1e6 < 72.6
+    assert cost_model("parameters", model, IMAGE, groups)(widths) / 1e6 == pytest.approx(1.06, abs=0.012)
+
+
 def test_vgg16_of_autopruner() -> None:
     pytest.importorskip("torchvision")
     model = torchvision_network("vgg16", classes=1000)

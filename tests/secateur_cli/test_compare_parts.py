@@ -115,6 +115,7 @@ def record(
         "score_seconds": 1.0,
         "score_processor_seconds": 1.0,
         "score_peak_bytes": None,
+        "score_images": 500,
         "plan": plan,
         "plan_seconds": 0.1,
         "ties": 0,
@@ -146,10 +147,70 @@ def test_a_difference_that_seeds_do_not_agree_on_may_be_chance() -> None:
     assert "which may be chance, ahead of l1 (NNI)" in said
 
 
+def test_who_leads_is_ahead_of_every_other_beyond_chance() -> None:
+    """The first is chosen by the figures that show its lead: a clear lead over the best of the others is not enough."""
+    shares = {"di": (0.80, 0.81, 0.82), "l1": (0.79, 0.80, 0.805), "hrank": (0.83, 0.75, 0.81)}
+    houses = {"di": "secateur", "l1": "NNI", "hrank": "secateur"}
+    records = [
+        record(name, seed, value, house=houses[name], plan=f"{name}{seed}")
+        for name, values in shares.items()
+        for seed, value in enumerate(values)
+    ]
+    (said,) = verdicts(rows_of(records, ["cut"]), ["cut"])
+    assert "di (secateur) is first (cut: 81.0%), 1.2 points (0.4 to 1.9 over 3 seeds) ahead of l1 (NNI)." in said
+    assert said.endswith(" Within chance of it: hrank (secateur), of 2 others.")
+    (alone,) = verdicts(rows_of([r for r in records if r["criterion"] != "hrank"], ["cut"]), ["cut"])
+    assert "di (secateur) leads" in alone
+    assert "chance" not in alone
+
+
+def test_a_lead_of_a_few_images_may_be_chance() -> None:
+    """Of 200 images five are 2.5 points, six are 3: the sign test needs six."""
+    for ahead, verb in ((0.025, "is first"), (0.03, "leads")):
+        records = [record("l1", seed, 0.7, house="NNI", plan=f"b{seed}") for seed in range(3)]
+        records += [record("di", seed, 0.7 + ahead, plan=f"a{seed}") for seed in range(3)]
+        (said,) = verdicts(rows_of(records, ["cut"]), ["cut"], images=200)
+        assert f"di (secateur) {verb}" in said
+        assert ("which may be chance" in said) == (verb == "is first")
+        assert "di (secateur) leads" in verdicts(rows_of(records, ["cut"]), ["cut"])[0]
+
+
+def test_what_no_seed_changes_is_one_difference_and_no_lead() -> None:
+    records = [
+        record(name, seed, share, house=house, plan=name) | {"measured_as": {"cut": f"cut {name}"}}
+        for name, house, share in (("l1", "NNI", 0.7), ("magnitude", "Torch-Pruning", 0.71))
+        for seed in range(3)
+    ]
+    (said,) = verdicts(rows_of(records, ["cut"]), ["cut"])
+    assert "magnitude (Torch-Pruning) is first (cut: 71.0%), in one measurement 1.0 points ahead of l1 (NNI)." in said
+
+
+def test_channels_that_some_seeds_share_count_for_each_of_them() -> None:
+    """Each seed has its own images, and may come to the same channels as another: the mean is over seeds."""
+    networks = (("a", 0.6), ("a", 0.6), ("b", 0.9))
+    records = [
+        record("hrank", seed, share, plan=plan) | {"measured_as": {"cut": f"cut {plan}"}}
+        for seed, (plan, share) in enumerate(networks)
+    ]
+    (row,) = rows_of(records, ["cut"])
+    assert row["accuracy"]["cut"]["value"] == pytest.approx(0.7)
+    assert row["accuracy"]["cut"]["count"] == 3
+
+
+def test_others_within_chance_are_named_up_to_four() -> None:
+    records = [
+        record(f"c{number}", seed, 0.8 - 0.001 * number + 0.01 * number * (seed - 1), plan=f"{number}{seed}")
+        for number in range(8)
+        for seed in range(3)
+    ]
+    (said,) = verdicts(rows_of(records, ["cut"]), ["cut"])
+    assert said.endswith("c2 (secateur), c3 (secateur), c4 (secateur), c5 (secateur) and 2 more, of 7 others.")
+
+
 def test_the_same_channels_are_said_to_be_the_same() -> None:
     rows = rows_of([record("l1", 0, 0.7, house="NNI"), record("l1", 0, 0.7), record("di", 0, 0.6, plan="b")], ["cut"])
     assert [row["same_channels_as"] for row in rows] == [["l1 (secateur)"], ["l1 (NNI)"], []]
-    assert "leads (cut: 70.0%), by the same channels as" in verdicts(rows, ["cut"])[0]
+    assert "is first (cut: 70.0%), by the same channels as" in verdicts(rows, ["cut"])[0]
     found = {"rows": rows, "seeds": [0], "dense": {"accuracy": 0.9, "images": 10, "macs": 20.0, "parameters": 9.0}}
     assert sum("chooses the same channels as" in line for line in notes(found)) == 1
 

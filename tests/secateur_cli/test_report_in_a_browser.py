@@ -20,7 +20,9 @@ from typing import Any
 import pytest
 from matplotlib.image import imread
 
+from comparisons_for_tests import full_comparison
 from reports_for_tests import full_report, hostile_report
+from secateur_cli.comparison.document import render_comparison
 from secateur_cli.report.report import render_report
 
 BROWSER = next(
@@ -81,9 +83,10 @@ def asked() -> Iterator[tuple[str, list[str]]]:
 
 @pytest.fixture(scope="module")
 def seen(asked: tuple[str, list[str]], tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What a browser measured of an ordinary and of a hostile report, at every width, and in print."""
+    """What a browser measured of a report, a large comparison and a hostile report, at every width, and in print."""
     folder = tmp_path_factory.mktemp("frames")
     pages = {"full": render_report(full_report()), "hostile": render_report(hostile_report())}
+    pages["comparison"] = render_comparison(full_comparison())
     pages["hostile"] = pages["hostile"].replace("evil.example", asked[0])
     frames = [
         f'<iframe data-name="{name}" data-media="{media}" style="border:0;width:{width}px;height:1500px" '
@@ -113,13 +116,13 @@ def test_no_page_scrolls_sideways(seen: list[dict[str, Any]]) -> None:
 
 
 def test_the_result_is_read_on_a_phone_without_scrolling(seen: list[dict[str, Any]]) -> None:
-    ordinary = [page for page in seen if page["name"] == "full" and page["width"] >= 390]
-    assert [page["summary"] for page in ordinary] == [0] * 3
+    ordinary = [page for page in seen if page["name"] != "hostile" and page["width"] >= 390]
+    assert [page["summary"] for page in ordinary] == [0] * 6
 
 
 def test_letters_and_figures_are_large_enough(seen: list[dict[str, Any]]) -> None:
     for page in seen:
-        assert page["figures"] == 13
+        assert page["figures"] == (20 if page["name"] == "comparison" else 13)
         assert page["lowest"] > 60
         assert page["lettering"] >= (9 if page["width"] >= 390 else 7)
         assert page["smallest"] >= (10 if page["media"] == "print" else 12)
@@ -127,8 +130,9 @@ def test_letters_and_figures_are_large_enough(seen: list[dict[str, Any]]) -> Non
 
 def test_print_cuts_nothing_and_unfolds_everything(seen: list[dict[str, Any]]) -> None:
     printed = [page for page in seen if page["media"] == "print"]
-    assert [page["beyond"] for page in printed] == [0, 0]
-    assert all(page["folded"] == page["unfolded"] > 0 for page in printed)
+    assert [page["beyond"] for page in printed] == [0, 0, 0]
+    assert all(page["folded"] == page["unfolded"] for page in printed)
+    assert [page["name"] for page in printed if page["folded"]] == ["full", "hostile"]
     assert all(page["unfolded"] == 0 for page in seen if page["media"] == "screen")
 
 

@@ -70,7 +70,8 @@ def _compare(path: Path, output: Path | None, changes: Sequence[str], *, show: b
     write_files(described(setting, found, command=command, smoke=smoke), target, progress)
     for table in tables(found, width=console.width):
         console.print(table)
-    for line in [*verdicts(found["rows"], found["stages"]), *notes(found, width=console.width)]:
+    said = verdicts(found["rows"], found["stages"], images=found["dense"]["images"])
+    for line in [*said, *notes(found, width=console.width)]:
         progress.say(line)
     progress.say(f"everything lies in {target}")
     if smoke:

@@ -9,8 +9,8 @@ import yaml
 
 from secateur_cli.comparison import plots
 from secateur_cli.comparison.contenders import HOUSES
-from secateur_cli.comparison.tables import alike, missing, share, untouched
-from secateur_cli.comparison.verdicts import blocks_of, called, is_measured, verdicts
+from secateur_cli.comparison.tables import LEADS, alike, missing, share, untouched
+from secateur_cli.comparison.verdicts import blocks_of, called, is_measured, standing, verdicts
 from secateur_cli.report.page import Figure, Section, Table, as_text
 from secateur_cli.report.report import moment, readable, render_page
 from secateur_cli.report.sections import SEARCHES
@@ -20,14 +20,15 @@ TEMPLATE = "comparison.html.jinja"
 READING = (
     "Accuracy is top-1 on the held-out images in percent: the mean over seeds ± half of its 95% t-interval. Without ± "
     "it is one measurement: a single seed, or channels that no seed changes. The interval is over seeds, not over "
-    "images: of {images:,} images, one is {point:.3g} points."
+    "images: of {images:,} images, one is {point:.3g} points. And {leads}"
 )
 
 THEIRS = (
     "The criteria of Torch-Pruning and NNI are their own code. Torch-Pruning's importances score the same channel "
-    "groups as ours; its Taylor reads the gradients of the mean loss, in eval mode. NNI's pruners mask by themselves, "
-    "at the widths that the search has found by their metrics; Taylor and Slim collect with the network's weights held "
-    "still. What follows the choice of channels is the same for all."
+    "groups as ours; its Taylor reads the gradients of the mean loss, in eval mode, and its FPGM takes distances of "
+    "squared weights, whatever their signs. NNI's pruners mask by themselves, at the widths that the search has found "
+    "by their metrics; Taylor and Slim collect with the network's weights held still. What follows the choice of "
+    "channels is the same for all."
 )
 
 
@@ -65,14 +66,14 @@ def render_comparison(report: Mapping[str, Any]) -> str:
 
 
 def _verdict(found: Mapping[str, Any], blocks: Mapping[tuple[str, str], Sequence[Any]]) -> list[str]:
-    """Return how often each house leads."""
-    stage, leads = found["stages"][-1], dict.fromkeys(HOUSES, 0)
-    for rows in blocks.values():
-        if rows[0]["accuracy"][stage]:
-            leads[rows[0]["house"]] += 1
-    total = sum(leads.values())
-    said = ", ".join(f"{house} in {count}" for house, count in leads.items() if count)
-    lines = [f"Leading, {stage}: {said} of {total} {'table' if total == 1 else 'tables'}."] if total else []
+    """Return how often each house is first, and how often that is more than chance."""
+    stage, images = found["stages"][-1], found["dense"]["images"]
+    tables = [table for rows in blocks.values() if (table := standing(rows, stage, images=images)).first]
+    firsts = [table.first["house"] for table in tables if table.first]
+    said = ", ".join(f"{house} in {firsts.count(house)}" for house in HOUSES if house in firsts)
+    beyond = sum(table.leads for table in tables)
+    total = f"{len(tables)} {'table' if len(tables) == 1 else 'tables'}"
+    lines = [f"First, {stage}: {said} of {total}; beyond chance in {beyond or 'none'}."] if tables else []
     waiting = [line for line in missing(found) if line.endswith("not measured yet.")]
     return [*lines, *waiting]
 
@@ -92,7 +93,10 @@ def _summary(blocks: Mapping[tuple[str, str], Sequence[Any]], found: Mapping[str
 
 def _block(number: int, budget: str, search: str, rows: Sequence[Any], found: Mapping[str, Any]) -> Section:
     stages, dense = found["stages"], found["dense"]
-    text = [f"Widths: {SEARCHES[search]}.", *(said.partition(": ")[2] for said in verdicts(rows, stages))]
+    text = [
+        f"Widths: {SEARCHES[search]}.",
+        *(said.partition(": ")[2] for said in verdicts(rows, stages, images=dense["images"])),
+    ]
     figure = plots.stages_plot(
         [row for row in rows if is_measured(row)], stages, dense=dense["accuracy"], name=f"stages-{number}"
     )
@@ -111,7 +115,7 @@ def _table_row(row: Mapping[str, Any], found: Mapping[str, Any], batches: Sequen
     dense = found["dense"]
     costs = [NONE if row[k] is None else percent(row[k]["value"] / dense[k]) for k in ("macs", "parameters")]
     speeds = [
-        NONE if not row["speed"] else "{ratio:.2f} ({lower:.2f} to {upper:.2f})".format(**row["speed"][b])
+        NONE if not row["speed"] else "{ratio:.2f} ({lower:.2f}\u2013{upper:.2f})".format(**row["speed"][b])
         for b in batches
     ]
     ties = NONE if row["ties"] is None else str(row["ties"])
@@ -151,6 +155,7 @@ def _scoring(found: Mapping[str, Any]) -> Section | None:
             f"{row['score_processor_seconds']['value']:.2f}",
             f"{row['score_seconds']['value']:.2f}",
             NONE if row["score_peak_bytes"] is None else f"{row['score_peak_bytes'] / 2**20:,.0f}",
+            NONE if not row["score_images"] else f"{row['score_images']:,}",
             "one for all seeds" if row["scores_shared"] else "anew for each seed",
         ]
         for row in rows
@@ -159,7 +164,7 @@ def _scoring(found: Mapping[str, Any]) -> Section | None:
         "What the scores of all layers take, on top of what the process holds; a first call includes what is loaded or "
         "compiled for it. Processor time is that of all threads, and hardly changes with what else the machine does."
     )
-    header = ["criterion", "processor s", "s", "memory, MiB", "scores"]
+    header = ["criterion", "processor s", "s", "memory, MiB", "images", "scores"]
     return Section("scoring", "Scoring", [text], [Figure(plots.scoring_plot(rows), "")], tables=[Table(header, table)])
 
 
@@ -167,7 +172,7 @@ def _how(found: Mapping[str, Any]) -> Section:
     dense = found["dense"]
     images = dense["images"] or 0
     text = [
-        READING.format(images=images, point=100 / max(images, 1)),
+        READING.format(images=images, point=100 / max(images, 1), leads=LEADS),
         THEIRS,
         *untouched(found["rows"]),
         *missing(found),

@@ -54,7 +54,7 @@ def stages_plot(rows: Sequence[Row], stages: Sequence[str], *, dense: float | No
                 **STAGES[stage],
             )
         name_rows(axes, [f"{row['criterion']}, {SHORT[row['house']]}" for row in rows])
-        axes.set_xlabel("top-1 accuracy on held-out images (%; dashed: dense)")
+        axes.set_xlabel("top-1 accuracy (%; dashed: dense)")
         figure.legend(loc="outside upper right", ncols=len(stages), columnspacing=1.0, handletextpad=0.2)
 
     last = stages[-1]

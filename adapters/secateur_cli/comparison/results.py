@@ -137,6 +137,7 @@ def _row(records: Sequence[Record], stages: Sequence[str]) -> Record:
     row["score_peak_bytes"] = max(
         (r["score_peak_bytes"] for r in records if r["score_peak_bytes"] is not None), default=None
     )
+    row["score_images"] = max((r["score_images"] for r in records if r["score_images"] is not None), default=None)
     row["ties"] = max((r["ties"] for r in records if r["ties"] is not None), default=None)
     row["unscored"] = {group: reason for r in records for group, reason in r["unscored"].items()}
     row["speed"] = _speed(records)
@@ -147,9 +148,10 @@ def _row(records: Sequence[Record], stages: Sequence[str]) -> Record:
 
 
 def _over(records: Sequence[Record], stage: str) -> Mean | None:
-    """Return the mean over seeds; what several seeds share is one measurement."""
-    values = {r["measured_as"][stage]: r["accuracy"][stage] for r in records if r["accuracy"][stage] is not None}
-    return mean([*values.values()])
+    """Return the mean over seeds; what all seeds share is one measurement, which tells nothing of a spread."""
+    known = [r for r in records if r["accuracy"][stage] is not None]
+    networks = {r["measured_as"][stage] for r in known}
+    return mean([r["accuracy"][stage] for r in (known[:1] if len(networks) == 1 else known)])
 
 
 def _speed(records: Sequence[Record]) -> Record | None:

@@ -9,12 +9,16 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from secateur_cli.comparison.verdicts import blocks_of, called, is_measured
+from secateur_cli.comparison.verdicts import FEWEST_IMAGES, blocks_of, called, is_measured
 from secateur_cli.wording import NONE, amount, percent
 
 SHORT = {"secateur": "ours", "Torch-Pruning": "TP", "NNI": "NNI"}
 SHORTENED = {"recalibrated": "recalib.", "compensated": "compens.", "fine-tuned": "tuned"}
 ROOMY = 8  # columns of numbers that leave room for whole words
+LEADS = (
+    "who leads is ahead of every other criterion by an interval of the seeds' differences that lies above zero, and by "
+    f"{FEWEST_IMAGES} held-out images or more; else the first may be so by chance, having been chosen by these figures."
+)
 WIDE = 96  # characters from which the costs of scoring and the parameters find room
 
 
@@ -52,6 +56,7 @@ def notes(found: Mapping[str, Any], *, width: int = WIDE) -> list[str]:
         f"{amount(found['dense']['parameters'])} parameters.",
         f"top-1 in percent: the mean over the seeds {seeds} ± half of its 95% t-interval; without ± it is one "
         "measurement, which all seeds share where neither the channels nor what is done with them depends on the seed.",
+        LEADS,
     ]
     if width >= WIDE:
         lines.append("score s, MiB: processor seconds and most memory that the scores take, on top of what was held.")

@@ -1,14 +1,51 @@
-"""Who leads, in words: the first of each table against the best of the other houses, seed by seed."""
+"""Who leads, in words: the first of each table against the best of the other houses, and whether that may be chance.
+
+The first is chosen by the same figures that show its lead, so that an interval against one other proves little: the
+best of ten that are all alike is always ahead. It *leads* where it is ahead of every other criterion beyond chance,
+which for normal figures of equal spread needs no correction for how many there are [Hung2019]_; else it *is first*,
+and those that may be as good are named.
+
+.. [Hung2019] K. Hung, W. Fithian. Rank verification for exponential families. Annals of Statistics 47(2), 2019.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from secateur_cli.intervals import mean
+from secateur_cli.intervals import Mean, mean
 from secateur_cli.wording import percent
 
 Row = Mapping[str, Any]
+FEWEST_IMAGES = 6
+"""A lead of fewer images counts as chance: five that one of two equal networks alone gets right are all on one side in
+2 * 2^-5, a sixteenth, of all cases; six in a thirty-second."""
+NAMED = 4
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a table stands at a stage.
+
+    Attributes:
+        first: the row of the highest accuracy; None where nothing has been measured.
+        second: the best of the other houses, or the next where there is no other house; None where there is no other.
+        within: the others, best first, ahead of which the first may be by chance; those of its channels are left out.
+        others: how many others there are, those of its channels left out.
+        sure: whether there are several seeds to say so.
+    """
+
+    first: Row | None
+    second: Row | None = None
+    within: tuple[Row, ...] = ()
+    others: int = 0
+    sure: bool = False
+
+    @property
+    def leads(self) -> bool:
+        """Whether the first is ahead of all others beyond chance."""
+        return self.sure and self.others > 0 and not self.within
 
 
 def blocks_of(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
@@ -24,20 +61,60 @@ def is_measured(row: Row) -> bool:
     return any(share is not None for share in row["accuracy"].values())
 
 
-def verdicts(rows: Sequence[Row], stages: Sequence[str]) -> list[str]:
-    """Return a sentence for each budget and search: who is first at the last stage, and by how much.
+def standing(block: Sequence[Row], stage: str, *, images: int | None = None) -> Standing:
+    """Return how a table stands at a stage. Rows of which fewer seeds have been measured than of others are left out.
 
-    A difference is taken seed by seed, since all criteria of a seed read the same images, and its interval is that of
-    these differences. Rows of which fewer seeds have been measured than of others are left out.
+    Args:
+        block: the rows of one budget and search, best first.
+        stage: by whose accuracy.
+        images: how many are held out; a lead of fewer than `FEWEST_IMAGES` of them may be chance. None leaves that out.
+    """
+    seeds = {id(row): sum(share is not None for share in row["by_seed"][stage].values()) for row in block}
+    known = [row for row in block if seeds[id(row)] and seeds[id(row)] == max(seeds.values())]
+    if not known:
+        return Standing(None)
+    first = known[0]
+    rest = [row for row in known if row["house"] != first["house"]] or known[1:]
+    second = rest[0] if rest else None
+    others = [row for row in known[1:] if row["plans"] != first["plans"]]
+    least = 0.0 if images is None else 100 * FEWEST_IMAGES / max(images, 1)
+    leads = {id(row): lead(first, row, stage) for row in others}
+    within = tuple(row for row in others if _may_be_chance(leads[id(row)], least))
+    return Standing(first, second, within, len(others), any(d and d.reach is not None for d in leads.values()))
+
+
+def lead(first: Row, other: Row, stage: str) -> Mean | None:
+    """Return how far a row is ahead of another, in points, seed by seed, since all of a seed read the same images.
+
+    Where neither changes with the seed it is one difference. None where they have no seed in common.
+    """
+    ours, theirs = first["by_seed"][stage], other["by_seed"][stage]
+    differences = [
+        100 * (ours[seed] - theirs[seed]) for seed in ours if ours[seed] is not None and theirs.get(seed) is not None
+    ]
+    fixed = first["accuracy"][stage]["count"] == other["accuracy"][stage]["count"] == 1
+    return mean(differences[:1] if fixed else differences)
+
+
+def verdicts(rows: Sequence[Row], stages: Sequence[str], *, images: int | None = None) -> list[str]:
+    """Return a sentence or two for each budget and search: who is first at the last stage, by how much, and how surely.
+
+    Args:
+        rows: see `secateur_cli.comparison.results.rows_of`.
+        stages: of the comparison.
+        images: see `standing`.
 
     Example:
         >>> row = {"budget": "50% of the MACs", "search": "uniform"}
         >>> share = {"cut": {"value": 0.9, "reach": None, "count": 1}}
         >>> row |= {"accuracy": share, "by_seed": {"cut": {"0": 0.9}}}
-        >>> verdicts([row | {"criterion": "hrank", "house": "secateur"}], ["cut"])
+        >>> verdicts([row | {"criterion": "hrank", "house": "secateur", "plans": ["a"]}], ["cut"])
         ['50% of the MACs, uniform: hrank (secateur) alone was measured (cut): 90.0%.']
     """
-    return [_verdict(budget, search, block, stages[-1]) for (budget, search), block in blocks_of(rows).items()]
+    return [
+        f"{budget}, {search}: {_said(standing(block, stages[-1], images=images), stages[-1])}"
+        for (budget, search), block in blocks_of(rows).items()
+    ]
 
 
 def called(row: Row) -> str:
@@ -45,35 +122,42 @@ def called(row: Row) -> str:
     return f"{row['criterion']} ({row['house']})"
 
 
-def _verdict(budget: str, search: str, block: Sequence[Row], stage: str) -> str:
-    seeds = {id(row): sum(share is not None for share in row["by_seed"][stage].values()) for row in block}
-    known = [row for row in block if seeds[id(row)] and seeds[id(row)] == max(seeds.values())]
-    start = f"{budget}, {search}"
-    if not known:
-        return f"{start}: nothing has been measured yet."
-    first = known[0]
-    share = percent(first["accuracy"][stage]["value"])
-    others = [row for row in known if row["house"] != first["house"]] or known[1:]
-    if not others:
-        return f"{start}: {called(first)} alone was measured ({stage}): {share}."
-    second = others[0]
-    return f"{start}: {called(first)} leads ({stage}: {share}), {_difference(first, second, stage)} {called(second)}."
+def _may_be_chance(ahead: Mean | None, least: float) -> bool:
+    """Return whether a lead in points may be chance: of the seeds, or of the images."""
+    return ahead is None or (ahead.reach is not None and ahead.ends[0] <= 0) or ahead.value < least
 
 
-def _difference(first: Row, second: Row, stage: str) -> str:
-    """Return how far the first is ahead of the second, in points, and whether the seeds agree on it."""
-    ours, theirs = first["by_seed"][stage], second["by_seed"][stage]
-    differences = [
-        100 * (ours[seed] - theirs[seed]) for seed in ours if ours[seed] is not None and theirs.get(seed) is not None
-    ]
-    if first["plans"] == second["plans"]:
+def _said(table: Standing, stage: str) -> str:
+    if table.first is None:
+        return "nothing has been measured yet."
+    share = percent(table.first["accuracy"][stage]["value"])
+    if table.second is None:
+        return f"{called(table.first)} alone was measured ({stage}): {share}."
+    verb = "leads" if table.leads else "is first"
+    return (
+        f"{called(table.first)} {verb} ({stage}: {share}), {_ahead(table, stage)} {called(table.second)}.{_more(table)}"
+    )
+
+
+def _ahead(table: Standing, stage: str) -> str:
+    """Return how far the first is ahead of the second."""
+    first, second = table.first, table.second
+    if first is None or second is None or first["plans"] == second["plans"]:
         return "by the same channels as"
-    found = mean(differences)
-    if found is None:
+    ahead = lead(first, second, stage)
+    if ahead is None:
         return "on other seeds than"
-    ahead = f"{found.value:.1f} points ahead of"
-    if found.reach is None:
-        return f"in one seed {ahead}"
-    low, high = found.ends
-    chance = "" if low > 0 else ", which may be chance,"
-    return f"{found.value:.1f} points ({low:.1f} to {high:.1f} over {found.count} seeds){chance} ahead of"
+    chance = ", which may be chance," if any(row is second for row in table.within) else ""
+    if ahead.reach is None:
+        return f"in one measurement {ahead.value:.1f} points{chance} ahead of"
+    low, high = ahead.ends
+    return f"{ahead.value:.1f} points ({low:.1f} to {high:.1f} over {ahead.count} seeds){chance} ahead of"
+
+
+def _more(table: Standing) -> str:
+    """Return who else may be as good as the first."""
+    within = [called(row) for row in table.within if row is not table.second]
+    if not within or not table.sure:
+        return ""
+    more = f" and {len(within) - NAMED} more" if len(within) > NAMED else ""
+    return f" Within chance of it: {', '.join(within[:NAMED])}{more}, of {table.others} others."

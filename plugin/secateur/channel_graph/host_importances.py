@@ -5,7 +5,8 @@ the network as Torch-Pruning's pruners show them, and what it says of each becom
 
 Guarded against, in Torch-Pruning 1.6.1: the Taylor importance sorts a layer's channels without the root's
 (pruner/importance.py, line 449), so that in groups whose channels come in another order each gets the score of another;
-and some importances do not work at all, see `BROKEN`.
+and some importances do not work at all, see `BROKEN`. Not guarded against, since it is theirs to decide: their FPGM
+takes the distances between the squares of weights (line 350), not between filters, so that signs do not count.
 """
 
 from __future__ import annotations

@@ -1,0 +1,77 @@
+"""A comparison of full size as its page sees it, made of invented figures."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from secateur_cli.comparison.results import rows_of
+
+CRITERIA = (
+    ("magnitude p=1", "Torch-Pruning"), ("fpgm", "Torch-Pruning"), ("taylor", "Torch-Pruning"),
+    ("bn-scale", "Torch-Pruning"), ("l1", "NNI"), ("taylor", "NNI"), ("hrank", "secateur"),
+    ("di tap=act ridge=0.1 on 1,280", "secateur"), ("reconstruction", "secateur"), ("random", "secateur"),
+)  # fmt: skip
+SEARCHES = ("uniform", "greedy", "curves")
+BUDGETS = {"70% of the MACs": 0.7, "50% of the MACs": 0.5, "30% of the MACs": 0.3}
+STAGES = ("cut", "recalibrated", "compensated", "fine-tuned")
+DENSE = {"accuracy": 0.895, "images": 5000, "macs": 125_485_706.0, "parameters": 853_018.0}
+
+
+def full_comparison() -> dict[str, Any]:
+    """Return ten criteria at three budgets by three searches over three seeds, trained and timed."""
+    draw = random.Random(0)
+    cells = [
+        _cell(draw, number, search, budget, seed)
+        for seed in range(3)
+        for budget in BUDGETS
+        for search in SEARCHES
+        for number in range(len(CRITERIA))
+    ]
+    return {
+        "format": 1,
+        "created": "2026-01-02T03:04:05+00:00",
+        "command": "secateur compare examples/compare/resnet56.yaml",
+        "smoke": False,
+        "given": {"network": {"build": "secateur.networks:resnet56"}, "compare": {"seeds": [0, 1, 2]}},
+        "network": {"build": "secateur.networks:resnet56", "skipped": {}},
+        "data": {"source": "image-folder"},
+        "versions": {"secateur": "0.1.0", "torch": "2.14.1", "nni": "3.0"},
+        "machine": {"processor": "a processor", "threads": 1},
+        "dense": DENSE,
+        "stages": list(STAGES),
+        "seeds": [0, 1, 2],
+        "cells": cells,
+        "rows": rows_of(cells, STAGES),
+    }
+
+
+def _cell(draw: random.Random, number: int, search: str, budget: str, seed: int) -> dict[str, Any]:
+    criterion, house = CRITERIA[number]
+    share = BUDGETS[budget]
+    best = 0.89 - 0.3 * (1 - share) ** 2 + 0.01 * SEARCHES.index(search) - 0.004 * number
+    lost = dict(zip(STAGES, (0.5 * (1 - share) + 0.2, 0.15 * (1 - share), 0.02, 0.0), strict=True))
+    plan = f"{number} {search} {budget} {seed}"
+    times = {"measured": "end to end", "batch_size": 1, "ratio": 1.53, "lower": 1.5, "upper": 1.56}
+    return {
+        "criterion": criterion,
+        "house": house,
+        "search": search,
+        "budget": budget,
+        "seed": seed,
+        "scores_shared": False,
+        "unscored": {},
+        "score_seconds": 0.01 * 3**number,
+        "score_processor_seconds": 0.01 * 3**number,
+        "score_peak_bytes": 2**20 * 4**number,
+        "score_images": 1280,
+        "plan": plan,
+        "plan_seconds": 1.0,
+        "ties": 1234,
+        "macs": share * DENSE["macs"],
+        "parameters": 0.9 * share * DENSE["parameters"],
+        "accuracy": {stage: best - lost[stage] + draw.gauss(0, 0.004) for stage in STAGES},
+        "measured_as": {stage: f"{stage} {plan}" for stage in STAGES},
+        "latency": {"comparisons": [times, times | {"batch_size": 32}], "plan": plan},
+        "not_measured": None,
+    }
