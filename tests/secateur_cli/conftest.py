@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import exports_for_tests  # noqa: F401  # which makes exports quick
 from runs_for_tests import User, write_user
 
 
