@@ -22,7 +22,8 @@ PRELOADED = [  # not onnxruntime, which begins a thread
 
 
 @cache
-def _context() -> context.ForkServerContext:
+def forkserver() -> context.ForkServerContext:
+    """Return the context whose processes are such copies."""
     server = get_context("forkserver")
     server.set_forkserver_preload(PRELOADED)
     paths = (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))
@@ -48,7 +49,7 @@ class Started:
         self._printed, self._complained = output / "printed", output / "complained"
         environment = dict(os.environ) | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
         given = ([str(word) for word in words], str(folder), environment, str(self._printed), str(self._complained))
-        self._process = _context().Process(target=_work, args=given)
+        self._process = forkserver().Process(target=_work, args=given)
         self._process.start()
 
     def poll(self) -> int | None:
