@@ -17,8 +17,8 @@ from typing import Any
 def _copies(make: Callable[..., Any]) -> Callable[..., Any]:
     kept = functools.cache(make)
 
-    def copied(**given: Any) -> Any:
-        found = kept(**given)
+    def copied(*given: Any, **options: Any) -> Any:
+        found = kept(*given, **options)
         copy = type(found)()
         vars(copy).update(vars(found), functions={op: list(ways) for op, ways in found.functions.items()})
         return copy
@@ -26,11 +26,13 @@ def _copies(make: Callable[..., Any]) -> Callable[..., Any]:
     return copied
 
 
-with suppress(ImportError, AttributeError):
+with suppress(ImportError, AttributeError, TypeError):
     from torch._export import utils
     from torch.onnx._constants import ONNX_DEFAULT_OPSET
     from torch.onnx._internal.exporter._registration import ONNXRegistry
 
-    utils._materialize_cpp_cia_ops = functools.cache(utils._materialize_cpp_cia_ops)
-    ONNXRegistry.from_torchlib = staticmethod(_copies(ONNXRegistry.from_torchlib))  # type: ignore[method-assign, assignment]
-    ONNXRegistry.from_torchlib(opset_version=ONNX_DEFAULT_OPSET)  # now, so that copies of this process have it
+    if not hasattr(utils._materialize_cpp_cia_ops, "cache_info"):  # pytest imports this file again, to find doctests
+        quick = _copies(ONNXRegistry.from_torchlib)
+        quick(opset_version=ONNX_DEFAULT_OPSET)  # now, so that copies of this process have it
+        ONNXRegistry.from_torchlib = staticmethod(quick)  # type: ignore[method-assign, assignment]
+        utils._materialize_cpp_cia_ops = functools.cache(utils._materialize_cpp_cia_ops)
