@@ -1,6 +1,6 @@
 """Two processes of one gloo group, and what they are asked to do in the tests.
 
-A spawned process must be able to import what it runs: so it stands here, not in the tests.
+A process of its own must be able to import what it runs: so it stands here, not in the tests.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from datetime import timedelta
-from multiprocessing import get_context
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -38,6 +37,7 @@ from secateur.criteria import criterion
 from secateur.distributed import jointly, part_of
 from secateur.scoring import scores_by_name
 from secateur.training import Recipe
+from started_for_tests import forkserver
 
 IMAGES = 48
 
@@ -46,11 +46,9 @@ class Processes:
     """Processes that stay, one worker pool each, joined by a file in a folder; `run` runs a function in all of them."""
 
     def __init__(self, folder: Path, *, size: int = 2) -> None:
-        spawn = get_context("spawn")
+        forks, meeting = forkserver(), f"file://{folder / 'meet'}"
         self._pools = [
-            ProcessPoolExecutor(
-                1, mp_context=spawn, initializer=_join, initargs=(rank, size, f"file://{folder / 'meet'}")
-            )
+            ProcessPoolExecutor(1, mp_context=forks, initializer=_join, initargs=(rank, size, meeting))
             for rank in range(size)
         ]
 

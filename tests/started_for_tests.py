@@ -1,6 +1,6 @@
 """Scripts and commands in processes of their own that start at once: copies of one that has imported the packages.
 
-A new process takes seconds to import torch. Here one process, for all tests of a worker, imports it and no more, and
+A new process takes seconds to import torch. Here one process, for all tests of a worker, imports it and the rest, and
 forks whatever is started, which begins with a working directory, arguments and an environment of its own.
 """
 
@@ -15,19 +15,29 @@ from multiprocessing import context, get_context
 from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 
-PRELOADED = ["secateur_cli.main", "secateur_onnx", "torchvision", "onnxscript", "torch.onnx", "sklearn.datasets"]
+PRELOADED = [  # not onnxruntime, which begins a thread
+    *("secateur_cli.main", "secateur_onnx", "secateur_cli.report.plots", "secateur.criteria.compiled_rank"),
+    *("torchvision", "sklearn.datasets", "onnxscript", "exports_for_tests"),
+]
 
 
 @cache
-def _context() -> context.ForkServerContext:
+def forkserver() -> context.ForkServerContext:
+    """Return the context whose processes are such copies."""
     server = get_context("forkserver")
     server.set_forkserver_preload(PRELOADED)
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"  # a fork is safe where there are no other threads
+    paths = (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))
+    changes = {
+        "OMP_NUM_THREADS": "1",  # a fork is safe where there are no other threads
+        "PYTHONPATH": os.pathsep.join(path for path in paths if path),  # it does not get sys.path
+    }
+    before = os.environ.copy()
+    os.environ.update(changes)
     try:
         ensure_running()
     finally:
-        os.environ.pop("OMP_NUM_THREADS") if before is None else os.environ.update(OMP_NUM_THREADS=before)
+        for name in changes:
+            os.environ.pop(name) if name not in before else os.environ.update({name: before[name]})
     return server
 
 
@@ -39,7 +49,7 @@ class Started:
         self._printed, self._complained = output / "printed", output / "complained"
         environment = dict(os.environ) | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
         given = ([str(word) for word in words], str(folder), environment, str(self._printed), str(self._complained))
-        self._process = _context().Process(target=_work, args=given)
+        self._process = forkserver().Process(target=_work, args=given)
         self._process.start()
 
     def poll(self) -> int | None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch_pruning as tp
 from torch import Tensor, nn
+from torchvision.models import DenseNet
 
 from networks_for_tests import ConcatTwice, Depthwise, Grouped, PermutedFlatten, Residual, torchvision_network
 from secateur import (
@@ -72,13 +73,18 @@ def sizes_as_declared(network: nn.Module) -> bool:
     return True
 
 
-NETWORKS = ("resnet18", "mobilenet_v2", "vgg16_bn", "densenet121")
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "resnet18": lambda: torchvision_network("resnet18"),
+    "mobilenet_v2": lambda: torchvision_network("mobilenet_v2"),
+    "vgg16_bn": lambda: torchvision_network("vgg16_bn"),
+    "short densenet": lambda: DenseNet(8, (3, 4, 6, 4), 16, num_classes=10),
+}
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
 @pytest.mark.filterwarnings("ignore::secateur.errors.SecateurWarning")
-def test_hrank_halves_every_convolution_and_leaves_linear_layers(name: str) -> None:
-    net = torchvision_network(name)
+def test_hrank_halves_every_convolution_and_leaves_linear_layers(build: Callable[[], nn.Module]) -> None:
+    net = build()
     before, dense_linears = convolutions(net), linears(net)
     importance = HRankImportance(LOADER, samples=4)
     tp.pruner.BasePruner(net, (IMAGES[:1],), importance=importance, pruning_ratio=0.5).step()
@@ -88,9 +94,9 @@ def test_hrank_halves_every_convolution_and_leaves_linear_layers(name: str) -> N
     assert net(IMAGES[:2]).shape == (2, 10)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_di_halves_every_convolution_and_every_hidden_linear_layer(name: str) -> None:
-    net = torchvision_network(name)
+@pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
+def test_di_halves_every_convolution_and_every_hidden_linear_layer(build: Callable[[], nn.Module]) -> None:
+    net = build()
     before, dense_linears = convolutions(net), linears(net)
     tp.pruner.BasePruner(net, (IMAGES[:1],), importance=DIImportance(LOADER), pruning_ratio=0.5).step()
     assert convolutions(net) == {layer: width // 2 for layer, width in before.items()}

@@ -25,7 +25,7 @@ CHUNK = {"cpu": 32}  # images run at a time, where a processor's cache holds the
 BATCH = 250
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 WEIGHTS, TRAIN, TEST = "models/resnet56-cifar10-jpeg.safetensors", "cifar10-jpeg-train", "cifar10-jpeg-val"
-SMALL_WEIGHTS, SMALL_LIMIT = "models/resnet20-cifar10.safetensors", 100  # of a smoke run
+SMALL_WEIGHTS, SMALL_LIMIT = "models/resnet20-cifar10.safetensors", 32  # of a smoke run
 
 
 class Setting(NamedTuple):

@@ -1,7 +1,7 @@
 """What compensation costs on images of 224 x 224: the time beside the forward pass, and the memory beyond it.
 
     python examples/benchmarks/recovery_memory.py            # ResNet-50, 64 images: minutes
-    python examples/benchmarks/recovery_memory.py --smoke    # ResNet-18, 4 images, no bound is asserted
+    python examples/benchmarks/recovery_memory.py --smoke    # SqueezeNet, 4 images, no bound is asserted
 
 A third of the channels of a network with random weights goes, residual streams included, and every layer behind them is
 solved for. Memory is the largest resident set of a process of its own that only makes the forward passes of both
@@ -59,7 +59,7 @@ def work(way: str, images: int, threads: int, *, smoke: bool) -> float:
     """Prune and go one way; return the seconds that it took."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    network = (torchvision.models.resnet18 if smoke else torchvision.models.resnet50)(weights=None).eval()
+    network = (torchvision.models.squeezenet1_1 if smoke else torchvision.models.resnet50)(weights=None).eval()
     batches = list(torch.randn(images, 3, 224, 224).split(16))
     groups = secateur.channel_groups(network, batches[0][:1])
     scores = secateur.weight_scores(network, "l1")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 import torchvision.models as zoo
 from torch import Tensor, nn
+from torchvision.models import convnext, inception
+from torchvision.models.resnet import Bottleneck
 from torchvision.models.vgg import VGG, make_layers
 from torchvision.models.vision_transformer import VisionTransformer
 
@@ -85,19 +89,39 @@ def narrow_vgg() -> nn.Module:
     return model
 
 
+def thin_inception() -> nn.Module:
+    """torchvision's Inception v3, at a quarter of its widths."""
+
+    def thin(before: int, after: int, **options: Any) -> nn.Module:
+        return inception.BasicConv2d(before if before == 3 else before // 4, after // 4, **options)
+
+    letters = (getattr(inception, f"Inception{letter}") for letter in "ABCDE")
+    blocks = [thin, *(partial(block, conv_block=thin) for block in letters), inception.InceptionAux]
+    model = inception.Inception3(10, aux_logits=False, inception_blocks=blocks, init_weights=False)
+    model.fc = nn.Linear(2048 // 4, 10)
+    return model
+
+
+def short_convnext() -> nn.Module:
+    """torchvision's ConvNeXt with two blocks a stage at a quarter of the tiny one's widths."""
+    widths = (24, 48, 96, 192, None)
+    stages = [convnext.CNBlockConfig(before, after, 2) for before, after in itertools.pairwise(widths)]
+    return convnext.ConvNeXt(stages, num_classes=10)
+
+
 CASES: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "resnet18": (from_zoo("resnet18"), 32),
-    "resnet50": (from_zoo("resnet50"), 32),
+    "short resnet50": (lambda: zoo.ResNet(Bottleneck, [2, 2, 1, 1], num_classes=10), 32),
     "narrow vgg16_bn": (narrow_vgg, 32),
     "mobilenet_v2": (from_zoo("mobilenet_v2"), 32),
     "mobilenet_v3_large": (from_zoo("mobilenet_v3_large"), 32),
     "short densenet": (lambda: zoo.DenseNet(8, (3, 4, 6, 4), 16, num_classes=10), 32),
     "googlenet": (from_zoo("googlenet", init_weights=False, aux_logits=False), 32),
-    "inception_v3": (from_zoo("inception_v3", init_weights=False, aux_logits=False), 75),
+    "thin inception_v3": (thin_inception, 75),
     "efficientnet_b0": (from_zoo("efficientnet_b0"), 32),
     "squeezenet1_0": (from_zoo("squeezenet1_0"), 32),
     "regnet_y_400mf": (from_zoo("regnet_y_400mf"), 32),
-    "convnext_tiny": (from_zoo("convnext_tiny"), 32),
+    "short convnext": (short_convnext, 32),
     "vision transformer": (vision_transformer, 32),
     "CIFAR ResNet-20": (lambda: networks.resnet20(), 16),
     "CIFAR DenseNet-16": (lambda: CifarDenseNet(16), 16),
@@ -110,8 +134,6 @@ CASES: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "concatenated twice": (networks_for_tests.ConcatTwice, 12),
 }
 JOINT = [name for name in CASES if name != "vision transformer"]  # its width is written into its forward
-
-LARGE = ("inception_v3",)
 
 
 def built(name: str, images: int = 2) -> tuple[nn.Module, Tensor]:
@@ -180,8 +202,7 @@ def compensated(
 
 @pytest.mark.parametrize(
     ("name", "residual"),
-    [pytest.param(n, "joint", marks=[pytest.mark.slow] if n in LARGE else []) for n in JOINT]
-    + [(n, "skip") for n in ("resnet18", "mobilenet_v2", "vision transformer")],
+    [(n, "joint") for n in JOINT] + [(n, "skip") for n in ("resnet18", "mobilenet_v2", "vision transformer")],
 )
 def test_no_layer_gets_worse_and_what_is_reported_is_measured(name: str, residual: Residual) -> None:
     check(name, residual, "sum")
@@ -240,7 +261,7 @@ def test_what_is_run_again_gives_what_it_gave(name: str, monkeypatch: pytest.Mon
     assert not changed(replayed, state(whole))
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name not in LARGE])
+@pytest.mark.parametrize("name", CASES)
 def test_a_plan_that_removes_nothing_changes_nothing(name: str) -> None:
     model, images = built(name)
     plan = random_plan(model, images[:1], keep=1.0, residual="skip" if name not in JOINT else "joint")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from runs_for_tests import User, contents
+from started_for_tests import Started
 
 MODULE = """
 import sys, threading
@@ -292,12 +292,13 @@ def test_another_file_of_weights_is_another_run(
 
 
 def test_a_command_in_a_process_of_its_own_fails_without_a_traceback(user: User, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "secateur_cli", "run", str(user.config), "--output", "run", "--set", "sed=1"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr == f"error: {user.config}: sed: unknown key; did you mean 'seed'?\n"
-    assert list(tmp_path.iterdir()) == []
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    words = ("-m", "secateur_cli", "run", user.config, "--output", "run", "--set", "sed=1")
+    code, printed, complained = Started(*words, folder=folder, output=tmp_path / "printed").wait()
+    assert (code, printed) == (2, "")
+    assert complained == f"error: {user.config}: sed: unknown key; did you mean 'seed'?\n"
+    assert list(folder.iterdir()) == []
 
 
 def test_the_record_of_a_run_is_plain_json(finished: tuple[Path, dict[str, Any]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -204,8 +205,7 @@ def test_ctrl_c_is_told_in_a_line(user: User, tmp_path: Path, monkeypatch: pytes
 def test_a_file_that_is_gone_is_made_again_with_what_follows(
     user: User, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output = tmp_path / "run"
-    user.call(output)
+    output = shutil.copytree(finished[0], tmp_path / "run")
     for name in ("plan.json", "recovered.safetensors"):
         (output / "stages" / name).unlink()
         monkeypatch.delattr(planning, "scores_by_name", raising=False)  # what came before is not repeated
@@ -215,9 +215,8 @@ def test_a_file_that_is_gone_is_made_again_with_what_follows(
         assert_same_end(output, json.loads((output / "report.json").read_text()), finished)
 
 
-def test_a_damaged_file_is_named(user: User, tmp_path: Path) -> None:
-    output = tmp_path / "run"
-    user.call(output)
+def test_a_damaged_file_is_named(user: User, finished: Finished, tmp_path: Path) -> None:
+    output = shutil.copytree(finished[0], tmp_path / "run")
     recovered = output / "stages" / "recovered.safetensors"
     recovered.write_bytes(recovered.read_bytes()[:-8])
     with pytest.raises(CheckpointError, match=r"recovered\.safetensors is not a safetensors file, or it is truncated"):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import exports_for_tests  # noqa: F401  # which makes exports quick
 from secateur import channel_groups
 from secateur.networks import digits_resnet
 from secateur.records import ChannelGroups

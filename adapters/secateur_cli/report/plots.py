@@ -255,12 +255,13 @@ def styled(more: Mapping[Any, Any]) -> Iterator[None]:
 
 def drawn(name: str, description: str, size: tuple[float, float], draw: Callable[[Figure], None]) -> str:
     """Draw with settings of our own, leaving matplotlib's as they were, and return SVG for use within HTML."""
-    with styled({"svg.hashsalt": f"secateur {name}"}):
+    transparent = {"figure.facecolor": "none", "axes.facecolor": "none"}
+    with styled({"svg.hashsalt": f"secateur {name}", **transparent}):
         figure = Figure(figsize=size, layout="constrained")
-        FigureCanvasSVG(figure)
-        draw(figure)
+        canvas: Any = FigureCanvasSVG(figure)
         text = io.StringIO()
-        figure.savefig(text, format="svg", transparent=True)
+        draw(figure)
+        canvas.print_svg(text)  # `savefig` would draw everything twice, to the same end
     return _for_html(text.getvalue(), name, description, size)
 
 
