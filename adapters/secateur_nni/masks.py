@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.channel_graph.groups import copy_of
 from secateur.channel_graph.masks import zero_outputs
+from secateur.channel_graph.tracing import copy_of
 from secateur.channel_graph.verify import TOLERANCE, difference, mixes_channels
 from secateur.errors import SecateurWarning
 from secateur.protocols import Kept

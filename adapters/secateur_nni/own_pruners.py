@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from secateur.batches import Batches, rebatch
-from secateur.channel_graph.groups import copy_of
+from secateur.channel_graph.tracing import copy_of
 from secateur.errors import ConfigError, DataError, ScoreError
 from secateur.modes import device_of
 from secateur.protocols import Kept

@@ -19,8 +19,8 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from secateur.batches import Batches, rebatch
-from secateur.channel_graph.groups import copy_of
 from secateur.channel_graph.scoring import importance_scores
+from secateur.channel_graph.tracing import copy_of
 from secateur.errors import ConfigError, DataError, ScoreError
 from secateur.modes import device_of, evaluating
 from secateur.records import ChannelGroup, ScoreTable

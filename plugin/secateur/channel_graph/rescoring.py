@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 
 from torch import nn
 
-from secateur.channel_graph.groups import copy_of
 from secateur.channel_graph.masks import masked
+from secateur.channel_graph.tracing import copy_of
 from secateur.protocols import Kept
 from secateur.records import ChannelGroup, ScoreTable
 
