@@ -116,6 +116,18 @@ def test_only_the_layer_at_which_torch_pruning_fails_is_left_out() -> None:
     assert groups.skipped["project"].startswith("Torch-Pruning cannot follow its channels (IndexError: ")
 
 
+def test_what_torch_pruning_follows_in_circles_is_left_out_at_once() -> None:
+    """Without a bound the indices of a Swin transformer multiply until memory or patience ends."""
+    transformer = pytest.importorskip("torchvision.models.swin_transformer").SwinTransformer
+    net = transformer(
+        patch_size=[2, 2], embed_dim=8, depths=[1, 1], num_heads=[2, 2], window_size=[2, 2], num_classes=3
+    ).eval()
+    groups = channel_groups(net, IMAGES)
+    assert {name: group.width for name, group in groups.items()} == {"features.1.0.mlp.0": 32, "features.3.0.mlp.0": 64}
+    assert "more than any layer has" in groups.skipped["features.2.reduction"]
+    assert "it is not called" in groups.skipped["features.1.0.attn.qkv"]
+
+
 class Frozen(nn.Module):
     """A backbone whose forward runs without gradients."""
 

@@ -19,7 +19,7 @@ from secateur.records import ChannelGroup, ChannelGroups
 
 Residual = Literal["joint", "skip", "mask"]
 ASKED = "asked to be left as it is"
-UNMET = "the trace, which follows gradients, does not meet it: it does not run, or runs without gradients"
+UNMET = "the trace, which follows gradients, does not meet it: it is not called, or runs without gradients"
 NO_LONGER_RUNS = "the network does not run any more, or its outputs change their shape, once its channels are removed"
 
 

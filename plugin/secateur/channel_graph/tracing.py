@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -43,7 +43,7 @@ def trace(model: nn.Module, inputs: tuple[Any, ...]) -> tp.DependencyGraph:
     try:
         with torch.enable_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return tp.DependencyGraph().build_dependency(
+            graph = tp.DependencyGraph().build_dependency(
                 model,
                 example_inputs=inputs,
                 output_transform=lambda outputs: tensors_of(outputs) or outputs,
@@ -61,6 +61,35 @@ def trace(model: nn.Module, inputs: tuple[Any, ...]) -> tp.DependencyGraph:
             f"Torch-Pruning cannot trace this network ({type(error).__name__}: {error}); prune by itself a part of it "
             "in which channels are neither shuffled nor sorted, such as a backbone"
         ) from error
+
+    largest = max((max(parameter.shape, default=1) for parameter in model.parameters()), default=1)
+    for node in graph.module2node.values():
+        for dependency in node.dependencies:
+            dependency.index_mapping = _Bounded(dependency.index_mapping, 2 * largest)
+    return graph
+
+
+class _Bounded(list[Any]):
+    """How indices of one layer become those of the next, refused where they are more than any layer has.
+
+    Between the windows of a Swin transformer Torch-Pruning goes in circles, and in each of them indices multiply.
+    """
+
+    def __init__(self, mappings: Iterable[Any], most: int) -> None:
+        super().__init__(mappings)
+        self._most = most
+
+    def __iter__(self) -> Iterator[Any]:
+        return (mapping if mapping is None else self._checked(mapping) for mapping in super().__iter__())
+
+    def _checked(self, mapping: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def mapped(indices: Any) -> Any:
+            found = mapping(indices)
+            if len(found) > self._most:
+                raise IndexError(f"it makes {len(found)} indices of {len(indices)}, more than any layer has")
+            return found
+
+        return mapped
 
 
 def copy_of(model: nn.Module) -> nn.Module:
@@ -109,7 +138,9 @@ def groups_of(
         if module in seen:
             continue
         try:
-            group = _group_at(graph, module)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                group = _group_at(graph, module)
         except Exception as error:  # it follows channels by index, and trips in many ways
             if failed is not None:
                 name, _ = _locate(graph, graph.module2node[module])
