@@ -184,11 +184,47 @@ def test_prelu_with_one_slope_or_one_a_channel(slopes: int) -> None:
     assert verify_pruning(net, pruned, plan, IMAGES).largest_difference < 1e-5
 
 
-def test_groups_read_through_a_shared_weight_are_left_out() -> None:
-    """Masking a weight that two layers share masks both, removal cuts one: the two are not the same."""
-    net = nn.Sequential(*(nn.Conv2d(8 if k else 3, 8, 1, bias=k == 0) for k in range(3)), nn.Conv2d(8, 2, 1))
+def test_groups_of_layers_that_share_a_weight_are_left_out() -> None:
+    """Cutting one of them would leave each with a weight of its own: another network, and a larger one."""
+    net = nn.Sequential(*(nn.Conv2d(8 if k else 3, 8, 1, bias=k == 0) for k in range(4)), nn.Conv2d(8, 2, 1))
     net[2].weight = net[1].weight
     groups = channel_groups(net, IMAGES)
-    assert set(groups) == {"2"}
-    assert "not the same as masking" in groups.skipped["0"]
-    assert apply_plan(net, random_plan(groups))[2].out_channels == 4
+    assert set(groups) == {"3"}
+    assert groups.skipped["0"] == "1 shares its weights with 2, which would no longer be so"
+    assert groups.skipped["2"] == "2 shares its weights with 1, which would no longer be so"
+    assert groups.skipped["1"] == groups.skipped["0"]
+    pruned = apply_plan(net, random_plan(groups))
+    assert pruned[2].weight is pruned[1].weight
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_networks_in_half_precision_are_compared_in_float32(dtype: torch.dtype) -> None:
+    """Their own rounding is larger than what is allowed."""
+    torch.manual_seed(0)
+    layers = [layer for _ in range(5) for layer in (nn.Conv2d(16, 16, 3, padding=1), nn.ReLU())]
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), *layers, nn.Conv2d(16, 4, 1)).to(dtype)
+    images = IMAGES.to(dtype)
+    groups = channel_groups(net, images)
+    assert len(groups) == 6
+    plan = random_plan(groups)
+    pruned = apply_plan(net, plan)
+    assert pruned[0].weight.dtype == dtype
+    assert verify_pruning(net, pruned, plan, images).largest_difference < 1e-5
+    with torch.no_grad():
+        pruned[2].weight[0, 0] += 1.0
+    with pytest.raises(VerificationError, match="differs from the masked one"):
+        verify_pruning(net, pruned, plan, images)
+
+
+def test_a_network_that_insists_on_half_precision_is_compared_in_it() -> None:
+    class Casts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.second(self.first(x.half()))
+
+    net = Casts().half()
+    plan = PruningPlan(tuple(channel_groups(net, IMAGES).values()), {"first": (0, 5)}, "macs", 1.0, 0.5, 0.5)
+    assert verify_pruning(net, apply_plan(net, plan), plan, IMAGES, tolerance=1e-2).largest_difference < 1e-2

@@ -220,6 +220,14 @@ def test_bad_feature_maps_name_the_layer() -> None:
         collect_scores(Shifting(), [images(4), images(3)], MeanMap())
 
 
+def test_labels_of_inputs_that_the_network_takes_apart_do_not_fit() -> None:
+    apart = nn.Sequential(nn.Flatten(0, 1), nn.Conv2d(3, 4, 3))
+    clips, labels = torch.randn(2, 5, 3, 8, 8), torch.tensor([0, 1])
+    with pytest.raises(DataError, match=r"layer '1' has 10 images for 2 labels.*a criterion that reads no labels"):
+        collect_scores(apart, [(clips, labels)], "di")
+    assert len(collect_scores(apart, [(clips, labels)], "variance")["1"]) == 4
+
+
 def test_large_values_whose_sum_overflows_are_not_taken_for_infinite() -> None:
     conv = nn.Conv2d(1, 1, 1, bias=False)
     nn.init.constant_(conv.weight, 1e38)

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch_pruning as tp
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 
 from secateur.channel_graph.streams import masked_group, writers_of
 from secateur.channel_graph.surgery import layer_size, trouble_with
+from secateur.channel_graph.traced_groups import groups_of, layers_sharing_weights, reaches_outputs, unmet
 from secateur.channel_graph.tracing import copy_of, trace
-from secateur.channel_graph.verify import TOLERANCE, check_repeats, difference, mixes_channels, runs
+from secateur.channel_graph.verify import TOLERANCE, attends, check_repeats, difference, mixes_channels, runs
 from secateur.channel_map import ChannelMap
 from secateur.errors import ConfigError, NetworkError
-from secateur.records import ChannelGroup, ChannelGroups, Member, Role
+from secateur.records import ChannelGroup, ChannelGroups
 
 Residual = Literal["joint", "skip", "mask"]
-PRODUCERS = (_ConvNd, nn.Linear)
 ASKED = "asked to be left as it is"
-NO_LONGER_RUNS = "the network does not run any more once its channels are removed"
+UNMET = "the trace, which follows gradients, does not meet it: it is not called, or runs without gradients"
+NO_LONGER_RUNS = "the network does not run any more, or its outputs change their shape, once its channels are removed"
 
 
 def channel_groups(
@@ -37,9 +37,11 @@ def channel_groups(
     Torch-Pruning traces a copy of the network once. Each of its groups becomes a record: which positions of which
     layers belong to channel 0, 1, 2, ... Channels that a grouped convolution ties to an offset count as one. Left out,
     with the reason in `.skipped`: the network's outputs, the layers named in `ignore`, groups of one channel, those of
-    transposed convolutions in groups, which Torch-Pruning cannot cut, and groups that it maps wrongly (channel
-    shuffles, permuted flattens): each group is tried on the example inputs, removed against masked, before it is
-    believed. Zero-padded shortcuts can be pruned as `ChannelMap`s; see `secateur.channel_map.with_channel_maps`.
+    transposed convolutions in groups, which Torch-Pruning cannot cut, those of layers that share their weights, layers
+    that the trace does not meet, and groups that Torch-Pruning cannot follow or maps wrongly (channel shuffles,
+    permuted flattens): each group is tried on the example inputs, removed against masked, before it is believed; in
+    half precision by a copy in float32. Zero-padded shortcuts can be pruned as `ChannelMap`s; see
+    `secateur.channel_map.with_channel_maps`.
 
     Args:
         model: the network; neither weights nor modes are changed.
@@ -49,18 +51,21 @@ def channel_groups(
             streams as they are, so that only channels inside the blocks are pruned; "mask" gives each layer that writes
             a stream a group of its own, whose channels become zero where they are and make nothing smaller, as HRank's
             code does.
-        check: whether to try the groups. Of groups that pass through a normalisation over channels it can only be seen
+        check: whether to try the groups. Those that pass through a normalisation over channels are tried with this made
+            one that is not (see `secateur.channel_graph.unmixed`); of those that attention reads it can only be seen
             whether the network still runs without them.
 
     Raises:
         ConfigError: `residual` is not one of these.
-        NetworkError: the network cannot be copied or traced, is wrapped, compiled or scripted, a layer's weights are
-            computed by a parametrization or a hook, a name in `ignore` does not exist, nothing can be pruned, it
-            returns detections, or the outputs are random, NaN or none, so that no group can be checked.
+        NetworkError: the network cannot be copied or traced, is wrapped, compiled, scripted or prepared for
+            quantization, a layer's weights are computed by a parametrization or a hook, a name in `ignore` does not
+            exist, nothing can be pruned, it returns detections, or the outputs are random, NaN or none, so that no
+            group can be checked.
 
     Cost: a trace, and two forward passes on the example; two more for each group only where something is wrong.
 
     Example:
+        >>> import torch
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3))
         >>> groups = channel_groups(net, torch.randn(2, 3, 8, 8))
         >>> [(g.name, g.width, [m.layer for m in g.members]) for g in groups.values()]
@@ -74,23 +79,25 @@ def channel_groups(
     ignored = _named_layers(model, ignore)
     traced = copy_of(model).requires_grad_(True)
     graph = trace(traced, inputs)
+    sharing = layers_sharing_weights(traced)
 
     found: list[ChannelGroup] = []
     skipped: dict[str, str] = {}
-    for group, record in groups_of(graph, model):
+    for group, record in groups_of(graph, model, failed=skipped):
         writers = writers_of(traced, record) if residual != "joint" else []
         if residual == "mask" and len(writers) > 1 and not reaches_outputs(group):
             alone = _masked_groups(graph, traced, writers, ignored)
             found += [mask for mask in alone.values() if isinstance(mask, ChannelGroup)]
             skipped |= {name: why for name, why in alone.items() if isinstance(why, str)}
             continue
-        reason = _reason_to_skip(traced, group, record, ignored)
+        reason = _reason_to_skip(traced, group, record, ignored, sharing)
         if not reason and len(writers) > 1:
             reason = f"a residual stream, summed with {', '.join(w for w in writers if w != record.name)}"
         if reason:
             skipped[record.name] = reason
         else:
             found.append(record)
+    skipped |= dict.fromkeys(unmet(graph), UNMET)
     order = [name for name, _ in model.named_modules()]
     found.sort(key=lambda group: order.index(group.name))
     if check:
@@ -105,79 +112,20 @@ def channel_groups(
     return ChannelGroups(found, skipped=skipped)
 
 
-def groups_of(graph: tp.DependencyGraph, model: nn.Module) -> Iterator[tuple[Any, ChannelGroup]]:
-    """Yield every group of Torch-Pruning's graph of `model`, beside its record in the network's order."""
-    order = {name: rank for rank, (name, _) in enumerate(model.named_modules())}
-    for group in graph.get_all_groups(root_module_types=list(PRODUCERS)):
-        yield group, _in_network_order(record_group(group), order)
-
-
-def record_group(group: tp.dependency.Group, *, blocks: int | None = None) -> ChannelGroup:
-    """Return a Torch-Pruning group, whole or partial, as a record.
-
-    Channel k of the record is the k-th index of the group's root, `group[0].idxs[k]`; where a grouped convolution or a
-    group norm of G blocks is involved, it is the k-th offset within every block. `blocks` sets G by hand.
-    """
-    graph: Any = group._DG
-    count = _blocks(group) if blocks is None else blocks
-    width = len(group[0].idxs) // count
-    channel_of = {root: k % width for k, root in enumerate(group[0].idxs)}
-    members = []
-    for item in group.items:
-        name, axis = _locate(graph, item.dep.target)
-        if name is None or getattr(item.dep.target.module, "num_parameters", 0) == 1:  # one slope for all channels
-            continue
-        owned: list[list[int]] = [[] for _ in range(width)]
-        for position, root in zip(item.idxs, item.root_idxs, strict=True):
-            owned[channel_of[root]].append(int(position))
-        members.append(Member(name, _role(graph, item.dep), tuple(tuple(sorted(p)) for p in owned), axis))
-    root_name, _ = _locate(graph, group[0].dep.target)
-    return ChannelGroup(str(root_name), width, tuple(members))
-
-
-def reaches_outputs(group: tp.dependency.Group) -> bool:
-    """Return whether the channels of a Torch-Pruning group are among the network's outputs."""
-    graph: Any = group._DG
-    return any(
-        graph.is_out_channel_pruning_fn(dep.handler)
-        and (not dep.target.outputs or dep.target.type == tp.ops.OPTYPE.OUTPUT)
-        for dep, _ in group.items
-    )
-
-
-def _blocks(group: tp.dependency.Group) -> int:
-    """Return into how many blocks grouped convolutions and group norms divide the channels of a group."""
-    blocks = 1
-    for item in group.items:
-        module = item.dep.target.module
-        if isinstance(module, _ConvNd) and 1 < module.groups < module.out_channels:
-            blocks = max(blocks, module.groups)
-        elif isinstance(module, nn.GroupNorm):
-            blocks = max(blocks, module.num_groups)
-    return blocks
-
-
-def _locate(graph: Any, node: Any) -> tuple[str | None, int | None]:
-    """Return the name of the layer or lone parameter at a node, and the parameter's axis; None for mere operations."""
-    if isinstance(node.module, nn.Parameter):
-        return graph._param_to_name.get(node.module), node.pruning_dim
-    return graph._module2name.get(node.module), None
-
-
-def _role(graph: Any, dep: Any) -> Role:
-    if not graph.is_out_channel_pruning_fn(dep.handler):
-        return "consumer"
-    return "producer" if isinstance(dep.target.module, PRODUCERS) else "carrier"
-
-
-def _reason_to_skip(model: nn.Module, group: Any, record: ChannelGroup, ignored: frozenset[str]) -> str:
+def _reason_to_skip(
+    model: nn.Module,
+    group: Any,
+    record: ChannelGroup,
+    ignored: frozenset[str],
+    sharing: Mapping[str, Collection[str]],
+) -> str:
     if reaches_outputs(group):
         return "its channels are the network's outputs"
     for member in record.producers:
         if member.layer in ignored:
             return ASKED if member.layer == record.name else f"tied to {member.layer}, which is ignored"
     if record.width < 2:
-        return "it has only one channel"
+        return _why_one(model, record)
     for member in record.members:
         size = layer_size(model, member)
         positions = [p for owned in member.indices for p in owned]
@@ -185,7 +133,25 @@ def _reason_to_skip(model: nn.Module, group: Any, record: ChannelGroup, ignored:
             return f"Torch-Pruning maps its channels wrongly onto {member.layer}"
         if member.axis is None and (trouble := trouble_with(model.get_submodule(member.layer), member.role)):
             return f"{member.layer} is {trouble}"
+        if shared := [name for name in sharing.get(member.layer, ()) if name != member.layer]:
+            return f"{member.layer} shares its weights with {', '.join(shared)}, which would no longer be so"
     return ""
+
+
+def _why_one(model: nn.Module, record: ChannelGroup) -> str:
+    """Return why a group has a single channel, which cannot go."""
+    own = next((member for member in record.producers if member.layer == record.name), record.members[0])
+    if layer_size(model, own) == 1:
+        return "it has only one channel"
+    for member in record.members:
+        module = model.get_submodule(member.layer) if member.axis is None else None
+        blocks = int(getattr(module, "groups", getattr(module, "num_groups", 1)))
+        if blocks > 1:
+            return (
+                f"each of its channels stands for one in every of the {blocks} groups of {member.layer}: there is one"
+            )
+    tied = next((m.layer for m in record.members if layer_size(model, m) == 1), record.members[-1].layer)
+    return f"Torch-Pruning takes its channels for the only one of {tied}"
 
 
 def _masked_groups(
@@ -202,34 +168,31 @@ def _keep_what_verifies(
     """Return the groups whose removal equals masking, and for the others the reason to leave them alone."""
     by_name = {group.name: group for group in groups}
     trial = {group.name: _lopsided(group.width, idx) for idx, group in enumerate(groups)}
-    mixed = {name: channels for name, channels in trial.items() if mixes_channels(model, by_name[name])}
-    tried = {name: channels for name, channels in trial.items() if name not in mixed}
+    mixed = {name for name in trial if mixes_channels(model, by_name[name])}
+    blind = {name for name in mixed if attends(model, by_name[name])}
     wrong: dict[str, str] = {}
-    if not difference(model, by_name, tried, inputs) <= TOLERANCE:
+    for unmixed, names in ((False, trial.keys() - mixed), (True, mixed - blind)):
+        tried = {name: channels for name, channels in trial.items() if name in names}
+        if not tried or difference(model, by_name, tried, inputs, unmixed=unmixed) <= TOLERANCE:
+            continue
         check_repeats(model, inputs)
         for name, channels in tried.items():
-            found = difference(model, by_name, {name: channels}, inputs)
+            found = difference(model, by_name, {name: channels}, inputs, unmixed=unmixed)
             if found == float("inf"):
                 wrong[name] = NO_LONGER_RUNS
             elif not found <= TOLERANCE:
                 wrong[name] = (
                     f"removing its channels is not the same as masking them: the outputs differ by {found:.0e}"
                 )
-    if mixed and not runs(model, by_name, mixed, inputs):
-        wrong |= {n: NO_LONGER_RUNS for n, channels in mixed.items() if not runs(model, by_name, {n: channels}, inputs)}
+    left = {name: channels for name, channels in trial.items() if name in mixed and name not in wrong}
+    if left and not runs(model, by_name, left, inputs):
+        wrong |= {n: NO_LONGER_RUNS for n, channels in left.items() if not runs(model, by_name, {n: channels}, inputs)}
     return [group for group in groups if group.name not in wrong], wrong
 
 
 def _lopsided(width: int, idx: int) -> tuple[int, ...]:
     """Return channels to keep that no shuffle or swap of halves maps onto themselves, nor onto the next group's."""
     return tuple(range(max(1, width // 3) + idx % max(1, width // 2), width))
-
-
-def _in_network_order(group: ChannelGroup, order: Mapping[str, int]) -> ChannelGroup:
-    """Return the group with its members in the network's order, named after the first that makes all its channels."""
-    members = sorted(group.members, key=lambda member: order.get(member.layer, len(order)))
-    whole = [member.layer for member in members if member.role == "producer" and all(member.indices)]
-    return ChannelGroup(whole[0] if whole else group.name, group.width, tuple(members))
 
 
 def _named_layers(model: nn.Module, names: Iterable[str]) -> frozenset[str]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.channel_graph.groups import groups_of
+from secateur.channel_graph.traced_groups import groups_of
 from secateur.channel_graph.tracing import copy_of, trace
 from secateur.errors import ScoreError
 from secateur.records import ChannelGroup

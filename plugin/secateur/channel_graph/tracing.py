@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -13,9 +13,97 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from secateur.channel_graph.hosts import CHANNEL_MAP_PRUNER
+from secateur.channel_graph.verify import tensors_of
 from secateur.channel_map import ChannelMap
 from secateur.errors import NetworkError, SecateurError
 from secateur.modes import unwrapped
+
+QUANTIZED = tuple(
+    f"torch.ao.{part}"
+    for part in (
+        "nn.qat",
+        "nn.quantized",
+        "nn.intrinsic.qat",
+        "nn.intrinsic.quantized",
+        "quantization.fake_quantize",
+        "quantization.observer",
+    )
+)
+
+
+def trace(model: nn.Module, inputs: tuple[Any, ...]) -> tp.DependencyGraph:
+    """Return Torch-Pruning's dependency graph of `model`, which is left in eval mode.
+
+    Raises:
+        NetworkError: the network does not run on the inputs, returns detections, or cannot be traced.
+    """
+    try:
+        with torch.enable_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            graph = tp.DependencyGraph().build_dependency(
+                model,
+                example_inputs=inputs,
+                output_transform=_tensors,
+                customized_pruners={ChannelMap: CHANNEL_MAP_PRUNER},
+                verbose=False,
+            )
+    except SecateurError:
+        raise
+    except Exception as error:
+        try:
+            model.eval()(*inputs)
+        except Exception as own:  # Torch-Pruning tells of its second try, with the arguments in a tuple
+            raise NetworkError(
+                f"the network does not run on the example inputs in eval mode ({type(own).__name__}: {own})"
+            ) from own
+        raise NetworkError(
+            f"Torch-Pruning cannot trace this network ({type(error).__name__}: {error}); prune by itself a part of it "
+            "in which channels are neither shuffled nor sorted, such as a backbone"
+        ) from error
+
+    largest = max((max(parameter.shape, default=1) for parameter in model.parameters()), default=1)
+    for node in graph.module2node.values():
+        for dependency in node.dependencies:
+            dependency.index_mapping = _Bounded(dependency.index_mapping, 2 * largest)
+    return graph
+
+
+def _tensors(outputs: Any) -> Any:
+    """Return the tensors among outputs; refuse those of a detector.
+
+    What selects boxes goes through slices and concatenations that Torch-Pruning takes for channels. It traces them in
+    a second, and then walks a group of a whole SSDLite through the same 251 places with ever other lists of indices:
+    some 5,000 visits in 20 s, 7,800 in 50 s, and no end in sight.
+    """
+    if isinstance(outputs, list) and outputs and all(isinstance(each, Mapping) for each in outputs):
+        raise NetworkError(
+            f"the network returns detections, a mapping for each image ({', '.join(map(str, outputs[0]))}), and what "
+            "selects them cannot be traced; prune the part of it that computes feature maps, such as its `backbone`"
+        )
+    return tensors_of(outputs) or outputs
+
+
+class _Bounded(list[Any]):
+    """How indices of one layer become those of the next, refused where they are more than any layer has.
+
+    Between the windows of a Swin transformer Torch-Pruning goes in circles, and in each of them indices multiply.
+    """
+
+    def __init__(self, mappings: Iterable[Any], most: int) -> None:
+        super().__init__(mappings)
+        self._most = most
+
+    def __iter__(self) -> Iterator[Any]:
+        return (mapping if mapping is None else self._checked(mapping) for mapping in super().__iter__())
+
+    def _checked(self, mapping: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def mapped(indices: Any) -> Any:
+            found = mapping(indices)
+            if len(found) > self._most:
+                raise IndexError(f"it makes {len(found)} indices of {len(indices)}, more than any layer has")
+            return found
+
+        return mapped
 
 
 def copy_of(model: nn.Module) -> nn.Module:
@@ -37,6 +125,11 @@ def copy_of(model: nn.Module) -> nn.Module:
                 "spectral_norm and torch.nn.utils.prune do, and cannot be cut; first remove it: remove_weight_norm, "
                 "remove_spectral_norm or prune.remove"
             )
+        if type(module).__module__.startswith(QUANTIZED):
+            raise NetworkError(
+                f"the network is prepared for quantization: {name!r} is a {type(module).__name__} of torch.ao, which "
+                "cannot be cut; prune the network first and prepare it afterwards"
+            )
     try:
         return copy.deepcopy(model)
     except Exception as error:  # what the user's modules hold may refuse in any way
@@ -44,39 +137,3 @@ def copy_of(model: nn.Module) -> nn.Module:
             f"this network cannot be copied ({type(error).__name__}: {error}); its modules must hold nothing that "
             "copy.deepcopy refuses, such as locks, open files or the weights of the older weight_norm"
         ) from error
-
-
-def trace(model: nn.Module, inputs: tuple[Any, ...]) -> tp.DependencyGraph:
-    """Return Torch-Pruning's dependency graph of `model`, which is left in eval mode."""
-    try:
-        with torch.enable_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return tp.DependencyGraph().build_dependency(
-                model,
-                example_inputs=inputs,
-                output_transform=_no_detections,
-                customized_pruners={ChannelMap: CHANNEL_MAP_PRUNER},
-                verbose=False,
-            )
-    except SecateurError:
-        raise
-    except Exception as error:
-        raise NetworkError(
-            f"Torch-Pruning cannot trace this network ({type(error).__name__}: {error}); "
-            "check that it runs on the example inputs in eval mode"
-        ) from error
-
-
-def _no_detections(outputs: Any) -> Any:
-    """Return outputs as they are; refuse those of a detector.
-
-    What selects boxes goes through slices and concatenations that Torch-Pruning takes for channels. It traces them in
-    a second, and then walks a group of a whole SSDLite through the same 251 places with ever other lists of indices:
-    some 5,000 visits in 20 s, 7,800 in 50 s, and no end in sight.
-    """
-    if isinstance(outputs, list) and outputs and all(isinstance(each, Mapping) for each in outputs):
-        raise NetworkError(
-            f"the network returns detections, a mapping for each image ({', '.join(map(str, outputs[0]))}), and what "
-            "selects them cannot be traced; prune the part of it that computes feature maps, such as its `backbone`"
-        )
-    return outputs

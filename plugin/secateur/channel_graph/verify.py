@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, is_dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from secateur.channel_graph.masks import masked
 from secateur.channel_graph.surgery import apply_plan
+from secateur.channel_graph.unmixed import NORMALISATIONS, Unmixed
 from secateur.errors import NetworkError, VerificationError
 from secateur.modes import evaluating, without_tf32
 from secateur.records import ChannelGroup, PruningPlan
 
 TOLERANCE = 1e-4
-MIXES_CHANNELS = (nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.MultiheadAttention)
+MIXES_CHANNELS = (*NORMALISATIONS, nn.MultiheadAttention)
+HALF = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,8 @@ def verify_pruning(
     The weights that both share must be the same: verify right after `apply_plan`, before batch norm is recalibrated or
     anything is trained. Groups that pass through a normalisation over channels (layer norm, group norm, attention)
     change its statistics when they shrink; they cannot be checked and are left dense on both sides of the comparison.
-    `pruned` itself is then compared with a second surgery by the whole plan.
+    `pruned` itself is then compared with a second surgery by the whole plan. Networks in half precision are compared by
+    copies in float32, unless they insist on it.
 
     Args:
         inputs: one batch, preferably of real data: a tensor or a tuple of the network's arguments.
@@ -116,6 +123,12 @@ def mixes_channels(model: nn.Module, group: ChannelGroup) -> str:
     return ""
 
 
+def attends(model: nn.Module, group: ChannelGroup) -> bool:
+    """Return whether the channels of a group are those of an attention layer, whose inputs cannot be masked."""
+    layers = [model.get_submodule(member.layer) for member in group.members if member.axis is None]
+    return any(isinstance(layer, nn.MultiheadAttention) for layer in layers)
+
+
 def difference(
     model: nn.Module,
     groups: Mapping[str, ChannelGroup],
@@ -123,15 +136,17 @@ def difference(
     inputs: Any,
     *,
     pruned: nn.Module | None = None,
+    unmixed: bool = False,
 ) -> float:
     """Return the largest difference of the outputs, masked against removed, relative to the largest output.
 
-    Infinite where the pruned network cannot run at all. `pruned` is made here unless it is given.
+    Infinite where the pruned network cannot run at all. `pruned` is made here unless it is given. With `unmixed`
+    normalisations over channels keep these apart, see `Unmixed`.
     """
     if pruned is None:
         pruned = _without(model, groups, kept)
     with masked(model, groups, kept):
-        return _distance(model, pruned, inputs)
+        return _distance(model, pruned, inputs, unmixed=unmixed)
 
 
 def runs(model: nn.Module, groups: Mapping[str, ChannelGroup], kept: Mapping[str, Sequence[int]], inputs: Any) -> bool:
@@ -144,16 +159,35 @@ def _without(model: nn.Module, groups: Mapping[str, ChannelGroup], kept: Mapping
     return apply_plan(model, PruningPlan(tuple(groups.values()), decision, "none", 0.0, 0.0, 0.0))
 
 
-def _distance(model: nn.Module, pruned: nn.Module, inputs: Any) -> float:
-    expected = _outputs(model, inputs)
+def _distance(model: nn.Module, pruned: nn.Module, inputs: Any, *, unmixed: bool = False) -> float:
+    """Return how far the outputs of two networks lie apart; those in half precision are run in float32, if they can."""
+    single = [_in_float32(network) for network in (model, pruned)]
+    if single[0] is not model:
+        values = _floats(inputs)
+        if _outputs_or_none(single[0], values) is not None:
+            return _distance(single[0], single[1], values, unmixed=unmixed)
+    rounds = Unmixed().running if unmixed else nullcontext
+    with rounds():
+        expected = _outputs(model, inputs)
     if not expected:
         raise NetworkError("the network returns no number on the example inputs: there is nothing to compare")
-    found = _outputs_or_none(pruned, inputs)
+    with rounds():
+        found = _outputs_or_none(pruned, inputs)
     if found is None or [t.shape for t in found] != [t.shape for t in expected]:
         return float("inf")
     largest = max(float(t.abs().max()) for t in expected)
     distance = max(float((a - b).abs().max()) for a, b in zip(found, expected, strict=True))
     return distance / max(largest, torch.finfo(torch.float32).tiny)
+
+
+def _in_float32(network: nn.Module) -> nn.Module:
+    """Return the network, or where it is in half precision, whose rounding hides a channel, a copy in float32."""
+    tensors = itertools.chain(network.parameters(), network.buffers())
+    return copy.deepcopy(network).float() if any(t.dtype in HALF for t in tensors) else network
+
+
+def _floats(inputs: Any) -> Any:
+    return tree_map(lambda x: x.float() if isinstance(x, Tensor) and x.dtype in HALF else x, inputs)
 
 
 def _outputs_or_none(model: nn.Module, inputs: Any) -> list[Tensor] | None:
@@ -167,15 +201,22 @@ def _outputs_or_none(model: nn.Module, inputs: Any) -> list[Tensor] | None:
 def _outputs(model: nn.Module, inputs: Any) -> list[Tensor]:
     with evaluating(model), torch.no_grad(), without_tf32():
         outputs = model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
-    return _tensors(outputs)
+    return tensors_of(outputs)
 
 
-def _tensors(outputs: Any) -> list[Tensor]:
-    """Return what holds a number; flags as numbers."""
+def tensors_of(outputs: Any) -> list[Tensor]:
+    """Return what holds a number in a tensor, mapping, sequence or data class, and in those within; flags as numbers.
+
+    Example:
+        >>> tensors_of({"scores": torch.tensor([0.5]), "kept": [torch.tensor([True]), None]})
+        [tensor([0.5000]), tensor([1.], dtype=torch.float64)]
+    """
     if isinstance(outputs, Tensor):
         return [outputs.double() if outputs.dtype is torch.bool else outputs] if outputs.numel() else []
+    if is_dataclass(outputs):
+        outputs = vars(outputs)
     if isinstance(outputs, Mapping):
         outputs = list(outputs.values())
     if isinstance(outputs, (tuple, list)):
-        return [t for part in outputs for t in _tensors(part)]
+        return [t for part in outputs for t in tensors_of(part)]
     return []

@@ -66,7 +66,14 @@ class Term:
 
 
 class Part(Protocol):
-    """What a cost is a sum of, such as a `Term`."""
+    """What a cost is a sum of, such as a `Term`.
+
+    Attributes:
+        counts: all that its value depends on.
+    """
+
+    @property
+    def counts(self) -> Sequence[Count]: ...
 
     def value(self, removed: Mapping[str, int]) -> float:
         """Return the part of the cost that stays when group g loses `removed[g]` channels; absent groups lose none."""
@@ -88,13 +95,20 @@ class TermCost:
     groups: Groups
     terms: Sequence[Part]
 
+    def __post_init__(self) -> None:
+        self._dense = [term.value({}) for term in self.terms]
+        self._places: dict[str, set[int]] = {name: set() for name in self.groups}
+        for place, term in enumerate(self.terms):
+            for name in {name for count in term.counts for name in count.lost}:
+                self._places.setdefault(name, set()).add(place)
+
     def __call__(self, widths: Mapping[str, int]) -> float:
         """Return the cost when group g keeps `widths[g]` channels; absent groups keep all.
 
         Raises:
             PlanError: a width of an unknown group, or outside 0..width of its group.
 
-        Cost: proportional to the number of terms.
+        Cost: proportional to the number of terms in which the groups that lose channels occur.
         """
         for name, width in widths.items():
             if name not in self.groups:
@@ -102,8 +116,11 @@ class TermCost:
             dense = self.groups[name].width
             if not 0 <= width <= dense:
                 raise PlanError(f"the group {name!r} cannot keep {width} channels; allowed: 0..{dense}")
-        removed = {name: self.groups[name].width - width for name, width in widths.items()}
-        return float(sum(term.value(removed) for term in self.terms))
+        removed = {name: lost for name, width in widths.items() if (lost := self.groups[name].width - width)}
+        values = list(self._dense)
+        for place in set().union(*(self._places[name] for name in removed)):
+            values[place] = self.terms[place].value(removed)
+        return float(sum(values))
 
 
 PRODUCED: tuple[Role, ...] = ("producer", "carrier")

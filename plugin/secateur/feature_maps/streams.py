@@ -50,7 +50,10 @@ class Streams:
         if maps.shape[1] != width:
             raise DataError(f"the feature map of layer {layer!r} had {width} channels and now has {maps.shape[1]}")
         if self.labels is not None and len(self.labels) != len(maps):
-            raise DataError(f"the feature map of layer {layer!r} has {len(maps)} images for {len(self.labels)} labels")
+            raise DataError(
+                f"the feature map of layer {layer!r} has {len(maps)} images for {len(self.labels)} labels, as where "
+                "the network takes each input apart; score by a criterion that reads no labels"
+            )
         if not bool(torch.isfinite(maps.sum())) and not bool(torch.isfinite(maps).all()):  # a finite sum proves it
             raise DataError(f"the feature map of layer {layer!r} holds NaN or infinite values")
         try:

@@ -1,0 +1,148 @@
+"""The groups of Torch-Pruning's dependency graph, as records."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch_pruning as tp
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from secateur.records import ChannelGroup, Member, Role
+
+PRODUCERS = (_ConvNd, nn.Linear)
+
+
+def groups_of(
+    graph: tp.DependencyGraph, model: nn.Module, *, failed: dict[str, str] | None = None
+) -> Iterator[tuple[Any, ChannelGroup]]:
+    """Yield every group of Torch-Pruning's graph of `model`, beside its record in the network's order.
+
+    `failed` gets the layers at whose channels Torch-Pruning fails, with the reason; they have no group.
+    """
+    order = {name: rank for rank, (name, _) in enumerate(model.named_modules())}
+    seen: set[nn.Module] = set()
+    for module in [node for node in graph.module2node if isinstance(node, PRODUCERS)]:
+        if module in seen:
+            continue
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                group = _group_at(graph, module)
+        except Exception as error:  # it follows channels by index, and trips in many ways
+            if failed is not None:
+                name, _ = _locate(graph, graph.module2node[module])
+                failed[str(name)] = f"Torch-Pruning cannot follow its channels ({type(error).__name__}: {error})"
+            continue
+        seen.update(dep.target.module for dep, _ in group.items if graph.is_out_channel_pruning_fn(dep.handler))
+        yield group, _in_network_order(record_group(group), order)
+
+
+def _group_at(graph: Any, module: nn.Module) -> Any:
+    """Return the group of a layer's outputs, rooted at a layer that has each of its channels once.
+
+    Behind an unflatten, or where a chunk is multiplied by another, several outputs of the layer are one channel. Asked
+    from there Torch-Pruning follows each alone, and keeps the first.
+    """
+
+    def whole(layer: Any, cut: Any) -> Any:
+        pruner = graph.get_pruner_of_module(layer)
+        size = pruner.get_out_channels(layer) if graph.is_out_channel_pruning_fn(cut) else pruner.get_in_channels(layer)
+        return graph.get_pruning_group(layer, cut, list(range(size)))
+
+    cut = graph.get_pruner_of_module(module).prune_out_channels
+    first = graph.get_pruning_group(module, cut, [0])
+    if len(first[0].idxs) > 1:
+        for dep, idxs in first.items:
+            if len(idxs) == 1 and isinstance(dep.target.module, PRODUCERS):
+                group = whole(dep.target.module, dep.handler)
+                own = [idxs for dep, idxs in group.items if dep.target.module is module and dep.handler == cut]
+                if own and len(set(own[0])) == graph.get_out_channels(module):
+                    return group
+    return whole(module, cut)
+
+
+def unmet(graph: Any) -> list[str]:
+    """Return the convolutions and linear layers that the trace has not met, but for those inside of a layer it has."""
+    met = {graph._module2name.get(module) for module in graph.module2node}
+
+    def inside(name: str) -> bool:
+        return any(known == name or (known and name.startswith(f"{known}.")) for known in met)
+
+    return [name for module, name in graph._module2name.items() if isinstance(module, PRODUCERS) and not inside(name)]
+
+
+def layers_sharing_weights(model: nn.Module) -> dict[str, set[str]]:
+    """Return for each module with parameters that others own as well the names of all of these."""
+    owners: dict[nn.Parameter, set[str]] = {}
+    for name, module in model.named_modules():
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(parameter, set()).add(name)
+    return {name: names for names in owners.values() if len(names) > 1 for name in names}
+
+
+def record_group(group: tp.dependency.Group, *, blocks: int | None = None) -> ChannelGroup:
+    """Return a Torch-Pruning group, whole or partial, as a record.
+
+    Channel k of the record is the k-th index of the group's root, `group[0].idxs[k]`; where a grouped convolution or a
+    group norm of G blocks is involved, it is the k-th offset within every block. `blocks` sets G by hand.
+    """
+    graph: Any = group._DG
+    count = _blocks(group) if blocks is None else blocks
+    width = len(group[0].idxs) // count
+    channel_of = {root: k % width for k, root in enumerate(group[0].idxs)}
+    members = []
+    for item in group.items:
+        name, axis = _locate(graph, item.dep.target)
+        if name is None or getattr(item.dep.target.module, "num_parameters", 0) == 1:  # one slope for all channels
+            continue
+        owned: list[list[int]] = [[] for _ in range(width)]
+        for position, root in zip(item.idxs, item.root_idxs, strict=True):
+            owned[channel_of[root]].append(int(position))
+        members.append(Member(name, _role(graph, item.dep), tuple(tuple(sorted(p)) for p in owned), axis))
+    root_name, _ = _locate(graph, group[0].dep.target)
+    return ChannelGroup(str(root_name), width, tuple(members))
+
+
+def reaches_outputs(group: tp.dependency.Group) -> bool:
+    """Return whether the channels of a Torch-Pruning group are among the network's outputs."""
+    graph: Any = group._DG
+    return any(
+        graph.is_out_channel_pruning_fn(dep.handler)
+        and (not dep.target.outputs or dep.target.type == tp.ops.OPTYPE.OUTPUT)
+        for dep, _ in group.items
+    )
+
+
+def _blocks(group: tp.dependency.Group) -> int:
+    """Return into how many blocks grouped convolutions and group norms divide the channels of a group."""
+    blocks = 1
+    for item in group.items:
+        module = item.dep.target.module
+        if isinstance(module, _ConvNd) and 1 < module.groups < module.out_channels:
+            blocks = max(blocks, module.groups)
+        elif isinstance(module, nn.GroupNorm):
+            blocks = max(blocks, module.num_groups)
+    return blocks
+
+
+def _locate(graph: Any, node: Any) -> tuple[str | None, int | None]:
+    """Return the name of the layer or lone parameter at a node, and the parameter's axis; None for mere operations."""
+    if isinstance(node.module, nn.Parameter):
+        return graph._param_to_name.get(node.module), node.pruning_dim
+    return graph._module2name.get(node.module), None
+
+
+def _role(graph: Any, dep: Any) -> Role:
+    if not graph.is_out_channel_pruning_fn(dep.handler):
+        return "consumer"
+    return "producer" if isinstance(dep.target.module, PRODUCERS) else "carrier"
+
+
+def _in_network_order(group: ChannelGroup, order: Mapping[str, int]) -> ChannelGroup:
+    """Return the group with its members in the network's order, named after the first that makes all its channels."""
+    members = sorted(group.members, key=lambda member: order.get(member.layer, len(order)))
+    whole = [member.layer for member in members if member.role == "producer" and all(member.indices)]
+    return ChannelGroup(whole[0] if whole else group.name, group.width, tuple(members))
