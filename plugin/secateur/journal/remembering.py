@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from secateur.errors import ConfigError
 from secateur.journal.store import Store
 from secateur.protocols import Evaluate, Kept, Race, Worth
 
@@ -43,7 +44,10 @@ class Remembering:
         settings = getattr(evaluate, "settings", None)
         if settings is not None:
             self.settings = settings
-        self._evaluation = json.dumps(dict(settings or {}), sort_keys=True)
+        try:
+            self._evaluation = json.dumps(dict(settings or {}), sort_keys=True)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"the settings of an evaluation must be a mapping of plain data: {error}") from error
 
     def __call__(self, kept: Kept) -> float:
         """Return the worth of a candidate, from memory if it is there.
@@ -78,7 +82,8 @@ class Remembering:
         rows = self._store.read(
             "SELECT worth, exact FROM evaluations WHERE candidate = ? AND evaluation = ?", key, evaluation
         )
-        return Worth(float(rows[0][0]), bool(rows[0][1])) if rows else None
+        with self._store.interpreting():
+            return Worth(float(rows[0][0]), bool(rows[0][1])) if rows else None
 
     def _keep(self, kept: Kept, worth: Worth, evaluation: str, *, seconds: float) -> Worth:
         """Store a worth; return what is stored: the first exact worth, else the lowest bound."""
