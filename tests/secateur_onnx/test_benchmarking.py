@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -164,7 +165,8 @@ def test_bound_inputs_and_outputs_give_the_same_result(dense_file: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "options", [{"batch_sizes": ()}, {"batch_sizes": (0,)}, {"rounds": 5}, {"seconds": 0.0}, {"seconds": float("nan")}]
+    "options",
+    [{"batch_sizes": ()}, {"batch_sizes": (0,)}, {"rounds": 5}, {"seconds": 0.0}, {"seconds": math.nan}, {"seed": -1}],
 )
 def test_settings_that_measure_nothing(dense_file: Path, options: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="at least 6 rounds"):
