@@ -222,6 +222,10 @@ def test_measurements_are_taken_once(path: Path, journal: Journal) -> None:
     assert rows(path, "SELECT name, value, unit FROM measurements") == [("batch 8", 2.5, "ms")]
     with pytest.raises(JournalError, match="'batch 1' gave nan"):
         journal.measurement("batch 1", lambda: math.nan)
+    more = iter([[1.0, 4.0], [5.0, 6.0]])
+    for _ in range(2):  # a name that is asked for twice is no missing one
+        assert journal.measurements(["a", "a"], lambda: next(more)) == [1.0, 1.0]
+    assert next(more) == [5.0, 6.0]
 
 
 def test_decisions_are_stored_and_compared(path: Path, journal: Journal) -> None:

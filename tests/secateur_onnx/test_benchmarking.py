@@ -183,3 +183,9 @@ def test_files_of_two_networks_are_refused(tmp_path: Path, dense_file: Path) -> 
     other = export(nn.Conv2d(3, 2, 3), torch.zeros(1, 3, 20, 20), tmp_path / "other.onnx").path
     with pytest.raises(DataError, match="not two forms of one network"):
         benchmark(dense_file, other)
+    formats = [
+        export(nn.Linear(3, 2).to(kind), torch.zeros(1, 3, dtype=kind), tmp_path / f"{kind}.onnx").path
+        for kind in (torch.float32, torch.float16)
+    ]
+    with pytest.raises(DataError, match=r"takes \(None, 3\) float32, the pruned file \(None, 3\) float16"):
+        benchmark(*formats)

@@ -133,6 +133,11 @@ def test_half_precision_has_a_tolerance_of_its_own(tmp_path: Path, network: nn.S
         check_parity(half, path, batches()).require()
 
 
+def test_a_tolerance_of_nothing_lets_through_what_does_not_differ(tmp_path: Path) -> None:
+    path = export(nn.Flatten(), torch.zeros(2, 3, 2), tmp_path / "flat.onnx").path
+    assert check_parity(nn.Flatten(), path, [torch.randn(4, 3, 2)], tolerance=0).require().max_relative == 0
+
+
 def test_a_network_in_double_is_compared_in_its_own_format(tmp_path: Path) -> None:
     network = nn.Linear(5, 3).double()
     path = export(network, torch.zeros(1, 5), tmp_path / "double.onnx").path
