@@ -40,9 +40,7 @@ def main() -> None:
     session = opened(options.model, options.provider)
     for key, value in session.get_modelmeta().custom_metadata_map.items():
         print(f"{key:<12}{said(value)}")
-    images = preprocessed(
-        np.load(options.images, allow_pickle=False), divide=options.divide, mean=options.mean, std=options.std
-    )
+    images = preprocessed(loaded(options.images), divide=options.divide, mean=options.mean, std=options.std)
     begun = time.perf_counter()
     outputs = run(session, images, options.batch)
     seconds = time.perf_counter() - begun
@@ -50,7 +48,7 @@ def main() -> None:
     print(f"{'images':<12}{len(images)} in {seconds:.3f} s on {session.get_providers()[0]}")
     print(f"{'classes':<12}{' '.join(map(str, found[:10]))}{' ...' if len(found) > 10 else ''}")
     if options.labels is not None:
-        labels = np.load(options.labels, allow_pickle=False)
+        labels = loaded(options.labels)
         if labels.shape != found.shape:
             sys.exit(f"error: {len(found)} images need as many labels; {options.labels} holds {labels.shape}")
         print(f"{'top-1':<12}{np.mean(found == labels):.1%} of {len(labels)} images")
@@ -75,6 +73,14 @@ def opened(path: Path, provider: str) -> onnxruntime.InferenceSession:
     return session
 
 
+def loaded(path: Path) -> np.ndarray:
+    """Return the array in a .npy file; one that would run code as it is read, a pickle, is refused."""
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        sys.exit(f"error: {path} cannot be read: {error}")
+
+
 def preprocessed(pixels: np.ndarray, *, divide: float, mean: list[float], std: list[float]) -> np.ndarray:
     """Return images (N, H, W) or (N, H, W, C) as the network wants them: (N, C, H, W), scaled and normalised."""
     if pixels.ndim == 3:
@@ -89,7 +95,10 @@ def preprocessed(pixels: np.ndarray, *, divide: float, mean: list[float], std: l
 
 def run(session: onnxruntime.InferenceSession, images: np.ndarray, batch: int) -> np.ndarray:
     """Return the outputs for all images. The last batch may be smaller: the file takes any number of images."""
-    (asked,) = session.get_inputs()
+    asked, *others = session.get_inputs()
+    if others or asked.type not in FORMATS:
+        more = f" and {len(others)} more" if others else ""
+        sys.exit(f"error: the file must have one input in float32 or float16; found {asked.type}{more}")
     if list(images.shape[1:]) != asked.shape[1:]:
         sys.exit(f"error: the file was exported for images {asked.shape[1:]}; found {list(images.shape[1:])}")
     inputs = images.astype(FORMATS[asked.type])

@@ -226,7 +226,15 @@ def test_deployment_says_what_is_wrong(deployed: Path) -> None:
     (deployed / "truncated.onnx").write_bytes((deployed / "model.onnx").read_bytes()[:900])
     np.save(deployed / "large.npy", np.zeros((2, 9, 9)))
     np.save(deployed / "flat.npy", np.zeros(7))
+    np.save(deployed / "pickled.npy", np.array([{}]), allow_pickle=True)
+    (deployed / "empty.npy").touch()
+    export(torch.nn.Flatten().double(), torch.zeros(2, 1, 8, 8, dtype=torch.float64), deployed / "double.onnx")
     for arguments, options, message in (
+        ((), {"images": "missing.npy"}, "error: missing.npy cannot be read: .*No such file"),
+        ((), {"images": "pickled.npy"}, "error: pickled.npy cannot be read: .*allow_pickle"),
+        ((), {"images": "empty.npy"}, "error: empty.npy cannot be read"),
+        (("--labels", "missing.npy"), {}, "error: missing.npy cannot be read"),
+        ((), {"model": "double.onnx"}, r"one input in float32 or float16; found tensor\(double\)$"),
         ((), {"model": "truncated.onnx"}, "error: truncated.onnx does not run on CPUExecutionProvider"),
         ((), {"images": "large.npy"}, r"exported for images \[1, 8, 8\]; found \[1, 9, 9\]"),
         ((), {"images": "flat.npy"}, r"images must be .* found \(7,\)"),

@@ -118,6 +118,39 @@ def test_damaged_plans_are_refused(damage: dict[str, Any]) -> None:
         PruningPlan.from_json(plan().to_json() | damage)
 
 
+@pytest.mark.parametrize("channels", [[0.0, 2.0], [0, 1.5], "02", {"0": 2}, [False, True], [float("inf")]])
+def test_channels_written_by_hand_must_be_whole_numbers(channels: Any) -> None:
+    with pytest.raises(PlanError, match="stands where a whole number should"):
+        PruningPlan.from_json(plan().to_json() | {"kept": {"conv": channels}})
+
+
+@pytest.mark.parametrize("amount", [float("nan"), float("inf"), -1, True, "30"])
+def test_costs_written_by_hand_must_be_finite(amount: Any) -> None:
+    data = plan(further={"bytes": Spent(9.0, 5.0, 6.5)}).to_json()
+    for cost in (data["cost"], data["further"]["bytes"]):
+        for key in ("before", "after", "budget"):
+            kept, cost[key] = cost[key], amount
+            with pytest.raises(PlanError, match="stands where a cost should"):
+                PruningPlan.from_json(data)
+            cost[key] = kept
+    assert PruningPlan.from_json(data)
+
+
+def test_groups_written_by_hand_must_have_names_and_makers_of_their_own() -> None:
+    with pytest.raises(PlanError, match="two groups of one name"):
+        plan(groups=(group(), group()))
+    for members in ((), group().members[1:]):
+        with pytest.raises(PlanError, match="no layer produces the channels of the group 'conv'"):
+            PruningPlan.from_json(plan(groups=(group(members=members),)).to_json())
+
+
+@pytest.mark.parametrize(("width", "count"), [(3, 10**9), (10**9, 1)])
+def test_an_index_map_that_would_fill_the_memory_is_refused(width: int, count: int) -> None:
+    indices = {"start": 0, "stride": 1, "count": count, "step": 1}
+    with pytest.raises(PlanError, match="no layer has so many"):
+        Member.from_json({"layer": "a", "role": "producer", "indices": indices}, width)
+
+
 def test_group_scores_are_summed_over_producers() -> None:
     members = (Member("a", "producer", OWN), Member("b", "producer", OWN), Member("n", "carrier", OWN))
     both = group(members=members)

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from secateur.batches import Batches, opened, unpack
-from secateur.errors import DataError
+import torch
+from torch import Tensor, nn
+
+from secateur.batches import Batches
+from secateur.evaluation import accuracy
+from secateur_onnx.networks import as_array
 from secateur_onnx.sessions import create_session, infer
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 
 def file_accuracy(path: str | Path, batches: Batches, *, provider: str = "cpu", threads: int | None = None) -> float:
@@ -18,7 +26,8 @@ def file_accuracy(path: str | Path, batches: Batches, *, provider: str = "cpu", 
         provider, threads: see `create_session`.
 
     Raises:
-        DataError: no batches, a batch without labels or of another shape.
+        DataError: no batches, a batch of another shape, without labels or with labels that are no classes, or outputs
+            that are NaN or no logits.
         ConfigError, CheckpointError, MissingDependencyError: as `create_session`.
 
     Example:
@@ -29,14 +38,15 @@ def file_accuracy(path: str | Path, batches: Batches, *, provider: str = "cpu", 
         ...     file_accuracy(path, [(torch.eye(3), torch.tensor([0, 1, 1]))])
         0.6666666666666666
     """
-    session = create_session(path, provider=provider, threads=threads)
-    right = count = 0
-    for batch in opened(batches):
-        inputs, labels = unpack(batch)
-        if labels is None:
-            raise DataError("an accuracy needs labels; the batches have none")
-        right += int((infer(session, inputs.cpu().numpy()).argmax(1) == labels.cpu().numpy()).sum())
-        count += len(labels)
-    if not count:
-        raise DataError("there are no batches to judge the ONNX file on")
-    return right / count
+    return accuracy(_File(create_session(path, provider=provider, threads=threads)), batches)
+
+
+class _File(nn.Module):
+    """An ONNX file in place of a network."""
+
+    def __init__(self, session: InferenceSession) -> None:
+        super().__init__()
+        self._session = session
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return torch.from_numpy(infer(self._session, as_array(inputs)))

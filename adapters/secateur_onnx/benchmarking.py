@@ -20,7 +20,7 @@ from secateur_onnx.bootstrap import MIN_ROUNDS
 from secateur_onnx.comparison import Comparison, Measured, compare
 from secateur_onnx.machine import Machine, describe_machine
 from secateur_onnx.memory import peak_memory
-from secateur_onnx.metadata import from_strings
+from secateur_onnx.metadata import from_strings, stored_bytes
 from secateur_onnx.packages import require
 from secateur_onnx.sessions import InputSpec, create_session, infer, input_spec, provider_assignment
 from secateur_onnx.timing import time_alternating
@@ -35,7 +35,7 @@ class BenchmarkedFile:
 
     Attributes:
         path: where it lies.
-        file_bytes: its size.
+        file_bytes: its size, with that of files beside it that hold its weights.
         assignment: provider -> operator -> nodes that ran there.
         metadata: what the file says of itself, see `read_metadata`.
         peak_bytes: batch size -> the memory it needs at most, see `peak_memory`; empty where it was not measured.
@@ -148,8 +148,7 @@ def benchmark(
         on_progress: called after each round with the rounds done and the rounds in all.
 
     Raises:
-        ConfigError: `batch_sizes`, `rounds`, `seconds` or `sessions` cannot be used, a batch does not fit into memory;
-            or as `create_session` does.
+        ConfigError: a setting cannot be used, or a batch does not fit into memory; or as `create_session` does.
         DataError: the files ask for different inputs, or not for the batch sizes wanted.
         CheckpointError, MissingDependencyError: as `create_session` does.
 
@@ -166,10 +165,11 @@ def benchmark(
         (4, 6)
         >>> folder.cleanup()
     """
-    if not batch_sizes or min(batch_sizes) < 1 or rounds < MIN_ROUNDS or not seconds > 0:
+    batch_sizes = tuple(batch_sizes)
+    if not batch_sizes or min(batch_sizes) < 1 or rounds < MIN_ROUNDS or not seconds > 0 or seed < 0:
         raise ConfigError(
-            f"a benchmark needs batch sizes of at least 1, at least {MIN_ROUNDS} rounds and more than 0 seconds; "
-            f"found {tuple(batch_sizes)}, {rounds} and {seconds}"
+            f"a benchmark needs batch sizes of at least 1, at least {MIN_ROUNDS} rounds, more than 0 seconds and a "
+            f"seed of at least 0; found {batch_sizes}, {rounds}, {seconds} and {seed}"
         )
     if not 1 <= sessions <= MIN_ROUNDS:
         raise ConfigError(f"a benchmark takes 1 to {MIN_ROUNDS} pairs of sessions; found {sessions}")
@@ -214,7 +214,7 @@ def benchmark(
     dense, pruned = (
         BenchmarkedFile(
             path=Path(path),
-            file_bytes=Path(path).stat().st_size,
+            file_bytes=stored_bytes(path),
             assignment=provider_assignment(session),
             metadata=from_strings(session.get_modelmeta().custom_metadata_map),
             peak_bytes={

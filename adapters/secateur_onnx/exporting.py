@@ -84,7 +84,8 @@ def export(
     Raises:
         NetworkError: the network does not run on the example, does not map N inputs to N rows of one tensor, or
             neither exporter can translate it.
-        ConfigError: `opset` is unknown to the installed onnx, or the folder does not exist.
+        ConfigError: `opset` is unknown to the installed onnx, the folder does not exist, or `metadata` is not plain
+            data.
         CheckpointError: the file cannot be written.
         MissingDependencyError: onnx or onnxscript is missing.
 
@@ -107,12 +108,13 @@ def export(
             f"opset must lie in {MIN_OPSET}..{newest} (the installed onnx knows no later one); got {opset}"
         )
     require_folder(path)
+    about = as_strings(metadata)
     with evaluating(model), torch.no_grad():
         example, outputs = _example_batch(model, example_inputs)
         proto, exporter, reason = _translate_half(model, example, outputs, opset) or _translate(model, example, opset)
     for node in proto.graph.node:
         del node.metadata_props[:]
-    onnx.helper.set_model_props(proto, as_strings(metadata))
+    onnx.helper.set_model_props(proto, about)
     size = write_checked(proto, path)
     if reason is not None:
         warnings.warn(f"{path.name} was written by torch's older exporter: {reason}", SecateurWarning, stacklevel=2)

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from secateur.errors import CheckpointError
+from secateur.errors import CheckpointError, ConfigError
 from secateur.records import PruningPlan
 from secateur_onnx.packages import require
 
@@ -45,12 +45,18 @@ def plan_metadata(plan: PruningPlan) -> dict[str, object]:
 def as_strings(metadata: Mapping[str, object] | None) -> dict[str, str]:
     """Return metadata as ONNX keeps it, with the versions of what made the file unless it has its own.
 
+    Raises:
+        ConfigError: it is not plain data.
+
     Example:
         >>> as_strings({"plan": "ab12", "budget": {"macs": 0.5}, VERSIONS: {}})
         {'versions': '{}', 'plan': 'ab12', 'budget': '{"macs": 0.5}'}
     """
     about = {VERSIONS: {name: version(name) for name in MAKERS}} | dict(metadata or {})
-    return {str(k): json.dumps(v) if isinstance(v, (Mapping, list, tuple)) else str(v) for k, v in about.items()}
+    try:
+        return {str(k): json.dumps(v) if isinstance(v, (Mapping, list, tuple)) else str(v) for k, v in about.items()}
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"what an ONNX file says of itself must be plain data: {error}") from error
 
 
 def from_strings(about: Mapping[str, str]) -> dict[str, Any]:
@@ -92,7 +98,33 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is truncated or no ONNX file: {error}") from error
     if not proto.ir_version or not proto.graph.node:  # a foreign file may parse as one without anything in it
         raise CheckpointError(f"{path} is no ONNX file: it holds no graph")
-    return from_strings({entry.key: entry.value for entry in proto.metadata_props})
+    about = {entry.key: entry.value for entry in proto.metadata_props}
+    if not all(isinstance(text, str) for text in (*about, *about.values())):  # bytes, where they are no UTF-8
+        raise CheckpointError(f"{path} is damaged: what it says of itself is no text")
+    return from_strings(about)
+
+
+def stored_bytes(path: str | Path) -> int:
+    """Return the size of an ONNX file and of the files beside it that hold its weights, as torch writes by default.
+
+    Raises:
+        MissingDependencyError: onnx is missing.
+
+    Cost: the file is read once, those beside it are not.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from secateur_onnx import export
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = export(torch.nn.Linear(3, 2), torch.zeros(1, 3), Path(folder) / "linear.onnx")
+        ...     stored_bytes(file.path) == file.file_bytes
+        True
+    """
+    path, proto = Path(path), require("onnx").load(str(path), load_external_data=False)
+    beside = {
+        entry.value for tensor in proto.graph.initializer for entry in tensor.external_data if entry.key == "location"
+    }
+    return sum(file.stat().st_size for file in (path, *(path.parent / name for name in beside)))
 
 
 def _read(value: str) -> Any:

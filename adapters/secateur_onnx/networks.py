@@ -1,7 +1,11 @@
-"""Where the inputs of a torch network that is run beside its ONNX file should lie."""
+"""A batch as a torch network takes it, and as the ONNX file beside it does."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 
@@ -9,7 +13,6 @@ def placed(inputs: Tensor, network: nn.Module) -> Tensor:
     """Return `inputs` on the device of the network and, where both are floating, in its number format.
 
     Example:
-        >>> import torch
         >>> placed(torch.zeros(1, 3), nn.Linear(3, 2).double()).dtype
         torch.float64
     """
@@ -17,3 +20,14 @@ def placed(inputs: Tensor, network: nn.Module) -> Tensor:
         if weights.is_floating_point():
             return inputs.to(weights.device, weights.dtype if inputs.is_floating_point() else None)
     return inputs
+
+
+def as_array(inputs: Tensor) -> NDArray[Any]:
+    """Return `inputs` as numpy has them; numbers in bfloat16, which it lacks, in float32.
+
+    Example:
+        >>> as_array(torch.ones(2, dtype=torch.bfloat16, requires_grad=True)).dtype
+        dtype('float32')
+    """
+    held = inputs.detach().cpu()
+    return (held.float() if held.dtype == torch.bfloat16 else held).numpy()

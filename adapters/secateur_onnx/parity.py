@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from secateur.batches import Batches, rebatch
 from secateur.errors import ConfigError, DataError, NetworkError, VerificationError
 from secateur.modes import evaluating, without_tf32
-from secateur_onnx.networks import placed
+from secateur_onnx.networks import as_array, placed
 from secateur_onnx.sessions import create_session, infer, input_spec
 
 TOLERANCES = {"float16": 1e-2, "float32": 1e-4, "float64": 1e-4}
@@ -132,7 +132,7 @@ def check_parity(
             if not isinstance(outputs, Tensor):
                 raise NetworkError(f"the network must give one tensor; it gives {type(outputs).__name__}")
             expected = outputs.to("cpu", torch.float64).numpy()
-            differences.add(expected, infer(session, inputs.cpu().numpy()).astype(np.float64))
+            differences.add(expected, infer(session, as_array(inputs)).astype(np.float64))
             if on_progress is not None:
                 on_progress(differences.samples, max_samples or 0)
     if differences.samples == 0:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from secateur.errors import JournalError, ScoreError
 from secateur.journal import Journal, Remembering
 from secateur.journal.remembering import candidate_key
 from secateur.journal.store import FORMAT
-from secateur.protocols import Evaluate, Kept, Race
+from secateur.protocols import Evaluate, Kept, Race, Worth
 from secateur.records import PruningPlan, ScoreTable
 
 IDENTITY = {"weights": "abc", "data": "def", "seed": 0, "settings": {"plan": {"delta": 0.1}}}
@@ -140,6 +141,42 @@ def test_settings_that_are_no_plain_data_are_named(journal: Journal, settings: A
         journal.remembering(Counting(settings))
 
 
+class Bounding:
+    """A race that ends in one worth or bound; meanwhile something else may happen."""
+
+    def __init__(self, worth: Worth, meanwhile: Callable[[], object] = lambda: None) -> None:
+        self.worth, self.meanwhile = worth, meanwhile
+
+    def __call__(self, kept: Kept) -> float:
+        raise NotImplementedError
+
+    def race(self, candidates: Sequence[Kept], **_: Any) -> list[Worth]:
+        self.meanwhile()
+        return [self.worth] * len(candidates)
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "stays"),
+    [
+        (Worth(0.8, False), Worth(0.7, False), (0.7, 0)),
+        (Worth(0.6, False), Worth(0.7, False), (0.6, 0)),
+        (Worth(0.5), Worth(0.7, False), (0.5, 1)),
+        (Worth(0.4, False), Worth(0.5), (0.5, 1)),
+        (Worth(0.4), Worth(0.5), (0.5, 1)),
+    ],
+)
+def test_of_two_processes_whoever_says_more_is_believed(
+    path: Path, journal: Journal, mine: Worth, theirs: Worth, stays: tuple[float, int]
+) -> None:
+    def other() -> None:
+        with Journal.open(path, IDENTITY) as same:
+            same.remembering(Bounding(theirs)).race([{}])  # type: ignore[attr-defined]  # a race stays one
+
+    found = journal.remembering(Bounding(mine, other)).race([{}])  # type: ignore[attr-defined]  # as above
+    assert rows(path, "SELECT worth, exact FROM evaluations") == [stays]
+    assert found == [Worth(stays[0], bool(stays[1]))]
+
+
 def test_a_candidate_is_judged_once_more_past_the_memory(path: Path, journal: Journal) -> None:
     numbers = iter([0.5, 0.6])
     evaluate = journal.remembering(lambda kept: next(numbers))
@@ -196,6 +233,10 @@ def test_measurements_are_taken_once(path: Path, journal: Journal) -> None:
     assert rows(path, "SELECT name, value, unit FROM measurements") == [("batch 8", 2.5, "ms")]
     with pytest.raises(JournalError, match="'batch 1' gave nan"):
         journal.measurement("batch 1", lambda: math.nan)
+    more = iter([[1.0, 4.0], [5.0, 6.0]])
+    for _ in range(2):  # a name that is asked for twice is no missing one
+        assert journal.measurements(["a", "a"], lambda: next(more)) == [1.0, 1.0]
+    assert next(more) == [5.0, 6.0]
 
 
 def test_decisions_are_stored_and_compared(path: Path, journal: Journal) -> None:
@@ -253,10 +294,10 @@ def foreign_database(path: Path) -> None:
     connection.close()
 
 
-def newer_journal(path: Path) -> None:
+def journal_of_format(path: Path, number: int) -> None:
     Journal.open(path, IDENTITY).close()
     connection = sqlite3.connect(path)
-    connection.execute(f"PRAGMA user_version={FORMAT + 1}")
+    connection.execute(f"PRAGMA user_version={number}")
     connection.close()
 
 
@@ -266,7 +307,13 @@ def newer_journal(path: Path) -> None:
         (lambda path: path.write_text("step 1: a"), "is not a journal of secateur"),
         (lambda path: path.write_bytes(b"SQLite format 3\0" + bytes(500)), "is not a journal of secateur"),
         (foreign_database, "is not a journal of secateur"),
-        (newer_journal, rf"has format {FORMAT + 1}; this version of secateur reads format {FORMAT}"),
+        *(
+            (
+                partial(journal_of_format, number=other),
+                rf"has format {other}; this version of secateur reads format {FORMAT}",
+            )
+            for other in (FORMAT + 1, FORMAT - 1)
+        ),
         (Path.mkdir, "cannot be read"),
     ],
 )
@@ -293,6 +340,42 @@ def test_a_damaged_journal_is_named(path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(JournalError, match=r"journal\.sqlite is damaged \(.*\); move it away"):
         Journal.open(path, IDENTITY)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE evaluations SET worth = 'much'",
+        "UPDATE facts SET fact = '{'",
+        "UPDATE measurements SET value = 'long'",
+        "UPDATE score_tables SET settings = '{'",
+        "UPDATE scores SET score = 'high'",
+        "UPDATE scores SET score = 9e999",
+        "UPDATE plans SET plan = '{}'",
+    ],
+)
+def test_damage_within_a_table_is_named(path: Path, damage: str) -> None:
+    def everything(journal: Journal) -> None:
+        journal.remembering(Counting())({})
+        journal.fact("cell", lambda: {"right": 1})
+        journal.facts()
+        journal.measurement("time", lambda: 1.0)
+        journal.scores("hrank", table)
+        assert journal.plan is not None
+
+    with Journal.open(path, IDENTITY) as journal:
+        journal.finished(PruningPlan((), {}, "macs", 6, 6, 6))
+        everything(journal)
+        everything(journal)
+    connection = sqlite3.connect(path)
+    assert connection.execute(damage).rowcount
+    connection.commit()
+    connection.close()
+    with (
+        Journal.open(path, IDENTITY) as journal,
+        pytest.raises(JournalError, match=r"journal\.sqlite is damaged \(.*\); move it away"),
+    ):
+        everything(journal)
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

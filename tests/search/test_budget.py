@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,7 +35,14 @@ def test_shares_of_the_dense_cost_and_absolute_costs(budget: str | float, larges
     assert parse_budget(budget, DENSE) == pytest.approx(largest, rel=1e-15)
 
 
+@pytest.mark.parametrize("number", [np.int64(60_500_000), np.float32(60.5e6), Fraction(60_500_000)])
+def test_numbers_of_other_kinds_are_numbers(number: Any) -> None:
+    assert (found := parse_budget(number, DENSE)) == 60.5e6
+    assert type(found) is float
+
+
 def test_a_small_number_is_a_cost_where_costs_are_small() -> None:
+    assert parse_budget(50, 5000) == 50
     assert parse_budget(8.0, 12.5) == 8.0
     assert parse_budget(0.2, 12.5) == 0.2
 
@@ -65,6 +76,8 @@ def test_a_small_number_is_a_cost_where_costs_are_small() -> None:
         ("inf", "malformed"),
         (float("nan"), "malformed"),
         (float("inf"), "malformed"),
+        (10**400, "malformed"),
+        (100, r'100 is ambiguous; write "100%"'),
         (True, "malformed"),
         (None, "malformed"),
         ([50], "malformed"),

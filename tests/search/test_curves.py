@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secateur.errors import BudgetError
+from secateur.errors import BudgetError, ScoreError
 from secateur.records import ChannelGroup, Member, ScoreTable
 from secateur.search import curve_plan
 
@@ -131,3 +131,10 @@ def test_a_cost_that_only_joint_cuts_lower_is_met_too() -> None:
     curves = {name: torch.arange(1.0, 6.0) for name in "ab"}
     plan = curve_plan(groups_of("ab", 5), ScoreTable(curves), Widest({"a": 1.0, "b": 1.0}, 5), 3, round_to=1)
     assert plan.widths == {"a": 3, "b": 3}
+
+
+@pytest.mark.parametrize("lowest", [-1.0, -1e-300])
+def test_scores_below_zero_are_no_errors(lowest: float) -> None:
+    curves = ScoreTable({"a": torch.zeros(4), "b": torch.tensor([lowest, lowest, 0.0, 1.0], dtype=torch.float64)})
+    with pytest.raises(ScoreError, match=f"the group 'b' are no error curve: they fall to {lowest:g}"):
+        curve_plan(groups_of("ab", 4), curves, Prices({"a": 1, "b": 1}, 4), "50%", round_to=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from chains_for_tests import Case, cases, small_case
 from references_search import ranked_widths_by_loops
-from secateur.errors import ConfigError, EvaluationError
+from secateur.errors import ConfigError, EvaluationError, SecateurWarning
 from secateur.search import global_ranking_plan
 
 FEW: dict[str, Any] = {"generations": 12, "population": 5, "sample": 3}
@@ -47,7 +48,8 @@ def test_evolution_is_never_worse_than_the_plain_ranking_and_repeats() -> None:
     assert plan.settings["worth"] == max(judged) > plan.settings["plain"] == judged[0]
     assert [number for number, _ in progress] == list(range(61))
     assert [worth for _, worth in progress] == sorted(worth for _, worth in progress)
-    assert len(judged) < 61  # what was judged is remembered
+    assert judged[0] == judged[1]  # to see whether it repeats
+    assert len(judged) < 62  # what was judged is remembered
     again = global_ranking_plan(*small_case().arguments, "60%", size, **options)
     assert (again.kept, again.settings["worth"]) == (plan.kept, plan.settings["worth"])
 
@@ -70,3 +72,9 @@ def test_equal_channels_go_together_and_a_channel_stays() -> None:
     level = type(scores)({name: torch.ones(len(values)) for name, values in scores.items()})
     plan = global_ranking_plan(groups, level, cost, "90%", size, generations=0, round_to=1)
     assert set(plan.widths.values()) == {1}
+
+
+def test_an_evaluation_that_does_not_repeat_is_noticed() -> None:
+    numbers = itertools.count()
+    with pytest.warns(SecateurWarning, match="not deterministic: the candidate of generation 0 was worth 0.0"):
+        global_ranking_plan(*small_case().arguments, "60%", lambda kept: float(next(numbers)), round_to=1, **FEW)

@@ -205,3 +205,21 @@ def test_variants_keep_as_many_and_others(variant: Any) -> None:
     )
     assert low.widths == other.widths
     assert low.kept != other.kept
+
+
+def test_costs_are_refused_as_in_every_search_also_without_a_budget() -> None:
+    groups = {"conv": ChannelGroup("conv", 2, (Member("conv", "producer", ((0,), (1,))),))}
+    scores = ScoreTable({"conv": torch.arange(2.0)})
+
+    class Odd:
+        name, unit = "odd", "units"
+
+        def __call__(self, widths: Mapping[str, int]) -> float:
+            return float("inf") * (1 + len(widths))
+
+    with pytest.raises(ConfigError, match="there must be one; found: None"):
+        rate_plan(groups, scores, [], "[0.5]")
+    with pytest.raises(ConfigError, match="found: odd, odd"):
+        rate_plan(groups, scores, [Odd(), Odd()], "[0.5]")
+    with pytest.raises(ConfigError, match="the cost 'odd' is inf"):
+        rate_plan(groups, scores, Odd(), "[0.5]")

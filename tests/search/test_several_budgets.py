@@ -239,13 +239,29 @@ def test_costs_that_cannot_be_told_apart_or_are_no_numbers_are_refused() -> None
             search(*case.start, [], {})
 
     class Broken(Chain):
+        given: Any
+
         def __call__(self, widths: Widths) -> float:
-            return float("nan") if widths.get("a", 8) < 8 else super().__call__(widths)
+            return self.given if widths.get("a", 8) < 8 else super().__call__(widths)  # type: ignore[no-any-return]  # as a user's may be
 
     broken = Broken("latency", case.dense, (1, 1, 1))
+    for broken.given, told in ((float("nan"), "nan"), (-(2**31), "-2147483648"), (10**400, "1000"), (None, "None")):
+        for search in searches(case).values():
+            with pytest.raises(ConfigError, match=f"the cost 'latency' is {told}.* at the widths .* at least 0"):
+                search(*case.start, broken, "50%")
+
+
+def test_a_cost_may_count_in_numbers_of_any_kind() -> None:
+    case = two_costs()
+
+    class Tensors(Chain):
+        def __call__(self, widths: Widths) -> float:
+            return torch.tensor(super().__call__(widths))  # type: ignore[return-value]  # as a user's may be
+
+    plain, cost = (kind("macs", case.dense, (1, 1, 1)) for kind in (Chain, Tensors))
     for search in searches(case).values():
-        with pytest.raises(ConfigError, match="the cost 'latency' is nan at the widths"):
-            search(*case.start, broken, "50%")
+        found = search(*case.start, cost, "50%")
+        assert json.loads(json.dumps(found.to_json())) == search(*case.start, plain, "50%").to_json()
 
 
 def test_groups_that_cannot_be_cut_are_named_as_the_reason() -> None:

@@ -119,6 +119,9 @@ def test_a_shallow_plan_that_does_not_fit_is_refused(user: User, tmp_path: Path)
         there, "secateur_user_networks:Residual"
     )
     assert "no module 'nowhere'" in complained(there, "nowhere:build")
+    assert "plan.shallow.build: the network does not run on example inputs of shape (2, 1, 8, 8)" in complained(
+        there, "secateur.networks:resnet20"
+    )
 
 
 def test_one_ranking_of_all_weights(user: User, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -164,7 +165,8 @@ def test_bound_inputs_and_outputs_give_the_same_result(dense_file: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "options", [{"batch_sizes": ()}, {"batch_sizes": (0,)}, {"rounds": 5}, {"seconds": 0.0}, {"seconds": float("nan")}]
+    "options",
+    [{"batch_sizes": ()}, {"batch_sizes": (0,)}, {"rounds": 5}, {"seconds": 0.0}, {"seconds": math.nan}, {"seed": -1}],
 )
 def test_settings_that_measure_nothing(dense_file: Path, options: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="at least 6 rounds"):
@@ -188,3 +190,9 @@ def test_files_of_two_networks_are_refused(tmp_path: Path, dense_file: Path) -> 
     other = export(nn.Conv2d(3, 2, 3), torch.zeros(1, 3, 20, 20), tmp_path / "other.onnx").path
     with pytest.raises(DataError, match="not two forms of one network"):
         benchmark(dense_file, other)
+    formats = [
+        export(nn.Linear(3, 2).to(kind), torch.zeros(1, 3, dtype=kind), tmp_path / f"{kind}.onnx").path
+        for kind in (torch.float32, torch.float16)
+    ]
+    with pytest.raises(DataError, match=r"takes \(None, 3\) float32, the pruned file \(None, 3\) float16"):
+        benchmark(*formats)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ from secateur.records import ChannelGroups, ScoreTable
 from secateur_onnx import LatencyCost, latency_cost
 from secateur_onnx.latency import latency
 from secateur_onnx.latency.geometry import Geometry, layer_calls
+from secateur_onnx.latency.latency import measured_on
 from secateur_onnx.latency.layer_nodes import weight_shape
 from secateur_onnx.latency.layer_tables import Grid, LayerTable, knots
 from secateur_onnx.latency.layer_times import time_layers
+from secateur_onnx.machine import describe_machine
 
 IMAGES = torch.zeros(2, 1, 8, 8)
 CONV = Geometry("Conv", (8, 8), (3, 3), (1, 1), (1, 1), (1, 1, 1, 1))
@@ -135,6 +138,17 @@ def test_what_the_journal_holds_is_not_measured_again(
     monkeypatch.setattr(latency, "measured_on", lambda **_: {"cpu": "another", "threads": 1})
     assert asked() == geometries  # a table of another machine is no table of this one
     assert asked() == 0
+
+
+@pytest.mark.parametrize("part", ["cpu", "device", "onnxruntime"])
+def test_times_of_another_device_or_version_are_not_believed(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = describe_machine()
+    elsewhere = replace(here, **{part: "another"})  # type: ignore[arg-type]  # each of them is text
+    settings: dict[str, Any] = {"provider": "cpu", "batch": 1, "threads": 1}
+    before = measured_on(**settings)
+    assert measured_on(**settings) == before
+    monkeypatch.setattr(latency, "describe_machine", lambda **_: elsewhere)
+    assert measured_on(**settings) == before | {part: "another"} != before
 
 
 def test_every_kind_of_layer_is_timed() -> None:

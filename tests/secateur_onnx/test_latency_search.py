@@ -16,6 +16,7 @@ from secateur.journal import Journal
 from secateur.records import ChannelGroups, PruningPlan, ScoreTable
 from secateur_onnx import LatencyCost, WholeRun, WholeRuns, latency_cost, latency_search
 from secateur_onnx.latency import whole_runs
+from secateur_onnx.latency.layer_tables import Remembered
 
 IMAGES = torch.zeros(2, 1, 8, 8)
 Truth = Callable[[float], float]
@@ -158,3 +159,20 @@ def test_whole_runs_are_real_and_remembered(
         monkeypatch.delattr(whole_runs, "export")
         with WholeRuns(digits, IMAGES, memory=journal, **settings) as runs:  # type: ignore[arg-type] # one mapping
             assert runs(plan) == first
+
+
+def test_runs_of_another_network_are_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def measured(runs: WholeRuns, plan: PruningPlan | None) -> list[float]:
+        asked.append(len(asked))
+        return [1.0, 1.0, 1.0, float(len(asked))]
+
+    monkeypatch.setattr(WholeRuns, "_measured", measured)
+    memory = Remembered()
+    for width in (4, 8, 4):
+        WholeRuns(nn.Linear(8, width), torch.zeros(1, 8), memory=memory)(None)
+    assert asked == [0, 1]
+    WholeRuns(nn.Linear(8, 4), torch.zeros(1, 5, 8), memory=memory)(None)  # inputs of another size
+    WholeRuns(nn.Linear(8, 4), torch.zeros(1, 8), memory=memory, batch=2)(None)
+    assert len(asked) == 4

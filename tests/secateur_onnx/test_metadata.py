@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import onnx
 import pytest
 import torch
 from torch import nn
 
 import secateur
-from secateur.errors import CheckpointError
+from secateur.errors import CheckpointError, ConfigError
 from secateur.records import PruningPlan, ScoreTable
 from secateur.records.plan import Spent
-from secateur_onnx import create_session, export, plan_metadata, read_metadata
+from secateur_onnx import benchmark, create_session, export, plan_metadata, read_metadata
+from secateur_onnx.metadata import stored_bytes
 
 IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -64,3 +67,31 @@ def test_files_that_say_nothing(tmp_path: Path, dense_file: Path) -> None:
     for path in (truncated, foreign, empty, tmp_path / "missing.onnx", tmp_path):
         with pytest.raises(CheckpointError, match=path.name):
             read_metadata(path)
+
+
+@pytest.mark.parametrize("about", [{"plan": {"weights": torch.ones(1)}}, {"plan": [{1}]}])
+def test_what_is_no_plain_data_is_refused_before_any_work(tmp_path: Path, about: dict[str, object]) -> None:
+    network = nn.Linear(3, 2)
+    network.register_forward_pre_hook(lambda *_: pytest.fail("it was run"))
+    with pytest.raises(ConfigError, match=r"must be plain data: .*not JSON serializable"):
+        export(network, torch.zeros(1, 3), tmp_path / "linear.onnx", metadata=about)
+    assert not list(tmp_path.iterdir())
+
+
+def test_text_that_is_none_is_named(tmp_path: Path) -> None:
+    path = export(nn.Linear(3, 2), torch.zeros(1, 3), tmp_path / "linear.onnx", metadata={"note": "abcd"}).path
+    path.write_bytes(path.read_bytes().replace(b"abcd", b"ab\xff\xfe"))
+    with pytest.raises(
+        CheckpointError, match=r"linear\.onnx is (damaged: what it says of itself is no text|truncated)"
+    ):
+        read_metadata(path)
+
+
+def test_weights_in_a_file_beside_it_count(tmp_path: Path, dense_file: Path) -> None:
+    model = onnx.load(str(dense_file))
+    beside: dict[str, Any] = {"save_as_external_data": True, "location": "weights.bin", "size_threshold": 1000}
+    onnx.save_model(model, str(tmp_path / "two.onnx"), **beside)
+    sizes = [(tmp_path / name).stat().st_size for name in ("two.onnx", "weights.bin")]
+    assert stored_bytes(tmp_path / "two.onnx") == sum(sizes) > sizes[0] + 1000
+    timed = benchmark(tmp_path / "two.onnx", dense_file, batch_sizes=(1,), rounds=6, seconds=0.01, memory=False)
+    assert (timed.dense.file_bytes, timed.pruned.file_bytes) == (sum(sizes), dense_file.stat().st_size)

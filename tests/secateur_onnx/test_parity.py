@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from torch import nn
 
 from references import parity_by_loops
 from secateur.errors import ConfigError, DataError, VerificationError
-from secateur_onnx import check_parity, create_session, export
+from secateur.modes import tf32_allowed
+from secateur_onnx import check_parity, create_session, export, parity
 from secateur_onnx.sessions import infer
 
 
@@ -131,7 +133,35 @@ def test_half_precision_has_a_tolerance_of_its_own(tmp_path: Path, network: nn.S
         check_parity(half, path, batches()).require()
 
 
+def test_a_tolerance_of_nothing_lets_through_what_does_not_differ(tmp_path: Path) -> None:
+    path = export(nn.Flatten(), torch.zeros(2, 3, 2), tmp_path / "flat.onnx").path
+    assert check_parity(nn.Flatten(), path, [torch.randn(4, 3, 2)], tolerance=0).require().max_relative == 0
+
+
 def test_a_network_in_double_is_compared_in_its_own_format(tmp_path: Path) -> None:
     network = nn.Linear(5, 3).double()
     path = export(network, torch.zeros(1, 5), tmp_path / "double.onnx").path
     assert check_parity(network, path, [torch.randn(4, 5)]).max_relative < 1e-14
+
+
+def test_neither_side_may_round_to_tensorfloat(
+    network: nn.Sequential, dense_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def recording(path: Path, *, tf32: bool = True, **settings: Any) -> Any:
+        asked.append(tf32)
+        return create_session(path, **settings)
+
+    allowed: list[bool] = []
+    network.register_forward_pre_hook(lambda *_: allowed.append(tf32_allowed()))
+    monkeypatch.setattr(parity, "create_session", recording)
+    assert tf32_allowed()  # as torch has it for convolutions
+    check_parity(network, dense_file, batches(1))
+    assert (asked, allowed, tf32_allowed()) == ([False], [False], True)
+
+
+def test_batches_in_formats_that_numpy_lacks_are_compared(network: nn.Sequential, dense_file: Path) -> None:
+    (images, _), *_ = batches(1)
+    for inputs in (images.bfloat16(), images.clone().requires_grad_()):
+        assert check_parity(network, dense_file, [inputs]).require().samples == 4

@@ -12,6 +12,7 @@ from typing import Any
 import onnxruntime
 import pytest
 
+from secateur_onnx import probe
 from secateur_onnx.installation import folder_owners, probe_runtime, read_answer
 from secateur_onnx.probe import cuda_devices, main, trial, unloadable
 from secateur_onnx.sessions import create_session
@@ -154,3 +155,16 @@ def test_the_installed_runtime_shows_what_it_can_do(capsys: pytest.CaptureFixtur
     assert (runtime.failure, runtime.version) == ("", onnxruntime.__version__)
     assert "cpu" in runtime.providers
     assert runtime.trials["cpu"] == ""
+
+
+@pytest.mark.parametrize(("devices", "tried"), [(0, ["cpu"]), (1, ["cpu", "cuda"])])
+def test_cuda_is_tried_where_there_is_a_device(devices: int, tried: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
+    monkeypatch.setattr(probe, "_missing", lambda *_: {})
+    monkeypatch.setattr(probe, "cuda_devices", lambda: devices)
+    monkeypatch.setattr(probe, "trial", lambda short: f"tried {short}")
+    found = probe.probe()
+    assert (found["devices"], sorted(found["providers"])) == (devices, ["cpu", "cuda"])
+    assert found["trials"] == {short: f"tried {short}" for short in tried}

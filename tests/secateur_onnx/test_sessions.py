@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
@@ -107,3 +109,63 @@ def test_input_is_described_and_other_floats_are_cast(dense_file: Path) -> None:
     assert (spec.name, spec.shape, spec.dtype) == ("input", (None, 3, 16, 16), np.dtype(np.float32))
     inputs = np.random.default_rng(0).standard_normal((2, 3, 16, 16))
     np.testing.assert_array_equal(infer(session, inputs), infer(session, inputs.astype(np.float32)))
+
+
+class Recorded(onnxruntime.InferenceSession):  # type: ignore[misc]  # onnxruntime has no types
+    """A session that says it runs where it was asked to, and keeps what it was asked for."""
+
+    asked: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, _: str, options: Any, *, providers: list[Any], **flags: Any) -> None:
+        entries = ("session.disable_cpu_ep_fallback", "session.record_ep_graph_assignment_info")
+        found = {}
+        for entry in entries:
+            with contextlib.suppress(RuntimeError):  # as where it was never set
+                found[entry] = options.get_session_config_entry(entry)
+        Recorded.asked = {"entries": found, "providers": providers, "flags": flags, "fallback": True}
+        self._names = [name if isinstance(name, str) else name[0] for name in providers]
+
+    def disable_fallback(self) -> None:
+        self.asked["fallback"] = False
+
+    def get_providers(self) -> list[str]:
+        return self._names
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> type[Recorded]:
+    names = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Recorded)
+    return Recorded
+
+
+@pytest.mark.parametrize("tf32", [True, False])
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_a_device_has_no_way_out_to_the_cpu(
+    recorded: type[Recorded], dense_file: Path, provider: str, tf32: bool
+) -> None:
+    create_session(dense_file, provider=provider, tf32=tf32)
+    cuda = ("CUDAExecutionProvider", {"use_tf32": "1" if tf32 else "0"})
+    assert recorded.asked == {
+        "entries": {"session.disable_cpu_ep_fallback": "1", "session.record_ep_graph_assignment_info": "1"},
+        "providers": [cuda] if provider == "cuda" else ["TensorrtExecutionProvider", cuda],
+        "flags": {"enable_fallback": 0},
+        "fallback": False,
+    }
+
+
+def test_a_session_on_the_cpu_records_its_nodes_too(recorded: type[Recorded], dense_file: Path) -> None:
+    create_session(dense_file)
+    assert recorded.asked["providers"] == ["CPUExecutionProvider"]
+    assert recorded.asked["entries"] == {"session.record_ep_graph_assignment_info": "1"}
+
+
+def test_a_device_that_is_not_the_first_of_the_session_is_refused(
+    recorded: type[Recorded], monkeypatch: pytest.MonkeyPatch, dense_file: Path
+) -> None:
+    both = ["CUDAExecutionProvider", "TensorrtExecutionProvider"]  # as where TensorRT did not load
+    monkeypatch.setattr(recorded, "get_providers", lambda _: both)
+    with pytest.raises(ConfigError, match=r"asked for TensorrtExecutionProvider, but .* on CUDAExecutionProvider"):
+        create_session(dense_file, provider="tensorrt")

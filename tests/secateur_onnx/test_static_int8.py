@@ -44,9 +44,23 @@ def test_accuracy_counts_what_the_file_names(network: nn.Sequential, tmp_path: P
     wrong = (named + 1) % 10
     batches = [(IMAGES[:10], named[:10]), (IMAGES[10:], torch.cat([named[10:18], wrong[18:]]))]
     assert file_accuracy(path, batches) == 18 / 24
-    for given, message in (([], "no batches"), ([IMAGES], "needs labels")):
+    column = torch.zeros(24, 1, dtype=torch.int64)  # compared as they are, a column would count each pair
+    for given, message in (
+        ([], "no images"),
+        ([IMAGES], "inputs without labels"),
+        ([(IMAGES, column)], r"labels must be whole numbers \(N,\)"),
+        ([(IMAGES, named + 10)], r"labels must lie in 0\.\.9"),
+    ):
         with pytest.raises(DataError, match=message):
             file_accuracy(path, given)
+    for images in (IMAGES.bfloat16(), IMAGES.clone().requires_grad_()):
+        assert file_accuracy(path, [(images, named)]) > 0.9
+
+
+def test_outputs_that_are_no_logits_are_refused(tmp_path: Path) -> None:
+    path = export(nn.Flatten(0), torch.zeros(2, 1), tmp_path / "flat.onnx").path
+    with pytest.raises(DataError, match=r"logits \(N, classes\); it returned shape \(4,\)"):
+        file_accuracy(path, [(torch.ones(4, 1), torch.zeros(4, dtype=torch.int64))])
 
 
 @pytest.mark.parametrize(

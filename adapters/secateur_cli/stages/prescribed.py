@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from secateur.channel_map import with_channel_maps
 from secateur.cost import LayerRecord, record_layers
-from secateur.errors import ConfigError, PlanError
+from secateur.errors import ConfigError, NetworkError, PlanError
 from secateur.protocols import CostModel
 from secateur.records import ChannelGroup, ChannelGroups, PruningPlan, ScoreTable
 from secateur.scoring.weights import as_rows, weight_of
@@ -69,15 +69,19 @@ def read_shallow(config: PlanConfig, example: Tensor, folder: Path) -> Shallow |
         return None
     plan = read_shallow_plan(config.shallow, folder)
     settings = NetworkConfig(build=config.shallow.build, arguments=config.shallow.arguments)
-    network = with_channel_maps(network_factory(settings, folder)().eval(), example)
-    modules = dict(network.named_modules())
+    network = network_factory(settings, folder)().eval()
+    try:
+        layers = record_layers(network, example)
+    except NetworkError as error:
+        raise NetworkError(f"plan.shallow.build: {error}") from error
+    modules = dict(with_channel_maps(network, example).named_modules())
     foreign = [member.layer for group in plan.groups for member in group.producers if member.layer not in modules]
     if foreign:
         raise PlanError(
             f"plan.shallow: the plan {config.shallow.plan} prunes {foreign[0]!r}, which {config.shallow.build} does "
             "not have: they are not of one network"
         )
-    return Shallow(plan, stages_of({group.name: group for group in plan.groups}, record_layers(network, example)))
+    return Shallow(plan, stages_of({group.name: group for group in plan.groups}, layers))
 
 
 @dataclass(frozen=True)

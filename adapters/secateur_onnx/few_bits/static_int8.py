@@ -20,6 +20,7 @@ import numpy as np
 from secateur.batches import Batches, rebatch
 from secateur.errors import ConfigError, DataError, NetworkError
 from secateur_onnx.exporting import write_model
+from secateur_onnx.networks import as_array
 from secateur_onnx.packages import require
 from secateur_onnx.sessions import create_session, input_spec
 
@@ -92,7 +93,7 @@ def export_int8(
     spec = input_spec(create_session(source))
     if spec.dtype != np.float32:
         raise ConfigError(f"only files in float32 can be written in 8-bit integers; {source} takes {spec.dtype}")
-    reader = _Reader(spec.name, [inputs.cpu().numpy() for inputs, _ in rebatch(batches, None, samples=samples)])
+    reader = _Reader(spec.name, [as_array(inputs) for inputs, _ in rebatch(batches, None, samples=samples)])
     for inputs in reader.batches:
         spec.require(inputs.shape)
     with tempfile.TemporaryDirectory() as folder:

@@ -175,7 +175,8 @@ class Journal:
 
     def _measured(self, names: Sequence[str]) -> dict[str, float]:
         sql = "SELECT value FROM measurements WHERE name = ?"
-        return {name: float(row[0][0]) for name in names if (row := self._store.read(sql, name))}
+        with self._store.interpreting():
+            return {name: float(row[0][0]) for name in names if (row := self._store.read(sql, name))}
 
     def fact(self, name: str, find: Callable[[], Any]) -> Any:
         """Return the plain data stored under a name, or find and store it.
@@ -200,12 +201,14 @@ class Journal:
             with self._store.writing() as write:
                 write("INSERT OR IGNORE INTO facts (name, fact) VALUES (?, ?)", name, record)
             stored = self._store.read("SELECT fact FROM facts WHERE name = ?", name)
-        return json.loads(stored[0][0])
+        with self._store.interpreting():
+            return json.loads(stored[0][0])
 
     def facts(self, beginning: str = "") -> dict[str, Any]:
         """Return all facts whose names begin so, in the order in which they were stored."""
         rows = self._store.read("SELECT name, fact FROM facts ORDER BY rowid")
-        return {name: json.loads(fact) for name, fact in rows if name.startswith(beginning)}
+        with self._store.interpreting():
+            return {name: json.loads(fact) for name, fact in rows if name.startswith(beginning)}
 
     def decided(self, step: Decision) -> None:
         """Store a step of the search; for `on_step`.
@@ -239,7 +242,8 @@ class Journal:
     def plan(self) -> PruningPlan | None:
         """The plan that the search has ended in; None where it has not."""
         stored = self._store.read("SELECT plan FROM plans")
-        return PruningPlan.from_json(json.loads(stored[0][0])) if stored else None
+        with self._store.interpreting():
+            return PruningPlan.from_json(json.loads(stored[0][0])) if stored else None
 
     @property
     def evaluations(self) -> int:
@@ -259,10 +263,11 @@ class Journal:
         if not found:
             return None
         layers: dict[str, list[float]] = {}
-        for layer, score in self._store.read("SELECT layer, score FROM scores WHERE name = ? ORDER BY rowid", name):
-            layers.setdefault(layer, []).append(float(score))
-        scores = {layer: torch.tensor(values, dtype=torch.float64) for layer, values in layers.items()}
-        return ScoreTable(scores, settings=json.loads(found[0][0]))
+        with self._store.interpreting():
+            for layer, score in self._store.read("SELECT layer, score FROM scores WHERE name = ? ORDER BY rowid", name):
+                layers.setdefault(layer, []).append(float(score))
+            scores = {layer: torch.tensor(values, dtype=torch.float64) for layer, values in layers.items()}
+            return ScoreTable(scores, settings=json.loads(found[0][0]))
 
 
 def _number(value: Any) -> float | None:

@@ -80,7 +80,8 @@ class Remembering:
         rows = self._store.read(
             "SELECT worth, exact FROM evaluations WHERE candidate = ? AND evaluation = ?", key, evaluation
         )
-        return Worth(float(rows[0][0]), bool(rows[0][1])) if rows else None
+        with self._store.interpreting():
+            return Worth(float(rows[0][0]), bool(rows[0][1])) if rows else None
 
     def _keep(self, kept: Kept, worth: Worth, evaluation: str, *, seconds: float) -> Worth:
         """Store a worth; return what is stored: the first exact worth, else the lowest bound."""

@@ -78,10 +78,11 @@ class Store:
 
     def read(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         """Return the rows of a query."""
-        try:
-            return self._connection.execute(sql, values).fetchall()
-        except sqlite3.Error as error:
-            raise self._told(error) from error
+        with self.interpreting():
+            try:
+                return self._connection.execute(sql, values).fetchall()
+            except sqlite3.Error as error:
+                raise self._told(error) from error
 
     @contextmanager
     def writing(self, *, lasting: bool = True) -> Iterator[Any]:
@@ -97,10 +98,23 @@ class Store:
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             raise self._told(error) from error
+        except UnicodeDecodeError as error:  # what sqlite says of a damaged file may quote it
+            raise self._damaged(error) from error
         finally:
             if self._connection.in_transaction:
                 with suppress(sqlite3.Error):  # sqlite has undone it by itself
                     self._connection.execute("ROLLBACK")
+
+    @contextmanager
+    def interpreting(self) -> Iterator[None]:
+        """Raise JournalError where what was read is not what was stored: text that is none, JSON that is cut."""
+        try:
+            yield
+        except (ValueError, TypeError) as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> JournalError:
+        return JournalError(f"the journal {self.path} is damaged ({error}); move it away, and the search begins anew")
 
     def _refuse_foreign(self) -> None:
         """Look at the first bytes of the file: sqlite itself would change a file that it opens."""
@@ -144,5 +158,5 @@ class Store:
                 "the same search goes on from there"
             )
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            return JournalError(f"{journal} is damaged ({error}); move it away, and the search begins anew")
+            return self._damaged(error)
         return JournalError(f"{journal} cannot be used: {error}")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from secateur.errors import ConfigError, PlanError, ScoreError
-from secateur.index_maps import Indices, pack_indices, unpack_indices
+from secateur.index_maps import Indices, pack_indices, unpack_indices, whole
 
 Role = Literal["producer", "carrier", "consumer", "masked"]
 Reduction = Literal["sum", "mean", "max"]
@@ -51,7 +51,7 @@ class Member:
         role = data["role"]
         if role not in get_args(Role):
             raise PlanError(f"layer {data['layer']!r} has the role {role!r}; allowed: {', '.join(get_args(Role))}")
-        axis = None if data.get("axis") is None else int(data["axis"])
+        axis = None if data.get("axis") is None else whole(data["axis"])
         return cls(str(data["layer"]), cast(Role, role), unpack_indices(data["indices"], width), axis)
 
 
@@ -133,8 +133,11 @@ class ChannelGroup:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ChannelGroup:
-        width = int(data["width"])
-        return cls(str(data["name"]), width, tuple(Member.from_json(m, width) for m in data["members"]))
+        width = whole(data["width"])
+        group = cls(str(data["name"]), width, tuple(Member.from_json(m, width) for m in data["members"]))
+        if not group.producers:
+            raise PlanError(f"no layer produces the channels of the group {group.name!r}")
+        return group
 
 
 def narrowed(groups: Mapping[str, ChannelGroup], keep: Mapping[str, int]) -> dict[str, int]:

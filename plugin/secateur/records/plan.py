@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from secateur.errors import PlanError
+from secateur.index_maps import whole
 from secateur.records.groups import ChannelGroup
 
 FORMAT = 1
@@ -40,8 +42,8 @@ class PruningPlan:
         further: name of another cost that has a budget of its own -> what is spent of it.
 
     Raises:
-        PlanError: a cost that is named twice, or kept channels that are not ascending, out of range or none at all, or
-            of an unknown group.
+        PlanError: a cost or a group that is named twice, or kept channels that are not ascending, out of range or none
+            at all, or of an unknown group.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -58,6 +60,8 @@ class PruningPlan:
         if self.cost in self.further:
             raise PlanError(f"the plan has two budgets for the cost {self.cost!r}; a cost has one")
         widths = {group.name: group.width for group in self.groups}
+        if len(widths) < len(self.groups):
+            raise PlanError("the plan has two groups of one name")
         for name, channels in self.kept.items():
             if name not in widths:
                 raise PlanError(f"the plan keeps channels of {name!r}, which is not one of its groups")
@@ -132,15 +136,15 @@ class PruningPlan:
             cost = data["cost"]
             return cls(
                 groups=tuple(ChannelGroup.from_json(g) for g in data["groups"]),
-                kept={str(n): tuple(int(c) for c in channels) for n, channels in data["kept"].items()},
+                kept={str(n): tuple(map(whole, channels)) for n, channels in data["kept"].items()},
                 cost=str(cost["name"]),
-                cost_before=float(cost["before"]),
-                cost_after=float(cost["after"]),
-                budget=float(cost["budget"]),
-                ties={str(n): int(k) for n, k in data["ties"].items()},
+                cost_before=_amount(cost["before"]),
+                cost_after=_amount(cost["after"]),
+                budget=_amount(cost["budget"]),
+                ties={str(n): whole(k) for n, k in data["ties"].items()},
                 settings=dict(data["settings"]),
                 further={
-                    str(name): Spent(**{key: float(spent[key]) for key in ("before", "after", "budget")})
+                    str(name): Spent(**{key: _amount(spent[key]) for key in ("before", "after", "budget")})
                     for name, spent in data.get("further", {}).items()
                 },
             )
@@ -148,3 +152,10 @@ class PruningPlan:
             raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PlanError(f"not a pruning plan of secateur: {type(error).__name__} {error}") from error
+
+
+def _amount(value: Any) -> float:
+    """Return a cost or a budget as it was read from JSON, which in Python may say NaN and infinity."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        raise PlanError(f"{value!r} stands where a cost should: a finite number of at least 0")
+    return float(value)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+import reprlib
+from numbers import Real
 
 from secateur.errors import BudgetError
 
@@ -76,11 +78,15 @@ def _from_text(budget: str, dense_cost: float) -> float:
 
 
 def _from_number(budget: float, dense_cost: float) -> float:
-    if isinstance(budget, bool) or not isinstance(budget, (int, float)) or not math.isfinite(budget):
-        raise BudgetError(f"the budget {budget!r} is malformed; allowed: {ALLOWED}, or a finite number")
-    if 0 < budget <= 100 and budget < 0.01 * dense_cost:
-        raise BudgetError(_ambiguous(f"{budget:g}"))
-    return _positive(float(budget), budget)
+    try:
+        number = math.nan if isinstance(budget, bool) or not isinstance(budget, Real) else float(budget)
+    except OverflowError:  # a whole number beyond every float
+        number = math.inf
+    if not math.isfinite(number):
+        raise BudgetError(f"the budget {reprlib.repr(budget)} is malformed; allowed: {ALLOWED}, or a finite number")
+    if 0 < number <= 100 and number < 0.01 * dense_cost:
+        raise BudgetError(_ambiguous(f"{number:g}"))
+    return _positive(number, budget)
 
 
 def _positive(cost: float, budget: str | float) -> float:

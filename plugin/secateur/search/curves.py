@@ -28,6 +28,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from secateur.errors import ScoreError
 from secateur.records import ChannelGroup, PruningPlan, ScoreTable
 from secateur.search.exchange import Bill, Curves, improved, total
 from secateur.search.problem import Problem, state_problem
@@ -66,7 +67,7 @@ def curve_plan(
         round_to, min_keep: see `allowed_widths`; with 1 every width is allowed.
 
     Raises:
-        as `uniform_plan`.
+        as `uniform_plan`; and ScoreError where the error at an allowed width is below 0.
 
     Cost: evaluations of `cost` for each pair of groups, and for each width of a group beside each choice of widths of
     the groups that its cost depends on: thousands where costs are sums, some hundred thousand for layers in a row;
@@ -92,6 +93,7 @@ def curve_plan(
         groups, scores, cost, budget, round_to=round_to, min_keep=min_keep, reduction="sum", variant="low"
     )
     errors = {name: _curve(values.tolist(), problem.widths[name]) for name, values in problem.scores.items()}
+    _check_errors(errors)
     bill = Bill(problem)
     uniform, _ = uniform_widths(problem)
     starts, at_price = [uniform], math.inf
@@ -120,6 +122,16 @@ def _curve(scores: list[float], widths: tuple[int, ...]) -> dict[int, float]:
     """Return the error at each allowed width: the score of the last channel that goes, 0 where none does."""
     ordered = sorted(scores)
     return {width: ordered[len(scores) - width - 1] if width < len(scores) else 0.0 for width in widths}
+
+
+def _check_errors(errors: Curves) -> None:
+    """Refuse scores that are no errors: below 0 the search would gain by cutting, and might never end."""
+    for name, curve in errors.items():
+        if (lowest := min(curve.values())) < 0:
+            raise ScoreError(
+                f"the scores of the group {name!r} are no error curve: they fall to {lowest:g}, and an error is at "
+                "least 0; `reconstruction_scores` makes curves"
+            )
 
 
 def _weights(count: int) -> list[tuple[float, ...]]:

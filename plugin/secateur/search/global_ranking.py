@@ -24,7 +24,7 @@ from torch import Tensor
 from secateur.errors import ConfigError
 from secateur.protocols import Evaluate
 from secateur.records import ChannelGroup, PruningPlan, Reduction, ScoreTable
-from secateur.search.judging import Candidate, judge, settings_of
+from secateur.search.judging import Candidate, check_repeats, judge, settings_of
 from secateur.search.problem import Problem, state_problem
 from secateur.search.selection import Variant, next_allowed
 from secateur.search.spending import Budgets, Costs
@@ -86,7 +86,11 @@ def global_ranking_plan(
         NetworkError, ScoreError, BudgetError: as `uniform_plan`.
         EvaluationError: the evaluation raised or gave no finite number.
 
-    Cost: `generations` + 1 evaluations; widths that were judged before are not judged again.
+    Warns:
+        SecateurWarning: groups have no scores, or the evaluation is not deterministic.
+
+    Cost: `generations` + 1 evaluations, and one of the first to see whether it repeats; widths that were judged before
+        are not judged again.
 
     Example:
         >>> from secateur.records import Member
@@ -131,6 +135,8 @@ def global_ranking_plan(
         if place not in known:
             candidate = Candidate(problem.cut(widths), f"the candidate of generation {generation}")
             known[place] = judge(evaluate, [candidate], where=f"in generation {generation}")[0].value
+            if not generation:
+                check_repeats(evaluate, candidate, known[place])
         return _Member(scale, offset, known[place])
 
     count = len(problem.widths)

@@ -18,7 +18,7 @@ from secateur.errors import BudgetError, ConfigError
 from secateur.records import ChannelGroup, ChannelGroups, PruningPlan, Reduction, ScoreTable
 from secateur.search.problem import Problem, plan_settings
 from secateur.search.selection import CountMode, Variant, keep_count
-from secateur.search.spending import Budgets, Costs, Spending, state_spendings
+from secateur.search.spending import Budgets, Costs, Spending, counted, state_spendings, told_apart
 
 Groups = Mapping[str, ChannelGroup]
 Rates = str | Sequence[float] | Mapping[str, float]
@@ -168,8 +168,8 @@ def rate_plan(
 
 def _spendings(groups: Groups, cost: Costs, budget: Budgets | None, widths: Mapping[str, int]) -> tuple[Spending, ...]:
     if budget is None:
-        costs = tuple(cost) if isinstance(cost, Sequence) else (cost,)
-        return tuple(Spending(each, each(widths), each({}), each(widths)) for each in costs)
+        spent = [(each, counted(each, widths)) for each in told_apart(cost)]
+        return tuple(Spending(each, after, counted(each, {}), after) for each, after in spent)
     spendings = state_spendings(cost, budget, {name: group.width for name, group in groups.items()})
     above = [
         f"{each.told(each.of(widths))} ({100 * each.of(widths) / each.dense:.1f}% of the dense network), above the "

@@ -11,6 +11,7 @@ With one budget that is the cost itself, to the last bit.
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -43,9 +44,9 @@ class Spending:
         """Return the cost of the network at these widths; groups that are absent keep all.
 
         Raises:
-            ConfigError: it is no finite number.
+            ConfigError: it is no finite number of at least 0.
         """
-        return _finite(self.cost, widths)
+        return counted(self.cost, widths)
 
     def met(self, widths: Widths) -> bool:
         return self.of(widths) <= self.largest
@@ -69,30 +70,56 @@ def state_spendings(cost: Costs, budget: Budgets, dense: Widths) -> tuple[Spendi
         dense: the widths of the dense network.
 
     Raises:
-        ConfigError: no cost, two costs of one name, or a cost that is no finite number.
+        ConfigError: no cost, two costs of one name, or a cost that is no finite number of at least 0.
         BudgetError: a budget is malformed, without a cost, or missing; or the dense network meets all of them.
     """
-    costs = tuple(cost) if isinstance(cost, Sequence) else (cost,)
+    costs = told_apart(cost)
     names = [each.name for each in costs]
-    if not costs or len(set(names)) < len(names):
-        raise ConfigError(f"costs must have different names, and there must be one; found: {', '.join(names) or None}")
     if not isinstance(budget, Mapping):
         if len(costs) > 1:
             raise BudgetError(
                 f"there are {len(costs)} costs ({', '.join(names)}) and one budget, {budget!r}; give a mapping from "
                 f"their names to budgets, such as {{{names[0]!r}: {budget!r}, ...}}"
             )
-        spent = _finite(costs[0], dense)
+        spent = counted(costs[0], dense)
         return (Spending(costs[0], budget, spent, parse_budget(budget, spent)),)
     if unknown := [name for name in budget if name not in names]:
         raise BudgetError(f"no cost is called {', '.join(map(repr, unknown))}; the costs are: {', '.join(names)}")
     if lacking := [name for name in names if name not in budget]:
         raise BudgetError(f"no budget is given for the cost {', '.join(map(repr, lacking))}; each needs one")
-    spendings = tuple(_spending(each, budget[each.name], _finite(each, dense)) for each in costs)
+    spendings = tuple(_spending(each, budget[each.name], counted(each, dense)) for each in costs)
     if all(spending.largest >= spending.dense for spending in spendings):
         told = (f"{each.given!r} for {each.cost.name}, dense {each.told(each.dense)}" for each in spendings)
         raise BudgetError(f"every budget is already met by the dense network ({'; '.join(told)}); one must be below")
     return spendings
+
+
+def told_apart(cost: Costs) -> tuple[CostModel, ...]:
+    """Return the costs one by one. Raises ConfigError where there is none, or two have one name."""
+    costs = tuple(cost) if isinstance(cost, Sequence) else (cost,)
+    names = [each.name for each in costs]
+    if not costs or len(set(names)) < len(names):
+        raise ConfigError(f"costs must have different names, and there must be one; found: {', '.join(names) or None}")
+    return costs
+
+
+def counted(cost: CostModel, widths: Widths) -> float:
+    """Return what a cost model says of these widths, as a plain number, whatever its own type.
+
+    Raises:
+        ConfigError: it is no finite number of at least 0, such as one that has run over its 32 bits.
+    """
+    given = cost(widths)
+    try:
+        spent = float(given)
+    except (TypeError, ValueError, OverflowError):
+        spent = math.nan
+    if not 0 <= spent < math.inf:
+        raise ConfigError(
+            f"the cost {cost.name!r} is {reprlib.repr(given)} at the widths {dict(widths)}; it must be a finite number "
+            "of at least 0"
+        )
+    return spent
 
 
 def check_reach(spendings: Sequence[Spending], narrowest: Widths, rules: str) -> None:
@@ -121,10 +148,3 @@ def _spending(cost: CostModel, budget: str | float, dense: float) -> Spending:
         return Spending(cost, budget, dense, allowed_cost(budget, dense))
     except BudgetError as error:
         raise BudgetError(f"{cost.name}: {error}") from error
-
-
-def _finite(cost: CostModel, widths: Widths) -> float:
-    spent = cost(widths)
-    if not math.isfinite(spent):
-        raise ConfigError(f"the cost {cost.name!r} is {spent} at the widths {dict(widths)}; it must be a finite number")
-    return spent
