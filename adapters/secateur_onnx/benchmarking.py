@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from secateur.errors import ConfigError, DataError
 from secateur_onnx.bootstrap import MIN_ROUNDS
-from secateur_onnx.comparison import Comparison, Measured, compare
+from secateur_onnx.comparison import Comparison
 from secateur_onnx.machine import Machine, describe_machine
 from secateur_onnx.memory import peak_memory
 from secateur_onnx.metadata import from_strings, stored_bytes
-from secateur_onnx.packages import require
-from secateur_onnx.sessions import InputSpec, create_session, infer, input_spec, provider_assignment
-from secateur_onnx.timing import time_alternating
+from secateur_onnx.sessions import InputSpec, create_session, input_spec, provider_assignment
+from secateur_onnx.timed_figure import RUNNERS, Figure
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -190,7 +188,7 @@ def benchmark(
             f"batches of {max(batch_sizes):,} images of {shape} do not fit into memory: {error}"
         ) from error
     figures = [
-        _Figure(array, measured, runner)
+        Figure(array, measured, runner)
         for array in inputs
         for measured, runner in RUNNERS.items()
         if provider != "cpu" or measured == "end to end"
@@ -239,65 +237,6 @@ def _common_input(dense: InferenceSession, pruned: InferenceSession) -> tuple[In
             "they are not two forms of one network"
         )
     return spec, shape
-
-
-def _end_to_end(session: InferenceSession, inputs: NDArray[Any]) -> Callable[[], object]:
-    """Return a call that takes an array and gives an array; the first run, here, refuses what cannot run at all."""
-    infer(session, inputs)
-    feed = {input_spec(session).name: inputs}
-    return lambda: session.run(None, feed)
-
-
-def _device_bound(session: InferenceSession, inputs: NDArray[Any], *, device: str = "cuda") -> Callable[[], object]:
-    """Return a call that runs the session with its input and output bound to the device, and waits for the result."""
-    onnxruntime = require("onnxruntime")
-    binding = session.io_binding()
-    spec = input_spec(session)
-    binding.bind_ortvalue_input(spec.name, onnxruntime.OrtValue.ortvalue_from_numpy(inputs, device, 0))
-    binding.bind_output(session.get_outputs()[0].name, device, 0)
-    binding.synchronize_inputs()
-
-    def run() -> object:
-        session.run_with_iobinding(binding)
-        binding.synchronize_outputs()
-        return binding
-
-    return run
-
-
-RUNNERS: dict[Measured, Callable[[InferenceSession, NDArray[Any]], Callable[[], object]]] = {
-    "end to end": _end_to_end,
-    "device bound": _device_bound,
-}
-
-
-@dataclass
-class _Figure:
-    """One batch size measured in one way: its times grow with each pair of sessions."""
-
-    inputs: NDArray[Any]
-    measured: Measured
-    runner: Callable[[InferenceSession, NDArray[Any]], Callable[[], object]]
-    dense: list[float] = field(default_factory=list)
-    pruned: list[float] = field(default_factory=list)
-    sessions: list[int] = field(default_factory=list)
-
-    def time(self, pair: Sequence[InferenceSession], **settings: Any) -> None:
-        """Take some rounds of both sessions; `settings` as `time_alternating` has them."""
-        dense, pruned = time_alternating(*(self.runner(session, self.inputs) for session in pair), **settings)
-        self.dense += dense
-        self.pruned += pruned
-        self.sessions.append(len(dense))
-
-    def compared(self, seed: int) -> Comparison:
-        return compare(
-            self.dense,
-            self.pruned,
-            batch_size=len(self.inputs),
-            measured=self.measured,
-            sessions=self.sessions,
-            seed=seed,
-        )
 
 
 def _split(number: int, parts: int) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 from pathlib import Path
@@ -17,9 +16,8 @@ from secateur.errors import ConfigError, DataError
 from secateur_onnx import benchmark, create_session, export, provider_assignment
 from secateur_onnx.comparison import compare
 from secateur_onnx.sessions import infer
+from secateur_onnx.timed_figure import device_bound
 from secateur_onnx.timing import time_alternating
-
-benchmarking = importlib.import_module("secateur_onnx.benchmarking")
 
 
 class FakeClock:
@@ -160,7 +158,7 @@ def test_record_of_a_run(dense_file: Path, pruned_file: Path) -> None:
 def test_bound_inputs_and_outputs_give_the_same_result(dense_file: Path) -> None:
     session = create_session(dense_file)
     inputs = np.random.default_rng(0).standard_normal((2, 3, 16, 16)).astype(np.float32)
-    binding = benchmarking._device_bound(session, inputs, device="cpu")()
+    binding = device_bound(session, inputs, device="cpu")()
     np.testing.assert_array_equal(binding.get_outputs()[0].numpy(), infer(session, inputs))
 
 
