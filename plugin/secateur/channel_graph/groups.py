@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch_pruning as tp
@@ -117,7 +117,7 @@ def _reason_to_skip(
     group: Any,
     record: ChannelGroup,
     ignored: frozenset[str],
-    sharing: Mapping[str, Collection[str]],
+    sharing: Mapping[str, Sequence[str]],
 ) -> str:
     if reaches_outputs(group):
         return "its channels are the network's outputs"

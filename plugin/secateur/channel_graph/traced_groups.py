@@ -74,13 +74,13 @@ def unmet(graph: Any) -> list[str]:
     return [name for module, name in graph._module2name.items() if isinstance(module, PRODUCERS) and not inside(name)]
 
 
-def layers_sharing_weights(model: nn.Module) -> dict[str, set[str]]:
-    """Return for each module with parameters that others own as well the names of all of these."""
-    owners: dict[nn.Parameter, set[str]] = {}
+def layers_sharing_weights(model: nn.Module) -> dict[str, list[str]]:
+    """Return for each module with parameters that others own as well the names of all of these, in their order."""
+    owners: dict[nn.Parameter, dict[str, None]] = {}
     for name, module in model.named_modules():
         for parameter in module.parameters(recurse=False):
-            owners.setdefault(parameter, set()).add(name)
-    return {name: names for names in owners.values() if len(names) > 1 for name in names}
+            owners.setdefault(parameter, {})[name] = None
+    return {name: [*names] for names in owners.values() if len(names) > 1 for name in names}
 
 
 def record_group(group: tp.dependency.Group, *, blocks: int | None = None) -> ChannelGroup:
