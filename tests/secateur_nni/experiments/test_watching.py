@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -60,18 +61,24 @@ def started(*arguments: str, experiment: str | None = None, cwd: Path | None = N
     return process
 
 
+def come_to(found: Callable[[], Any], wanted: Any) -> bool:
+    """Wait until that is what is found. A process that has only just begun does not show its environment yet."""
+    deadline = time.monotonic() + 20
+    while found() != wanted and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return bool(found() == wanted)
+
+
 def test_killed_user_leaves_nothing_and_nobody_else_is_touched(tmp_path: Path) -> None:
     other = started("-c", MANAGER, experiment="theirs")
     theirs = {other.pid, *(child.pid for child in psutil.Process(other.pid).children())}
     try:
         user = started("-c", USER, MANAGER)
-        assert len(processes_of(str(tmp_path)).keys() - theirs) == 4  # the user, the watcher, a manager and its child
+        # the user, the watcher, a manager and its child
+        assert come_to(lambda: len(processes_of(str(tmp_path)).keys() - theirs), 4)
         user.kill()
         user.wait()
-        deadline = time.monotonic() + 20
-        while processes_of(str(tmp_path)).keys() != theirs and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert processes_of(str(tmp_path)).keys() == theirs
+        assert come_to(lambda: processes_of(str(tmp_path)).keys(), theirs)
     finally:
         other.terminate()
         other.wait()
@@ -87,14 +94,14 @@ def test_trials_that_have_lost_their_manager_are_found(tmp_path: Path) -> None:
     killed = started("-c", MANAGER, experiment="ours")
     killed.kill()
     killed.wait()
-    assert len(processes_of(str(tmp_path))) == 1
+    assert come_to(lambda: len(processes_of(str(tmp_path))), 1)
     end_experiment("ours")
     assert not processes_of(str(tmp_path))
 
 
 def test_watcher_ends_with_the_block(tmp_path: Path) -> None:
     with suppress(ZeroDivisionError), watched("ours"):
-        assert len(processes_of(str(tmp_path))) == 1
+        assert come_to(lambda: len(processes_of(str(tmp_path))), 1)
         raise ZeroDivisionError
     assert not processes_of(str(tmp_path))
 
@@ -131,7 +138,4 @@ def test_killed_run_leaves_no_process_of_nni(user: Path) -> None:
     finally:
         run.kill()
         run.wait()
-    deadline = time.monotonic() + 30
-    while processes_of(str(user)) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert not processes_of(str(user))
+    assert come_to(lambda: processes_of(str(user)), {})
