@@ -34,5 +34,5 @@ with suppress(ImportError, AttributeError, TypeError):
     if not hasattr(utils._materialize_cpp_cia_ops, "cache_info"):  # pytest imports this file again, to find doctests
         quick = _copies(ONNXRegistry.from_torchlib)
         quick(opset_version=ONNX_DEFAULT_OPSET)  # now, so that copies of this process have it
-        ONNXRegistry.from_torchlib = staticmethod(quick)  # type: ignore[method-assign, assignment]
+        ONNXRegistry.from_torchlib = staticmethod(quick)
         utils._materialize_cpp_cia_ops = functools.cache(utils._materialize_cpp_cia_ops)

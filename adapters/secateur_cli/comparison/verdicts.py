@@ -78,9 +78,9 @@ def standing(block: Sequence[Row], stage: str, *, images: int | None = None) -> 
     second = rest[0] if rest else None
     others = [row for row in known[1:] if row["plans"] != first["plans"]]
     least = 0.0 if images is None else 100 * FEWEST_IMAGES / max(images, 1)
-    leads = {id(row): lead(first, row, stage) for row in others}
-    within = tuple(row for row in others if _may_be_chance(leads[id(row)], least))
-    return Standing(first, second, within, len(others), any(d and d.reach is not None for d in leads.values()))
+    leads = [lead(first, row, stage) for row in others]
+    within = tuple(row for row, ahead in zip(others, leads, strict=True) if _may_be_chance(ahead, least))
+    return Standing(first, second, within, len(others), any(d and d.reach is not None for d in leads))
 
 
 def lead(first: Row, other: Row, stage: str) -> Mean | None:

@@ -27,6 +27,7 @@ def front_plot(
     shares = all(0 <= value <= 1 for _, value in points)
     factor = 100 if shares else 1
     large = max((abs(x) for x, _ in points), default=0) >= 1000  # a prefix serves MACs; milliseconds need their digits
+    told = amount if large else "{:.4g}".format
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -34,12 +35,12 @@ def front_plot(
         axes.plot([x for x, _ in points], [factor * y for _, y in points], linestyle="", label="trials", **DENSE)
         axes.plot([x for x, _ in front], [factor * y for _, y in front], linewidth=1, label="front", **PRUNED)
         axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.xaxis.set_major_formatter(lambda value, _: amount(value) if large else f"{value:.4g}")
+        axes.xaxis.set_major_formatter(lambda value, _: told(value))
         axes.set_xlabel(_label(cost))
         axes.set_ylabel(f"{_label(worth)} (%)" if shares else _label(worth))
         figure.legend(loc="outside upper right", ncols=2)
 
-    said = "; ".join(f"{amount(x) if large else format(x, '.4g')} {factor * y:.4g}" for x, y in front)
+    said = "; ".join(f"{told(x)} {factor * y:.4g}" for x, y in front)
     svg = drawn("front", f"Front of {worth} against {cost}: {said}", (COLUMN, 3.2), draw)
     return svg.replace("<svg ", f"<svg {NAMESPACES} ", 1)
 

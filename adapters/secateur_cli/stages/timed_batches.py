@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -63,16 +62,9 @@ def image_bytes(model: nn.Module, example: Tensor) -> int:
     def hook(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         largest[0] = max(largest[0], sum(t.nbytes for t in (*inputs, output) if isinstance(t, Tensor)))
 
-    with _hooked(model, hook), evaluating(model), torch.no_grad():
+    with ExitStack() as stack, evaluating(model), torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, (_ConvNd, nn.Linear)):
+                stack.callback(module.register_forward_hook(hook).remove)
         model(example)
     return max(1, largest[0] // len(example))
-
-
-@contextmanager
-def _hooked(model: nn.Module, hook: Any) -> Iterator[None]:
-    handles = [m.register_forward_hook(hook) for m in model.modules() if isinstance(m, (_ConvNd, nn.Linear))]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

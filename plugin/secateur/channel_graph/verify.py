@@ -6,7 +6,7 @@ import copy
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, is_dataclass
 from typing import Any
 
@@ -161,11 +161,9 @@ def _without(model: nn.Module, groups: Mapping[str, ChannelGroup], kept: Mapping
 
 def _distance(model: nn.Module, pruned: nn.Module, inputs: Any, *, unmixed: bool = False) -> float:
     """Return how far the outputs of two networks lie apart; those in half precision are run in float32, if they can."""
-    single = [_in_float32(network) for network in (model, pruned)]
-    if single[0] is not model:
-        values = _floats(inputs)
-        if _outputs_or_none(single[0], values) is not None:
-            return _distance(single[0], single[1], values, unmixed=unmixed)
+    if (single := _in_float32(model)) is not model:
+        with suppress(Exception):  # a user's network that insists on half precision may raise anything
+            return _distance(single, _in_float32(pruned), _floats(inputs), unmixed=unmixed)
     rounds = Unmixed().running if unmixed else nullcontext
     with rounds():
         expected = _outputs(model, inputs)
