@@ -261,8 +261,9 @@ def test_bad_groups_scores_and_settings() -> None:
             search({}, scores, cost, "50%", *more)
         with pytest.raises(ScoreError, match="none of the 1 scored layers"):
             search(groups, foreign, cost, "50%", *more)
-        with pytest.raises(ConfigError, match="round_to is 0"):
-            search(groups, scores, cost, "50%", *more, round_to=0)
+        for wrong in (0, 2.5):
+            with pytest.raises(ConfigError, match=f"round_to is {wrong}; it must be a whole number"):
+                search(groups, scores, cost, "50%", *more, round_to=wrong)
         with pytest.raises(BudgetError, match="malformed"):
             search(groups, scores, cost, "flops", *more)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from types import MappingProxyType
 from typing import Any, Literal, cast, get_args
 
@@ -85,11 +86,16 @@ class ChannelGroup:
         Formula: round_to / gcd(round_to, n), each of its channels standing for n of a layer, as in grouped
         convolutions of n groups; the fewest, where layers differ.
 
+        Raises:
+            ConfigError: `round_to` is below 1 or no whole number.
+
         Example:
             >>> offsets = tuple((c, c + 4, c + 8, c + 12) for c in range(4))
             >>> ChannelGroup("conv", 4, (Member("conv", "producer", offsets),)).step(8)
             2
         """
+        if not isinstance(round_to, Integral) or round_to < 1:
+            raise ConfigError(f"round_to is {round_to}; it must be a whole number, at least 1")
         tied = min(len(owned) for member in self.members for owned in member.indices if owned)
         return round_to // math.gcd(round_to, tied)
 

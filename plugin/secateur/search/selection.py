@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from numbers import Integral
 from typing import Literal
 
 import torch
@@ -29,15 +30,15 @@ def allowed_widths(width: int, *, min_keep: int = 1, round_to: int = 1) -> tuple
     Where a channel stands for several of a layer, give `ChannelGroup.step(round_to)`.
 
     Raises:
-        ConfigError: `min_keep` or `round_to` below 1, or no channel at all.
+        ConfigError: `min_keep` or `round_to` below 1 or no whole number, or no channel at all.
 
     Example:
         >>> allowed_widths(20, round_to=8), allowed_widths(6, round_to=8), allowed_widths(4, min_keep=3)
         ((8, 16, 20), (6,), (3, 4))
     """
     for name, number in (("width", width), ("min_keep", min_keep), ("round_to", round_to)):
-        if number < 1:
-            raise ConfigError(f"{name} is {number}; it must be at least 1")
+        if not isinstance(number, Integral) or number < 1:
+            raise ConfigError(f"{name} is {number}; it must be a whole number, at least 1")
     first = -(-min_keep // round_to) * round_to
     return (*range(first, width, round_to), width)
 
