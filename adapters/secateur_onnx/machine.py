@@ -13,6 +13,7 @@ import torch
 
 from secateur_onnx.packages import require
 
+GRAPHICS_CARDS = Path("/proc/driver/nvidia/gpus")
 CONTAINER_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
@@ -24,7 +25,8 @@ class Machine:
         cpu: the processor's name.
         cores: how many logical cores the system reports.
         load: processes that wanted to run, on average over the last minute, before the measurement; None if unknown.
-        device: the CUDA device's name; None where none was used.
+        device: the CUDA device's name; None where none was used. Where torch sees none, as its builds for processors do
+            not, the names of all graphics cards that the driver lists.
         system: operating system and architecture.
         onnxruntime, torch, python: versions.
     """
@@ -54,14 +56,11 @@ def describe_machine(*, provider: str = "cpu") -> Machine:
         >>> machine.cores >= 1, machine.device
         (True, None)
     """
-    device = None
-    if provider != "cpu" and torch.cuda.is_available():
-        device = str(torch.cuda.get_device_name(0))
     return Machine(
         cpu=cpu_name(),
         cores=os.cpu_count() or 1,
         load=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-        device=device,
+        device=None if provider == "cpu" else _device_name(),
         system=f"{platform.system()} {platform.machine()}",
         onnxruntime=str(require("onnxruntime").__version__),
         torch=str(torch.__version__),
@@ -93,9 +92,20 @@ def memory_bytes(*, provider: str = "cpu") -> int | None:
 
 def cpu_name() -> str:
     """Return the name of the processor, or of its kind where the system does not tell more."""
-    described = Path("/proc/cpuinfo")
-    if described.is_file():
-        for line in described.read_text().splitlines():
-            if line.startswith("model name"):
+    return _field("model name", Path("/proc/cpuinfo")) or platform.processor() or platform.machine()
+
+
+def _device_name() -> str | None:
+    if torch.cuda.is_available():
+        return str(torch.cuda.get_device_name(0))
+    names = {_field("Model", described) for described in GRAPHICS_CARDS.glob("*/information")}
+    return ", ".join(sorted(name for name in names if name)) or None
+
+
+def _field(name: str, described: Path) -> str | None:
+    """Return what follows the first `name:` in a file of the system's; None where there is none."""
+    with suppress(OSError):
+        for line in described.read_text(encoding="utf-8").splitlines():
+            if line.startswith(name):
                 return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+    return None
