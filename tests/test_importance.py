@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +12,19 @@ import torch_pruning as tp
 from torch import Tensor, nn
 from torchvision.models import DenseNet
 
-from networks_for_tests import ConcatTwice, Depthwise, Grouped, PermutedFlatten, Residual, torchvision_network
+from importances_for_tests import (
+    EXAMPLE,
+    IMAGES,
+    LABELLED,
+    LABELS,
+    LOADER,
+    SMALL,
+    Counted,
+    convolutions,
+    linears,
+    sizes_as_declared,
+)
+from networks_for_tests import Depthwise, Grouped, Residual, torchvision_network
 from secateur import (
     CriterionImportance,
     DIImportance,
@@ -20,58 +32,12 @@ from secateur import (
     HRankImportance,
     ReconstructionImportance,
     WeightImportance,
-    channel_groups,
     collect_scores,
-    reconstruction_scores,
 )
 from secateur.channel_graph.importance import ScoreImportance
 from secateur.criteria import CRITERIA, GRADIENT_CRITERIA, WEIGHT_CRITERIA
 from secateur.errors import ConfigError, DataError, SecateurWarning
 from secateur.records import Reduction
-
-IMAGES = torch.randn(16, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-LABELS = torch.arange(16) % 4
-LOADER = [(IMAGES[:8], LABELS[:8]), (IMAGES[8:], LABELS[8:])]
-SMALL = [(IMAGES[:, :, :16, :16], LABELS)]
-EXAMPLE = (SMALL[0][0][:2],)
-
-
-class Counted:
-    """Batches that remember how often they were iterated over."""
-
-    def __init__(self, batches: list[Any]) -> None:
-        self.batches, self.passes = batches, 0
-
-    def __iter__(self) -> Iterator[Any]:
-        self.passes += 1
-        return iter(self.batches)
-
-
-def convolutions(network: nn.Module) -> dict[str, int]:
-    return {name: m.out_channels for name, m in network.named_modules() if isinstance(m, nn.Conv2d)}
-
-
-def linears(network: nn.Module) -> dict[str, int]:
-    return {name: m.out_features for name, m in network.named_modules() if isinstance(m, nn.Linear)}
-
-
-def sizes_as_declared(network: nn.Module) -> bool:
-    """Whether every weight has the size that its module says it has."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            declared: tuple[int, ...] = (module.out_channels, module.in_channels // module.groups)
-        elif isinstance(module, nn.Linear):
-            declared = (module.out_features, module.in_features)
-        elif isinstance(module, nn.BatchNorm2d):
-            declared = (module.num_features,)
-            assert module.running_mean is not None
-            assert module.running_mean.shape == declared
-        else:
-            continue
-        if module.weight.shape[: len(declared)] != declared:
-            return False
-    return True
-
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "resnet18": lambda: torchvision_network("resnet18"),
@@ -307,9 +273,6 @@ def test_a_misspelt_option_names_the_nearest() -> None:
         DIImportance(LOADER, roh=1.0)
 
 
-LABELLED = [(torch.randn(16, 3, 16, 16, generator=torch.Generator().manual_seed(3)), torch.arange(16) % 5)]
-
-
 def every_importance() -> dict[str, ScoreImportance]:
     return (
         {name: CriterionImportance(name, LABELLED) for name in CRITERIA}
@@ -339,83 +302,3 @@ def test_every_criterion_prunes_inside_torch_pruning(
         tp.pruner.BasePruner(net, EXAMPLE, importance=every_importance()[name], iterative_steps=2, **settings).step()
     assert net(LABELLED[0][0]).shape == (16, 5)
     assert sum(convolutions(net).values()) < before or name == "bn_scale"
-
-
-# --- reconstruction, whose scores belong to groups --------------------------------------------------------------------
-
-
-class DenseBlock(nn.Module):
-    """Three convolutions that each read all maps before them, behind their own batch norm."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, 8, 3, padding=1)
-        self.norms = nn.ModuleList(nn.BatchNorm2d(8 + 4 * step) for step in range(3))
-        self.layers = nn.ModuleList(nn.Conv2d(8 + 4 * step, 4, 3, padding=1) for step in range(3))
-        self.head = nn.Linear(20, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        for norm, layer in zip(self.norms, self.layers, strict=True):
-            x = torch.cat([x, layer(torch.relu(norm(x)))], 1)
-        return self.head(torch.relu(x).mean((2, 3)))
-
-
-def flattened() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 16, 6), nn.ReLU(), nn.Linear(6, 5)
-    )
-
-
-@pytest.mark.parametrize("network", [Residual, Depthwise, Grouped, ConcatTwice, DenseBlock, flattened])
-@pytest.mark.parametrize("settings", [{}, {"global_pruning": True}])
-@pytest.mark.filterwarnings("ignore:fewer rows")
-def test_reconstruction_prunes_every_shape_of_graph_step_by_step(
-    network: Callable[[], nn.Module], settings: dict[str, Any]
-) -> None:
-    net, batches = network(), Counted(LABELLED)
-    before = convolutions(net) | linears(net)
-    importance = ReconstructionImportance(batches, example_inputs=EXAMPLE[0])
-    pruner = tp.pruner.BasePruner(net, EXAMPLE, importance=importance, iterative_steps=2, **settings)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*left dense.*")
-        for step in (1, 2):
-            pruner.step()
-            assert batches.passes == step
-    assert sizes_as_declared(net)
-    assert net(LABELLED[0][0]).shape == (16, 5)
-    after = convolutions(net) | linears(net)
-    if settings:
-        assert sum(after.values()) < sum(before.values())
-    else:
-        assert after == {layer: width if width == 5 else width // 2 for layer, width in before.items()}
-
-
-@pytest.mark.filterwarnings("ignore:fewer rows")
-def test_reconstruction_keeps_the_channels_of_its_own_scores() -> None:
-    net = DenseBlock()
-    scores = reconstruction_scores(net, channel_groups(net, EXAMPLE[0]), LABELLED)["stem"]
-    stay = sorted(scores.argsort()[-4:].tolist())
-    weight = net.stem.weight.detach()[stay]
-    tp.pruner.BasePruner(net, EXAMPLE, importance=ReconstructionImportance(LABELLED)).step()
-    assert torch.equal(net.stem.weight, weight)
-
-
-@pytest.mark.filterwarnings("ignore:fewer rows")
-def test_reconstruction_leaves_what_it_cannot_score_and_names_it() -> None:
-    net = PermutedFlatten()
-    importance = ReconstructionImportance(SMALL)
-    with pytest.warns(SecateurWarning, match="'moved' is left dense"):
-        tp.pruner.BasePruner(net, EXAMPLE, importance=importance).step()
-    assert convolutions(net) == {"fine": 3, "moved": 8}
-
-
-def test_reconstruction_refuses_what_it_cannot_use() -> None:
-    with pytest.raises(DataError, match="a list or a DataLoader, not a generator"):
-        ReconstructionImportance(batch for batch in SMALL)
-    with pytest.raises(ConfigError, match="did you mean 'ridge'"):
-        ReconstructionImportance(SMALL, rigde=1.0)
-    unlabelled = ReconstructionImportance([SMALL[0][0]], labels=1.0)
-    for importance, message in ((unlabelled, "labels=1.0 reads labels"), (ReconstructionImportance([]), "are empty")):
-        with pytest.raises(DataError, match=message):
-            importance.scores(Residual())

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from journals_for_tests import IDENTITY, Counting, table
 from secateur.errors import JournalError, ScoreError
 from secateur.journal import Journal, Remembering
 from secateur.journal.remembering import candidate_key
-from secateur.journal.store import FORMAT
 from secateur.protocols import Evaluate, Kept, Race, Worth
 from secateur.records import PruningPlan, ScoreTable
-
-IDENTITY = {"weights": "abc", "data": "def", "seed": 0, "settings": {"plan": {"delta": 0.1}}}
 
 
 @dataclass(frozen=True)
@@ -34,23 +31,6 @@ class Step:
     width: int
     cost: float
     worth: float
-
-
-class Counting:
-    """The worth of a candidate is its channels' sum; every evaluation is counted."""
-
-    def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
-        self.seen: list[Kept] = []
-        self.settings = settings or {}
-
-    def __call__(self, kept: Kept) -> float:
-        self.seen.append(kept)
-        return sum(sum(channels) for channels in kept.values()) / 10
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "journal.sqlite"
 
 
 @pytest.fixture
@@ -190,11 +170,6 @@ def test_an_evaluation_stays_what_it_was(journal: Journal) -> None:
     assert not isinstance(plain, Race)
 
 
-def table() -> ScoreTable:
-    scores = {"second": torch.tensor([0.1, 1 / 3, -2.0], dtype=torch.float64), "first": torch.tensor([1e-300])}
-    return ScoreTable(scores, settings={"criterion": "hrank", "samples": 5, "options": {"a": None}})
-
-
 def test_scores_are_computed_once_and_come_back_to_the_bit(path: Path, journal: Journal) -> None:
     found = journal.scores("hrank", table)
     with Journal.open(path, IDENTITY) as again:
@@ -285,102 +260,6 @@ def test_an_identity_of_nothing_is_refused(path: Path) -> None:
     with pytest.raises(JournalError, match="at least one part"):
         Journal.open(path, {})
     assert not path.exists()
-
-
-def foreign_database(path: Path) -> None:
-    connection = sqlite3.connect(path)
-    connection.execute("CREATE TABLE customers (name TEXT)")
-    connection.commit()
-    connection.close()
-
-
-def journal_of_format(path: Path, number: int) -> None:
-    Journal.open(path, IDENTITY).close()
-    connection = sqlite3.connect(path)
-    connection.execute(f"PRAGMA user_version={number}")
-    connection.close()
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda path: path.write_text("step 1: a"), "is not a journal of secateur"),
-        (lambda path: path.write_bytes(b"SQLite format 3\0" + bytes(500)), "is not a journal of secateur"),
-        (foreign_database, "is not a journal of secateur"),
-        *(
-            (
-                partial(journal_of_format, number=other),
-                rf"has format {other}; this version of secateur reads format {FORMAT}",
-            )
-            for other in (FORMAT + 1, FORMAT - 1)
-        ),
-        (Path.mkdir, "cannot be read"),
-    ],
-)
-def test_other_files_are_refused_and_left_alone(path: Path, make: Callable[[Path], object], message: str) -> None:
-    make(path)
-    before = path.read_bytes() if path.is_file() else b""
-    with pytest.raises(JournalError, match=message):
-        Journal.open(path, IDENTITY)
-    assert (path.read_bytes() if path.is_file() else b"") == before
-    assert [p.name for p in path.parent.iterdir()] == [path.name]
-
-
-def test_a_file_of_no_bytes_is_begun(path: Path) -> None:
-    path.touch()
-    with Journal.open(path, IDENTITY) as journal:
-        assert journal.evaluations == 0
-
-
-def test_a_damaged_journal_is_named(path: Path) -> None:
-    with Journal.open(path, IDENTITY) as journal:
-        journal.remembering(Counting())({"a": (1,)})
-    data = bytearray(path.read_bytes())
-    data[100:] = bytes(len(data) - 100)
-    path.write_bytes(data)
-    with pytest.raises(JournalError, match=r"journal\.sqlite is damaged \(.*\); move it away"):
-        Journal.open(path, IDENTITY)
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        "UPDATE evaluations SET worth = 'much'",
-        "UPDATE facts SET fact = '{'",
-        "UPDATE measurements SET value = 'long'",
-        "UPDATE score_tables SET settings = '{'",
-        "UPDATE scores SET score = 'high'",
-        "UPDATE scores SET score = 9e999",
-        "UPDATE plans SET plan = '{}'",
-    ],
-)
-def test_damage_within_a_table_is_named(path: Path, damage: str) -> None:
-    def everything(journal: Journal) -> None:
-        journal.remembering(Counting())({})
-        journal.fact("cell", lambda: {"right": 1})
-        journal.facts()
-        journal.measurement("time", lambda: 1.0)
-        journal.scores("hrank", table)
-        assert journal.plan is not None
-
-    with Journal.open(path, IDENTITY) as journal:
-        journal.finished(PruningPlan((), {}, "macs", 6, 6, 6))
-        everything(journal)
-        everything(journal)
-    connection = sqlite3.connect(path)
-    assert connection.execute(damage).rowcount
-    connection.commit()
-    connection.close()
-    with (
-        Journal.open(path, IDENTITY) as journal,
-        pytest.raises(JournalError, match=r"journal\.sqlite is damaged \(.*\); move it away"),
-    ):
-        everything(journal)
-
-
-def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(JournalError, match=r"gone/journal\.sqlite cannot be used: unable to open"):
-        Journal.open(tmp_path / "gone" / "journal.sqlite", IDENTITY)
 
 
 def test_a_fact_is_found_once_and_may_be_anything_plain(path: Path, journal: Journal) -> None:

@@ -17,11 +17,6 @@ from secateur.protocols import Evaluate
 IDENTITY = {"seed": 0}
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "journal.sqlite"
-
-
 def worth(kept: object) -> float:
     return 0.5
 
