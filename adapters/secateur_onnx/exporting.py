@@ -136,7 +136,10 @@ def _example_batch(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]
         except Exception as error:  # whatever the user's forward raises
             raise NetworkError(f"the network fails on a batch of shape {tuple(batch.shape)}: {error}") from error
         if not isinstance(outputs, Tensor) or outputs.ndim < 1 or len(outputs) != len(batch):
-            found = f"of shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
+            if isinstance(outputs, Tensor):
+                found = f"of shape {tuple(outputs.shape)}"
+            else:
+                found = f"{type(outputs).__name__}: put a module around it that gives the tensor that you want"
             raise NetworkError(f"the network must give one tensor of {len(batch)} rows for {len(batch)} inputs; "
                                f"it gives {found}")  # fmt: skip
     return example, outputs

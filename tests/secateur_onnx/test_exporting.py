@@ -121,7 +121,7 @@ class Pair(nn.Module):
     [
         (Fourier, "cannot be exported.*current exporter.*older one"),
         (FixedBatch, r"one tensor of 3 rows for 3 inputs"),
-        (Pair, "gives tuple"),
+        (Pair, "gives tuple: put a module around it"),
         (lambda: BrainFloat(nn.Conv2d(3, 2, 3).bfloat16()), "does not pass the checks of onnx: .*bfloat16"),
         (lambda: nn.Conv2d(5, 2, 3), r"fails on a batch of shape \(2, 3, 16, 16\)"),
     ],
