@@ -15,6 +15,7 @@ SOURCES = sorted([*ROOT.glob("plugin/**/*.py"), *ROOT.glob("adapters/**/*.py")])
 
 FOUNDATION = {
     "errors",
+    "counts",
     "protocols",
     "records",
     "batches",

@@ -103,9 +103,10 @@ def _device_name() -> str | None:
 
 
 def _field(name: str, described: Path) -> str | None:
-    """Return what follows the first `name:` in a file of the system's; None where there is none."""
-    with suppress(OSError):
+    """Return what follows the first `name:` in a file of the system's; None where that says nothing."""
+    with suppress(OSError, ValueError):
         for line in described.read_text(encoding="utf-8").splitlines():
-            if line.startswith(name):
-                return line.split(":", 1)[1].strip()
+            key, _, value = line.partition(":")
+            if key.strip() == name:
+                return value.strip()
     return None

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from secateur.cost.layers import LayerRecord
 from secateur.cost.terms import Count, TermCost, check_layers, layer_counts
+from secateur.counts import check_counts
 from secateur.errors import ConfigError, NetworkError
 from secateur.records import ChannelGroup
 from secateur_onnx.latency.device_times import DEVICES, time_layers_on_device
@@ -159,9 +160,7 @@ def latency_cost(
     check_installation(provider=provider)
     if provider not in LATENCY_PROVIDERS and time is None:
         raise ConfigError(f"layers cannot be timed alone on {provider!r}; allowed: {', '.join(LATENCY_PROVIDERS)}")
-    for name, number in (("batch", batch), ("round_to", round_to)):
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise ConfigError(f"{name} is {number!r}; it must be a whole number of at least 1")
+    check_counts(batch=batch, round_to=round_to)
     check_layers(groups, model)
     calls = layer_calls(model, example_inputs)
     if not calls:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from types import MappingProxyType
 from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor
 
+from secateur.counts import check_counts
 from secateur.errors import ConfigError, PlanError, ScoreError
 from secateur.index_maps import Indices, pack_indices, unpack_indices, whole
 
@@ -94,8 +94,7 @@ class ChannelGroup:
             >>> ChannelGroup("conv", 4, (Member("conv", "producer", offsets),)).step(8)
             2
         """
-        if not isinstance(round_to, Integral) or round_to < 1:
-            raise ConfigError(f"round_to is {round_to}; it must be a whole number, at least 1")
+        check_counts(round_to=round_to)
         tied = min(len(owned) for member in self.members for owned in member.indices if owned)
         return round_to // math.gcd(round_to, tied)
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from numbers import Integral
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from secateur.counts import check_counts
 from secateur.errors import ConfigError, ScoreError
 
 CountMode = Literal["secateur", "hrank", "hrankplus"]
@@ -36,9 +36,7 @@ def allowed_widths(width: int, *, min_keep: int = 1, round_to: int = 1) -> tuple
         >>> allowed_widths(20, round_to=8), allowed_widths(6, round_to=8), allowed_widths(4, min_keep=3)
         ((8, 16, 20), (6,), (3, 4))
     """
-    for name, number in (("width", width), ("min_keep", min_keep), ("round_to", round_to)):
-        if not isinstance(number, Integral) or number < 1:
-            raise ConfigError(f"{name} is {number}; it must be a whole number, at least 1")
+    check_counts(width=width, min_keep=min_keep, round_to=round_to)
     first = -(-min_keep // round_to) * round_to
     return (*range(first, width, round_to), width)
 

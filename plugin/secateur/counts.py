@@ -1,0 +1,24 @@
+"""Numbers of things: whole, and at least one."""
+
+from __future__ import annotations
+
+from numbers import Integral
+
+from secateur.errors import ConfigError
+
+
+def check_counts(**counts: object) -> None:
+    """Refuse the first of the settings that is no whole number from 1 up.
+
+    Raises:
+        ConfigError: it names the setting, what was given and what is allowed.
+
+    Example:
+        >>> check_counts(min_keep=1, round_to=8)
+        >>> check_counts(min_keep=1, round_to=2.5)
+        Traceback (most recent call last):
+        secateur.errors.ConfigError: round_to is 2.5; it must be a whole number, at least 1
+    """
+    for name, count in counts.items():
+        if isinstance(count, bool) or not isinstance(count, Integral) or count < 1:
+            raise ConfigError(f"{name} is {count!r}; it must be a whole number, at least 1")
