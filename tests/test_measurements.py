@@ -85,9 +85,9 @@ PAIRS = (
     ("compensated", "curves 70%", "uniform 70%", NAMES),
     ("compensated", "curves 50%", "uniform 50%", NAMES),
     ("compensated", "curves 50%", "greedy 50%", NAMES),
-    ("trained", "greedy 70%", "uniform 70%", ["L1", "reconstruction"]),  # the others lack a seed
+    ("trained", "greedy 70%", "uniform 70%", NAMES),
     ("trained", "greedy 50%", "uniform 50%", NAMES),
-    ("trained", "curves 50%", "uniform 50%", ["L1", "reconstruction"]),
+    ("trained", "curves 50%", "uniform 50%", ["L1", "reconstruction"]),  # the others lack two seeds
     ("trained", "curves 50%", "greedy 50%", ["L1", "reconstruction"]),
 )
 LEADS = [(criterion, *pair) for *pair, criteria in PAIRS for criterion in criteria]
