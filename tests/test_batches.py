@@ -90,3 +90,15 @@ def test_no_batch_is_read_beyond_the_samples() -> None:
 def test_inputs_of_different_sizes_are_refused(size: int | None) -> None:
     with pytest.raises(DataError, match=r"differ in size: \(1, 4, 4\) and then \(1, 5, 4\)"):
         list(rebatch([torch.zeros(3, 1, 4, 4), torch.zeros(3, 1, 5, 4)], size))
+
+
+@pytest.mark.parametrize("kind", [torch.int32, torch.uint8, torch.bool, torch.int64])
+def test_classes_are_int64_whatever_they_come_as(kind: torch.dtype) -> None:
+    _, labels = unpack((torch.ones(2, 1), torch.tensor([0, 1], dtype=kind)))
+    assert labels is not None
+    assert labels.dtype == torch.int64
+
+
+def test_labels_that_are_no_classes_stay_as_they_are() -> None:
+    for labels in (torch.tensor([0.5, 1.0]), torch.eye(2), torch.eye(2, dtype=torch.int32)):
+        assert unpack((torch.ones(2, 1), labels))[1] is labels

@@ -192,7 +192,7 @@ def test_every_group_that_stays_has_a_reason() -> None:
         ({"iterative_steps": 0}, ConfigError, "at least 1"),
         ({"round_to": 0}, ConfigError, "round_to is 0"),
         ({"ignored_layers": [nn.Linear]}, ConfigError, "not by type"),
-        ({"ignored_layers": ["had"]}, NetworkError, "no layer 'had' to ignore; did you mean head"),
+        ({"ignored_layers": ["had"]}, NetworkError, "no layer 'had'; did you mean head"),
         ({"ignored_layers": [nn.Linear(1, 1)]}, NetworkError, "a Linear that was given is not a layer"),
         ({"pruning_ratio_dict": {"stem": 0.2, "second": 0.8}}, ConfigError, "have the ratios 0.2 and 0.8"),
     ],
@@ -223,3 +223,10 @@ def test_torchvision_networks(name: str) -> None:
     result = prune(net, images, MAGNITUDE, pruning_ratio=0.5, round_to=8)
     assert all(width % 8 == 0 for width in widths(result.model))
     assert verify_pruning(net, result.model, result.plan, images).largest_difference < 1e-4
+
+
+def test_ratios_of_layers_that_do_not_exist_are_refused_and_the_network_itself_is_a_layer() -> None:
+    net = chain(16, 32)
+    with pytest.raises(NetworkError, match="the network has no layer 'conv1'"):
+        prune(net, IMAGES, MAGNITUDE, pruning_ratio_dict={"conv1": 0.0})
+    assert widths(prune(net, IMAGES, MAGNITUDE, pruning_ratio=0.5, pruning_ratio_dict={net: 0.25}).model) == [12, 24]

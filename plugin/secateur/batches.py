@@ -14,7 +14,7 @@ Batches = Iterable[Any]
 
 
 def unpack(batch: Any) -> tuple[Tensor, Tensor | None]:
-    """Return `(inputs, labels)`; labels are None where the batch holds inputs alone.
+    """Return `(inputs, labels)`; labels are None where the batch holds inputs alone, and int64 where they are classes.
 
     Raises:
         DataError: the batch is neither a tensor nor a pair that starts with one, its inputs hold NaN or infinity, or
@@ -66,9 +66,11 @@ def _can_iterate(batches: Any) -> bool:
 
 def _labels(given: Any) -> Tensor:
     try:
-        return torch.as_tensor(given)
+        labels = torch.as_tensor(given)
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"labels must be numbers, one for each input; found {_kind(given)} ({error})") from error
+    classes = labels.ndim == 1 and not labels.is_floating_point() and not labels.is_complex()
+    return labels.long() if classes else labels
 
 
 def _kind(found: Any) -> str:

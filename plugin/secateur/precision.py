@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal, get_args
 
 import torch
@@ -11,6 +14,7 @@ from secateur.errors import ConfigError
 
 Precision = Literal["float32", "bfloat16", "float16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+HALF = (torch.float16, torch.bfloat16)
 SMALLEST = 2.0**-24  # the least number of float16: a scale below it says that no scale helps
 
 
@@ -35,6 +39,27 @@ def scaler_of(device: torch.device, precision: Precision) -> torch.amp.GradScale
         [False, False, True]
     """
     return torch.amp.GradScaler(device.type, enabled=precision == "float16")
+
+
+@contextmanager
+def in_single_precision(network: nn.Module) -> Iterator[None]:
+    """Within the block what a network holds in half precision is float32; after it, it is rounded back, in place.
+
+    Example:
+        >>> net = nn.Linear(1, 1).bfloat16()
+        >>> with in_single_precision(net):
+        ...     within = net.weight.dtype
+        >>> within, net.weight.dtype
+        (torch.float32, torch.bfloat16)
+    """
+    halves = [(t, t.dtype) for t in itertools.chain(network.parameters(), network.buffers()) if t.dtype in HALF]
+    for tensor, _ in halves:
+        tensor.data = tensor.data.float()
+    try:
+        yield
+    finally:
+        for tensor, kind in halves:
+            tensor.data = tensor.data.to(kind)
 
 
 def check_precision(device: torch.device, precision: Precision) -> None:

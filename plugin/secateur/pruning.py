@@ -17,6 +17,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from secateur.channel_graph import Residual, apply_plan, channel_groups, importance_scores
+from secateur.channel_graph.groups import named_layers
+from secateur.channel_graph.narrowing import narrowed
 from secateur.errors import ConfigError, NetworkError
 from secateur.records import ChannelGroup, PruningPlan
 from secateur.search import allowed_widths, next_allowed, select, ties_at_cut
@@ -68,7 +70,8 @@ def prune(
         max_pruning_ratio: the largest share that any group loses.
         global_pruning: rank the channels of all groups together; their scores must be comparable.
         isomorphic: with `global_pruning`: rank groups of the same build (types of layers) together.
-        iterative_steps: reach the ratio in so many equal steps, scored afresh each time.
+        iterative_steps: reach the ratio in so many equal steps, scored afresh each time; groups that Torch-Pruning no
+            longer recognises in the smaller network keep the scores that they had.
         round_to: widths become multiples of it, upwards, never zero; see `secateur.search.allowed_widths`.
         ignored_layers: names or modules whose outputs stay, with all layers tied to them.
         residual: "joint" or "skip", see `channel_groups`.
@@ -80,7 +83,7 @@ def prune(
         NetworkError: a layer is not the network's, or nothing can be pruned.
         ScoreError: the importance gives NaN or a wrong number of scores.
 
-    Cost: for each step a trace, the importance, and two forward passes on the example.
+    Cost: for each step a trace and the importance; once, two forward passes on the example.
 
     Example:
         >>> import torch
@@ -107,10 +110,12 @@ def prune(
         scopes.setdefault(key, _Scope(ratio, [])).groups.append(name)
 
     kept = {name: tuple(range(group.width)) for name, group in dense.items()}
+    scores: dict[str, Tensor] = {}
     skipped, ties, pruned = dict(dense.skipped), dict[str, int](), model
     for step in range(1, iterative_steps + 1):
-        groups = dense if step == 1 else channel_groups(pruned, inputs, ignore=ignore, residual=residual)
-        scores = importance_scores(pruned, inputs, importance, groups)
+        groups = narrowed(dense, kept)
+        cuttable = {name: group for name, group in groups.items() if group.width > 1}
+        scores |= importance_scores(pruned, inputs, importance, cuttable)
         decision: dict[str, tuple[int, ...]] = {}
         for scope in scopes.values():
             known = {name: scores[name] for name in scope.groups if name in scores}
@@ -120,7 +125,9 @@ def prune(
                 decision[name] = select(known[name], next_allowed(width, allowed))
                 ties[name] = ties_at_cut(known[name], len(decision[name]))
         pruned = apply_plan(pruned, PruningPlan(tuple(groups.values()), decision, "parameters", 0, 0, 0))
-        kept |= {name: tuple(kept[name][c] for c in channels) for name, channels in decision.items()}
+        for name, channels in decision.items():
+            kept[name] = tuple(kept[name][c] for c in channels)
+            scores[name] = scores[name][list(channels)]
         if on_step is not None:
             on_step(pruned, step)
     for name, group in dense.items():
@@ -189,7 +196,7 @@ def _own_ratios(
     for number, (key, ratio) in enumerate(given.items()):
         layers = [_name_of(model, layer) for layer in (key if isinstance(key, tuple) else (key,))]
         _check_shares({f"pruning_ratio_dict of {', '.join(layers)}": ratio})
-        below = {name for layer in layers for name, _ in model.named_modules() if f"{name}.".startswith(f"{layer}.")}
+        below = named_layers(model, layers)
         for name, group in groups.items():
             if not any(member.layer in below for member in group.producers):
                 continue

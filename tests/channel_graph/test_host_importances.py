@@ -119,3 +119,11 @@ def test_its_failure_is_told_in_a_line(network: nn.Module, monkeypatch: pytest.M
     monkeypatch.setattr(tp.pruner.importance.GroupMagnitudeImportance, "__call__", fail)
     with pytest.raises(ScoreError, match=r"GroupMagnitudeImportance of Torch-Pruning fails: RuntimeError: index 6"):
         host_importance_scores(network, channel_groups(network, IMAGES[:2]), BATCHES, "magnitude")
+
+
+def test_labels_of_any_whole_type_and_none_beyond_the_classes(network: nn.Module) -> None:
+    groups = channel_groups(network, IMAGES[:2])
+    tables = [host_importance_scores(network, groups, [(IMAGES, kind)], "taylor") for kind in (LABELS, LABELS.int())]
+    assert all(torch.equal(tables[0][name], tables[1][name]) for name in groups)
+    with pytest.raises(DataError, match="the cross entropy failed: IndexError"):
+        host_importance_scores(network, groups, [(IMAGES, LABELS + 9)], "taylor")

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from secateur import MacsCost, ParameterCost, ScoreTable, prune, uniform_plan
-from secateur.channel_graph import apply_plan, channel_groups, tracing, verify_pruning
+from secateur import MacsCost, ParameterCost, ScoreTable, WeightImportance, prune, uniform_plan
+from secateur.channel_graph import apply_plan, channel_groups, host_importance_scores, tracing, verify_pruning
 from secateur.channel_graph.unmixed import Unmixed
 from secateur.errors import NetworkError
 
@@ -247,3 +247,32 @@ def test_an_unmixed_normalisation_is_its_gain_and_shift() -> None:
     torch.testing.assert_close(found[1], (y / length * layer.weight + layer.bias).detach())
     torch.testing.assert_close(found[2], x / size)
     torch.testing.assert_close(found[3], functional.relu(x))
+
+
+class Reordered(nn.Module):
+    """Its last step reads a parameter of whole numbers, which has no gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+        self.order = nn.Parameter(torch.tensor([2, 0, 3, 1]), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)[:, self.order]
+
+
+def test_parameters_of_whole_numbers_stay_out_of_it() -> None:
+    net = Reordered().eval()
+    batches = [(IMAGES, torch.tensor([0, 3]))]
+    result = prune(net, IMAGES, WeightImportance("l1"))
+    assert result.plan.widths == {"body.0": 4}
+    assert verify_pruning(net, result.model, result.plan, IMAGES).largest_difference < 1e-5
+    groups = channel_groups(net, IMAGES)
+    assert len(host_importance_scores(net, groups, batches, "taylor")["body.0"]) == 8
+    assert not net.order.requires_grad
+
+
+def test_layers_without_weights_yet_are_named() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.LazyLinear(4))
+    with pytest.raises(NetworkError, match=r"'2\.weight' has no values yet: run the network once"):
+        channel_groups(net, IMAGES)

@@ -23,8 +23,8 @@ from networks_for_tests import (
 )
 from secateur.channel_graph import apply_plan, channel_groups
 from secateur.channel_graph.masks import masked
+from secateur.channel_graph.narrowing import cut_layer, narrowed, removals
 from secateur.errors import PlanError
-from secateur.evaluation.narrowing import cut_layer, narrowed, removals
 from secateur.evaluation.stage import Stage, shared_channels
 from secateur.networks import resnet20
 from secateur.protocols import Kept

@@ -164,7 +164,7 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     (("plan.budget.macs=1%", "plan.search=greedy"), "but the lowest cost that can be reached is"),
     (("plan.min_keep=100",), "but the lowest cost that can be reached is"),
     (("plan.bugdet.macs=50%",), "plan.bugdet: unknown key; did you mean 'budget'?"),
-    (("plan.ignore=[frist]",), "the network has no layer 'frist' to ignore; did you mean first?"),
+    (("plan.ignore=[frist]",), "the network has no layer 'frist'; did you mean first?"),
     (("onnx.provider=tensorrt",), "the provider 'tensorrt' is not part of the installed onnxruntime"),
     (("onnx.batch_sizes=[1,100000000]",), "onnx.batch_sizes: a batch of 100,000,000 images takes at least"),
     (("plan.budget={latency: 50%, batch: 100000000}",), "plan.budget.batch: a batch of 100,000,000 images takes at"),

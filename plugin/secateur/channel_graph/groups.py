@@ -12,7 +12,7 @@ from torch import nn
 from secateur.channel_graph.streams import masked_group, writers_of
 from secateur.channel_graph.surgery import layer_size, trouble_with
 from secateur.channel_graph.traced_groups import groups_of, layers_sharing_weights, reaches_outputs, unmet
-from secateur.channel_graph.tracing import copy_of, trace
+from secateur.channel_graph.tracing import copy_of, differentiable, trace
 from secateur.channel_graph.verify import TOLERANCE, attends, check_repeats, difference, mixes_channels, runs
 from secateur.channel_map import ChannelMap
 from secateur.errors import ConfigError, NetworkError
@@ -76,8 +76,8 @@ def channel_groups(
     inputs = tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
     if residual not in get_args(Residual):
         raise ConfigError(f"unknown residual {residual!r}; allowed: {', '.join(get_args(Residual))}")
-    ignored = _named_layers(model, ignore)
-    traced = copy_of(model).requires_grad_(True)
+    ignored = named_layers(model, ignore)
+    traced = differentiable(copy_of(model))
     graph = trace(traced, inputs)
     sharing = layers_sharing_weights(traced)
 
@@ -195,7 +195,7 @@ def _lopsided(width: int, idx: int) -> tuple[int, ...]:
     return tuple(range(max(1, width // 3) + idx % max(1, width // 2), width))
 
 
-def _named_layers(model: nn.Module, names: Iterable[str]) -> frozenset[str]:
+def named_layers(model: nn.Module, names: Iterable[str]) -> frozenset[str]:
     """Return the names and all names below them. Raises NetworkError for a name that does not exist."""
     known = dict(model.named_modules())
     layers: set[str] = set()
@@ -203,6 +203,6 @@ def _named_layers(model: nn.Module, names: Iterable[str]) -> frozenset[str]:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3)
             hint = f"; did you mean {' or '.join(near)}?" if near else ""
-            raise NetworkError(f"the network has no layer {name!r} to ignore{hint}")
-        layers.update(f"{name}.{below}" if below else name for below, _ in known[name].named_modules())
+            raise NetworkError(f"the network has no layer {name!r}{hint}")
+        layers.update(".".join(filter(None, (name, below))) for below, _ in known[name].named_modules())
     return frozenset(layers)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from secateur.batches import Batches, rebatch
 from secateur.channel_graph.scoring import importance_scores
-from secateur.channel_graph.tracing import copy_of
+from secateur.channel_graph.tracing import copy_of, differentiable
 from secateur.errors import ConfigError, DataError, ScoreError
 from secateur.modes import device_of, evaluating
 from secateur.records import ChannelGroup, ScoreTable
@@ -120,7 +120,7 @@ def host_importance_scores(
     if example is None:
         raise DataError("there is no image to trace the network with: the batches are empty")
     read = 0
-    copied = copy_of(model).requires_grad_(True)
+    copied = differentiable(copy_of(model))
     for parameter in copied.parameters():
         parameter.grad = None
     if name in READS_GRADIENTS:
@@ -157,10 +157,14 @@ def _leave_gradients(network: nn.Module, batches: Batches, samples: int) -> int:
         for inputs, labels in rebatch(batches, None, samples=samples):
             if labels is None:
                 raise DataError("Torch-Pruning's Taylor importance reads gradients of a loss: the images need labels")
-            loss = nn.functional.cross_entropy(network(inputs.to(device)), labels.to(device), reduction="sum")
+            outputs = network(inputs.to(device))
+            try:
+                loss = nn.functional.cross_entropy(outputs, labels.to(device), reduction="sum")
+            except Exception as error:  # labels that are no classes of these outputs
+                raise DataError(f"the cross entropy failed: {type(error).__name__}: {error}") from error
             torch.autograd.backward(loss)
             read += len(inputs)
-    for parameter in network.parameters():
+    for parameter in filter(lambda p: p.requires_grad, network.parameters()):
         if parameter.grad is None:  # the loss does not depend on it
             parameter.grad = torch.zeros_like(parameter)
         parameter.grad /= max(read, 1)

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import torch_pruning as tp
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from secateur.channel_map import ZERO, ChannelMap
 
@@ -39,9 +40,15 @@ CHANNEL_MAP_PRUNER = ChannelMapPruner()
 
 
 def pruner_of(module: nn.Module) -> Any:
-    """Return the object that cuts and measures a layer of this type, None where there is none."""
+    """Return the object that cuts and measures a layer of this type, None where there is none.
+
+    A convolution with one output and several inputs per block, which cutting may leave, is none of the depthwise ones
+    for which Torch-Pruning takes it.
+    """
     if isinstance(module, ChannelMap):
         return CHANNEL_MAP_PRUNER
+    if isinstance(module, _ConvNd) and 1 < module.groups < module.in_channels:
+        return tp.pruner.function.PrunerBox[tp.ops.OPTYPE.CONV]
     return tp.pruner.function.PrunerBox.get(tp.ops.module2type(module))
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.channel_graph.traced_groups import groups_of
-from secateur.channel_graph.tracing import copy_of, trace
+from secateur.channel_graph.tracing import copy_of, differentiable, trace
 from secateur.errors import ScoreError
 from secateur.records import ChannelGroup
 
@@ -24,7 +24,8 @@ def importance_scores(
 
     The importance sees the groups of a copy of the network, with its gradients, as Torch-Pruning's pruners show them.
     Where a grouped convolution ties channels together, their scores are averaged, as there. Groups that the importance
-    passes by (it returns None) are left out, and so are masked ones, which Torch-Pruning does not have.
+    passes by (it returns None) are left out, and so are masked ones, which Torch-Pruning does not have, and those to
+    which it gives another width: a grouped convolution that is left with one output per block is depthwise to it.
 
     Args:
         model: the network; left as it is.
@@ -45,12 +46,13 @@ def importance_scores(
         >>> {name: len(values) for name, values in scores.items()}
         {'0': 8}
     """
-    copied = copy_of(model).requires_grad_(True)
+    copied = differentiable(copy_of(model))
     for own, original in zip(copied.parameters(), model.parameters(), strict=True):
         own.grad = original.grad
     scores: dict[str, Tensor] = {}
     for group, record in groups_of(trace(copied, inputs), model):
-        if record.name not in groups or groups[record.name].masked:
+        wanted = groups.get(record.name)
+        if wanted is None or wanted.masked or wanted.width != record.width:
             continue
         with torch.no_grad():
             given = importance(group)

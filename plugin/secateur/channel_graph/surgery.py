@@ -7,7 +7,6 @@ References:
 from __future__ import annotations
 
 import copy
-from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
@@ -16,6 +15,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from secateur.channel_graph.hosts import channels_of, cut
 from secateur.channel_graph.masks import zero_outputs
+from secateur.channel_graph.narrowing import removals
 from secateur.channel_map import ChannelMap
 from secateur.errors import PlanError
 from secateur.records import ChannelGroup, Member, PruningPlan, Role
@@ -48,15 +48,9 @@ def apply_plan(model: nn.Module, plan: PruningPlan) -> nn.Module:
         >>> [tuple(p.shape) for p in pruned.parameters() if p.ndim == 4]
         [(2, 3, 3, 3), (4, 2, 3, 3)]
     """
-    removals: dict[tuple[str, bool, int | None], set[int]] = defaultdict(set)
     check_fits(model, plan)
-    for group in plan.groups:
-        channels = plan.removed(group.name)
-        for member in group.members if channels and not group.masked else ():
-            removals[member.layer, member.role == "consumer", member.axis].update(member.positions(channels))
-
     pruned = copy.deepcopy(model)
-    for (layer, inputs, axis), positions in removals.items():
+    for (layer, inputs, axis), positions in removals({g.name: g for g in plan.groups}, plan.kept).items():
         if axis is None:
             cut(pruned.get_submodule(layer), positions, inputs=inputs)
         else:

@@ -130,6 +130,9 @@ def copy_of(model: nn.Module) -> nn.Module:
                 f"the network is prepared for quantization: {name!r} is a {type(module).__name__} of torch.ao, which "
                 "cannot be cut; prune the network first and prepare it afterwards"
             )
+    for name, parameter in model.named_parameters():
+        if nn.parameter.is_lazy(parameter):
+            raise NetworkError(f"{name!r} has no values yet: run the network once, which gives lazy layers weights")
     try:
         return copy.deepcopy(model)
     except Exception as error:  # what the user's modules hold may refuse in any way
@@ -137,3 +140,17 @@ def copy_of(model: nn.Module) -> nn.Module:
             f"this network cannot be copied ({type(error).__name__}: {error}); its modules must hold nothing that "
             "copy.deepcopy refuses, such as locks, open files or the weights of the older weight_norm"
         ) from error
+
+
+def differentiable(model: nn.Module) -> nn.Module:
+    """Let every parameter of `model` that can have a gradient have one, as tracing needs; return `model`.
+
+    Example:
+        >>> net = nn.Linear(2, 1).requires_grad_(False)
+        >>> net.order = nn.Parameter(torch.arange(2), requires_grad=False)
+        >>> [parameter.requires_grad for parameter in differentiable(net).parameters()]
+        [True, True, False]
+    """
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+    return model

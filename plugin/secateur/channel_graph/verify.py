@@ -19,11 +19,11 @@ from secateur.channel_graph.surgery import apply_plan
 from secateur.channel_graph.unmixed import NORMALISATIONS, Unmixed
 from secateur.errors import NetworkError, VerificationError
 from secateur.modes import evaluating, without_tf32
+from secateur.precision import HALF
 from secateur.records import ChannelGroup, PruningPlan
 
 TOLERANCE = 1e-4
 MIXES_CHANNELS = (*NORMALISATIONS, nn.MultiheadAttention)
-HALF = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from secateur.evaluation.narrowing import cut_layer, removals
+from secateur.channel_graph.narrowing import cut_layer, removals
 from secateur.evaluation.stage import Edit, Stage
 from secateur.protocols import Kept
 from secateur.records import ChannelGroup, Member

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from secateur.channel_graph import apply_plan
 from secateur.channel_graph.masks import masked, silence
+from secateur.channel_graph.narrowing import narrowed
 from secateur.channel_graph.verify import mixes_channels
 from secateur.errors import PlanError
-from secateur.evaluation.narrowing import narrowed
 from secateur.protocols import Kept
 from secateur.records import ChannelGroup, PruningPlan
 
