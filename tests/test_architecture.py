@@ -23,6 +23,7 @@ FOUNDATION = {
     "files",
     "channel_map",
     "index_maps",
+    "hooks",
     "distributed",
     "precision",
 }

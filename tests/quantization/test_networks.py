@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from secateur.errors import BudgetError, CheckpointError, ConfigError, NetworkError, ScoreError
+from secateur.modes import structure_of
 from secateur.networks import resnet20
 from secateur.quantization import (
     BitPlan,
@@ -305,3 +306,25 @@ def test_files_that_do_not_fit(net: nn.Sequential, tmp_path: Path) -> None:
     save_quantized(resnet20(), uniform_bits(resnet20(), 8), path)
     with pytest.raises(CheckpointError, match="does not fit the network"):
         load_quantized(net, path)
+
+
+def test_parameters_keep_their_order_and_their_optimizer(net: nn.Sequential) -> None:
+    names = [name for name, _ in net.named_parameters()]
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    structure, objects = structure_of(net), [*net.parameters()]
+    with fake_quantized(net, uniform_bits(net, 4)):
+        net(IMAGES).sum().backward()
+        optimizer.step()
+    assert [name for name, _ in net.named_parameters()] == names
+    assert all(now is before for now, before in zip(net.parameters(), objects, strict=True))
+    assert structure_of(net) == structure
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_half_precision_is_rounded_as_it_is_stored(kind: torch.dtype) -> None:
+    net = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)).to(kind)
+    plan, inputs = uniform_bits(net, 4), torch.randn(4, 6).to(kind)
+    with fake_quantized(net, plan), torch.no_grad():
+        within = net(inputs)
+    assert within.dtype == kind
+    assert torch.allclose(within.float(), quantize_network(net, plan)[0](inputs).float(), atol=1e-2)

@@ -10,6 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from secateur.hooks import first_input
+
 
 @contextmanager
 def norms_reading(network: nn.Module, layers: Mapping[str, nn.Module]) -> Iterator[Mapping[str, list[_BatchNorm]]]:
@@ -38,10 +40,11 @@ def norms_reading(network: nn.Module, layers: Mapping[str, nn.Module]) -> Iterat
 
         return hook
 
-    def enter(norm: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def enter(norm: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        inputs = first_input(args, kwargs)
         for name, (output, version) in outputs.items():
             tensor = output()
-            same = tensor is not None and bool(inputs) and tensor is inputs[0] and tensor._version == version
+            same = tensor is not None and tensor is inputs and tensor._version == version
             if same and isinstance(norm, _BatchNorm):
                 found[name].append(norm)
 
@@ -50,5 +53,5 @@ def norms_reading(network: nn.Module, layers: Mapping[str, nn.Module]) -> Iterat
             stack.callback(module.register_forward_hook(leave(name)).remove)
         for module in network.modules():
             if isinstance(module, _BatchNorm):
-                stack.callback(module.register_forward_pre_hook(enter).remove)
+                stack.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
         yield found

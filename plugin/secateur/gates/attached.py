@@ -14,6 +14,7 @@ from secateur.distributed import Across
 from secateur.errors import NetworkError, PlanError
 from secateur.gates.gate import ChannelGate, pool_size
 from secateur.gates.recipe import GateRecipe
+from secateur.hooks import first_input, with_first_input
 from secateur.modes import device_of, evaluating
 from secateur.records import ChannelGroup, Member
 
@@ -43,8 +44,8 @@ def places(network: nn.Module, groups: Mapping[str, ChannelGroup], example: Tens
     """
     seen: dict[str, torch.Size] = {}
 
-    def note(layer: str, inputs: tuple[Tensor, ...]) -> None:
-        seen.setdefault(layer, inputs[0].shape)
+    def note(layer: str, inputs: Tensor) -> None:
+        seen.setdefault(layer, inputs.shape)
 
     with ExitStack() as stack, evaluating(network), torch.no_grad():
         for group in groups.values():
@@ -52,7 +53,7 @@ def places(network: nn.Module, groups: Mapping[str, ChannelGroup], example: Tens
                 raise PlanError(f"the channels of {group.name!r} are only masked, never removed: it takes no gate")
             for layer in dict.fromkeys(m.layer for m in group.members if m.role == "consumer"):
                 hook = network.get_submodule(layer).register_forward_pre_hook(
-                    lambda _, inputs, layer=layer: note(layer, inputs)
+                    lambda _, args, kwargs, layer=layer: note(layer, first_input(args, kwargs)), with_kwargs=True
                 )
                 stack.callback(hook.remove)
         network(example.to(device_of(network)))
@@ -144,7 +145,7 @@ class Attached:
             for name in names:
                 for member in self._places[name].consumers:
                     module = self.network.get_submodule(member.layer)
-                    hook = module.register_forward_pre_hook(self._hook(name, member))
+                    hook = module.register_forward_pre_hook(self._hook(name, member), with_kwargs=True)
                     stack.callback(hook.remove)
             yield
 
@@ -154,13 +155,13 @@ class Attached:
         for channel, own in enumerate(member.indices):
             owners[list(own)] = channel
 
-        def multiply(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            first, *others = inputs
+        def multiply(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            first = first_input(args, kwargs)
             if member is place.reader:
                 self.codes[name] = gate(channels_of(first, member), share=self._share, across=self._across)
             elif name not in self.codes:
                 raise NetworkError(f"{member.layer!r} runs before {place.reader.layer!r}, which it did not before")
-            return (first * factors(self.codes[name], owners, first), *others)
+            return with_first_input(args, kwargs, first * factors(self.codes[name], owners, first))
 
         return multiply
 

@@ -12,6 +12,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 
 from secateur.batches import Batches, rebatch
 from secateur.errors import ConfigError, DataError
+from secateur.hooks import first_input
 from secateur.modes import device_of, evaluating, reading
 from secateur.quantization.network import quantize_network
 from secateur.quantization.plan import BitPlan
@@ -93,10 +94,10 @@ def calibrated(model: nn.Module, plan: BitPlan, batches: Batches, *, bits: int =
 def _watched(model: nn.Module, names: list[str], images: list[Tensor], watch: Callable[[str, Tensor], None]) -> None:
     """Run the network, and show what each of the layers reads."""
 
-    def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        return lambda _, inputs: watch(name, inputs[0])
+    def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        return lambda _, args, kwargs: watch(name, first_input(args, kwargs))
 
-    handles = [model.get_submodule(name).register_forward_pre_hook(hook(name)) for name in names]
+    handles = [model.get_submodule(name).register_forward_pre_hook(hook(name), with_kwargs=True) for name in names]
     try:
         with evaluating(model), torch.no_grad():
             for batch in images:

@@ -88,7 +88,7 @@ def fake_quantized(model: nn.Module, plan: BitPlan) -> Iterator[dict[str, Tensor
     """
     plan.check(model)
     modules, thresholds = {name: model.get_submodule(name) for name in plan.bits}, _thresholds(model, plan)
-    handles = []
+    handles, orders = [], {name: [*module._parameters] for name, module in modules.items()}
     try:
         handles = round_inputs(model, plan.activations)
         for name, module in modules.items():
@@ -97,9 +97,11 @@ def fake_quantized(model: nn.Module, plan: BitPlan) -> Iterator[dict[str, Tensor
     finally:
         for handle in handles:
             handle.remove()
-        for module in modules.values():
+        for name, module in modules.items():
             if parametrize.is_parametrized(module, "weight"):
                 parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
+                for own in orders[name]:  # optimizers count parameters, and the weight has become the last
+                    module._parameters[own] = module._parameters.pop(own)
 
 
 class _Rounded(nn.Module):
@@ -118,7 +120,7 @@ class _Rounded(nn.Module):
         module = self._module[0]
         with torch.no_grad():
             codes = rounded(by_filter(module, weight), self.bits, self.thresholds)
-            values = as_weight(module, dequantize(codes))
+            values = as_weight(module, dequantize(codes)).to(weight.dtype)
         return weight + (values - weight).detach()
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from secateur.errors import ConfigError
+from secateur.hooks import first_input, with_first_input
 from secateur.quantization.quantizer import check_bits
 
 
@@ -85,7 +86,10 @@ def round_inputs(model: nn.Module, activations: Mapping[str, ActivationRange]) -
         True
         >>> handles[0].remove()
     """
-    return [model.get_submodule(name).register_forward_pre_hook(_Rounding(to)) for name, to in activations.items()]
+    return [
+        model.get_submodule(name).register_forward_pre_hook(_Rounding(to), with_kwargs=True)
+        for name, to in activations.items()
+    ]
 
 
 @dataclass(frozen=True)
@@ -94,5 +98,5 @@ class _Rounding:
 
     to: ActivationRange
 
-    def __call__(self, _: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (round_activation(inputs[0], self.to), *inputs[1:])
+    def __call__(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return with_first_input(args, kwargs, round_activation(first_input(args, kwargs), self.to))
