@@ -148,3 +148,13 @@ def test_layers_that_mix_channels_are_found_out() -> None:
     network = Mixing(torch.arange(1.0, 9.0))  # equal channels are not alike behind it
     with pytest.raises(NetworkError, match="not read alike"):
         prune_by_soft_clusters(network, groups, cost, batches(), keep={"first": 4}, recipe=Recipe(epochs=1))
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_half_precision_merges_as_exactly(kind: torch.dtype) -> None:
+    network, groups, cost = setting(flat().to(kind).float())
+    network.to(kind)
+    half = [(images.to(kind), labels) for images, labels in batches()]
+    found = prune_by_soft_clusters(network, groups, cost, half, keep={"0": 4}, recipe=Recipe(epochs=2))
+    assert {value.dtype for value in found.model.parameters()} == {kind}
+    assert verify_pruning(found.model, apply_plan(found.model, found.plan), found.plan, IMAGES[:2].to(kind))

@@ -30,6 +30,7 @@ from secateur.criteria.clustering import clusters
 from secateur.distributed import Across, local
 from secateur.errors import ConfigError, NetworkError, PlanError
 from secateur.modes import device_of, evaluating, without_tf32
+from secateur.precision import HALF, in_single_precision
 from secateur.protocols import CostModel
 from secateur.records import ChannelGroup, Member, PruningPlan
 from secateur.records.groups import narrowed
@@ -132,7 +133,8 @@ def prune_by_soft_clusters(
     )
     found = {name: clusters(_rows(network, groups[name]), width) for name, width in widths.items()}
     inputs = first_inputs(train).to(device_of(network))
-    with evaluating(network), torch.no_grad(), without_tf32():  # which rounds a sum and what it is the sum of apart
+    inputs = inputs.float() if inputs.dtype in HALF else inputs
+    with without_tf32(), in_single_precision(network), evaluating(network), torch.no_grad():
         before = network(inputs)
         for name, own in found.items():
             _merge(network, groups[name], own)
