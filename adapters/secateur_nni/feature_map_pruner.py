@@ -100,7 +100,7 @@ class FeatureMapPruner(StepwisePruner):  # type: ignore[misc]  # NNI has no type
         samples: int | None = None,
         reduction: Reduction = "sum",
     ) -> None:
-        self.criterion: Criterion[Any] = criteria.criterion(criterion) if isinstance(criterion, str) else criterion
+        self.criterion: Criterion[Any] = criteria.as_criterion(criterion)
         check_repeatable(batches)
         check_evaluator(evaluator, model)
         example = first_inputs(batches)[:2].to(device_of(model))
@@ -138,7 +138,10 @@ class FeatureMapPruner(StepwisePruner):  # type: ignore[misc]  # NNI has no type
         return pruner
 
     def unwrap_model(self) -> None:
-        """Give the network back as it was, with dense weights: the masks are not written into them."""
+        """Give the network back as it was, with dense weights: the masks are not written into them.
+
+        NNI gives the layers that had masks new parameter objects: an optimizer is to be made after this call.
+        """
         super().unwrap_model()
         forget_forward(self._module_wrappers)
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from secateur.batches import Batches, check_repeatable, first_inputs
 from secateur.channel_graph import channel_groups
 from secateur.channel_graph.importance import ScoreImportance
+from secateur.criteria import as_criterion, group_criterion, options_of
 from secateur.criteria import criterion as by_name
-from secateur.criteria import group_criterion, options_of
 from secateur.feature_maps import Tap, collect_scores
 from secateur.modes import device_of
 from secateur.protocols import Criterion, GradientCriterion, WeightCriterion
@@ -73,7 +73,7 @@ class CriterionImportance(ScoreImportance):
         prune_outputs: bool = False,
     ) -> None:
         check_repeatable(data)
-        self.criterion: Criterion[Any] = by_name(criterion) if isinstance(criterion, str) else criterion
+        self.criterion: Criterion[Any] = as_criterion(criterion)
         self.data, self.tap, self.samples = data, tap, samples
         super().__init__(self._collect, group_reduction=group_reduction, prune_outputs=prune_outputs)
 

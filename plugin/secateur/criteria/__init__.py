@@ -87,6 +87,7 @@ __all__ = [
     "SymmetricDivergence",
     "Taylor",
     "WelchT",
+    "as_criterion",
     "criterion",
     "discriminant_information",
     "feature_map_ranks",
@@ -116,6 +117,38 @@ def criterion(name: str, **options: Any) -> Criterion[Any]:
 mean_activation, snr, symmetric_divergence, t, variance
     """
     return _build(CRITERIA, name, options)
+
+
+def as_criterion(given: str | Criterion[Any]) -> Criterion[Any]:
+    """Return the criterion over feature maps that a name or an object stands for.
+
+    Args:
+        given: a name in `CRITERIA`, or an object with all of `secateur.protocols.Criterion`, which is returned.
+
+    Raises:
+        ConfigError: as `criterion`; an object that lacks a part of `secateur.protocols.Criterion`, or a class.
+
+    Example:
+        >>> as_criterion("hrank").samples
+        500
+        >>> from torch import nn
+        >>> as_criterion(nn.ReLU())
+        Traceback (most recent call last):
+        ...
+        secateur.errors.ConfigError: ReLU is no criterion over feature maps: it has no accepts_vectors, batch_size, \
+compute, init, name, needs_labels, samples, update; see secateur.protocols.Criterion
+    """
+    if isinstance(given, str):
+        return criterion(given)
+    if isinstance(given, type):
+        raise ConfigError(f"{given.__name__} is a class; a criterion is an object of it: {given.__name__}()")
+    lacking = [part for part in dir(Criterion) if not part.startswith("_") and not hasattr(given, part)]
+    if lacking:
+        raise ConfigError(
+            f"{type(given).__name__} is no criterion over feature maps: it has no {', '.join(lacking)}; "
+            "see secateur.protocols.Criterion"
+        )
+    return given
 
 
 def weight_criterion(name: str, **options: Any) -> WeightCriterion:

@@ -65,13 +65,15 @@ def collect_scores(
     called several times in one pass adds each call to its statistic.
 
     Raises:
-        ConfigError: an unknown criterion or tap; `samples` below one; with `across`, a criterion whose states do not
-            add up (it has no `merge`, see `secateur.protocols.Mergeable`), or no process group.
+        ConfigError: an unknown criterion or tap, or an object that is none; `samples` below one; with `across`, a
+            criterion whose states do not add up (it has no `merge`, see `secateur.protocols.Mergeable`), or no process
+            group.
         DataError: no batch; labels that are missing although the criterion reads them, negative or not integers;
             a feature map that holds NaN or infinite values or changes its number of channels, or that the criterion
             refuses (the layer is named).
         NetworkError: a layer in `layers` does not exist or never runs; no layer is left; a compiled or scripted
             network.
+        ScoreError: a criterion that does not give one score a channel.
         ProcessError: another process failed, ended, or has other weights or settings; see `secateur.distributed`.
 
     Cost: the forward pass plus the criterion's work; `across` processes also a hash of the weights, and one exchange a
@@ -87,7 +89,7 @@ def collect_scores(
     Deviation from the code published with HRank, which makes a new pass over other random images for each layer: all
     layers see the same images, in one pass.
     """
-    rule = criteria.criterion(criterion) if isinstance(criterion, str) else criterion
+    rule = criteria.as_criterion(criterion)
     limit = rule.samples if samples is None else samples
     named = None if layers is None else list(layers)
     if across is not None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.distributed import Across, jointly
-from secateur.errors import ConfigError, DataError, NetworkError
+from secateur.errors import ConfigError, DataError, NetworkError, ScoreError
 from secateur.protocols import Criterion, Mergeable
 
 
@@ -85,6 +85,7 @@ class Streams:
         Raises:
             NetworkError: a layer that must not be skipped, or all of them, were not seen.
             DataError: what the criterion refuses; the layer is named.
+            ScoreError: a criterion that does not give one score a channel.
         """
         unseen = [layer for layer in self.layers if layer not in self._states and layer not in self._skipped]
         if unseen and not self._may_skip:
@@ -97,8 +98,19 @@ class Streams:
         for layer in self.layers:
             if layer in self._states:
                 with _naming(layer):
-                    scores[layer] = self.rule.compute(self._states[layer])
+                    scores[layer] = self._checked(self.rule.compute(self._states[layer]), layer)
         return scores, skipped
+
+    def _checked(self, scores: Any, layer: str) -> Tensor:
+        """Refuse what a criterion of others may give, and ours do not."""
+        channels = self._widths.get(layer)
+        if isinstance(scores, Tensor) and scores.ndim == 1 and channels in (None, len(scores)):
+            return scores
+        found = f"a tensor of shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
+        raise ScoreError(
+            f"the criterion {self.rule.name!r} must give layer {layer!r} one score a channel, a tensor of shape "
+            f"({channels or 'C'},); it gives {found}"
+        )
 
 
 def mergeable(rule: Criterion[Any]) -> Mergeable[Any]:
