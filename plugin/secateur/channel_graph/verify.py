@@ -145,18 +145,28 @@ def difference(
     """
     if pruned is None:
         pruned = _without(model, groups, kept)
+    if pruned is None:
+        return float("inf")
     with masked(model, groups, kept):
         return _distance(model, pruned, inputs, unmixed=unmixed)
 
 
 def runs(model: nn.Module, groups: Mapping[str, ChannelGroup], kept: Mapping[str, Sequence[int]], inputs: Any) -> bool:
     """Return whether the network still runs with only the channels `kept`, whatever it computes then."""
-    return _outputs_or_none(_without(model, groups, kept), inputs) is not None
+    pruned = _without(model, groups, kept)
+    return pruned is not None and _outputs_or_none(pruned, inputs) is not None
 
 
-def _without(model: nn.Module, groups: Mapping[str, ChannelGroup], kept: Mapping[str, Sequence[int]]) -> nn.Module:
+def _without(
+    model: nn.Module, groups: Mapping[str, ChannelGroup], kept: Mapping[str, Sequence[int]]
+) -> nn.Module | None:
+    """Return the network with only the channels `kept`, None where Torch-Pruning cannot cut it so."""
     decision = {name: tuple(channels) for name, channels in kept.items()}
-    return apply_plan(model, PruningPlan(tuple(groups.values()), decision, "none", 0.0, 0.0, 0.0))
+    plan = PruningPlan(tuple(groups.values()), decision, "none", 0.0, 0.0, 0.0)
+    try:
+        return apply_plan(model, plan)
+    except (RuntimeError, IndexError):
+        return None
 
 
 def _distance(model: nn.Module, pruned: nn.Module, inputs: Any, *, unmixed: bool = False) -> float:
