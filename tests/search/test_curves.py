@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from secateur.errors import BudgetError, ScoreError
@@ -121,6 +121,46 @@ def test_curves_of_any_shape_find_the_optimum_nine_times_in_ten() -> None:
         ratios.append(plan.settings["error"] / best_error(curves, cost, budget))
     assert max(ratios) <= 1.3
     assert sum(ratio < 1 + 1e-9 for ratio in ratios) >= 54
+
+
+def test_a_layer_is_widened_at_what_it_costs_beside_the_narrower_one() -> None:
+    class Pair(Prices):
+        def __call__(self, widths: Mapping[str, int]) -> float:
+            a, b = widths.get("a", 4), widths.get("b", 3)
+            return float(a + a * b + b)
+
+    groups = {"a": groups_of("a", 4)["a"], "b": groups_of("b", 3)["b"]}
+    curves = {"a": torch.tensor([17.0, 23.0, 25.0, 29.0]), "b": torch.tensor([17.0, 21.0, 24.0])}
+    plan = curve_plan(groups, ScoreTable(curves), Pair({}, 4), "50%", round_to=1)
+    assert (plan.widths, plan.settings["error"]) == ({"a": 4, "b": 1}, 21.0)  # {"a": 1, "b": 3} errs 25
+
+
+class Steps(Chain):
+    """Layers in a row that run on blocks of three channels."""
+
+    def __call__(self, widths: Mapping[str, int]) -> float:
+        return super().__call__({name: -(-widths.get(name, self.width) // 3) * 3 for name in self.prices})
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    steps=st.lists(st.lists(st.integers(0, 50), min_size=6, max_size=6), min_size=3, max_size=3),
+    share=st.integers(25, 95),
+    kind=st.sampled_from([Chain, Steps]),
+)
+def test_no_group_widens_and_no_two_exchange_at_a_lower_error(
+    steps: list[list[int]], share: int, kind: type[Prices]
+) -> None:
+    cost = kind(dict.fromkeys("abc", 1.0), 6)
+    curves = {name: torch.tensor(step, dtype=torch.float64).cumsum(0) for name, step in zip("abc", steps, strict=True)}
+    budget = 4 + (cost({}) - 4) * share / 100
+    assume(cost(dict.fromkeys("abc", 1)) <= budget)
+    plan = curve_plan(groups_of("abc", 6), ScoreTable(curves), cost, budget, round_to=1)
+    for one, other in itertools.permutations("abc", 2):
+        for widths in itertools.product(range(1, plan.widths[one] + 1), range(plan.widths[other], 7)):
+            moved = {**plan.widths, one: widths[0], other: widths[1]}
+            error = sum(error_of(curves[name], width) for name, width in moved.items())
+            assert cost(moved) > plan.budget or error >= plan.settings["error"]
 
 
 def test_a_cost_that_only_joint_cuts_lower_is_met_too() -> None:

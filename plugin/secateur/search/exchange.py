@@ -6,14 +6,17 @@ widths that meet every budget on,
     spend       widens the group that loses most error for its cost, until nothing more can be paid;
     exchange    narrows one group and spends what that frees on another, where error is lost in all.
 
-Both end where no such move is left. Every move lowers the error, so there is an end.
+Where the cost of one depends on the width of the other, as that of layers in a row does, the wider costs less beside
+the narrower. That is looked at once the plain exchanges, which leave it out, have come to an end.
+
+All end where no such move is left. Every move lowers the error, so there is an end.
 """
 
 from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from secateur.search.problem import Problem
 
@@ -32,6 +35,7 @@ class Bill:
 
     Attributes:
         spendings: the costs that count.
+        meets: group -> the groups that it meets.
 
     Cost: an evaluation of each cost for each pair of groups; then one for each width of a group, for each choice of the
     widths of those that it meets.
@@ -40,12 +44,12 @@ class Bill:
     def __init__(self, problem: Problem) -> None:
         self.spendings = problem.unmet(problem.dense)
         self._widths = problem.widths
-        self._meets = self._find_pairs(problem.narrowest)
+        self.meets = self._find_pairs(problem.narrowest)
         self._known: dict[tuple[str, tuple[int, ...]], dict[int, tuple[float, ...]]] = {}
 
     def __call__(self, name: str, widths: Mapping[str, int]) -> Mapping[int, tuple[float, ...]]:
         """Return width of the group -> what it adds to each cost, below 0 as a rule, the others having `widths`."""
-        others = {other: widths[other] for other in self._meets[name]}
+        others = {other: widths[other] for other in self.meets[name]}
         key = name, tuple(others.values())
         if key not in self._known:
             dense = [spending.of(others) for spending in self.spendings]
@@ -84,10 +88,12 @@ def total(errors: Curves, widths: Mapping[str, int]) -> float:
 
 
 def improved(problem: Problem, bill: Bill, errors: Curves, widths: Mapping[str, int]) -> dict[str, int]:
-    """Return widths that meet the budgets, as `widths` do, with at most their error, where neither move helps."""
+    """Return widths that meet the budgets, as `widths` do, with at most their error, where no move helps."""
     better = dict(widths)
-    while (moved := _taken(problem, better, _spendings(bill, errors, better), at_most=1)) or (
-        moved := _taken(problem, better, _exchanges(bill, errors, better), at_most=len(better))
+    while (
+        (moved := _taken(problem, better, _spendings(bill, errors, better), at_most=1))
+        or (moved := _taken(problem, better, _exchanges(bill, errors, better), at_most=len(better)))
+        or (moved := _taken(problem, better, _joint_exchanges(problem, bill, errors, better), at_most=len(better)))
     ):
         better |= moved
     return better
@@ -146,6 +152,33 @@ def _exchanges(bill: Bill, errors: Curves, widths: Mapping[str, int]) -> Iterato
                 gained = up[widths[widened]] - up[to] - (down[width] - down[widths[narrowed]])
                 if gained > tiny:
                     yield gained, {narrowed: width, widened: to}
+
+
+def _joint_exchanges(problem: Problem, bill: Bill, errors: Curves, widths: Mapping[str, int]) -> Iterator[_Move]:
+    """Yield the exchanges that lose error between groups that meet, by how much, at what they cost together."""
+    tiny = ROUNDING * total(errors, widths)
+    for narrowed, others in bill.meets.items():
+        for widened in others:
+            for width in errors[narrowed]:
+                if width >= widths[narrowed]:
+                    break
+                up = errors[widened]
+                most = up[widths[widened]] - (errors[narrowed][width] - errors[narrowed][widths[narrowed]])
+                better = [to for to in up if to > widths[widened] and most - up[to] > tiny]
+                to = _widest(problem, {**widths, narrowed: width}, widened, better)
+                if to is not None:
+                    yield most - up[to], {narrowed: width, widened: to}
+
+
+def _widest(problem: Problem, widths: Mapping[str, int], name: str, candidates: Sequence[int]) -> int | None:
+    """Return the widest of some widths of a group, ascending, that meets the budgets beside those of the others."""
+
+    def unmet(width: int) -> bool:
+        return not problem.met({**widths, name: width})
+
+    if not candidates or unmet(candidates[0]):
+        return None
+    return candidates[bisect.bisect_left(candidates, True, lo=1, key=unmet) - 1]
 
 
 def _above(costs: tuple[float, ...], largest: list[float]) -> bool:
