@@ -83,6 +83,30 @@ def test_data_instead_of_a_table(file: Path) -> None:
     assert facts["settings"] == PLAN.to_json()["settings"]
 
 
+@pytest.mark.parametrize("latency", [5, [1], "fast", {"a": [1]}, {"rounds": [], "chosen": 0}])
+def test_a_latency_that_tells_of_no_search_is_printed_as_it_is(tmp_path: Path, latency: Any) -> None:
+    write_json(tmp_path / "plan.json", PLAN.to_json() | {"settings": {"latency": latency}})
+    code, said, complained = give("plan", "show", str(tmp_path))
+    assert (code, complained) == (0, "")
+    assert "latency" in said
+
+
+def test_names_cannot_command_the_terminal(tmp_path: Path) -> None:
+    name = "\x1b[31mred\x1b]0;title\x07\x9b1m\u202e\ud800caf\u00e9"
+    group = ChannelGroup(name, 8, (Member(name, "producer", own(8)), Member(f"{name}2", "producer", own(8))))
+    plan = PruningPlan((group,), {}, name, 4, 4, 5, settings={name: name})
+    (tmp_path / "plan.json").write_text(json.dumps(plan.to_json()), encoding="utf-8")
+    code, said, complained = give("plan", "show", str(tmp_path), columns=400)
+    assert (code, complained) == (0, "")
+    assert said.count(r"\x1b[31mred\x1b]0;title\x07\x9b1m\u202e\ud800" + "caf\u00e9") >= 4
+    assert all(c.isprintable() or c == "\n" for c in said)
+
+
+def test_complaints_cannot_command_the_terminal(tmp_path: Path) -> None:
+    path = tmp_path / "\x1b[31mred"
+    assert r"\x1b[31mred" in give("plan", "show", str(path), columns=400)[2]
+
+
 def test_a_plan_is_found_wherever_it_lies(file: Path, tmp_path: Path, finished: tuple[Path, dict[str, Any]]) -> None:
     assert give("plan", "show", str(tmp_path))[1] == give("plan", "show", str(file))[1]
     output, report = finished

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import traceback
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from secateur.errors import SecateurError
 from secateur_cli.failures import described, place
@@ -28,9 +30,30 @@ Changes = Annotated[
 Trace = Annotated[bool, typer.Option("--traceback", help="Show where an error arose.")]
 
 
+def visible(text: str) -> str:
+    r"""Return text as a terminal shows it; characters that it would obey, or that cannot be written, as escapes.
+
+    Example:
+        >>> print(visible("\x1b[31mred \ud800"))
+        \x1b[31mred \ud800
+    """
+    return "".join(c if _shown(c) else ascii(c)[1:-1] for c in text)
+
+
+def _shown(character: str) -> bool:
+    return character.isprintable() or character in "\n\t" or unicodedata.category(character) == "Zs"
+
+
+class _PlainConsole(Console):
+    """Prints text as it is, names from files among it, whatever they hold."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(visible(text), **options)
+
+
 def plain_console(*, stderr: bool = False) -> Console:
-    """Return a console that prints text as it is."""
-    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    """Return a console that prints text as it is, but for what a terminal would obey: see `visible`."""
+    return _PlainConsole(stderr=stderr, markup=False, emoji=False, highlight=False)
 
 
 @contextmanager

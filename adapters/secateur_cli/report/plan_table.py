@@ -86,10 +86,18 @@ def _settings(settings: Mapping[str, Any]) -> Table:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     if "latency" in settings:
-        settings = {**settings, "latency": said(settings["latency"])}
+        settings = {**settings, "latency": _latency(settings["latency"])}
     for name, value in _flat(settings, ""):
         table.add_row(name, value)
     return table
+
+
+def _latency(search: Any) -> Any:
+    """Return a search for latency in a sentence; as it is what another program's plan holds in its place."""
+    try:
+        return said(search)
+    except (LookupError, TypeError, ValueError, ArithmeticError):
+        return search
 
 
 def _flat(settings: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:
