@@ -124,7 +124,7 @@ def test_channels_written_by_hand_must_be_whole_numbers(channels: Any) -> None:
         PruningPlan.from_json(plan().to_json() | {"kept": {"conv": channels}})
 
 
-@pytest.mark.parametrize("amount", [float("nan"), float("inf"), -1, True, "30"])
+@pytest.mark.parametrize("amount", [float("nan"), float("inf"), -1, True, "30", 10**400])
 def test_costs_written_by_hand_must_be_finite(amount: Any) -> None:
     data = plan(further={"bytes": Spent(9.0, 5.0, 6.5)}).to_json()
     for cost in (data["cost"], data["further"]["bytes"]):
@@ -149,6 +149,32 @@ def test_an_index_map_that_would_fill_the_memory_is_refused(width: int, count: i
     indices = {"start": 0, "stride": 1, "count": count, "step": 1}
     with pytest.raises(PlanError, match="no layer has so many"):
         Member.from_json({"layer": "a", "role": "producer", "indices": indices}, width)
+
+
+@pytest.mark.parametrize("count", [0, -1, -(10**9)])
+def test_an_index_map_must_give_channels_positions(count: int) -> None:
+    indices = {"start": 0, "stride": 1, "count": count, "step": 1}
+    with pytest.raises(PlanError, match=f"gives channels {count} positions each"):
+        Member.from_json({"layer": "a", "role": "producer", "indices": indices}, 3)
+
+
+@pytest.mark.parametrize("width", [0, -3, 10**9, 10**30])
+@pytest.mark.parametrize("count", [1, 0])
+def test_a_width_that_no_group_has_is_refused_before_it_is_written_out(width: int, count: int) -> None:
+    indices = {"start": 0, "stride": 1, "count": count, "step": 1}
+    data = {"name": "a", "width": width, "members": [{"layer": "a", "role": "producer", "indices": indices}]}
+    with pytest.raises(PlanError, match="stands where a width should"):
+        ChannelGroup.from_json(data)
+    with pytest.raises(PlanError, match="stands where a width should"):
+        PruningPlan.from_json(plan().to_json() | {"groups": [data], "kept": {}, "ties": {}})
+
+
+def test_layers_that_would_fill_the_memory_together_are_refused() -> None:
+    indices = {"start": 0, "stride": 1, "count": 2**20, "step": 1}
+    members = [{"layer": f"layer{idx}", "role": "producer", "indices": indices} for idx in range(9)]
+    groups = [{"name": f"group{idx}", "width": 1, "members": members} for idx in range(2)]
+    with pytest.raises(PlanError, match=f"have {18 * 2**20} positions; no network has so many"):
+        PruningPlan.from_json(plan().to_json() | {"groups": groups, "kept": {}, "ties": {}})
 
 
 def test_group_scores_are_summed_over_producers() -> None:

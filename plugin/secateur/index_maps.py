@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
 from secateur.errors import PlanError
 
 Indices = tuple[tuple[int, ...], ...]
-MOST = 2**24  # positions of one layer: far beyond any, and few enough to write out
+MOST = 2**24  # positions of all layers of a plan: far beyond any, and few enough to write out
 
 
 def _affine(start: int, stride: int, count: int, step: int, width: int) -> Indices:
@@ -30,15 +31,45 @@ def pack_indices(indices: Indices) -> Any:
 def whole(value: Any) -> int:
     """Return a whole number as it was read from JSON. Raises PlanError for anything else, such as 1.5 or "1"."""
     if type(value) is not int:
-        raise PlanError(f"{value!r} stands where a whole number should")
+        raise PlanError(f"{reprlib.repr(value)} stands where a whole number should")
     return value
 
 
+def group_width(value: Any) -> int:
+    """Return the width of a group as it was read from JSON. Raises PlanError where no group has it."""
+    width = whole(value)
+    if not 1 <= width <= MOST:
+        raise PlanError(f"{reprlib.repr(width)} stands where a width should: a whole number in 1..{MOST}")
+    return width
+
+
+def count_positions(packed: Any, width: int) -> int:
+    """Return how many positions an index map gives that was read from JSON, before they are written out.
+
+    Raises:
+        PlanError: more than a layer has, or numbers that are none of an index map.
+
+    Example:
+        >>> count_positions({"start": 0, "stride": 2, "count": 2, "step": 1}, 8), count_positions([[0], [1, 2]], 2)
+        (16, 3)
+    """
+    if not isinstance(packed, Mapping):
+        return sum(len(owned) for owned in packed)
+    count = whole(packed["count"])
+    if count < 1:
+        raise PlanError(f"an index map gives channels {reprlib.repr(count)} positions each; it must give at least 1")
+    if width * count > MOST:
+        raise PlanError(
+            f"an index map gives {width} channels {reprlib.repr(count)} positions each; no layer has so many"
+        )
+    return width * count
+
+
 def unpack_indices(packed: Any, width: int) -> Indices:
+    """Return the index map that `pack_indices` wrote. Raises PlanError where it is none of `width` channels."""
+    count_positions(packed, width)
     if isinstance(packed, Mapping):
         start, stride, count, step = (whole(packed[k]) for k in ("start", "stride", "count", "step"))
-        if width * count > MOST:
-            raise PlanError(f"an index map gives {width} channels {count} positions each; no layer has so many")
         indices = _affine(start, stride, count, step, width)
     else:
         indices = tuple(tuple(whole(p) for p in owned) for owned in packed)

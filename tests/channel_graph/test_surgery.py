@@ -13,7 +13,7 @@ from torch import nn
 from networks_for_tests import ChannelShuffle, ConcatTwice, Depthwise, Grouped, Residual, randomise_batch_norm
 from secateur.channel_graph import apply_plan, channel_groups, masked, verify_pruning
 from secateur.errors import PlanError, VerificationError
-from secateur.records import ChannelGroups, PruningPlan
+from secateur.records import ChannelGroup, ChannelGroups, Member, PruningPlan
 
 IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -113,6 +113,15 @@ def test_a_plan_for_another_network_is_refused() -> None:
         apply_plan(Depthwise(), plan)
     with pytest.raises(PlanError, match="applied already"):
         apply_plan(apply_plan(Residual(), plan), plan)
+
+
+@pytest.mark.parametrize("axis", [7, 4, -1, -10])
+def test_an_axis_that_a_parameter_does_not_have_is_refused(axis: int) -> None:
+    own = ((0,), (1,))
+    members = (Member("0", "producer", own), Member("0.weight", "carrier", own, axis))
+    plan = PruningPlan((ChannelGroup("0", 2, members),), {"0": (1,)}, "macs", 2, 1, 1)
+    with pytest.raises(PlanError, match=rf"axis {axis} of '0.weight', which has shape \(2, 3, 1, 1\)"):
+        apply_plan(nn.Sequential(nn.Conv2d(3, 2, 1)), plan)
 
 
 def test_verification_notices_wrong_channels_and_names_the_group() -> None:

@@ -35,7 +35,8 @@ def apply_plan(model: nn.Module, plan: PruningPlan) -> nn.Module:
         plan: what to keep; groups without an entry keep everything.
 
     Raises:
-        PlanError: the plan names a layer that the network does not have, or channels beyond the layer's size.
+        PlanError: the plan names a layer that the network does not have, an axis that a parameter does not have, or
+            channels beyond the layer's size.
 
     Cost: one copy of the network, and one copy of each tensor that shrinks.
 
@@ -112,10 +113,20 @@ def _check_members(model: nn.Module, groups: Sequence[ChannelGroup]) -> None:
 
 
 def layer_size(model: nn.Module, member: Member) -> int | None:
-    """Return how many positions the member's dimension has in `model`, None where the layer does not exist."""
+    """Return how many positions the member's dimension has in `model`, None where the layer does not exist.
+
+    Raises:
+        PlanError: the member's axis is none of the parameter's.
+    """
     try:
         if member.axis is not None:
-            return model.get_parameter(member.layer).shape[member.axis]
+            shape = model.get_parameter(member.layer).shape
+            if not 0 <= member.axis < len(shape):
+                raise PlanError(
+                    f"the plan cuts axis {member.axis} of {member.layer!r}, which has shape {tuple(shape)}: it is "
+                    "another network's plan"
+                )
+            return shape[member.axis]
         module = model.get_submodule(member.layer)
     except AttributeError:
         return None

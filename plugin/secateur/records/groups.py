@@ -13,7 +13,7 @@ from torch import Tensor
 
 from secateur.counts import check_counts
 from secateur.errors import ConfigError, PlanError, ScoreError
-from secateur.index_maps import Indices, pack_indices, unpack_indices, whole
+from secateur.index_maps import Indices, group_width, pack_indices, unpack_indices, whole
 
 Role = Literal["producer", "carrier", "consumer", "masked"]
 Reduction = Literal["sum", "mean", "max"]
@@ -138,7 +138,7 @@ class ChannelGroup:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ChannelGroup:
-        width = whole(data["width"])
+        width = group_width(data["width"])
         group = cls(str(data["name"]), width, tuple(Member.from_json(m, width) for m in data["members"]))
         if not group.producers:
             raise PlanError(f"no layer produces the channels of the group {group.name!r}")

@@ -6,12 +6,13 @@ import hashlib
 import itertools
 import json
 import math
+import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from secateur.errors import PlanError
-from secateur.index_maps import whole
+from secateur.index_maps import MOST, count_positions, group_width, whole
 from secateur.records.groups import ChannelGroup
 
 FORMAT = 1
@@ -133,6 +134,7 @@ class PruningPlan:
         try:
             if data["format"] != FORMAT:
                 raise PlanError(f"the plan has format {data['format']!r}; this version reads format {FORMAT}")
+            _check_size(data["groups"])
             cost = data["cost"]
             return cls(
                 groups=tuple(ChannelGroup.from_json(g) for g in data["groups"]),
@@ -154,8 +156,23 @@ class PruningPlan:
             raise PlanError(f"not a pruning plan of secateur: {type(error).__name__} {error}") from error
 
 
+def _check_size(groups: Any) -> None:
+    """Refuse groups as they were read from JSON, a few numbers each, that would fill the memory if written out."""
+    positions = sum(
+        count_positions(member["indices"], group_width(group["width"]))
+        for group in groups
+        for member in group["members"]
+    )
+    if positions > MOST:
+        raise PlanError(f"the layers of the plan have {positions} positions; no network has so many")
+
+
 def _amount(value: Any) -> float:
-    """Return a cost or a budget as it was read from JSON, which in Python may say NaN and infinity."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        raise PlanError(f"{value!r} stands where a cost should: a finite number of at least 0")
-    return float(value)
+    """Return a cost or a budget as it was read from JSON, which in Python may say NaN, infinity and 10^400."""
+    try:
+        amount = math.nan if isinstance(value, bool) or not isinstance(value, (int, float)) else float(value)
+    except OverflowError:
+        amount = math.inf
+    if not 0 <= amount < math.inf:
+        raise PlanError(f"{reprlib.repr(value)} stands where a cost should: a finite number of at least 0")
+    return amount
