@@ -1,4 +1,4 @@
-"""Numbers of things: whole, and at least one."""
+"""Numbers of things: whole, and not below the least."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from numbers import Integral
 from secateur.errors import ConfigError
 
 
-def check_counts(**counts: object) -> None:
-    """Refuse the first of the settings that is no whole number from 1 up.
+def check_counts(*, least: int = 1, **counts: object) -> None:
+    """Refuse the first of the settings that is no whole number from `least` up.
 
     Raises:
         ConfigError: it names the setting, what was given and what is allowed.
@@ -20,5 +20,5 @@ def check_counts(**counts: object) -> None:
         secateur.errors.ConfigError: round_to is 2.5; it must be a whole number, at least 1
     """
     for name, count in counts.items():
-        if isinstance(count, bool) or not isinstance(count, Integral) or count < 1:
-            raise ConfigError(f"{name} is {count!r}; it must be a whole number, at least 1")
+        if isinstance(count, bool) or not isinstance(count, Integral) or count < least:
+            raise ConfigError(f"{name} is {count!r}; it must be a whole number, at least {least}")

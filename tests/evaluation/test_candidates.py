@@ -32,7 +32,7 @@ from secateur.errors import ConfigError, DataError, NetworkError, PlanError
 from secateur.evaluation import CandidateWorth, MaskedAccuracy, accuracy
 from secateur.networks import digits_resnet
 from secateur.protocols import Evaluate, Kept, Race, Worth
-from secateur.records import ChannelGroup, PruningPlan
+from secateur.records import ChannelGroup, Member, PruningPlan
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "residual": Residual,
@@ -45,6 +45,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "padded": ZeroPaddedShortcut,
 }
 Batch = tuple[Tensor, Tensor]
+WIDER = ChannelGroup("stem", 9, (Member("stem", "producer", tuple((c,) for c in range(9))),))
 
 
 def problem(build: Callable[[], nn.Module], *, images: int = 90, size: int = 16) -> tuple[nn.Module, Any, list[Batch]]:
@@ -240,8 +241,13 @@ def test_settings_are_plain_data() -> None:
         ({"recovery": "training"}, ConfigError, "allowed: none, recalibrate, compensate"),
         ({"recovery": "compensate"}, ConfigError, "needs calibration images"),
         ({"calibration": [torch.zeros(2, 3, 16, 16)]}, ConfigError, "reads no calibration images"),
-        ({"chunk": 0}, ConfigError, "at least 1"),
-        ({"memory": 0}, ConfigError, "at least 1"),
+        ({"chunk": 0}, ConfigError, "chunk is 0; it must be a whole number, at least 1"),
+        ({"chunk": 2.5}, ConfigError, "chunk is 2.5; it must be a whole number"),
+        ({"memory": 0}, ConfigError, "memory is 0"),
+        ({"rows": 0}, ConfigError, "rows is 0"),
+        ({"samples": 0}, ConfigError, "samples is 0"),
+        ({"model": nn.Sequential(nn.Flatten(), nn.Linear(768, 3))}, NetworkError, "another network: it has no layer"),
+        ({"groups": {"stem": WIDER}}, NetworkError, "'stem' has 8 channels on its producer side.* its channel 8"),
         ({"batches": []}, DataError, "empty"),
         ({"batches": [torch.zeros(2, 3, 16, 16)]}, DataError, "without labels"),
         ({"batches": [(torch.zeros(2, 3, 16, 16), torch.tensor([0, 7]))]}, DataError, r"found 0\.\.7"),

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from secateur.batches import Batches, rebatch
-from secateur.errors import ConfigError, DataError
+from secateur.counts import check_counts
+from secateur.errors import DataError
 from secateur.evaluation.arithmetic import fastest_format, fold, foldable
 from secateur.evaluation.exactness import Referee, undecided
 from secateur.evaluation.expectations import Expectations
@@ -28,7 +29,7 @@ from secateur.evaluation.penalties import (
 )
 from secateur.evaluation.racing import Settle, race
 from secateur.evaluation.recoveries import Recovery, mend_by
-from secateur.evaluation.stage import shared_channels
+from secateur.evaluation.stage import check_groups, shared_channels
 from secateur.modes import device_of, reading, unwrapped
 from secateur.protocols import Kept, Worth
 from secateur.records import ChannelGroup
@@ -70,9 +71,9 @@ class CandidateWorth:
         settings: what is measured, as plain data.
 
     Raises:
-        ConfigError: unknown measure or recovery, or calibration images that are missing or in vain.
+        ConfigError: unknown measure or recovery, a count below 1, or calibration images that are missing or in vain.
         DataError: no images, images of several sizes, labels that do not fit, or outputs that are NaN.
-        NetworkError: a compiled or scripted network.
+        NetworkError: a compiled or scripted network, or groups of another network.
 
     Cost: a race of L candidates: at most L + 1 forward passes over the images, as a rule less than a fifth of it. This
     process judges all images; `MaskedAccuracy` can share them out over several.
@@ -105,9 +106,11 @@ class CandidateWorth:
         chunk: int | None = None,
     ) -> None:
         check_measure(measure)
+        check_counts(samples=samples, rows=rows, memory=memory, chunk=1 if chunk is None else chunk)
         self._device = device_of(model)
         self._model = copy.deepcopy(unwrapped(model)).eval()
         self._groups, self._measure = dict(groups), measure
+        check_groups(self._model, self._groups)
         images, self._wanted, safety = self._read(batches)
         self._images = torch.cat(images)
         self._expected = Expectations(measure, safety)
@@ -257,8 +260,6 @@ class CandidateWorth:
 
     def _how_many(self, memory: int) -> int:
         """Return of how many images what is common to candidates fits into `memory` bytes."""
-        if self._chunk < 1 or memory < 1:
-            raise ConfigError(f"chunk and memory must be at least 1; found {self._chunk} and {memory}")
         layers = {m.layer for g in self._groups.values() for m in g.members if m.role in ("consumer", "masked")}
         return memory // max(1, self._forks.bytes_for(layers))
 
