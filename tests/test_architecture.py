@@ -26,6 +26,7 @@ FOUNDATION = {
     "hooks",
     "distributed",
     "precision",
+    "plain_data",
 }
 MAY_IMPORT = {
     **{f"secateur.{name}": FOUNDATION for name in FOUNDATION},

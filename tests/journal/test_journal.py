@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from hypothesis import given
@@ -19,7 +20,7 @@ from secateur.errors import JournalError, ScoreError
 from secateur.journal import Journal, Remembering
 from secateur.journal.remembering import candidate_key
 from secateur.protocols import Evaluate, Kept, Race, Worth
-from secateur.records import PruningPlan, ScoreTable
+from secateur.records import ChannelGroup, Member, PruningPlan, ScoreTable
 
 
 @dataclass(frozen=True)
@@ -292,3 +293,32 @@ def test_an_earlier_journal_gets_its_table_of_facts(path: Path) -> None:
     rows(path, "DROP TABLE facts")
     with Journal.open(path, IDENTITY) as journal:
         assert journal.fact("dense", lambda: 1) == 1
+
+
+def test_the_numbers_of_numpy_are_stored_as_numbers(path: Path) -> None:
+    group = ChannelGroup("first", 3, (Member("first", "producer", ((0,), (1,), (2,))),))
+    kept = {"first": tuple(numpy.array([0, 2]))}
+    plan = PruningPlan((group,), kept, "macs", 3, 2, 2, settings={"delta": numpy.float32(0.5)})
+    scores = ScoreTable({"first": torch.ones(3)}, settings={"samples": numpy.int64(5)})
+    with Journal.open(path, IDENTITY) as journal:
+        evaluate = journal.remembering(Counting({"images": numpy.int64(90)}))
+        assert (evaluate(kept), evaluate({"first": (0, 2)}), evaluate.made) == (0.2, 0.2, 1)
+        assert journal.scores("hrank", lambda: scores).settings == {"samples": 5}
+        journal.finished(plan)
+        assert journal.plan == plan
+        assert journal.plan.fingerprint == plan.fingerprint
+
+
+def test_what_is_no_plain_data_is_not_stored(path: Path) -> None:
+    group = ChannelGroup("first", 3, (Member("first", "producer", ((0,), (1,), (2,))),))
+    odd = {"weight": torch.ones(1)}
+    with Journal.open(path, IDENTITY) as journal:
+        with pytest.raises(JournalError, match="the settings of the scores 'hrank' must be plain data"):
+            journal.scores("hrank", lambda: ScoreTable({"first": torch.ones(3)}, settings=odd))
+        with pytest.raises(JournalError, match=r"the plan of the search must be plain data; it is not: .*Tensor"):
+            journal.finished(PruningPlan((group,), {}, "macs", 3, 3, 3, settings=odd))
+        with pytest.raises(JournalError, match="a step of the search must be plain data"):
+            journal.decided(Step(1, "first", 2, 80.0, torch.ones(1)))  # type: ignore[arg-type]  # a tensor where a number should be
+        with pytest.raises(JournalError, match="the channels that they keep"):
+            journal.remembering(lambda kept: 0.5)({"first": tuple(torch.arange(2))})  # type: ignore[arg-type]  # tensors, which are no numbers
+        assert journal.plan is None

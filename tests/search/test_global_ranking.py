@@ -55,10 +55,19 @@ def test_evolution_is_never_worse_than_the_plain_ranking_and_repeats() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"generations": -1}, {"sample": 9, "population": 8}, {"sample": 0}, {"sigma": 0.0}]
+    ("options", "told"),
+    [
+        ({"generations": -1}, "generations is -1; it must be a whole number, at least 0"),
+        ({"generations": 2.5}, "generations is 2.5"),
+        ({"sample": 9, "population": 8}, "sample must be at most population.* found 9, 8"),
+        ({"sample": 0}, "sample is 0"),
+        ({"population": 8.5}, "population is 8.5"),
+        ({"sigma": 0.0}, "sigma above 0"),
+        ({"sigma": "1"}, "sigma above 0"),
+    ],
 )
-def test_settings_that_cannot_be(options: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="sample between 1 and population"):
+def test_settings_that_cannot_be(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
         global_ranking_plan(*small_case().arguments, "60%", size, **options)
 
 

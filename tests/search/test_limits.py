@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -65,10 +66,13 @@ def test_floors_that_meet_the_budget_need_no_evaluation() -> None:
     [
         ({"c": (1, 2)}, {}, "limits are given for c, which is no channel group"),
         ({"a": (5, 4)}, {}, "'a' is to keep 5 to 4 of its 8 channels"),
+        ({"a": 3}, {}, "the limits of the group 'a' are 3; they must be two numbers"),
+        ({"a": "37"}, {}, "the limits of the group 'a' are '37'"),
+        ({"a": (1, 2, 3)}, {}, "they must be two numbers"),
         ({"a": (5, 7)}, {"round_to": 4}, "widths that are allowed are 4, 8"),
     ],
 )
-def test_limits_that_cannot_be_met(limits: dict[str, tuple[int, int]], options: dict[str, int], told: str) -> None:
+def test_limits_that_cannot_be_met(limits: dict[str, Any], options: dict[str, int], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         greedy_plan(GROUPS, SCORES, Channels(), "50%", lambda kept: 0.0, limits=limits, **options)
 

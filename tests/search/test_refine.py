@@ -370,7 +370,8 @@ def test_a_start_that_does_not_fit_is_refused() -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"max_evaluations": 0}, "max_evaluations is 0; it must be at least 1"),
+        ({"max_evaluations": 0}, "max_evaluations is 0; it must be a whole number, at least 1"),
+        ({"max_evaluations": 1.5}, "max_evaluations is 1.5"),
         ({"breadth": 0}, "breadth is 0"),
         ({"promise": "luck"}, "unknown promise 'luck'; allowed: curves, scores"),
         ({"round_to": 0}, "round_to is 0"),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from secateur.batches import Batches, opened, unpack
 from secateur.errors import JournalError
 from secateur.modes import tensors_hash, weights_hash
+from secateur.plain_data import own_number
 from secateur.records import ChannelGroup
 
 Identity = Mapping[str, Any]
@@ -102,7 +103,7 @@ def _parts(values: Mapping[str, Any], path: str, what: str) -> Iterator[tuple[st
             yield from _parts(value, f"{path}{name}.", what)
             continue
         try:
-            yield f"{path}{name}", json.dumps(value, sort_keys=True)
+            yield f"{path}{name}", json.dumps(value, sort_keys=True, default=own_number)
         except (TypeError, ValueError) as error:
             raise JournalError(
                 f"{what} must be plain data (text, numbers, true, false, null, and lists and mappings of them); "

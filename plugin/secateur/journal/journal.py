@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from numbers import Real
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,7 @@ from secateur.errors import JournalError
 from secateur.journal.identity import Identity, differences, flat
 from secateur.journal.remembering import Remembering, candidate_key, remembering
 from secateur.journal.store import Store
+from secateur.plain_data import own_number
 from secateur.protocols import Evaluate, Kept
 from secateur.records import PruningPlan, ScoreTable
 
@@ -103,13 +105,17 @@ class Journal:
         self.close()
 
     def scores(self, name: str, compute: Callable[[], ScoreTable]) -> ScoreTable:
-        """Return the scores stored under a name, or compute and store them. Raises JournalError."""
+        """Return the scores stored under a name, or compute and store them.
+
+        Raises:
+            JournalError: their settings are no plain data, or the journal cannot be read or written.
+        """
         stored = self._scores(name)
         if stored is not None:
             return stored
         begun = time.monotonic()
         table = compute()
-        row = (name, json.dumps(dict(table.settings)), time.monotonic() - begun)
+        row = (name, _record(f"the settings of the scores {name!r}", dict(table.settings)), time.monotonic() - begun)
         with self._store.writing() as write:
             if write("INSERT OR IGNORE INTO score_tables (name, settings, seconds) VALUES (?, ?, ?)", *row):
                 for layer, values in table.items():
@@ -193,11 +199,7 @@ class Journal:
         """
         stored = self._store.read("SELECT fact FROM facts WHERE name = ?", name)
         if not stored:
-            found = find()
-            try:
-                record = json.dumps(found, allow_nan=False)
-            except (TypeError, ValueError) as error:
-                raise JournalError(f"the fact {name!r} must be finite plain data; it is not: {error}") from error
+            record = _record(f"the fact {name!r}", find(), finite=True)
             with self._store.writing() as write:
                 write("INSERT OR IGNORE INTO facts (name, fact) VALUES (?, ?)", name, record)
             stored = self._store.read("SELECT fact FROM facts WHERE name = ?", name)
@@ -214,10 +216,11 @@ class Journal:
         """Store a step of the search; for `on_step`.
 
         Raises:
-            JournalError: an earlier run of the same search decided otherwise, or the journal cannot be written.
+            JournalError: an earlier run of the same search decided otherwise, the step is no plain data, or the journal
+                cannot be written.
         """
         fields = asdict(step)
-        number, record = fields["step"], json.dumps(fields)
+        number, record = fields["step"], _record("a step of the search", fields)
         columns = (fields.get("group"), fields.get("width"), _number(fields.get("cost")), _number(fields.get("worth")))
         with self._store.writing() as write:
             write(
@@ -231,9 +234,10 @@ class Journal:
         """Store the plan that the search has ended in.
 
         Raises:
-            JournalError: an earlier run of the same search ended in another, or the journal cannot be written.
+            JournalError: an earlier run of the same search ended in another, the plan's settings are no plain data, or
+                the journal cannot be written.
         """
-        record = json.dumps(plan.to_json())
+        record = _record("the plan of the search", plan.to_json())
         with self._store.writing() as write:
             write("INSERT OR IGNORE INTO plans (id, fingerprint, plan) VALUES (1, ?, ?)", plan.fingerprint, record)
         self._compare("the plan", record, self._store.read("SELECT plan FROM plans"))
@@ -270,8 +274,16 @@ class Journal:
             return ScoreTable(scores, settings=json.loads(found[0][0]))
 
 
+def _record(what: str, data: Any, *, finite: bool = False) -> str:
+    try:
+        return json.dumps(data, allow_nan=not finite, default=own_number)
+    except (TypeError, ValueError) as error:
+        kind = "finite plain data" if finite else "plain data"
+        raise JournalError(f"{what} must be {kind}; it is not: {error}") from error
+
+
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, (int, float)) else None
+    return float(value) if isinstance(value, Real) else None
 
 
 def _shortly(record: str) -> str:

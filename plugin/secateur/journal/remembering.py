@@ -12,6 +12,7 @@ from typing import Any
 from secateur.errors import JournalError
 from secateur.journal.identity import flat
 from secateur.journal.store import Store
+from secateur.plain_data import own_number
 from secateur.protocols import Evaluate, Kept, Race, Worth
 
 
@@ -170,7 +171,7 @@ def _name_of(settings: Mapping[str, Any]) -> str:
     """Return the settings of an evaluation as the text that what it finds is kept by."""
     what = "the settings of an evaluation that a journal remembers"
     try:
-        return json.dumps(dict(settings), sort_keys=True)
+        return json.dumps(dict(settings), sort_keys=True, default=own_number)
     except (TypeError, ValueError) as error:
         if isinstance(settings, Mapping):
             flat(settings, what=what)  # names the one
@@ -180,11 +181,18 @@ def _name_of(settings: Mapping[str, Any]) -> str:
 def candidate_key(kept: Kept) -> str:
     """Return the sha256 of a candidate: groups in any order, and the channels that they keep.
 
+    Raises:
+        JournalError: the channels are no numbers.
+
     Example:
         >>> candidate_key({"a": (0, 1), "b": (2,)}) == candidate_key({"b": (2,), "a": (0, 1)})
         True
     """
-    text = json.dumps({group: list(channels) for group, channels in kept.items()}, sort_keys=True)
+    channels = {group: list(stay) for group, stay in kept.items()}
+    try:
+        text = json.dumps(channels, sort_keys=True, default=own_number)
+    except TypeError as error:
+        raise JournalError(f"a candidate must map groups to the channels that they keep, numbers: {error}") from error
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from secateur.errors import PlanError
 from secateur.index_maps import MOST, count_positions, group_width, whole
+from secateur.plain_data import own_number, plain
 from secateur.records.groups import ChannelGroup
 
 FORMAT = 1
@@ -108,12 +109,12 @@ class PruningPlan:
     def fingerprint(self) -> str:
         """A short hash of the decision itself: groups and kept channels."""
         data = {"groups": [g.to_json() for g in self.groups], "kept": {n: list(self[n]) for n in self.widths}}
-        return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(data, sort_keys=True, default=own_number).encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data that `from_json` reads back to an equal plan."""
         further = {"further": {name: asdict(spent) for name, spent in self.further.items()}} if self.further else {}
-        return {
+        data = {
             "format": FORMAT,
             "cost": {
                 "name": self.cost,
@@ -122,11 +123,12 @@ class PruningPlan:
                 "budget": self.budget,
             },
             **further,
-            "settings": dict(self.settings),
-            "ties": dict(self.ties),
+            "settings": self.settings,
+            "ties": self.ties,
             "groups": [g.to_json() for g in self.groups],
             "kept": {name: list(channels) for name, channels in self.kept.items()},
         }
+        return {key: plain(value) for key, value in data.items()}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> PruningPlan:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from secateur.errors import ScoreError
+from secateur.plain_data import plain
 
 FORMAT = 1
 
@@ -52,7 +53,7 @@ class ScoreTable(Mapping[str, Tensor]):
     def to_json(self) -> dict[str, Any]:
         """Return plain data; float64 survives the trip exactly."""
         scores = {layer: values.tolist() for layer, values in self._scores.items()}
-        return {"format": FORMAT, "settings": dict(self.settings), "scores": scores}
+        return {"format": FORMAT, "settings": plain(self.settings), "scores": scores}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ScoreTable:

@@ -17,10 +17,12 @@ from __future__ import annotations
 import bisect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
 
+from secateur.counts import check_counts
 from secateur.errors import ConfigError
 from secateur.protocols import Evaluate
 from secateur.records import ChannelGroup, PruningPlan, Reduction, ScoreTable
@@ -110,10 +112,11 @@ def global_ranking_plan(
     Deviations: judged without the few training steps that the paper allows (its published scripts take none); the
     budget is met from below; a width is never below `min_keep`.
     """
-    if generations < 0 or not 1 <= sample <= population or not sigma > 0:
+    check_counts(population=population, sample=sample)
+    check_counts(least=0, generations=generations)
+    if sample > population or not isinstance(sigma, Real) or not sigma > 0:
         raise ConfigError(
-            "generations must be at least 0, sample between 1 and population, and sigma above 0; found "
-            f"{generations}, {sample}, {population} and {sigma}"
+            f"sample must be at most population, and sigma above 0; found {sample}, {population} and {sigma!r}"
         )
     problem = state_problem(
         groups,
@@ -126,7 +129,7 @@ def global_ranking_plan(
         variant=variant,
         seed=seed,
     )
-    ranking, random = _Ranking(problem), torch.Generator().manual_seed(seed)
+    ranking, random = _Ranking(problem), torch.Generator().manual_seed(int(seed))
     known: dict[tuple[int, ...], float] = {}
 
     def judged(scale: Tensor, offset: Tensor, generation: int) -> _Member:

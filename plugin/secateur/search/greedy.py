@@ -12,8 +12,10 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
+from secateur.counts import check_counts
 from secateur.errors import BudgetError, ConfigError, ScoreError, SecateurWarning
 from secateur.protocols import Evaluate, Kept
 from secateur.records import ChannelGroup, PruningPlan, Reduction, ScoreTable
@@ -144,10 +146,9 @@ def greedy_plan(
         >>> dict(plan.kept)
         {'a': (0, 1), 'b': (0,)}
     """
-    if not 0 < delta <= 1:
-        raise ConfigError(f"delta is {delta}; it must be a share of the dense cost above 0 and at most 1")
-    if rescore_every < 1:
-        raise ConfigError(f"rescore_every is {rescore_every}; it must be at least 1")
+    if not isinstance(delta, Real) or not 0 < delta <= 1:
+        raise ConfigError(f"delta is {delta!r}; it must be a share of the dense cost above 0 and at most 1")
+    check_counts(rescore_every=rescore_every)
     problem = state_problem(
         groups,
         scores,

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from secateur.errors import ConfigError, EvaluationError, JournalError, ProcessError, SecateurWarning
+from secateur.plain_data import own_number
 from secateur.protocols import Evaluate, Kept, Race, Worth
 
 NOT_OF_A_CANDIDATE = (JournalError, ProcessError)  # what remembers or shares the evaluation failed
@@ -105,7 +106,7 @@ def settings_of(evaluate: Evaluate) -> dict[str, Any]:
     try:
         if not isinstance(settings, Mapping):
             raise TypeError(f"found {type(settings).__name__}")
-        json.dumps(dict(settings), allow_nan=False)
+        json.dumps(dict(settings), allow_nan=False, default=own_number)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"the settings of an evaluation must be a mapping of plain data: {error}") from error
     return {"evaluation": dict(settings)}

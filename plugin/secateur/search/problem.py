@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import warnings
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import Any, get_args
 
 from torch import Tensor
 
+from secateur.counts import check_counts
 from secateur.errors import ConfigError, NetworkError, PlanError, ScoreError, SecateurWarning
+from secateur.plain_data import plain
 from secateur.records import ChannelGroup, PruningPlan, Reduction, ScoreTable, Spent
 from secateur.search.selection import Variant, allowed_widths, select, ties_at_cut
 from secateur.search.spending import Budgets, Costs, Spending, Widths, check_reach, state_spendings
@@ -114,7 +117,7 @@ class Problem:
             cost_after=first.after,
             budget=first.budget,
             ties={name: count for name, count in self._ties(widths).items() if count},
-            settings={**self.settings, **settings},
+            settings=plain({**self.settings, **settings}),
             further=spent,
         )
 
@@ -197,12 +200,12 @@ def plan_settings(
     """Return what a plan records of how its channels are chosen.
 
     Raises:
-        ConfigError: an unknown variant or a negative seed.
+        ConfigError: `round_to` or `min_keep` below 1, an unknown variant or a negative seed.
     """
+    check_counts(round_to=round_to, min_keep=min_keep)
+    check_counts(least=0, **{"the seed": seed})
     if variant not in get_args(Variant):
         raise ConfigError(f"unknown variant {variant!r}; allowed: {', '.join(get_args(Variant))}")
-    if seed < 0:
-        raise ConfigError(f"the seed is {seed}; it must be at least 0")
     return {
         "round_to": round_to,
         "min_keep": min_keep,
@@ -243,7 +246,7 @@ def _within(
         raise ConfigError(f"limits are given for {', '.join(unknown)}, which is no channel group; known: {[*groups]}")
     within = dict(widths)
     for name, allowed in widths.items():
-        least, most = limits.get(name, (allowed[0], allowed[-1]))
+        least, most = _pair(name, limits.get(name, (allowed[0], allowed[-1])))
         within[name] = tuple(width for width in allowed if least <= width <= most)
         if not within[name]:
             raise ConfigError(
@@ -251,3 +254,14 @@ def _within(
                 f"that are allowed are {', '.join(map(str, allowed))}"
             )
     return within
+
+
+def _pair(name: str, limits: Any) -> tuple[float, float]:
+    """Return the limits of a group if they are the least and the most channels that it keeps."""
+    pair = tuple(limits) if isinstance(limits, Iterable) else ()
+    if len(pair) != 2 or not all(isinstance(limit, Real) for limit in pair):
+        raise ConfigError(
+            f"the limits of the group {name!r} are {limits!r}; they must be two numbers, the least and the most "
+            "channels that it keeps"
+        )
+    return pair[0], pair[1]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from numbers import Real
 
 from secateur.errors import BudgetError, ConfigError
 from secateur.records import ChannelGroup, ChannelGroups, PruningPlan, Reduction, ScoreTable
@@ -194,8 +195,8 @@ def _by_group(groups: Groups, rates: Rates) -> dict[str, dict[str, float]]:
             )
         rates = dict(zip(groups, rates, strict=True))
     for layer, rate in rates.items():
-        if not 0 <= rate <= 1:
-            raise ConfigError(f"the rate of {layer!r} is {rate}; a share of removed channels must lie in 0..1")
+        if not isinstance(rate, Real) or not 0 <= rate <= 1:
+            raise ConfigError(f"the rate of {layer!r} is {rate!r}; a share of removed channels must lie in 0..1")
     makers = {name: {name, *(member.layer for member in group.producers)} for name, group in groups.items()}
     known = set().union(*makers.values())
     for layer, rate in rates.items():

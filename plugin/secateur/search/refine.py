@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
+from secateur.counts import check_counts
 from secateur.errors import BudgetError, ConfigError
 from secateur.protocols import Evaluate
 from secateur.records import ChannelGroup, PruningPlan, Reduction, ScoreTable
@@ -129,9 +130,7 @@ def refine_plan(
     """
     if promise not in get_args(Promise):
         raise ConfigError(f"unknown promise {promise!r}; allowed: {', '.join(get_args(Promise))}")
-    for name, number in (("max_evaluations", max_evaluations), ("breadth", breadth)):
-        if number < 1:
-            raise ConfigError(f"{name} is {number}; it must be at least 1")
+    check_counts(max_evaluations=max_evaluations, breadth=breadth)
     problem = state_problem(
         groups, scores, cost, budget, round_to=round_to, min_keep=min_keep, reduction=reduction, start=start
     )

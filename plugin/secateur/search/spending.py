@@ -70,7 +70,7 @@ def state_spendings(cost: Costs, budget: Budgets, dense: Widths) -> tuple[Spendi
         dense: the widths of the dense network.
 
     Raises:
-        ConfigError: no cost, two costs of one name, or a cost that is no finite number of at least 0.
+        ConfigError: no cost, what is none, two costs of one name, or a cost that is no finite number of at least 0.
         BudgetError: a budget is malformed, without a cost, or missing; or the dense network meets all of them.
     """
     costs = told_apart(cost)
@@ -95,8 +95,14 @@ def state_spendings(cost: Costs, budget: Budgets, dense: Widths) -> tuple[Spendi
 
 
 def told_apart(cost: Costs) -> tuple[CostModel, ...]:
-    """Return the costs one by one. Raises ConfigError where there is none, or two have one name."""
-    costs = tuple(cost) if isinstance(cost, Sequence) else (cost,)
+    """Return the costs one by one. Raises ConfigError where there is none, one is no cost, or two have one name."""
+    costs = tuple(cost) if isinstance(cost, Sequence) and not isinstance(cost, str) else (cost,)
+    for each in costs:
+        if not callable(each) or not hasattr(each, "name") or not hasattr(each, "unit"):
+            raise ConfigError(
+                f"{reprlib.repr(each)} stands where a cost should: a function of the widths with a name and a unit, "
+                "such as secateur.MacsCost, or a list of such"
+            )
     names = [each.name for each in costs]
     if not costs or len(set(names)) < len(names):
         raise ConfigError(f"costs must have different names, and there must be one; found: {', '.join(names) or None}")
