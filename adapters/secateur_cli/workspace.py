@@ -23,10 +23,10 @@ UNFINISHED = re.compile(r"\..+\.\d+\.tmp")  # how `secateur.files.replacing` nam
 class Workspace:
     """A folder that holds one run, in which finished stages are not repeated.
 
-    run.json names the run by its settings. A folder of the same run is continued; one that holds another run, or files
-    that no run has written, is refused before anything is touched. A stage counts as done once its result stands in
-    run.json, which is written after the stage's files, so a run that is stopped at any moment can be continued. Where
-    a file of a stage is gone, that stage and all later ones are done again.
+    run.json names the run by its settings and its images. A folder of the same run is continued; one that holds another
+    run, or files that no run has written, is refused before anything is touched. A stage counts as done once its
+    result stands in run.json, which is written after the stage's files, so a run that is stopped at any moment can be
+    continued. Where a file of a stage is gone, that stage and all later ones are done again.
 
     Making the object reads and checks; `open` is the first to write.
 
@@ -60,20 +60,27 @@ class Workspace:
         self.seconds = 0.0
         self.lost: str | None = None
         self._files = dict(files or {})
+        self._images: dict[str, str] = {}
         self._begun = time.monotonic() if begun is None else begun
         self._lock: int | None = None
         self._look()
 
-    def open(self) -> Self:
+    def open(self, images: Mapping[str, str] | None = None) -> Self:
         """Make the folder, keep other processes out, and clear away what a killed process left unfinished.
 
+        Args:
+            images: what the images of the run are called -> a hash of them; what the folder says of the same must be
+                the same, and what it does not say is added.
+
         Raises:
-            ConfigError: the folder cannot be made or written, or another process works in it.
+            ConfigError: the folder cannot be made or written, holds a run on other images, or another process works
+                in it.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._keep_others_out()
             self._look()  # another process may have worked here since
+            self._agree(images or {})
             for path in self.folder.rglob(".*.tmp"):
                 if UNFINISHED.fullmatch(path.name):
                     path.unlink(missing_ok=True)
@@ -117,7 +124,7 @@ class Workspace:
     def _look(self) -> None:
         """Read what the folder holds, or refuse it."""
         folder = self.folder
-        self.stages, self.seconds, self.lost = {}, 0.0, None
+        self.stages, self.seconds, self.lost, self._images = {}, 0.0, None, {}
         try:
             if folder.exists() and not folder.is_dir():
                 raise ConfigError(f"the output {folder} is a file; it must be a folder")
@@ -136,6 +143,7 @@ class Workspace:
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
             before, stages, seconds = record["settings"], record["stages"], float(record["seconds"])
+            images = dict(record.get("images", {}))
             if record["format"] != FORMAT or not isinstance(stages, dict) or not isinstance(before, dict):
                 raise ValueError(f"format {record['format']!r}")
         except (ValueError, KeyError, TypeError) as error:
@@ -148,13 +156,23 @@ class Workspace:
                 f"the output folder {self.folder} holds another run ({difference}); choose another with --output, "
                 "or repeat that run's settings to continue it"
             )
-        self.seconds = seconds
+        self.seconds, self._images = seconds, images
         for stage, result in stages.items():
             gone = [name for name in self._files.get(stage, ()) if not (self.folder / name).is_file()]
             if gone:
                 self.lost = gone[0]
                 break
             self.stages[stage] = result
+
+    def _agree(self, images: Mapping[str, str]) -> None:
+        """Refuse other images than those that the stages were made of, and keep what is known of them."""
+        other = [name for name, digest in images.items() if self._images.get(name, digest) != digest]
+        if other:
+            raise ConfigError(
+                f"the output folder {self.folder} holds a run on other {' and '.join(other)} images; choose another "
+                "with --output, or give it those images to continue it"
+            )
+        self._images |= images
 
     def _keep_others_out(self) -> None:
         if sys.platform == "win32":  # two processes in one folder are not noticed there
@@ -178,7 +196,13 @@ class Workspace:
         )
 
     def _write(self) -> None:
-        record = {"format": FORMAT, "settings": self.settings, "seconds": self.seconds, "stages": self.stages}
+        record = {
+            "format": FORMAT,
+            "settings": self.settings,
+            "images": self._images,
+            "seconds": self.seconds,
+            "stages": self.stages,
+        }
         write_json(self.folder / RUN_FILE, record)
 
 

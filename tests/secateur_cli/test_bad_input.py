@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from runs_for_tests import User, contents
+from secateur_cli.stages import identity
 from started_for_tests import Started
 
 MODULE = """
@@ -145,6 +146,7 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     ((data("empty"),), "data split 'test' is empty"),
     ((data("one_class"),), "data split 'train' has images of one class only, 0"),
     ((data("nan"),), "data split 'train': a batch of inputs holds NaN"),
+    ((data("late_nan"),), "data split 'calibration': a batch of inputs holds NaN"),
     ((data("labels"),), "data split 'test': labels must be 0..2; found 9"),
     ((data("flat"),), "inputs must be floating (N, C, H, W); found float32 (16, 1, 64)"),
     ((data("colour"),), "does not run on the data, a batch of shape (2, 3, 8, 8)"),
@@ -218,11 +220,12 @@ def test_a_missing_package_is_told_before_any_work(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("wrong", "message"), [(data("late_nan"), "holds NaN"), (data("breaks_later"), "row 7")])
+@pytest.mark.parametrize(("wrong", "message"), [("late_nan", "holds NaN"), ("breaks_later", "row 7")])
 def test_bad_data_that_shows_late_leaves_a_folder_that_another_run_may_take(
-    hostile: User, tmp_path: Path, wrong: str, message: str
+    hostile: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str, message: str
 ) -> None:
-    code, _, complained = hostile.command(tmp_path / "run", wrong)
+    monkeypatch.setattr(identity, "DIGESTED", 16)
+    code, _, complained = hostile.command(tmp_path / "run", data(wrong))
     assert code == 2
     assert complained.startswith("error: data split 'train': ")
     assert message in complained
@@ -303,4 +306,4 @@ def test_a_command_in_a_process_of_its_own_fails_without_a_traceback(user: User,
 
 def test_the_record_of_a_run_is_plain_json(finished: tuple[Path, dict[str, Any]]) -> None:
     record = json.loads((finished[0] / "run.json").read_text())
-    assert set(record) == {"format", "settings", "seconds", "stages"}
+    assert set(record) == {"format", "settings", "images", "seconds", "stages"}

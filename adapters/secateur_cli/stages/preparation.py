@@ -32,7 +32,8 @@ from secateur_cli.progress import Progress
 from secateur_cli.settings.config import resolve
 from secateur_cli.settings.schema import PlanConfig, RunConfig, ScoreConfig, Search
 from secateur_cli.stages.few_bits import needs_scores
-from secateur_cli.stages.job import Job
+from secateur_cli.stages.identity import images_of
+from secateur_cli.stages.job import Job, seed_everything
 from secateur_cli.stages.latency import check_latency
 from secateur_cli.stages.learning import rehearse_learning
 from secateur_cli.stages.prescribed import (
@@ -66,7 +67,7 @@ def prepare(
     check_device(config)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    torch.manual_seed(config.seed)
+    seed_everything(config.seed)
     with progress.waiting("building the network"):
         model = build_network(config.network, folder).eval()
     workspace = Workspace(output, run_settings(config, search, folder=folder, smoke=smoke), files=files, begun=begun)
@@ -84,7 +85,9 @@ def prepare(
     if "benchmark" not in workspace.stages:
         check_batches(config, model, data.example)
     rehearse_plan(config, search, rehearse_scores(config, model, data.example), setting)
-    workspace.open()
+    with progress.waiting("looking at the images"):
+        images = images_of(data, seed=config.seed)
+    workspace.open(images)
     if workspace.stages:
         progress.say(f"continuing the run in {output}; done so far: {', '.join(workspace.stages)}")
     if workspace.lost is not None:
