@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -26,7 +27,8 @@ class Workspace:
     run.json names the run by its settings and its images. A folder of the same run is continued; one that holds another
     run, or files that no run has written, is refused before anything is touched. A stage counts as done once its
     result stands in run.json, which is written after the stage's files, so a run that is stopped at any moment can be
-    continued. Where a file of a stage is gone, that stage and all later ones are done again.
+    continued. Where a file of a stage is gone or is not what was written, that stage and all later ones are done
+    again.
 
     Making the object reads and checks; `open` is the first to write.
 
@@ -39,7 +41,7 @@ class Workspace:
     Attributes:
         stages: stage -> its result, in the order in which they were finished.
         seconds: how long the calls worked that finished a stage, each until it had finished its last.
-        lost: a file that is gone, so that its stage must be repeated; None if all are there.
+        lost: a file that is gone or is not what was written, so that its stage must be repeated; None if there is none.
 
     Raises:
         ConfigError: the folder is a file or cannot be read, holds another run, what is no run, or a record that is
@@ -61,6 +63,7 @@ class Workspace:
         self.lost: str | None = None
         self._files = dict(files or {})
         self._images: dict[str, str] = {}
+        self._written: dict[str, dict[str, Any]] = {}
         self._begun = time.monotonic() if begun is None else begun
         self._lock: int | None = None
         self._look()
@@ -116,7 +119,9 @@ class Workspace:
             ) from error
 
     def done(self, stage: str, result: Any) -> None:
-        """Keep the result of a stage whose files are complete."""
+        """Keep the result of a stage whose files are complete, and what they are: a pass of sha256 over them."""
+        paths = {name: self.folder / name for name in self._files.get(stage, ())}
+        self._written[stage] = {name: _fingerprint(path) for name, path in paths.items() if path.is_file()}
         self.stages[stage] = result
         self.seconds = self._earlier + time.monotonic() - self._begun
         self._write()
@@ -124,7 +129,7 @@ class Workspace:
     def _look(self) -> None:
         """Read what the folder holds, or refuse it."""
         folder = self.folder
-        self.stages, self.seconds, self.lost, self._images = {}, 0.0, None, {}
+        self.stages, self.seconds, self.lost, self._images, self._written = {}, 0.0, None, {}, {}
         try:
             if folder.exists() and not folder.is_dir():
                 raise ConfigError(f"the output {folder} is a file; it must be a folder")
@@ -144,9 +149,10 @@ class Workspace:
             record = json.loads(path.read_text(encoding="utf-8"))
             before, stages, seconds = record["settings"], record["stages"], float(record["seconds"])
             images = dict(record.get("images", {}))
+            written = {stage: dict(files) for stage, files in record.get("files", {}).items()}
             if record["format"] != FORMAT or not isinstance(stages, dict) or not isinstance(before, dict):
                 raise ValueError(f"format {record['format']!r}")
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"{path} is not the record of a run ({error}); choose another --output") from error
         if not stages:  # nothing would be lost
             return
@@ -158,11 +164,11 @@ class Workspace:
             )
         self.seconds, self._images = seconds, images
         for stage, result in stages.items():
-            gone = [name for name in self._files.get(stage, ()) if not (self.folder / name).is_file()]
-            if gone:
-                self.lost = gone[0]
+            names, known = self._files.get(stage, ()), written.get(stage, {})
+            self.lost = next((name for name in names if not _is_whole(self.folder / name, known.get(name))), None)
+            if self.lost is not None:
                 break
-            self.stages[stage] = result
+            self.stages[stage], self._written[stage] = result, known
 
     def _agree(self, images: Mapping[str, str]) -> None:
         """Refuse other images than those that the stages were made of, and keep what is known of them."""
@@ -202,8 +208,21 @@ class Workspace:
             "images": self._images,
             "seconds": self.seconds,
             "stages": self.stages,
+            "files": {stage: files for stage, files in self._written.items() if files},
         }
         write_json(self.folder / RUN_FILE, record)
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _is_whole(path: Path, written: Mapping[str, Any] | None) -> bool:
+    """Return whether a file is there, and what was written if that is known."""
+    if written is None or not path.is_file():
+        return path.is_file()
+    return path.stat().st_size == written.get("bytes") and _fingerprint(path) == written
 
 
 def first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -78,6 +79,19 @@ def test_the_files_are_as_large_as_told_and_compute_the_same(user: User, run: tu
     assert about["plan"] == report["plan"]["fingerprint"]
     assert float(about["bits_a_weight"]) == fact["bits_a_weight"]
     assert plan.thresholds == about["thresholds"] == fact["thresholds"] == "least_squares"
+
+
+def test_files_that_are_cut_short_are_made_again(
+    user: User, run: tuple[Path, str, dict[str, Any]], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(run[0], tmp_path / "run")
+    for name in (INT8_ONNX, QUANTIZED):
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(whole[: len(whole) // 2])
+        code, said, complained = user.command(folder, QUANTIZE, flags=("--int8",))
+        assert (code, complained) == (0, "")
+        assert f"{folder / name} is not what was written: making it again" in said
+        assert len((folder / name).read_bytes()) == len(whole)
 
 
 def test_accuracy_is_that_of_the_files(user: User, run: tuple[Path, str, dict[str, Any]]) -> None:

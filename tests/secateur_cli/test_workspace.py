@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ def with_stages(folder: Path) -> Workspace:
     workspace = Workspace(folder, SETTINGS, files=FILES).open()
     for stage, names in {"training": (), **FILES}.items():
         for name in names:
-            workspace.path(name).write_text("{}")
+            workspace.path(name).write_text('{"of": 1}')
         workspace.done(stage, {"of": stage})
     workspace.close()
     return workspace
@@ -56,6 +57,69 @@ def test_a_stage_whose_file_is_gone_is_forgotten_with_all_later_ones(
     assert again.lost == gone
 
 
+def cut(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def turned(data: bytes) -> bytes:
+    return data[::-1]
+
+
+@pytest.mark.parametrize("damage", [cut, turned])
+@pytest.mark.parametrize(
+    ("damaged", "left"), [("stages/scores.json", ["training"]), ("model.safetensors", ["training", "scores"])]
+)
+def test_a_stage_whose_file_is_not_what_was_written_is_forgotten_with_all_later_ones(
+    tmp_path: Path, damage: Callable[[bytes], bytes], damaged: str, left: list[str]
+) -> None:
+    with_stages(tmp_path)
+    path = tmp_path / damaged
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    again = Workspace(tmp_path, SETTINGS, files=FILES)
+    assert list(again.stages) == left
+    assert again.lost == damaged
+    path.write_bytes(whole)
+    assert Workspace(tmp_path, SETTINGS, files=FILES).lost is None
+
+
+def test_a_caller_that_knows_fewer_files_leaves_what_is_known_of_the_others(tmp_path: Path) -> None:
+    with_stages(tmp_path)
+    Workspace(tmp_path, SETTINGS).open().close()
+    (tmp_path / "plan.json").write_text("[]")
+    assert Workspace(tmp_path, SETTINGS, files={"scores": FILES["scores"]}).lost is None
+    assert Workspace(tmp_path, SETTINGS, files=FILES).lost == "plan.json"
+
+
+def test_a_record_without_what_was_written_takes_the_files_as_they_are(tmp_path: Path) -> None:
+    with_stages(tmp_path)
+    record = json.loads((tmp_path / "run.json").read_text())
+    del record["files"], record["images"]
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    (tmp_path / "plan.json").write_text("[]")
+    assert Workspace(tmp_path, SETTINGS, files=FILES).lost is None
+
+
+def test_other_images_are_refused_once_a_stage_is_done(tmp_path: Path) -> None:
+    images = {"held-out": "1", "training": "2"}
+    Workspace(tmp_path, SETTINGS).open({"held-out": "0"}).close()
+    Workspace(tmp_path, SETTINGS).open({}).close()
+    first = Workspace(tmp_path, SETTINGS).open({"held-out": "1"})
+    first.done("training", {})
+    first.close()
+    Workspace(tmp_path, SETTINGS).open(images).close()
+    Workspace(tmp_path, SETTINGS).open().close()
+    before = contents(tmp_path)
+    for other, which in [
+        ({"held-out": "0"}, "held-out"),
+        ({"held-out": "0", "training": "0"}, "held-out and training"),
+    ]:
+        with pytest.raises(ConfigError, match=f"holds a run on other {which} images"):
+            Workspace(tmp_path, SETTINGS).open(other)
+    assert contents(tmp_path) == before
+    Workspace(tmp_path, SETTINGS).open(images).close()
+
+
 def test_another_run_is_refused_once_a_stage_is_done(tmp_path: Path) -> None:
     other = SETTINGS | {"plan": {"round_to": 4}}
     Workspace(tmp_path / "new", SETTINGS).open().close()
@@ -74,6 +138,8 @@ def test_another_run_is_refused_once_a_stage_is_done(tmp_path: Path) -> None:
         "", "[]", "null", '{"format": 1}', '{"format": 2, "settings": {}, "stages": {}, "seconds": 0}',
         '{"format": 1, "settings": {}, "stages": [], "seconds": 0}',
         '{"format": 1, "settings": {}, "stages": {}, "seconds": "x"}', "\x00\x01",
+        '{"format": 1, "settings": {}, "stages": {}, "seconds": 0, "images": 3}',
+        '{"format": 1, "settings": {}, "stages": {}, "seconds": 0, "files": [3]}',
     ],
 )  # fmt: skip
 def test_a_damaged_record_is_refused_and_left(tmp_path: Path, record: str) -> None:

@@ -91,7 +91,9 @@ def prepare(
     if workspace.stages:
         progress.say(f"continuing the run in {output}; done so far: {', '.join(workspace.stages)}")
     if workspace.lost is not None:
-        progress.say(f"{output / workspace.lost} is gone: making it again, and what follows from it")
+        lost = output / workspace.lost
+        what = "is not what was written" if lost.is_file() else "is gone"
+        progress.say(f"{lost} {what}: making it again, and what follows from it")
     dense = ", ".join(format_cost(cost({}), cost.unit) for cost in setting.costs)
     number = "1 group" if len(groups) == 1 else f"{len(groups)} groups"
     progress.say(f"{config.network.build}: {dense}, {number} of channels can be pruned")
