@@ -12,6 +12,7 @@ import typer
 
 from secateur.errors import ConfigError
 from secateur_cli.claims import Claims
+from secateur_cli.commands.folders import output_folder
 from secateur_cli.commands.telling import Changes, Output, Trace, plain_console, telling
 from secateur_cli.comparison.cells import cells_of
 from secateur_cli.comparison.files import described, write_files
@@ -49,7 +50,7 @@ def _compare(path: Path, output: Path | None, changes: Sequence[str], *, show: b
     config = load_config(path, overrides=changes, kind=CompareRun)
     if smoke:
         config = config.smoke()
-    target = output or (config.output.with_name(f"{config.output.name}-smoke") if smoke else config.output)
+    target = output_folder(output, config, ending="-smoke" if smoke else "")
     console = plain_console()
     progress = Progress(console)
     if show and not (target / JOURNAL).exists():

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from secateur.errors import ConfigError, MissingDependencyError
-from secateur_cli.commands.folders import warnings_said
+from secateur_cli.commands.folders import output_folder, warnings_said
 from secateur_cli.commands.telling import Changes, Trace, plain_console, telling
 from secateur_cli.figures.catalogue import FIGURES, order_of
 from secateur_cli.figures.order import Until
@@ -69,7 +69,7 @@ def figure(
         run = load_config(config, overrides=change or [])
         run = run.smoke() if smoke else run
         progress = Progress(plain_console())
-        folder = output or run.output.with_name(f"{run.output.name}-figures{'-smoke' if smoke else ''}")
+        folder = output_folder(output, run, ending="-figures-smoke" if smoke else "-figures")
         order = order_of(
             name,
             run,

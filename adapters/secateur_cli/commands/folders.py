@@ -12,6 +12,7 @@ from typing import NamedTuple
 from secateur.errors import ConfigError
 from secateur_cli.progress import Progress
 from secateur_cli.settings.schema import RunConfig, Search
+from secateur_cli.settings.values import with_home
 from secateur_cli.stages.preparation import run_settings
 from secateur_cli.workspace import RUN_FILE, Workspace
 
@@ -22,6 +23,28 @@ class Way(NamedTuple):
     config: RunConfig
     search: Search
     workspace: Workspace
+
+
+def output_folder(given: Path | None, config: RunConfig, *, ending: str = "") -> Path:
+    """Return the folder of a command's results: the one that it was given, or the configuration's.
+
+    Args:
+        given: what follows `--output`.
+        config: says where the results go otherwise.
+        ending: what the name of the configuration's folder is lengthened by.
+
+    Raises:
+        ConfigError: the configuration's folder has no name to lengthen.
+    """
+    if given is not None:
+        return with_home(given)
+    folder = config.output
+    if not ending:
+        return folder
+    named = folder.resolve() if folder.name in ("", "..") else folder
+    if not named.name:
+        raise ConfigError(f"output: {folder} has no name that {ending} could follow; choose a folder with --output")
+    return named.with_name(named.name + ending)
 
 
 def workspaces(config: RunConfig, target: Path, *, folder: Path, smoke: bool) -> dict[str, Way]:

@@ -15,6 +15,7 @@ from rich.table import Table
 from secateur.errors import ConfigError, MissingDependencyError
 from secateur_cli.commands.telling import Output, Trace, plain_console, telling
 from secateur_cli.progress import Progress
+from secateur_cli.settings.values import with_home
 
 if TYPE_CHECKING:
     from secateur_nni.experiments.results import Trial
@@ -44,7 +45,7 @@ def run(
         arguments = greedy_arguments(settings)
         if arguments is not None:
             _check_search(arguments, config.parent / str(settings.trial_code_directory))
-        folder = output or Path("runs") / f"nni-{config.stem}"
+        folder = with_home(output or Path("runs") / f"nni-{config.stem}")
         if (folder / "trials.json").exists():
             raise ConfigError(f"{folder} holds an experiment already; choose another folder with --output")
         console = plain_console()

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from secateur.errors import MissingDependencyError
-from secateur_cli.commands.folders import warnings_said, workspaces
+from secateur_cli.commands.folders import output_folder, warnings_said, workspaces
 from secateur_cli.commands.telling import Changes, Config, Output, Trace, plain_console, telling
 from secateur_cli.progress import Progress
 from secateur_cli.report.quantized_table import quantized_tables
@@ -41,7 +41,7 @@ def _run(path: Path, output: Path | None, changes: Sequence[str], smoke: bool) -
     config = load_config(path, overrides=changes)
     if smoke:
         config = config.smoke()
-    target = output or (config.output.with_name(f"{config.output.name}-smoke") if smoke else config.output)
+    target = output_folder(output, config, ending="-smoke" if smoke else "")
     console = plain_console()
     progress, reports = Progress(console), {}
     for name, way in workspaces(config, target, folder=path.parent, smoke=smoke).items():

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from secateur.errors import ConfigError
-from secateur_cli.commands.folders import warnings_said, workspaces
+from secateur_cli.commands.folders import output_folder, warnings_said, workspaces
 from secateur_cli.commands.telling import Changes, Config, Output, Trace, plain_console, telling
 from secateur_cli.progress import Progress
 from secateur_cli.report.plan_table import plan_facts, print_plan
@@ -42,7 +42,7 @@ def _search(path: Path, output: Path | None, changes: Sequence[str], resume: boo
     config = load_config(path, overrides=changes)
     console = plain_console()
     progress, plans = Progress(console), {}
-    places = workspaces(config, output or config.output, folder=path.parent, smoke=False)
+    places = workspaces(config, output_folder(output, config), folder=path.parent, smoke=False)
     for workspace in (way.workspace for way in places.values()):
         if workspace.stages and "plan" not in workspace.stages and not resume:
             raise ConfigError(

@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 
 from secateur.errors import ConfigError
 from secateur_cli.settings.schema import DataConfig, NetworkConfig, RunConfig
+from secateur_cli.settings.values import with_home
 
 __all__ = ["DataConfig", "NetworkConfig", "RunConfig", "load_config", "nearest", "resolve"]
 
@@ -76,11 +77,14 @@ def load_config(path: str | Path, *, overrides: Sequence[str] = (), kind: type[R
 def resolve(path: Path, folder: Path) -> Path:
     """Return a path of the configuration: `~` is the home folder, relative paths count from `folder`.
 
+    Raises:
+        ConfigError: `~name` of a name that has no home folder here.
+
     Example:
         >>> resolve(Path("weights/net.safetensors"), Path("/configs")).as_posix()
         '/configs/weights/net.safetensors'
     """
-    return folder / path.expanduser()
+    return folder / with_home(path)
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

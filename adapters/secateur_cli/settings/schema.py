@@ -10,13 +10,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from secateur.criteria import known_criterion
 from secateur_cli.settings.plan_schema import PlanConfig, Search
 from secateur_cli.settings.quantize_schema import QuantizeConfig
 from secateur_cli.settings.training_schema import FineTuneConfig, TrainConfig
-from secateur_cli.settings.values import Count, Method, Number, Section, Seed, Threads, as_tuple
+from secateur_cli.settings.values import Count, Method, Number, Section, Seed, Threads, as_tuple, with_home
 
 __all__ = [
     "DataConfig",
@@ -190,7 +190,7 @@ class RunConfig(Section):
         default=None, description="fewer bits for the filters that matter less, after fine-tuning; null: not at all"
     )
     onnx: OnnxConfig = Field(default=OnnxConfig(), description="where the exported network is timed")
-    output: Path = Field(
+    output: Annotated[Path, AfterValidator(with_home)] = Field(
         default=Path("runs/run"), description="folder of the results; default: runs/ and the file's name"
     )
     seed: Seed = Field(default=0, description="seed of everything random")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from secateur.errors import ConfigError
 
 Count = Annotated[int, Field(strict=True, gt=0)]
 Threads = Annotated[int, Field(strict=True, gt=0, le=1024)]  # far more of them end the process without a word
@@ -23,3 +26,19 @@ class Section(BaseModel):
 def as_tuple(value: Any) -> Any:
     """Return a single value as the only one of a list."""
     return (value,) if isinstance(value, (str, int, float)) else value
+
+
+def with_home(path: Path) -> Path:
+    """Return a path in which `~` is the home folder, and `~name` another user's.
+
+    Raises:
+        ConfigError: nobody of that name has a home folder here.
+
+    Example:
+        >>> with_home(Path("~/runs")) == Path.home() / "runs"
+        True
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{path}: there is no home folder {path.parts[0]}") from None
