@@ -211,12 +211,16 @@ def test_odd_layers_and_zero_filters_and_a_size(user: User, tmp_path: Path) -> N
 
 
 def test_a_size_out_of_reach_is_refused_before_the_training(user: User, tmp_path: Path) -> None:
+    smallest = r"no assignment of 4/2 bits is as small as [\d,]+ bytes; the smallest takes ([\d,]+) bytes"
     code, _, complained = user.command(tmp_path / "run", "quantize={size: 100B, bits: [4, 2]}")
+    found = re.search(f"quantize.size: {smallest}, at the narrowest widths that the plan may have", complained)
     assert code == 2
-    found = re.search(
-        r"no assignment of 4/2 bits is as small as 100 bytes; the smallest takes ([\d,]+) bytes", complained
-    )
     assert found is not None
+    assert list(tmp_path.iterdir()) == []
+    reached = int(found[1].replace(",", ""))
+    code, _, complained = user.command(tmp_path / "run", f"quantize={{size: {reached}, bits: [4, 2]}}")
+    assert code == 2
+    assert re.search(f"{smallest}\n", complained)
     assert "model" not in json.loads((tmp_path / "run" / "run.json").read_text())["stages"]
     network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 3, 1))
     with pytest.raises(BudgetError, match="no assignment of 2 bits is as small as 90 bytes; the smallest takes"):

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.channel_graph import channel_groups
+from secateur.channel_graph import apply_plan, channel_groups
 from secateur.channel_map import with_channel_maps
 from secateur.cost import cost_model
 from secateur.criteria import GROUP_CRITERIA
-from secateur.errors import CheckpointError, ConfigError, DataError, NetworkError
+from secateur.errors import BudgetError, CheckpointError, ConfigError, DataError, NetworkError
 from secateur.modes import evaluating
-from secateur.records import ChannelGroups, ScoreTable
+from secateur.records import ChannelGroups, PruningPlan, ScoreTable
 from secateur.scoring import scores_by_name
 from secateur.search import format_cost
 from secateur.search.budget import allowed_cost
@@ -31,7 +31,7 @@ from secateur_cli.inputs.sources import build_network, network_factory
 from secateur_cli.progress import Progress
 from secateur_cli.settings.config import resolve
 from secateur_cli.settings.schema import PlanConfig, RunConfig, ScoreConfig, Search
-from secateur_cli.stages.few_bits import needs_scores
+from secateur_cli.stages.few_bits import needs_scores, plan_bits
 from secateur_cli.stages.identity import images_of
 from secateur_cli.stages.job import Job, seed_everything
 from secateur_cli.stages.latency import check_latency
@@ -189,8 +189,8 @@ def rehearsed_setting(
 def rehearse_plan(config: RunConfig, search: Search, scores: ScoreTable, setting: Setting) -> None:
     """State the search's problem, to be refused now and not after the training.
 
-    Raises: SecateurError: groups without scores, a budget that is met already or out of reach, weights that cannot be
-        saved or trained, more images to recover on than fit into memory.
+    Raises: SecateurError: groups without scores, a budget that is met already or out of reach, a size that even the
+        narrowest widths exceed, weights that cannot be saved or trained, images to recover on that do not fit into memory.
     """
     plan, model, costs = config.plan, setting.model, setting.costs
     state_spendings(costs, setting.budgets, {})
@@ -199,7 +199,7 @@ def rehearse_plan(config: RunConfig, search: Search, scores: ScoreTable, setting
         if search in PRESCRIBED:
             prescribed_plan(search, plan, scores, setting)
         else:
-            state_problem(
+            problem = state_problem(
                 setting.groups,
                 scores,
                 costs,
@@ -208,6 +208,7 @@ def rehearse_plan(config: RunConfig, search: Search, scores: ScoreTable, setting
                 min_keep=plan.min_keep,
                 reduction="sum",
             )
+            _check_size(config, model, problem.plan(problem.narrowest, {}))
     rehearse_learning(search, plan, model, setting.groups, setting.example, method=config.recover.method)
     if search == "greedy" and plan.greedy_from is not None:
         _check_start(plan, setting)
@@ -217,6 +218,15 @@ def rehearse_plan(config: RunConfig, search: Search, scores: ScoreTable, setting
         raise NetworkError("no parameter of the network needs a gradient, so it cannot be trained; set fine_tune: null")
     if config.fine_tune and config.fine_tune.feature_weight and not block_ends(model, setting.example):
         raise ConfigError("fine_tune.feature_weight: no module of the network ends a residual block; leave it 0")
+
+
+def _check_size(config: RunConfig, model: nn.Module, narrowest: PruningPlan) -> None:
+    if config.quantize is None or config.quantize.size is None:
+        return
+    try:
+        plan_bits(config.quantize, apply_plan(model, narrowest), ScoreTable({}), seed=config.seed)
+    except BudgetError as error:
+        raise BudgetError(f"quantize.size: {error}, at the narrowest widths that the plan may have") from error
 
 
 def _check_start(plan: PlanConfig, setting: Setting) -> None:
