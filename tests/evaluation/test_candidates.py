@@ -152,6 +152,29 @@ def test_images_within_rounding_are_judged_literally() -> None:
     check(worth.race(candidates), true)
 
 
+def test_prototypes_of_classes_are_no_batch() -> None:
+    class Prototypes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.classes = nn.Parameter(torch.randn(3, 5))
+            self.prototypes, self.first, self.second = nn.Linear(5, 8), nn.Conv2d(3, 10, 3), nn.Conv2d(10, 12, 3)
+            self.features, self.last = nn.Linear(12, 8), nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            prototypes = torch.tanh(self.prototypes(self.classes))
+            maps = torch.relu(self.second(torch.relu(self.first(x))))
+            return self.last(self.features(maps.mean((2, 3)))) @ prototypes.T
+
+    network, images = Prototypes().eval(), torch.randn(60, 3, 8, 8)
+    with torch.no_grad():
+        outputs = network(images)
+    batches = [(images, (outputs - outputs.mean(0)).argmax(1))]
+    groups = channel_groups(network, images[:2])
+    literal, worth = MaskedAccuracy(network, groups, batches), CandidateWorth(network, groups, batches)
+    candidates = cuts(groups, {}, torch.Generator().manual_seed(0))
+    check(worth.race(candidates), [literal(candidate) for candidate in candidates])
+
+
 def digits() -> tuple[nn.Module, Any, list[Batch]]:
     data = pytest.importorskip("sklearn.datasets").load_digits()
     inputs = torch.tensor(data.images, dtype=torch.float32)[:, None] / 16

@@ -112,6 +112,29 @@ def test_what_ended_is_not_run_again() -> None:
     assert calls == [12, 12, 12, 12, 22, 22], "entered twice, computed once before the layer and twice from it on"
 
 
+def test_what_is_as_long_as_the_example_but_no_batch_is_not_kept() -> None:
+    class Prototypes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.classes = nn.Parameter(torch.randn(3, 5))
+            self.prototypes, self.features, self.last = nn.Linear(5, 4), nn.Linear(2, 4), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            prototypes = torch.tanh(self.prototypes(self.classes))
+            return self.last(torch.relu(self.features(x))) @ prototypes.T
+
+    network, images = Prototypes().eval(), torch.randn(5, 2)
+    some = torch.tensor([4, 0])
+    for count in (1, 2, 3):
+        forks = Forks(network, images[:count])
+        with torch.inference_mode():
+            with forks.keeping(network, ["last"]) as begun:
+                whole = network(images)
+            assert sorted(begun.outputs) == ["features"]
+            with forks.resuming(network, "last", begun, some):
+                torch.testing.assert_close(network(images[some]), whole[some])
+
+
 def test_a_network_that_keeps_tensors_is_run_whole() -> None:
     class Keeps(nn.Module):
         def __init__(self) -> None:

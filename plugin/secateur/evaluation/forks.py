@@ -39,9 +39,9 @@ class Forks:
 
     Args:
         network: with the module names of all networks that will be run: itself, or what surgery leaves of it.
-        example: a small batch, of a size that no other dimension has: what does not lie image by image is not kept.
+        example: a small batch. What does not grow with it, image by image, is not kept.
 
-    Cost: two runs on the example.
+    Cost: three runs on the example, one of them with an image more.
 
     Example:
         >>> network = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1)).eval()
@@ -57,19 +57,26 @@ class Forks:
 
     def __init__(self, network: nn.Module, example: Tensor) -> None:
         self._timeline = Timeline.of(network, example)
-        self._sizes: dict[str, int] = {}  # bytes of an image
         self._reused: set[str] = set()  # what follows works in place on these
         self._needs: dict[str, tuple[set[str], set[str]]] = {}
+        few = self._look(network, example)
+        more = self._look(network, torch.cat([example, example[:1]]))
+        self._sizes = {name: size for name, size in few.items() if name in more}
+
+    def _look(self, network: nn.Module, images: Tensor) -> dict[str, int]:
+        """Return how many bytes an image takes in each output that is as long as the batch."""
+        sizes: dict[str, int] = {}
         seen: dict[str, tuple[Tensor, int]] = {}
 
         def look(name: str, output: object) -> None:
-            if isinstance(output, Tensor) and output.ndim and len(output) == len(example):
-                self._sizes[name] = output.nbytes // len(example)
+            if isinstance(output, Tensor) and output.ndim and len(output) == len(images):
+                sizes[name] = output.nbytes // len(images)
                 seen[name] = (output, output._version)
 
         with _listening(network, self._timeline.spans, look), evaluating(network), torch.no_grad():
-            network(example.to(device_of(network)))
-        self._reused = {name for name, (output, version) in seen.items() if output._version != version}
+            network(images.to(device_of(network)))
+        self._reused |= {name for name, (output, version) in seen.items() if output._version != version}
+        return sizes
 
     def first(self, layers: Iterable[str]) -> str:
         """Return which of some layers begins first; the empty string, for the whole network, if one never runs."""
