@@ -96,6 +96,10 @@ def test_only_what_is_read_later_is_kept() -> None:
     assert forks.first(["4.0", "never"]) == ""
 
 
+def test_what_runs_twice_is_told() -> None:
+    assert Forks(InPlace().eval(), torch.randn(2, 3, 4, 4)).repeated == {"shared", "act"}
+
+
 def test_what_ended_is_not_run_again() -> None:
     network = nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(6))).eval()
     images = torch.randn(4, 3, 8, 8)

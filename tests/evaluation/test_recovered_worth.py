@@ -70,6 +70,40 @@ def test_fresh_statistics_are_those_of_the_cut_network(build: Callable[[], nn.Mo
     assert all(f.value >= t - 1e-5 for f, t in zip(found, true, strict=True))
 
 
+class NormTwice(nn.Module):
+    """One batch norm, called before and behind the layers that are cut: bare, and the first time inside of a block."""
+
+    def __init__(self, *, in_block: bool) -> None:
+        super().__init__()
+        norm = nn.BatchNorm2d(8)
+        first = nn.Conv2d(3, 8, 3, padding=1)
+        self.begin = nn.Sequential(first, norm) if in_block else first
+        self.norm, self.in_block = norm, in_block
+        self.narrow, self.widen, self.head = nn.Conv2d(8, 6, 1), nn.Conv2d(6, 8, 1), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.begin(x)
+        x = torch.relu(x if self.in_block else self.norm(x))
+        maps: Tensor = x + torch.relu(self.norm(3 * self.widen(torch.relu(self.narrow(x)))))
+        outputs: Tensor = self.head(maps.mean((2, 3)))
+        return outputs
+
+
+@pytest.mark.parametrize("in_block", [False, True])
+def test_a_batch_norm_that_runs_twice_is_measured_over_both(in_block: bool) -> None:
+    network, groups, batches, images = problem(lambda: NormTwice(in_block=in_block))
+    worth = CandidateWorth(network, groups, batches, measure="loss", recovery="recalibrate", calibration=images)
+    candidates: list[Kept] = [{"narrow": kept} for kept in [(4,), (0, 4), (2, 5), (0, 1, 2, 3), (1, 2, 3, 4, 5)]]
+    true = []
+    for kept in candidates:
+        cut = apply_plan(network, PruningPlan(tuple(groups.values()), dict(kept), "none", 0.0, 0.0, 0.0)).eval()
+        recalibrate_batch_norm(cut, images)
+        true.append(loss(cut, batches))
+    for found, expected in zip(worth.race(candidates), true, strict=True):
+        assert found.value == pytest.approx(expected, abs=1e-4) if found.exact else found.value >= expected - 1e-4
+    assert [worth(kept) for kept in candidates] == pytest.approx(true, abs=1e-4)
+
+
 def test_statistics_need_two_images_at_least() -> None:
     network, groups, batches, images = problem(Residual)
     with pytest.raises(DataError, match="at least two"):

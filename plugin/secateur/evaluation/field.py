@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from secateur.evaluation.forks import Beginning, Forks
 from secateur.evaluation.stage import Edit, Stage
@@ -15,7 +16,7 @@ WORTHWHILE = 2  # candidates that want an image, on average, from which on what 
 
 
 class Field:
-    """Some candidates on a stage, and from which layer on each differs from it.
+    """Some candidates on a stage, and from which layer on each differs from it: by its mask, or by its edits.
 
     Args:
         stage: the network that they share.
@@ -35,7 +36,11 @@ class Field:
     ) -> None:
         self._stage, self._forks, self._candidates, self._edits = stage, forks, candidates, edits
         self._format = memory_format
-        self._entries = {number: forks.first(stage.layers(kept)) for number, kept in candidates.items()}
+        owners = _owners(stage.network) if any(edits.values()) else {}
+        self._entries = {}
+        for number, kept in candidates.items():
+            edited = [name for target, _ in edits[number] for name in owners[target.data_ptr()]]
+            self._entries[number] = forks.first([*stage.layers(kept), *edited])
 
     def outputs(
         self, images: Tensor, wanted: Mapping[int, Tensor], *, at_once: int, chunk: int
@@ -92,6 +97,15 @@ class Field:
         ):
             outputs: Tensor = network(images.contiguous(memory_format=self._format))
         return outputs
+
+
+def _owners(network: nn.Module) -> dict[int, list[str]]:
+    """Return the modules that hold the tensor at each address."""
+    owners: dict[int, list[str]] = {}
+    for name, module in network.named_modules():
+        for tensor in chain(module.parameters(recurse=False), module.buffers(recurse=False)):
+            owners.setdefault(tensor.data_ptr(), []).append(name)
+    return owners
 
 
 def _even(which: Tensor, chunk: int) -> Sequence[Tensor]:

@@ -41,6 +41,9 @@ class Forks:
         network: with the module names of all networks that will be run: itself, or what surgery leaves of it.
         example: a small batch. What does not grow with it, image by image, is not kept.
 
+    Attributes:
+        repeated: the modules that run more than once.
+
     Cost: three runs on the example, one of them with an image more.
 
     Example:
@@ -57,6 +60,7 @@ class Forks:
 
     def __init__(self, network: nn.Module, example: Tensor) -> None:
         self._timeline = Timeline.of(network, example)
+        self.repeated = frozenset(self._timeline.begins.keys() - self._timeline.spans.keys())
         self._reused: set[str] = set()  # what follows works in place on these
         self._needs: dict[str, tuple[set[str], set[str]]] = {}
         few = self._look(network, example)

@@ -1,6 +1,7 @@
 """Batch norm's statistics measured anew for each candidate of a race, behind what it changes.
 
-In front of its first change a candidate is the network that all share, and so are the statistics there.
+In front of its first change a candidate is the network that all share, and so are the statistics there. But a batch
+norm that runs more than once measures all that it reads together.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ class FreshStatistics:
         images: batches of equal size, of at least two images.
         forks: of the network.
 
-    Cost: for each stage a forward pass over the images, for each candidate one from its first change on. Memory: what
-    the candidates of a race need of one batch.
+    Cost: for each stage a forward pass over the images, for each candidate one from its first change on, or from the
+    first batch norm that runs more than once. Memory: what the candidates of a race need of one batch.
     """
 
     def __init__(
@@ -50,7 +51,8 @@ class FreshStatistics:
         """Measure the statistics of a stage, in place, and return what each candidate changes of them."""
         network, forks = stage.network, self._forks
         norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
-        entries = [forks.first(stage.layers(kept)) for kept in candidates]
+        repeated = [name for name, m in network.named_modules() if isinstance(m, _BatchNorm) and name in forks.repeated]
+        entries = [forks.first([*stage.layers(kept), *repeated]) for kept in candidates]
         blank = [
             {"running_mean": torch.zeros_like(n.get_buffer("running_mean")),
              "running_var": torch.ones_like(n.get_buffer("running_var")),
