@@ -152,6 +152,65 @@ def test_images_within_rounding_are_judged_literally() -> None:
     check(worth.race(candidates), true)
 
 
+class Autocast(nn.Module):
+    """Computes in bfloat16 inside, and gives float32."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            outputs: Tensor = self.network(x)
+        return outputs.float()
+
+
+def plain_network(*, statistics: bool = True) -> nn.Module:
+    layers = [nn.Conv2d(3, 32, 3, bias=False), nn.BatchNorm2d(32, track_running_stats=statistics), nn.ReLU()]
+    layers += [nn.Conv2d(32, 32, 3, bias=False), nn.BatchNorm2d(32, track_running_stats=statistics), nn.ReLU()]
+    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 5))
+    return randomise_batch_norm(network).eval() if statistics else network.eval()
+
+
+LITERAL: dict[str, Callable[[], nn.Module]] = {
+    "bfloat16": lambda: plain_network().bfloat16(),
+    "float16": lambda: plain_network().half(),
+    "autocast": lambda: Autocast(plain_network()).eval(),
+    "batch statistics": lambda: plain_network(statistics=False),
+}
+
+
+@pytest.mark.parametrize("build", LITERAL.values(), ids=LITERAL)
+def test_where_the_arithmetic_decides_all_is_judged_literally(build: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    network = build()
+    images = torch.randn(200, 3, 10, 10).to(next(network.parameters()).dtype)
+    head = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
+    with torch.no_grad():
+        head.bias.sub_(network(images).mean(0))
+        labels = network(images).argmax(1)
+    groups = channel_groups(network, images[:3])
+    batches = list(zip(images.split(50), labels.split(50), strict=True))
+    literal, worth = MaskedAccuracy(network, groups, batches), CandidateWorth(network, groups, batches)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(2):
+        start = cuts(groups, {}, generator)
+        candidates = [*start, *(each for kept in start for each in cuts(groups, kept, generator)), {}]
+        true = [literal(candidate) for candidate in candidates]
+        check(worth.race(candidates), true)
+        assert [worth(candidate) for candidate in candidates] == true
+
+
+def test_batch_norm_by_the_batch_is_judged_by_raw_accuracy_alone() -> None:
+    network = plain_network(statistics=False)
+    images = torch.randn(8, 3, 10, 10)
+    batches = [(images, torch.zeros(8, dtype=torch.int64))]
+    groups = channel_groups(network, images[:2])
+    for arguments in ({"measure": "loss"}, {"recovery": "recalibrate", "calibration": [images]}):
+        with pytest.raises(NetworkError, match=r"batch norm '1' keeps no running statistics.*MaskedAccuracy"):
+            CandidateWorth(network, groups, batches, **arguments)
+
+
 def test_prototypes_of_classes_are_no_batch() -> None:
     class Prototypes(nn.Module):
         def __init__(self) -> None:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from secateur.batches import Batches, rebatch
 from secateur.counts import check_counts
-from secateur.errors import DataError
+from secateur.errors import DataError, NetworkError
 from secateur.evaluation.arithmetic import fastest_format, fold, foldable
-from secateur.evaluation.exactness import Referee, undecided
+from secateur.evaluation.exactness import Referee, computes_coarsely, norms_by_batch, undecided
 from secateur.evaluation.expectations import Expectations
 from secateur.evaluation.field import Field
 from secateur.evaluation.forks import Forks
@@ -50,7 +50,11 @@ class CandidateWorth:
     * what runs before the first layer that a candidate changes is computed once for all of them;
     * a candidate is stopped once it has lost more than the best of the race in all; the images come first on which it
       should lose most, by earlier races, so that this is soon;
-    * images whose outcome lies within rounding are judged literally, for the candidates that may win.
+    * images whose outcome lies within rounding are judged literally, for the candidates that may win;
+    * all images are, in the batches that were given, where a network computes in half precision (in an autocast block
+      too), or normalises by the statistics of the batch. Nothing is saved then.
+
+    Other measures, and recoveries, carry the rounding of the cut network's arithmetic: in half precision, of that.
 
     Args:
         model: the dense network, giving logits (N, K); copied, never touched.
@@ -73,7 +77,9 @@ class CandidateWorth:
     Raises:
         ConfigError: unknown measure or recovery, a count below 1, or calibration images that are missing or in vain.
         DataError: no images, images of several sizes, labels that do not fit, or outputs that are NaN.
-        NetworkError: a compiled or scripted network, or groups of another network.
+        NetworkError: a compiled or scripted network; groups of another network; or batch norm without running
+            statistics, for anything but accuracy without recovery: what an image is worth would hang on the images that
+            are run with it.
 
     Cost: a race of L candidates: at most L + 1 forward passes over the images, as a rule less than a fifth of it. This
     process judges all images; `MaskedAccuracy` can share them out over several.
@@ -107,6 +113,13 @@ class CandidateWorth:
     ) -> None:
         check_measure(measure)
         check_counts(samples=samples, rows=rows, memory=memory, chunk=1 if chunk is None else chunk)
+        exact = measure == "accuracy" and recovery == "none"
+        by_batch = norms_by_batch(unwrapped(model))
+        if by_batch and not exact:
+            raise NetworkError(
+                f"the batch norm {by_batch[0]!r} keeps no running statistics, so the outputs depend on the batch; such "
+                'networks are judged by "accuracy" with recovery "none" alone, here or by MaskedAccuracy'
+            )
         self._device = device_of(model)
         self._model = copy.deepcopy(unwrapped(model)).eval()
         self._groups, self._measure = dict(groups), measure
@@ -130,8 +143,8 @@ class CandidateWorth:
         )
         masked = [m.layer for group in self._groups.values() for m in group.members if m.role == "masked"]
         self._folds = foldable(self._model, self._images[:2], but=masked) if recovery == "none" else []
-        exact = measure == "accuracy" and recovery == "none"
         self._referee = Referee(self._model, self._groups, images, self._wanted) if exact else None
+        self._all_literally = bool(by_batch) or computes_coarsely(self._model, self._images[:2])
         self._chunk = CHUNK.get(self._device.type, 32) if chunk is None else chunk
         self._at_once = self._how_many(memory)
         self.settings: Mapping[str, Any] = MappingProxyType(
@@ -193,6 +206,11 @@ class CandidateWorth:
         self, candidates: Mapping[int, Kept], names: Mapping[int, tuple[str, ...]], best: float, settle: Settle
     ) -> None:
         """Race some candidates against one another and the `best` so far; `names` says which groups each cuts."""
+        if self._referee is not None and self._all_literally:
+            for idx, kept in candidates.items():
+                misses = self._referee.misses(kept, torch.arange(len(self._images)))
+                settle(idx, Worth(worth_of(self._measure, float(misses.sum()), len(self._images))))
+            return
         shared = shared_channels(self._groups, list(candidates.values()))
         if len(candidates) >= MANY and shared != self._here:  # so that something is known of what they share
             self._run({0: shared}, {0: ()}, -math.inf, lambda *_: None)
