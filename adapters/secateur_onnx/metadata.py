@@ -131,6 +131,6 @@ def _read(value: str) -> Any:
     if value[:1] in "{[" and value:
         try:
             return json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):  # the latter where brackets lie hundreds deep
             return value
     return value

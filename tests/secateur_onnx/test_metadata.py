@@ -78,6 +78,14 @@ def test_what_is_no_plain_data_is_refused_before_any_work(tmp_path: Path, about:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("note", ["[" * 100_000, '{"a":' * 100_000, "[" * 100_000 + "]" * 100_000])
+def test_brackets_without_end_stay_the_text_they_are(tmp_path: Path, note: str) -> None:
+    path = export(nn.Linear(3, 2), torch.zeros(1, 3), tmp_path / "linear.onnx", metadata={"note": note}).path
+    assert read_metadata(path)["note"] == note
+    timed = benchmark(path, path, batch_sizes=(1,), rounds=6, seconds=0.01, memory=False)
+    assert timed.dense.metadata["note"] == note
+
+
 def test_text_that_is_none_is_named(tmp_path: Path) -> None:
     path = export(nn.Linear(3, 2), torch.zeros(1, 3), tmp_path / "linear.onnx", metadata={"note": "abcd"}).path
     path.write_bytes(path.read_bytes().replace(b"abcd", b"ab\xff\xfe"))
