@@ -10,6 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from secateur_onnx.comparison import milliseconds as in_milliseconds
+
 NONE = "\N{EN DASH}"
 PROVIDERS = {"cpu": "CPU", "cuda": "CUDA", "tensorrt": "TensorRT"}
 NORMAL_95 = 1.959963984540054
@@ -82,14 +84,10 @@ def milliseconds(value: float | None) -> str:
     """Return a time with three digits.
 
     Example:
-        >>> milliseconds(0.71234), milliseconds(26.61), milliseconds(1234.5)
-        ('0.712 ms', '26.6 ms', '1.23 s')
+        >>> milliseconds(0.71234), milliseconds(None)
+        ('0.712 ms', '–')
     """
-    if value is None:
-        return NONE
-    if value >= 999.5:
-        return f"{value / 1000:.2f} s"
-    return f"{value:.{min(3, max(0, 2 - math.floor(math.log10(value or 1))))}f} ms"
+    return NONE if value is None else in_milliseconds(value)
 
 
 def duration(seconds: float | None) -> str:

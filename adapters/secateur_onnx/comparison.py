@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -102,8 +103,8 @@ class Comparison:
         for name, timing in (("dense", self.dense), ("pruned", self.pruned)):
             if timing.p90_ms > UNSTEADY * timing.p10_ms:
                 return (
-                    f"the times of the {name} network scatter from {timing.p10_ms:.2f} to {timing.p90_ms:.2f} ms "
-                    "(p10 to p90), as on a busy machine; measure again on an idle one"
+                    f"the times of the {name} network scatter from {milliseconds(timing.p10_ms)} to "
+                    f"{milliseconds(timing.p90_ms)} (p10 to p90), as on a busy machine; measure again on an idle one"
                 )
         return None
 
@@ -146,3 +147,15 @@ def compare(
         interval=ratio_interval(dense_seconds, pruned_seconds, sessions=sessions, seed=seed),
         sessions=(len(dense_seconds),) if sessions is None else tuple(sessions),
     )
+
+
+def milliseconds(value: float) -> str:
+    """Return a time with three digits, in seconds from one second on.
+
+    Example:
+        >>> milliseconds(0.71234), milliseconds(26.61), milliseconds(1234.5)
+        ('0.712 ms', '26.6 ms', '1.23 s')
+    """
+    if value >= 999.5:
+        return f"{value / 1000:.2f} s"
+    return f"{value:.{min(3, max(0, 2 - math.floor(math.log10(value or 1))))}f} ms"

@@ -108,7 +108,13 @@ def test_scattered_times_come_with_a_caution() -> None:
     for dense, pruned, name in ((halted, [1.0] * 20, "dense"), ([1.0] * 20, halted, "pruned")):
         caution = compare(dense, pruned, batch_size=1).caution
         assert caution is not None
-        assert f"the {name} network scatter from 2700.00 to 6700.00 ms" in caution
+        assert f"the {name} network scatter from 2.70 s to 6.70 s (p10 to p90)" in caution
+
+
+def test_the_ends_of_short_scattered_times_are_told_apart() -> None:
+    caution = compare([0.0000062, 0.0000134] * 10, [0.00001] * 20, batch_size=1).caution
+    assert caution is not None
+    assert "scatter from 0.006 ms to 0.013 ms" in caution
 
 
 def test_record_of_a_run(dense_file: Path, pruned_file: Path) -> None:
