@@ -7,7 +7,7 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,10 +21,12 @@ from secateur.modes import evaluating
 from secateur_onnx.half_precision import all_half, in_float32, rounded_to_half
 from secateur_onnx.metadata import as_strings
 from secateur_onnx.networks import placed
+from secateur_onnx.open_batch import FixedBatchError, Passed, fixes_batch
 from secateur_onnx.packages import require
 
 MIN_OPSET = 7
-Translation = tuple[Any, Literal["dynamo", "torchscript"], str | None]
+Exporter = Literal["dynamo", "torchscript"]
+Translation = tuple[Any, Exporter, str | None]
 LOGGERS = ("torch", "torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 
 
@@ -42,7 +44,7 @@ class ExportResult:
 
     path: Path
     opset: int
-    exporter: Literal["dynamo", "torchscript"]
+    exporter: Exporter
     fallback_reason: str | None
     file_bytes: int
 
@@ -67,8 +69,9 @@ def export(
 ) -> ExportResult:
     """Write `model` in evaluation mode as one ONNX file with the input "input" and the output "output".
 
-    The first dimension of both is left open, so the file takes any batch size. The current exporter of torch is tried
-    first; where it fails the older one takes over, a SecateurWarning says why, and the result keeps the reason. The
+    The first dimension of both is left open, so the file takes any batch size; it is tried on another one than it was
+    made with (see `secateur_onnx.open_batch`). The current exporter of torch is tried first; where it fails, or fixes
+    the batch size, the older one takes over, a SecateurWarning says why, and the result keeps the reason. The
     exporters' notes on source lines and folders of this machine are taken out, and the versions of secateur, torch,
     onnx and onnxscript are put in (see `read_metadata`). A network in float16 is folded in float32 and rounded
     afterwards, which loses less (see `secateur_onnx.half_precision`). The file is checked, written under another name
@@ -82,15 +85,15 @@ def export(
         opset: the version of the ONNX operators; the exporter's default where None.
 
     Raises:
-        NetworkError: the network does not run on the example, does not map N inputs to N rows of one tensor, or
-            neither exporter can translate it.
+        NetworkError: the network does not run on the example, does not map N inputs to N rows of one tensor, neither
+            exporter can translate it, or both fix the batch size, as where forward calls `len(x)`.
         ConfigError: `opset` is unknown to the installed onnx, the folder does not exist, or `metadata` is not plain
             data.
         CheckpointError: the file cannot be written.
         MissingDependencyError: onnx or onnxscript is missing.
 
-    Cost: two forward passes and a translation, seconds; the weights are held in memory twice, and those of a network
-    in float16 a further time in float32.
+    Cost: two forward passes of the network, one of the file, and a translation, seconds; the weights are held in
+    memory up to four times, and those of a network in float16 a further time in float32.
 
     Example:
         >>> import tempfile
@@ -110,8 +113,9 @@ def export(
     require_folder(path)
     about = as_strings(metadata)
     with evaluating(model), torch.no_grad():
-        example, outputs = _example_batch(model, example_inputs)
-        proto, exporter, reason = _translate_half(model, example, outputs, opset) or _translate(model, example, opset)
+        example, larger = _example_batches(model, example_inputs)
+        found = _translate_half(model, example, larger, opset) or _translate(model, example, larger, opset)
+    proto, exporter, reason = found
     for node in proto.graph.node:
         del node.metadata_props[:]
     onnx.helper.set_model_props(proto, about)
@@ -122,14 +126,15 @@ def export(
     return ExportResult(path, version, exporter, reason, size)
 
 
-def _example_batch(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-    """Return an example of at least two inputs and outputs, after proof that N inputs give N rows, for two N."""
+def _example_batches(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) -> tuple[Passed, Passed]:
+    """Return an example of at least two inputs, and one of one more, after proof that N inputs give N rows for both."""
     inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
     if len(inputs) != 1 or not isinstance(inputs[0], Tensor) or inputs[0].ndim < 2 or len(inputs[0]) < 1:
         raise NetworkError("a network is exported with one example batch (N, ...) of at least one input")
     example = placed(inputs[0], model)
     if len(example) == 1:  # exporters take a dimension of 1 for a constant
         example = torch.cat([example, example])
+    passed = []
     for batch in (example, torch.cat([example, example[:1]])):
         try:
             outputs = model(batch)
@@ -142,37 +147,49 @@ def _example_batch(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]
                 found = f"{type(outputs).__name__}: put a module around it that gives the tensor that you want"
             raise NetworkError(f"the network must give one tensor of {len(batch)} rows for {len(batch)} inputs; "
                                f"it gives {found}")  # fmt: skip
-    return example, outputs
+        passed.append(Passed(batch, outputs))
+    return passed[0], passed[1]
 
 
-def _translate_half(model: nn.Module, example: Tensor, outputs: Tensor, opset: int | None) -> Translation | None:
+def _translate_half(model: nn.Module, example: Passed, larger: Passed, opset: int | None) -> Translation | None:
     """Return as `_translate` does, for a network in float16 made by way of float32; None where that way is barred."""
-    if not all_half(model, example, outputs):
+    if not all_half(model, *example):
         return None
     try:
-        proto, exporter, reason = _translate(in_float32(model), example.float(), opset)
+        first, second = (Passed(passed.inputs.float(), passed.outputs) for passed in (example, larger))
+        proto, exporter, reason = _translate(in_float32(model), first, second, opset)
         with _quiet():
             proto = rounded_to_half(proto)
             require("onnx").checker.check_model(proto, full_check=True)
+    except FixedBatchError:
+        raise
     except Exception:  # it cannot be copied, names number formats itself, or holds what the converter cannot round
         return None
     return proto, exporter, reason
 
 
-def _translate(model: nn.Module, example: Tensor, opset: int | None) -> Translation:
+def _translate(model: nn.Module, example: Passed, larger: Passed, opset: int | None) -> Translation:
     """Return the model in ONNX's own form, who made it, and why the current exporter did not."""
+    reasons: list[str] = []
+    failure: Exception | None = None
+    fixed = False
     with _quiet():
-        try:
-            return _translate_with_dynamo(model, example, opset), "dynamo", None
-        except Exception as error:  # the exporter passes on whatever its many parts raise
-            reason = _first_line(error)
-        try:
-            return _translate_with_torchscript(model, example, opset), "torchscript", reason
-        except Exception as error:  # as above
-            raise NetworkError(
-                f"the network cannot be exported to ONNX; the current exporter: {reason}; "
-                f"the older one: {_first_line(error)}"
-            ) from error
+        for exporter, translate in EXPORTERS:
+            try:
+                proto = translate(model, example.inputs, opset)
+            except Exception as error:  # the exporters pass on whatever their many parts raise
+                failure = error
+                reasons.append(_first_line(error))
+                continue
+            if not fixes_batch(proto, example, larger, values=fixed):
+                return proto, exporter, reasons[0] if reasons else None
+            fixed = True
+            reasons.append(f"it fixes the batch size at {len(example.inputs)}")
+    if fixed:
+        raise FixedBatchError(len(example.inputs))
+    raise NetworkError(
+        f"the network cannot be exported to ONNX; the current exporter: {reasons[0]}; the older one: {reasons[1]}"
+    ) from failure
 
 
 def _translate_with_dynamo(model: nn.Module, example: Tensor, opset: int | None) -> Any:
@@ -210,6 +227,12 @@ def _translate_with_torchscript(model: nn.Module, example: Tensor, opset: int | 
         opset_version=opset,
     )
     return require("onnx").load_from_string(buffer.getvalue())
+
+
+EXPORTERS: tuple[tuple[Exporter, Callable[[nn.Module, Tensor, int | None], Any]], ...] = (
+    ("dynamo", _translate_with_dynamo),
+    ("torchscript", _translate_with_torchscript),
+)
 
 
 def _first_line(error: Exception) -> str:

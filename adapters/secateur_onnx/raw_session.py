@@ -22,7 +22,7 @@ RUNS = 2
 
 
 def open_session(
-    path: str,
+    path: str | bytes,
     *,
     provider: str,
     threads: int,
@@ -30,15 +30,21 @@ def open_session(
     profile: str | Path | None = None,
     unpack: bool = False,
     optimized: str | Path | None = None,
+    trial: bool = False,
 ) -> Any:
     """Return an onnxruntime session without any fallback; what onnxruntime raises comes through.
 
-    The settings are those that `secateur_onnx.create_session` describes.
+    The settings are those that `secateur_onnx.create_session` describes, and
+
+    Args:
+        path: the name of a file, or what it holds.
+        trial: whether the session only tries a network: its graph stays as it is, and nothing is logged.
     """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors; onnxruntime says there, and only there, which library did not load
+    # Errors, since onnxruntime says there, and only there, which library did not load; or fatal ones alone.
+    options.log_severity_level = 4 if trial else 3
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
@@ -48,6 +54,8 @@ def open_session(
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
+    if trial:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if unpack:
         options.add_session_config_entry(NO_INTEGERS, "1")
     if optimized is not None:

@@ -40,6 +40,10 @@ class Endless(Small):
             time.sleep(0.01)
         return super().forward(x)
 
+class Counted(Small):
+    def forward(self, x):
+        return super().forward(x.view(len(x), 1, 8, 8))
+
 class Raises(Small):
     def forward(self, x): raise KeyError("no such layer")
 
@@ -97,6 +101,15 @@ def test_a_network_that_cannot_be_traced_is_told_and_the_rest_tried(sick: User) 
     )
     assert "plan" not in found
     assert "export" in found
+
+
+def test_a_network_for_one_batch_size_alone_comes_with_the_cure(sick: User) -> None:
+    found = examine(sick, "network.build=secateur_user_sick:Counted")
+    assert [name for name, finding in found.items() if finding.severity == "error"] == ["export"]
+    assert "turns the batch size into a Python number, as len(x) " in found["export"].what
+    assert found["export"].what.endswith("write x.flatten(1), or x.shape[0] as it is")
+    assert found["export"].why == "a run ends here"
+    assert found["export"].mend == ()
 
 
 @pytest.mark.usefixtures("quick")
