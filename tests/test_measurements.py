@@ -81,6 +81,29 @@ def lead(criterion: str, stage: str, ahead: str, behind: str) -> Mean:
     return by
 
 
+def worth(judged: str, budget: str) -> dict[int, float]:
+    """Return what L1's greedy search left, candidates judged by a measure and a recovery: seed -> share."""
+    raw = found(f"l1, greedy {budget}", "compensated") if judged == "accuracy none" else {}
+    return found(f"l1, greedy {judged} {budget}", "compensated") or raw
+
+
+def test_what_a_candidate_is_worth() -> None:
+    budgets, judged = ("70%", "50%", "40%"), ("accuracy none", "accuracy compensate", "loss compensate")
+    table = tables(section("What the budget is spent on"))[2]
+    assert [cells[1:] for cells in table] == [[told(worth(by, budget)) for budget in budgets] for by in judged]
+    for budget in budgets:
+        raw, other = worth("accuracy none", budget), worth("accuracy compensate", budget)
+        for by in judged[1:]:
+            over = mean([worth(by, budget)[seed] - raw[seed] for seed in range(3)])
+            assert over is not None
+            assert over.ends[0] < 0 < over.ends[1]  # not told apart
+        behind = 1 if budget == "70%" else -1
+        lead = mean([behind * (raw[seed] - other[seed]) for seed in range(3)])
+        assert lead is not None
+        said = f"{lead.value:.1f} at {budget} ({lead.ends[0]:.1f} to {lead.ends[1]:.1f})"
+        assert said in " ".join(section("What the budget is spent on").split())
+
+
 PAIRS = (
     ("compensated", "curves 70%", "uniform 70%", NAMES),
     ("compensated", "curves 50%", "uniform 50%", NAMES),
