@@ -195,6 +195,44 @@ def test_large_images_are_decoded_on_access_and_augmented_by_the_seed(tmp_path: 
     assert data.example.shape == (2, 3, 72, 72)
 
 
+def saved(pixels: np.ndarray[Any, Any], kind: str) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, kind)
+    return stream.getvalue()
+
+
+RAMP = np.arange(2**16, dtype=np.uint16).reshape(256, 256)
+
+
+@pytest.mark.parametrize(
+    ("source", "mode"),
+    [
+        (saved(RAMP, "PNG"), "I;16"),
+        (saved(RAMP, "TIFF"), "I;16"),
+        (saved(RAMP.astype(">u2"), "TIFF"), "I;16B"),
+        (saved(RAMP, "PPM"), "I"),
+    ],
+)
+def test_grey_of_16_bits_is_scaled(source: bytes, mode: str) -> None:
+    assert Image.open(io.BytesIO(source)).mode == mode
+    photographs = Photographs([source], ["ramp"], torch.zeros(1), 256)
+    expected = torch.tensor([round(level / 257) for level in range(2**16)]).reshape(256, 256)
+    assert torch.equal(photographs.decode(torch.tensor([0]))[0].long(), expected.expand(3, 256, 256))
+    augmented = photographs.read(torch.tensor([0]), augment=Generator().manual_seed(0))
+    assert 0.2 < float(augmented.mean()) < 0.8
+
+
+@pytest.mark.parametrize(("kind", "mode"), [(np.float32, "F"), (np.int32, "I")])
+def test_numbers_without_a_white_are_refused(kind: Any, mode: str) -> None:
+    source = saved(np.full((16, 16), 70_000, dtype=kind), "TIFF")
+    photographs = Photographs([source], ["cat/0.tiff"], torch.zeros(1), 16)
+    message = rf"image cat/0\.tiff cannot be decoded: its mode is {mode} .*; allowed are 8 bits a channel, and grey of 16"
+    with pytest.raises(DataError, match=message):
+        photographs.read(torch.tensor([0]))
+    with pytest.raises(DataError, match=message):
+        photographs.read(torch.tensor([0]), augment=Generator())
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 def test_photographs_are_augmented_as_torchvision_does_it_whatever_the_threads(threads: int) -> None:
     from torchvision import transforms

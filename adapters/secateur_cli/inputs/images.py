@@ -24,6 +24,8 @@ from secateur.errors import DataError, MissingDependencyError
 SMALL = 64
 """Up to this side in pixels images are decoded once and kept; it is 12 KiB for an image."""
 PADDING = 4
+SIXTEEN_BITS = ("PNG", "PPM")
+"""Formats whose grey numbers have 16 bits at most, also where Pillow holds them in 32."""
 
 
 def require(module: str) -> Any:
@@ -100,7 +102,7 @@ class Photographs:
         of exactly the size are taken as they are. With one: a random part, resized, and mirrored half of the time.
 
         Raises:
-            DataError: a file cannot be decoded.
+            DataError: a file cannot be decoded, or holds numbers whose black and white are not known.
         """
         if augment is None:
             return self.decode(idx).to(torch.float32) / 255.0
@@ -141,7 +143,7 @@ class Photographs:
 
     def _open(self, position: int) -> Any:
         with self._readable(position) as image:
-            return image.convert("RGB")
+            return _in_colour(image)
 
     @contextmanager
     def _readable(self, position: int) -> Iterator[Any]:
@@ -183,6 +185,22 @@ def _in_threads(work: Callable[..., Tensor], *arguments: Iterable[Any]) -> list[
         return list(map(work, *arguments))
     with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(work, *arguments))
+
+
+def _in_colour(image: Any) -> Any:
+    """Return an image as RGB of 8 bits: grey of 16 bits is scaled, where Pillow would cut it off at 255.
+
+    Raises:
+        ValueError: its numbers are floating or of 32 bits, and so have no white.
+    """
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in SIXTEEN_BITS):
+        image = image.convert("I").point(lambda level: level / 257 + 0.5).convert("L")
+    elif image.mode in ("I", "F"):
+        raise ValueError(
+            f"its mode is {image.mode} ({'floating' if image.mode == 'F' else '32-bit'} numbers, of which no value is "
+            "known to be white); allowed are 8 bits a channel, and grey of 16 bits"
+        )
+    return image.convert("RGB")
 
 
 def _to_tensor(image: Any) -> Tensor:
