@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from references_figures import change_by_loops, spearman_by_counting, student_in
 from runs_for_tests import User
 from secateur import ScoreTable, accuracy, apply_plan, collect_scores, cost_model, uniform_plan
 from secateur.batches import rebatch
-from secateur.errors import ConfigError
+from secateur.errors import ConfigError, DataError
 from secateur_cli.figures.agreement import rank_correlation, relative_change
 from secateur_cli.figures.bench import bench
 from secateur_cli.figures.catalogue import FIGURES, order_of
@@ -135,9 +136,33 @@ def test_information_by_number_of_images_is_its_twin(user: User) -> None:
             assert row[names[1]] == pytest.approx(change_by_loops(part.tolist(), reference.tolist()), abs=1e-3)
 
 
-def test_too_few_images_for_two_batches(user: User) -> None:
-    with pytest.raises(Exception, match="20 images make 1 batches of 16; at least 2 are needed"):
-        measure(user, "rank-stability", *UNTRAINED, "data.batch_size=16", images=20)
+@pytest.mark.parametrize(
+    ("name", "settings", "images", "said"),
+    [
+        ("rank-stability", ("data.batch_size=16",), 20,
+         "20 images make 1 batch of 16; at least 2 are needed: ask for more with --images, or make the batches smaller "
+         "(data.batch_size)"),
+        ("rank-stability", ("data.batch_size=40",), 1280,
+         "64 images make 1 batch of 40; at least 2 are needed: make the batches smaller (data.batch_size)"),
+        ("di-stability", (), 1280, "64 images make 0 batches of 128; at least 2 are needed: make the batches smaller "
+         "(score.options.batch_size of di)"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("data", ["secateur_user_data:load", "digits"])
+def test_too_few_images_for_two_batches_are_refused_before_any_training(
+    user: User, tmp_path: Path, data: str, name: str, settings: tuple[str, ...], images: int, said: str
+) -> None:
+    """The digits know how many images they are, the user's data do not."""
+    known = ("data.source=digits", "data.limit=64", "network.arguments={classes: 10}") if data == "digits" else ()
+    with pytest.raises(DataError, match=f"^{re.escape(said)}$"):
+        measure(user, name, *known, *settings, images=images, kept=tmp_path / "points")
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("size", "images"), [(128, {16, 32}), (32, {32})])
+def test_a_smoke_run_makes_batches_that_fit(user: User, size: int, images: set[int]) -> None:
+    batches = (*UNTRAINED, "score.criterion=di", f"score.options={{batch_size: {size}}}")
+    assert {row["images"] for row in measure(user, "di-stability", *batches, smoke=True).rows} == images
 
 
 def test_criteria_are_judged_as_by_hand(user: User) -> None:

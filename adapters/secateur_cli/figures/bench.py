@@ -9,7 +9,7 @@ import io
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from secateur.records import PruningPlan, ScoreTable
 from secateur_cli.claims import Claims
 from secateur_cli.figures.keeping import Keeper
 from secateur_cli.figures.order import Order, Row, Until
+from secateur_cli.inputs.data import Data
 from secateur_cli.progress import Progress
 from secateur_cli.settings.plan_schema import BudgetConfig, PlanConfig, Search
 from secateur_cli.settings.schema import FineTuneConfig, RunConfig, ScoreConfig
@@ -165,11 +166,16 @@ def with_search(settings: PlanConfig, search: Search, *, macs: float | None = No
 
 
 @contextmanager
-def bench(order: Order, seed: int) -> Iterator[Bench]:
+def bench(order: Order, seed: int, *, check: Callable[[Data], object] = lambda _: None) -> Iterator[Bench]:
     """Yield the bench of a seed: data split by it, the network trained with it where the configuration trains.
 
+    Args:
+        order: the figure as it was asked for.
+        seed: of the run.
+        check: raises where the data will not do.
+
     Raises:
-        SecateurError: whatever `secateur_cli.stages.preparation.prepare` refuses, before anything is kept.
+        SecateurError: whatever `secateur_cli.stages.preparation.prepare` or `check` refuses, before anything is kept.
         ConfigError, JournalError: what was kept is of another network, other images or settings; says which.
     """
     config = order.config.model_copy(update={"seed": seed})
@@ -189,8 +195,9 @@ def bench(order: Order, seed: int) -> Iterator[Bench]:
         )
         order.facts.setdefault("data", job.facts["data"])
         kept = (order.kept or Path(scratch) / "kept") / f"seed-{seed}"
-        kept.mkdir(parents=True, exist_ok=True)
         try:
+            check(job.data)
+            kept.mkdir(parents=True, exist_ok=True)
             with Claims(kept / "claims") as claims:
                 _train(job, kept / "dense", claims)
                 identity = identity_of(job.model, job.groups, job.data, seed=seed, settings=config.deciding())

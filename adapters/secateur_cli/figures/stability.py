@@ -28,9 +28,11 @@ from secateur.records import ScoreTable
 from secateur_cli.figures.agreement import rank_correlation, relative_change
 from secateur_cli.figures.bench import Bench, bench
 from secateur_cli.figures.order import Found, Order, Row
+from secateur_cli.inputs.data import Data, Split
+from secateur_cli.inputs.epochs import Epochs
 from secateur_cli.stages.job import seed_everything
 
-LEAST_BATCHES = 2
+LEAST_BATCHES, SMOKE_BATCHES = 2, 4
 
 
 def rank_stability(order: Order) -> Found:
@@ -39,9 +41,11 @@ def rank_stability(order: Order) -> Found:
     A row for each channel: layer, channel, the average rank in each batch (`batch 1`, ...) and over all. The agreement
     of a layer is the median, least and largest of the rank correlations of one batch with all others together.
     """
-    with bench(order, order.seeds[0]) as stand:
-        size = order.config.data.batch_size
-        tables = _by_batch(stand, HRank(), size=size, count=_batches(stand, order.images, size), order=order)
+    wanted, smaller = order.config.data.batch_size, "data.batch_size"
+    batches = partial(_batches, images=order.images, size=wanted, smaller=smaller, smoke=order.smoke)
+    with bench(order, order.seeds[0], check=batches) as stand:
+        size, count = batches(stand.job.data)
+        tables = _by_batch(stand, HRank(), size=size, count=count, order=order)
     layers = {layer: torch.stack([table[layer] for table in tables]) for layer in tables[0]}
     rows: list[Row] = []
     for layer, ranks in layers.items():
@@ -80,9 +84,12 @@ def di_stability(order: Order) -> Found:
     """
     settings = order.config.score
     rule = criterion("di", **settings.options) if settings.criterion == "di" else DI()
-    size = int(rule.batch_size or order.config.data.batch_size)
-    with bench(order, order.seeds[0]) as stand:
-        count = _batches(stand, 2 * order.images, size) // 2
+    wanted = int(rule.batch_size or order.config.data.batch_size)
+    smaller = "score.options.batch_size of di" if rule.batch_size else "data.batch_size"
+    batches = partial(_batches, images=2 * order.images, size=wanted, smaller=smaller, smoke=order.smoke)
+    with bench(order, order.seeds[0], check=batches) as stand:
+        size, both = batches(stand.job.data)
+        count = both // 2
         tables = _by_batch(stand, rule, size=size, count=2 * count, order=order)
     rows: list[Row] = []
     for layer in tables[0]:
@@ -107,20 +114,43 @@ def di_stability(order: Order) -> Found:
     return Found(rows, {"images": size * count, "batch_size": size, "criterion": repr(rule), "note": note})
 
 
-def _batches(stand: Bench, images: int, size: int) -> int:
-    """Return how many whole batches of at most so many images there are.
+def _batches(data: Data, *, images: int, size: int, smaller: str, smoke: bool) -> tuple[int, int]:
+    """Return the size of a batch, and how many whole ones at most so many images make.
+
+    Args:
+        data: what is read.
+        images: at most so many of it.
+        size: of a batch.
+        smaller: the key that makes the batches smaller.
+        smoke: whether batches that are too large are of a quarter of the images instead.
 
     Raises:
-        DataError: fewer than two.
+        DataError: fewer than two batches.
     """
-    known = stand.job.data.describe["images"]["calibration"]
-    have = sum(len(batch[0]) for batch in stand.job.data.calibration) if known is None else known
-    count = min(images, have) // size
+    have = _count(data.calibration, most=max(images, LEAST_BATCHES * size))
+    read = min(images, have)
+    if smoke and read // size < LEAST_BATCHES:
+        size = max(1, read // SMOKE_BATCHES)
+    count = read // size
     if count < LEAST_BATCHES:
+        enough = "ask for more with --images, or " if have >= LEAST_BATCHES * size else ""
+        made = "1 batch" if count == 1 else f"{count} batches"
         raise DataError(
-            f"{min(images, have)} images make {count} batches of {size}; at least {LEAST_BATCHES} are needed: ask for "
-            "more with --images, or make the batches smaller (data.batch_size, or score.options.batch_size of di)"
+            f"{read} images make {made} of {size}; at least {LEAST_BATCHES} are needed: {enough}make the batches "
+            f"smaller ({smaller})"
         )
+    return size, count
+
+
+def _count(split: Split, *, most: int) -> int:
+    """Return how many images a split has, counted up to about `most` where that is not known."""
+    if isinstance(split, Epochs):
+        return len(split.images)
+    count = 0
+    for inputs, _ in split:
+        count += len(inputs)
+        if count >= most:
+            break
     return count
 
 
