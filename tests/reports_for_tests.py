@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+from collections.abc import Mapping
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from secateur_cli.inputs.data import load_data
+from secateur_cli.settings.schema import DataConfig
 
 HOSTILE = (
     "\"><script>alert('x')</script><img src=http://evil.example/x onerror=alert(1)> $\\frac{1}{2}$ \x00\u202e\ud800"
@@ -72,6 +79,12 @@ def _comparison(batch_size: int, dense: float, ratio: float, lower: float, upper
     }
 
 
+@functools.cache
+def _digits() -> Mapping[str, Any]:
+    """The images as a run describes them."""
+    return load_data(DataConfig(source="digits"), folder=Path(), seed=0).describe
+
+
 def full_report() -> dict[str, Any]:
     """A run with every step, of a small residual network."""
     random = np.random.default_rng(0)
@@ -107,7 +120,7 @@ def full_report() -> dict[str, Any]:
             "weights": None,
             "skipped": {"head": "its channels are the network's outputs"},
         },
-        "data": {"source": "digits", "train": 1197, "validation": 200, "test": 400, "classes": 10},
+        "data": copy.deepcopy(dict(_digits())),
         "scores": {"criterion": "hrank", "settings": {"criterion": "hrank", "tap": "act", "samples": 500}},
         "plan": {
             "search": "greedy",

@@ -25,8 +25,9 @@ def plan_metadata(plan: PruningPlan) -> dict[str, object]:
     """Return what an exported file should say of the plan it comes from, for `export(..., metadata=...)`.
 
     Keys: "plan", the plan's fingerprint; "criterion", which decided the channels, and "search", which decided their
-    number, where the plan says so; "budget", for each cost what the network needs before and after, and what was
-    allowed.
+    number, or both where it learns, where the plan says so; "variant", of an ablation, that removed others than the
+    lowest scores ("random" goes by no criterion); "budget", for each cost what the network needs before and after, and
+    what was allowed.
 
     Example:
         >>> settings = {"search": "uniform", "scores": {"criterion": "hrank"}}
@@ -37,7 +38,13 @@ def plan_metadata(plan: PruningPlan) -> dict[str, object]:
     """
     scores = plan.settings.get("scores") or {}
     by = (scores.get("order") or scores).get("criterion") or plan.settings.get("importance")
-    known = {"plan": plan.fingerprint, "criterion": by, "search": plan.settings.get("search")}
+    variant = plan.settings.get("variant", "low")
+    known = {
+        "plan": plan.fingerprint,
+        "criterion": None if variant == "random" else by,
+        "variant": None if variant == "low" else variant,
+        "search": plan.settings.get("search"),
+    }
     spent: dict[str, object] = {"budget": {name: asdict(cost) for name, cost in plan.spent.items()}}
     return {key: value for key, value in known.items() if value is not None} | spent
 

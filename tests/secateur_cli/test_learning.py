@@ -19,6 +19,7 @@ from secateur_cli.inputs.sources import call
 from secateur_cli.settings.config import load_config
 from secateur_cli.settings.learning_schema import AutoPrunerConfig
 from secateur_cli.stages import learning
+from secateur_onnx import read_metadata
 
 GATES = ("plan.search=autopruner", "plan.autopruner={epochs: 2, granularity: layer, learning_rate: 0.05}")
 LEARNT = ("stages/learnt.safetensors", "stages/learnt.json")
@@ -45,7 +46,10 @@ def test_a_run_shows_what_the_gates_have_learnt(finished: tuple[Path, str], user
     assert plan.settings["search"] == "autopruner"
     assert plan.settings["recipe"]["learning_rate"] == 0.05
     assert plan.settings["stages"] == [["first"], ["second"]]
+    about = read_metadata(output / "model.onnx")
+    assert (about["search"], "criterion" in about, "variant" in about) == ("autopruner", False, False)
     page = (output / "report.html").read_text()
+    assert "<h1>Small, pruned by autopruner</h1>" in page
     assert "What the gates have learnt" in page
     assert "those that a gate has learnt to keep" in page
     assert "says each channel is worth" not in page  # no score has chosen them

@@ -16,6 +16,7 @@ from secateur.errors import ConfigError
 from secateur.records import ScoreTable
 from secateur_cli.inputs.sources import call
 from secateur_cli.settings.config import load_config
+from secateur_onnx import read_metadata
 
 FEW = ("train.epochs=1", "fine_tune=null")
 RANKING = ("plan.search=global_ranking", "plan.generations=12", *FEW)
@@ -33,7 +34,11 @@ def test_filters_become_equal_and_merge(user: User, tmp_path: Path) -> None:
     first, second = (list(plan[name]) for name in ("first", "second"))
     assert torch.equal(pruned["second.weight"], learnt["second.weight"][second][:, first])
     assert not learnt["second.weight"][:, list(plan.removed("first"))].any()
-    assert "Filters that became equal" in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert "Filters that became equal" in page
+    assert "<h1>Small, pruned by soft clusters</h1>" in page
+    about = read_metadata(tmp_path / "model.onnx")
+    assert (about["search"], "criterion" in about) == ("soft_clusters", False)
 
 
 def test_filters_are_sketched(user: User, tmp_path: Path) -> None:
@@ -81,6 +86,22 @@ def test_one_command_runs_the_ablation_of_hrank(user: User, tmp_path: Path) -> N
                               "plan.variant=edge", *FEW, name="search")  # fmt: skip
     assert code == 0
     assert load_plan(tmp_path / "rates").settings["variant"] == "edge"
+
+
+@pytest.mark.parametrize(
+    ("variant", "criterion", "heading"),
+    [("reverse", "hrank", "by hrank, reversed (an ablation)"), ("random", None, "at random (an ablation of hrank)")],
+)
+def test_an_ablation_is_not_told_as_the_method(
+    user: User, tmp_path: Path, variant: str, criterion: str | None, heading: str
+) -> None:
+    code, _, _ = user.command(tmp_path, f"plan.variant={variant}", "train=null", "fine_tune=null", "recover=none")
+    about = read_metadata(tmp_path / "model.onnx")
+    assert (code, about.get("criterion"), about["variant"]) == (0, criterion, variant)
+    page = (tmp_path / "report.html").read_text()
+    assert f"<h1>Small, pruned {heading}</h1>" in page
+    assert "an ablation: the method removes those of the lowest scores" in page
+    assert "dashed line is the cut" not in page
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import matplotlib
 import pytest
@@ -19,9 +19,12 @@ import pytest
 from references import wilson_bounds
 from reports_for_tests import Page, full_report, hostile_report, minimal_report, quantized_report
 from secateur.errors import MissingDependencyError
+from secateur.search.selection import Variant
+from secateur_cli.report import choosing
 from secateur_cli.report.plots import widths_plot
 from secateur_cli.report.report import render_report, write_report
 from secateur_cli.report.verdict import agreement, verdict
+from secateur_cli.stages import learning
 from secateur_cli.wording import amount, speed, spread, wilson_interval
 
 MINUS = "\N{MINUS SIGN}"
@@ -93,9 +96,75 @@ def test_evidence_names_what_ran(page: Page) -> None:
         "secateur run examples/digits.yaml",
         "norm mixes channels",
         "version of torch 2.15.0",
+        "data digits: 1257 train, 140 validation, 400 test, 10 classes weights",
         f"batch 1 14.6 MB 12.1 MB {MINUS}17.1% batch 8 16.9 MB 13.3 MB {MINUS}21.3%",
     ):
         assert text in page.words, text
+
+
+def planned(how: dict[str, Any]) -> dict[str, Any]:
+    """A run that scored and planned one group and did nothing else."""
+    report = minimal_report()
+    plan = report["plan"] | {"groups": report["plan"]["groups"][:1]} | how
+    return report | {"scores": {"criterion": "hrank"}, "plan": plan}
+
+
+@pytest.mark.parametrize(
+    ("search", "variant", "heading", "gone"),
+    [
+        ("greedy", "low", "by hrank", "those of the lowest scores by hrank were removed. "),
+        ("cross_layer", "low", "by hrank", "those of the lowest scores by hrank were removed. "),
+        ("uniform", "reverse", "by hrank, reversed (an ablation)", "those of the highest scores by hrank were removed"),
+        ("uniform", "edge", "by hrank, from both ends (an ablation)", "those at both ends of the scores by hrank were"),
+        ("rates", "middle", "by hrank, from the middle (an ablation)", "those in the middle of the scores by hrank "),
+        ("uniform", "random", "at random (an ablation of hrank)", "those drawn at random were removed"),
+        ("uniform", "best", "by hrank, best (an ablation)", "those that go by the variant best by hrank were removed"),
+    ],
+)
+def test_a_page_says_what_chose_the_channels(search: str, variant: str, heading: str, gone: str) -> None:
+    report = planned({"search": search, "settings": {"search": search, "variant": variant}})
+    words = Page(render_report(report)).words
+    assert f"digits_resnet, pruned {heading} 2026-11-20" in words
+    assert f"Of the channels of a group, {gone}" in words
+    is_method = variant == "low"
+    assert ("an ablation: the method removes those of the lowest scores" in words) is not is_method
+    assert ("crosses removed, the dashed line is the cut. Scores" in words) is is_method
+    assert ("crosses removed, in this ablation those" in words) is not is_method
+    assert ("dashed line" in words) is is_method
+    assert ("Ties are channels that share the score at the cut" in words) is (variant != "random")
+
+
+@pytest.mark.parametrize(("search", "name"), [("autopruner", "autopruner"), ("soft_clusters", "soft clusters")])
+def test_what_was_learnt_is_not_said_of_a_criterion(search: str, name: str) -> None:
+    report = planned({"search": search})
+    report["plan"]["groups"][0]["scores"] = None
+    words = Page(render_report(report)).words
+    assert f"digits_resnet, pruned by {name} 2026-11-20" in words
+    for text in ("by hrank", "Of the channels of a group", "Ties are", "dashed line"):
+        assert text not in words, text
+
+
+def test_no_line_is_drawn_where_it_is_not_the_cut() -> None:
+    """A search that scores the network anew removes other channels than those of the lowest first scores."""
+    report = planned({"search": "greedy"})
+    lines = [panel.count("stroke-dasharray") for panel in panels(render_report(report))]
+    group = report["plan"]["groups"][0]
+    best = max(range(group["width"]), key=lambda channel: group["scores"][channel])
+    worst = min(range(group["width"]), key=lambda channel: group["scores"][channel])
+    group["kept_channels"] = sorted({*group["kept_channels"], worst} - {best})
+    page = render_report(report)
+    assert lines == [1]
+    assert [panel.count("stroke-dasharray") for panel in panels(page)] == [0]
+    assert "Circles are kept, crosses removed. Scores of different groups" in Page(page).words
+
+
+def panels(page: str) -> list[str]:
+    return re.findall(r'<svg[^>]*aria-label="Scores of .*?</svg>', page, flags=re.DOTALL)
+
+
+def test_every_search_that_learns_and_every_ablation_has_words() -> None:
+    assert set(choosing.LEARNT) == set(learning.LEARNT)
+    assert {"low", *choosing.ABLATIONS} == set(get_args(Variant))
 
 
 @pytest.mark.parametrize("make", [full_report, quantized_report, minimal_report, hostile_report, dict])

@@ -47,6 +47,7 @@ def test_a_run_leaves_everything(finished: tuple[Path, dict[str, Any]]) -> None:
     assert report["onnx"]["parity"]["samples"] == 48
     about = read_metadata(output / "model.onnx")
     assert (about["plan"], about["criterion"], about["search"]) == (report["plan"]["fingerprint"], "hrank", "uniform")
+    assert "variant" not in about
     assert about["budget"]["macs"] == {key: report["plan"][key] for key in ("before", "after", "budget")}
     json.dumps(report, allow_nan=False)
 

@@ -59,6 +59,15 @@ def test_several_budgets_and_a_torch_pruning_importance(network: nn.Sequential) 
     }
 
 
+@pytest.mark.parametrize(
+    ("variant", "criterion", "said"), [("low", "di", None), ("edge", "di", "edge"), ("random", None, "random")]
+)
+def test_an_ablation_is_told(variant: str, criterion: str | None, said: str | None) -> None:
+    settings = {"search": "uniform", "variant": variant, "scores": {"criterion": "di"}}
+    about = plan_metadata(PruningPlan((), {}, "macs", 8.0, 4.0, 4.0, settings=settings))
+    assert (about.get("criterion"), about.get("variant")) == (criterion, said)
+
+
 def test_files_that_say_nothing(tmp_path: Path, dense_file: Path) -> None:
     truncated, foreign, empty = tmp_path / "truncated.onnx", tmp_path / "foreign.onnx", tmp_path / "empty.onnx"
     truncated.write_bytes(dense_file.read_bytes()[:700])

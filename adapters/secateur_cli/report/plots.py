@@ -93,14 +93,19 @@ def widths_plot(groups: Sequence[Mapping[str, Any]]) -> str:
     return drawn("widths", f"Channels kept: {said}", (COLUMN, 0.7 + ROW * len(shown)), draw)
 
 
-def score_plots(groups: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], str]]:
-    """Return groups with a panel each, at most 12 spread evenly over the network: scores from best to worst."""
+def score_plots(groups: Sequence[Mapping[str, Any]], *, cut: bool) -> list[tuple[Mapping[str, Any], str]]:
+    """Return groups with a panel each, at most 12 spread evenly over the network: scores from best to worst.
+
+    Args:
+        groups: of the plan.
+        cut: whether a line stands between what is kept and what is not.
+    """
     known = [g for g in groups if g.get("scores") and all(s is not None for s in g["scores"])]
     picked = [known[i] for i in spread_evenly(len(known), MAX_PANELS)]
-    return [(group, _score_panel(group, f"scores-{number}")) for number, group in enumerate(picked)]
+    return [(group, _score_panel(group, f"scores-{number}", cut=cut)) for number, group in enumerate(picked)]
 
 
-def _score_panel(group: Mapping[str, Any], name: str) -> str:
+def _score_panel(group: Mapping[str, Any], name: str, *, cut: bool) -> str:
     kept, scores = set(group.get("kept_channels") or ()), list(group["scores"])
     order = sorted(range(len(scores)), key=lambda channel: -scores[channel])  # stable: ties in channel order
     size = max(1.8, min(4.5, 90 / len(scores)))
@@ -111,7 +116,8 @@ def _score_panel(group: Mapping[str, Any], name: str) -> str:
             False: {"marker": "x", "color": RUST, "markersize": size + 0.8},
             True: {"marker": "o", "color": BLUE, "markersize": size},
         }
-        axes.axvline(len(kept) + 0.5, color=INK, linestyle="--", linewidth=0.8)
+        if cut:
+            axes.axvline(len(kept) + 0.5, color=INK, linestyle="--", linewidth=0.8)
         for inside, style in styles.items():
             at = [place for place, channel in enumerate(order) if (channel in kept) == inside]
             axes.plot([p + 1 for p in at], [scores[order[p]] for p in at], linestyle="", **style)

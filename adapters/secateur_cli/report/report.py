@@ -9,6 +9,7 @@ from typing import Any
 
 from secateur.errors import MissingDependencyError
 from secateur.files import replacing, write_json
+from secateur_cli.report.choosing import chosen
 from secateur_cli.report.verdict import verdict
 
 JSON_FILE = "report.json"
@@ -46,7 +47,7 @@ def render_report(report: Mapping[str, Any]) -> str:
     return render_page(
         TEMPLATE,
         network=str(network.get("build") or "network").rpartition(":")[2],
-        criterion=(run.get("scores") or {}).get("criterion"),
+        chosen=chosen(run),
         created=moment(str(run.get("created") or "")),
         data=(run.get("data") or {}).get("source"),
         smoke=bool(run.get("smoke")),

@@ -6,6 +6,7 @@ import yaml
 
 from secateur_cli.costs import label, spent, unit
 from secateur_cli.report import plots
+from secateur_cli.report.choosing import LEARNT, ablation, is_cut, removed
 from secateur_cli.report.curves_section import curves_section
 from secateur_cli.report.deployment import medians, onnx_section, speed_section
 from secateur_cli.report.latency_section import latency_section
@@ -134,10 +135,14 @@ def _widths(report: Report) -> Section | None:
     )
     search = str(plan.get("search", ""))
     found = f"{search}: {SEARCHES[search]}" if search in SEARCHES else search
+    gone, variant = removed(report), ablation(report)
+    method = ", an ablation: the method removes those of the lowest scores" if variant else ""
+    which = f"Of the channels of a group, {gone} were removed{method}. " if gone else ""
+    ties = "Ties are channels that share the score at the cut, where their order decided."
     text = (
-        f"The search was {found}. {budgets} "
-        "Layers in one group share their channels, so they lose the same ones. Ties are channels that share the score "
-        "at the cut, where their order decided."
+        f"The search was {found}. {budgets} {which}"
+        "Layers in one group share their channels, so they lose the same ones."
+        f"{'' if search in LEARNT or variant == 'random' else f' {ties}'}"
     )
     missing = len(groups) - plots.MAX_ROWS
     caption = "Channels that each group keeps." + (f" {missing} more groups are in the table." if missing > 0 else "")
@@ -156,14 +161,16 @@ def _widths(report: Report) -> Section | None:
 
 def _scores(report: Report) -> Section | None:
     groups = part(report, "plan").get("groups") or []
-    drawn = plots.score_plots(groups)
+    cut = is_cut(report)
+    drawn = plots.score_plots(groups, cut=cut)
     if not drawn:
         return None
     some = f" Shown are {len(drawn)} of {len(groups)} groups, spread evenly." if len(drawn) < len(groups) else ""
+    crosses = f"removed, in this ablation {removed(report) or 'others'}" if ablation(report) else "removed"
     text = (
         f"What {part(report, 'scores').get('criterion', 'the criterion')} says each channel is worth, larger is "
-        "better; where layers share channels, a group's score combines theirs. Circles are kept, crosses removed, the "
-        f"dashed line is the cut. Scores of different groups are not on one scale.{some}"
+        f"better; where layers share channels, a group's score combines theirs. Circles are kept, crosses {crosses}"
+        f"{', the dashed line is the cut' if cut else ''}. Scores of different groups are not on one scale.{some}"
     )
     panels = [Figure(svg, f"{group['name']}: {group['kept']} of {group['width']} kept") for group, svg in drawn]
     rows = [[str(key).replace("_", " "), as_text(value)] for key, value in part(report, "scores", "settings").items()]
@@ -242,8 +249,9 @@ def _repeat(report: Report) -> Section:
     rows += [[name, str(value)] for name, value in part(report, "machine").items() if value is not None]
     data = part(report, "data")
     if data:
-        sizes = ", ".join(f"{data[k]} {k}" for k in ("train", "validation", "test", "classes") if data.get(k))
-        rows.append(["data", f"{data.get('source')}: {sizes}"])
+        known = {**part(data, "images"), "classes": data.get("classes")}
+        sizes = [f"{known[k]} {k}" for k in ("train", "validation", "test", "classes") if known.get(k)]
+        rows.append(["data", ": ".join(filter(None, (str(data.get("source")), ", ".join(sizes))))])
     rows.append(["weights", as_text(part(report, "network").get("weights")) if report.get("network") else NONE])
     text = [f"The whole run took {duration(report['seconds'])}."] if report.get("seconds") is not None else []
     if part(report, "plan").get("fingerprint"):

@@ -31,6 +31,8 @@ from secateur_cli.settings.values import Method
 from secateur_cli.stages.job import CHECKPOINT, Job, going_on
 
 LEARNT: tuple[Search, ...] = ("autopruner", "soft_clusters")
+BY_SCORES = ("scores", "reduction", "variant")
+"""What a plan records of how scores chose its channels."""
 WEIGHTS, LEARNT_PLAN = "stages/learnt.safetensors", "stages/learnt.json"
 Found = tuple[nn.Module, PruningPlan, dict[str, Any]]
 """The network that was trained, the plan, and what the report tells of it."""
@@ -122,8 +124,11 @@ def _autoprune(job: Job, start: PruningPlan) -> Found:
         }
         for name, gate in found.gates.items()
     ]
-    plan = replace(start, kept=found.plan.kept, ties={}, settings={**start.settings, **found.plan.settings})
-    return found.model, plan, {"epochs": [asdict(epoch) for epoch in found.epochs], "gates": gates}
+    return (
+        found.model,
+        _learnt(start, found.plan),
+        {"epochs": [asdict(epoch) for epoch in found.epochs], "gates": gates},
+    )
 
 
 def _soft_clusters(job: Job, start: PruningPlan) -> Found:
@@ -141,13 +146,18 @@ def _soft_clusters(job: Job, start: PruningPlan) -> Found:
             on_step=advance,
             on_epoch=say,
         )
-    plan = replace(start, kept=found.plan.kept, ties={}, settings={**start.settings, **found.plan.settings})
     clusters = [
         {"group": name, "width": sum(map(len, own)), "kept": len(own), "largest": max(map(len, own))}
         for name, own in found.clusters.items()
     ]
     epochs = [{"number": epoch.number, "loss": epoch.loss} for epoch in found.history.epochs]
-    return found.model, plan, {"epochs": epochs, "clusters": clusters}
+    return found.model, _learnt(start, found.plan), {"epochs": epochs, "clusters": clusters}
+
+
+def _learnt(start: PruningPlan, found: PruningPlan) -> PruningPlan:
+    """Return the plan of the channels that were found, at the widths and with the costs of the start."""
+    widths = {key: value for key, value in start.settings.items() if key not in BY_SCORES}
+    return replace(start, kept=found.kept, ties={}, settings={**widths, **found.settings})
 
 
 def _stages(job: Job, start: PruningPlan, granularity: str) -> list[list[str]]:

@@ -157,7 +157,7 @@ def export_both(job: Job, plan: PruningPlan, pruned: nn.Module) -> None:
 
     def work() -> dict[str, Any]:
         job.progress.say("exporting to ONNX")
-        about = secateur_onnx.plan_metadata(plan) | {"criterion": job.config.score.criterion}
+        about = secateur_onnx.plan_metadata(plan)
         dense_file = secateur_onnx.export(job.model, job.data.example, workspace.path(DENSE_ONNX))
         path = workspace.path(PRUNED_ONNX)
         pruned_file = secateur_onnx.export(pruned, job.data.example, path, metadata=about)
