@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -102,10 +101,8 @@ def test_a_finished_run_is_not_repeated(user: User, tmp_path: Path, monkeypatch:
     monkeypatch.delattr(recovery, "compensate")
     for name in ("export", "benchmark", "check_parity"):
         monkeypatch.delattr(pipeline.secateur_onnx, name)
-    begun = time.monotonic()
     code, said, _ = user.command(output)
     assert code == 0
-    assert time.monotonic() - begun < 5
     assert "continuing the run" in said
     after = contents(output)
     assert {n for n in before if before[n] != after[n]} <= {"report.json", "report.html"}
