@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 import torch
 import torch_pruning as tp
@@ -79,7 +77,7 @@ def test_host_takes_a_grouped_convolution_with_one_output_per_block_for_a_depthw
 
 
 def test_scores_are_made_anew_for_what_training_has_changed() -> None:
-    """Between the steps the weights of the channels that were strongest become weakest."""
+    """Between the steps the strongest channels become the weakest: old scores would keep 4, 5, 6 and 7."""
     net = nn.Sequential(nn.Conv2d(3, 8, 1, bias=False), nn.ReLU(), nn.Conv2d(8, 2, 1)).eval()
     net[0].weight.data = torch.arange(1.0, 9)[:, None, None, None].expand(8, 3, 1, 1).contiguous()
 
@@ -88,7 +86,4 @@ def test_scores_are_made_anew_for_what_training_has_changed() -> None:
         weight.data = weight.data.flip(0)
 
     result = prune(net, IMAGES, L1, pruning_ratio=0.5, iterative_steps=2, on_step=turned)
-    first = [4, 5, 6, 7]  # of those that the first step leaves, 2..7, the last two have become the weakest
-    assert list(result.plan["0"]) != first
-    assert list(result.plan["0"]) == [2, 3, 4, 5]
-    assert all(a < b for a, b in itertools.pairwise(result.plan["0"]))
+    assert result.plan["0"] == (2, 3, 4, 5)

@@ -22,6 +22,18 @@ def first_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
     return cast(Tensor, next(iter((*args, *kwargs.values()))))
 
 
+def sole_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    """Return the one argument that a layer was called with, by place or by name.
+
+    Example:
+        >>> import torch
+        >>> sole_input((), {"input": torch.ones(1)})
+        tensor([1.])
+    """
+    (inputs,) = (*args, *kwargs.values())
+    return cast(Tensor, inputs)
+
+
 def with_first_input(
     args: tuple[Any, ...], kwargs: Mapping[str, Any], inputs: Tensor
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -12,7 +12,7 @@ import torchvision.models as zoo
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  # its usual name
 
-from secateur.errors import ConfigError, DataError, NetworkError, ScoreError
+from secateur.errors import ConfigError, DataError, NetworkError
 from secateur.feature_maps import collect_scores, tapped
 from secateur.modes import structure_of
 
@@ -338,36 +338,3 @@ def test_inputs_are_moved_to_the_networks_device() -> None:
     here = collect_scores(model, [data], MeanMap())
     there = collect_scores(model.cuda(), [data], MeanMap())
     torch.testing.assert_close(here["0"], there["0"], rtol=1e-4, atol=1e-5)
-
-
-class Initialised:
-    """Three functions, and none of the attributes."""
-
-    def init(self, channels: int) -> Tensor:
-        return torch.zeros(channels)
-
-    update = compute = init
-
-
-class OneTooFew(MeanMap):
-    def compute(self, state: tuple[Tensor, int]) -> Tensor:
-        return super().compute(state)[1:]
-
-
-class Lists(MeanMap):
-    def compute(self, state: tuple[Tensor, int]) -> Any:
-        return super().compute(state).tolist()
-
-
-@pytest.mark.parametrize(
-    ("criterion", "error", "message"),
-    [
-        (Initialised(), ConfigError, "Initialised is no criterion over feature maps: it has no accepts_vectors, batch"),
-        (MeanMap, ConfigError, r"MeanMap is a class; a criterion is an object of it: MeanMap\(\)"),
-        (OneTooFew(), ScoreError, r"'mean' must give layer '0' one score a channel.*\(2,\); it gives.*shape \(1,\)"),
-        (Lists(), ScoreError, "it gives list"),
-    ],
-)
-def test_what_is_no_criterion_is_told_what_it_lacks(criterion: Any, error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        collect_scores(nn.Sequential(nn.Conv2d(1, 2, 1)), [torch.ones(2, 1, 4, 4)], criterion)

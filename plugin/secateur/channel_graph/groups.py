@@ -8,11 +8,10 @@ from typing import Any, Literal, get_args
 
 import torch_pruning as tp
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 
 from secateur.channel_graph.streams import masked_group, writers_of
 from secateur.channel_graph.surgery import layer_size, trouble_with
-from secateur.channel_graph.traced_groups import groups_of, layers_sharing_weights, reaches_outputs, unmet
+from secateur.channel_graph.traced_groups import blocks_of, groups_of, layers_sharing_weights, reaches_outputs, unmet
 from secateur.channel_graph.tracing import copy_of, differentiable, trace
 from secateur.channel_graph.verify import TOLERANCE, attends, check_repeats, difference, mixes_channels, runs
 from secateur.channel_map import ChannelMap
@@ -134,21 +133,12 @@ def _reason_to_skip(
             return f"Torch-Pruning maps its channels wrongly onto {member.layer}"
         if member.axis is None and (trouble := trouble_with(model.get_submodule(member.layer), member.role)):
             return f"{member.layer} is {trouble}"
-        if (blocks := _blocks(model, member)) > 1 and not _alike_in(blocks, member, size):
+        blocks = 1 if member.axis is not None else blocks_of(model.get_submodule(member.layer))
+        if not _alike_in(blocks, member, size):
             return f"{member.layer} divides what it reads into {blocks} blocks, in which its channels do not lie alike"
         if shared := [name for name in sharing.get(member.layer, ()) if name != member.layer]:
             return f"{member.layer} shares its weights with {', '.join(shared)}, which would no longer be so"
     return ""
-
-
-def _blocks(model: nn.Module, member: Member) -> int:
-    """Return into how many blocks a layer that is not depthwise divides the channels of a member."""
-    module = model.get_submodule(member.layer) if member.axis is None else None
-    if isinstance(module, nn.GroupNorm):
-        return module.num_groups
-    if isinstance(module, _ConvNd) and module.groups < max(module.in_channels, module.out_channels):
-        return module.groups
-    return 1
 
 
 def _alike_in(blocks: int, member: Member, size: int) -> bool:

@@ -7,7 +7,7 @@ References:
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -98,18 +98,35 @@ def check_fits(model: nn.Module, plan: PruningPlan) -> None:
     _check_members(model, plan.groups)
 
 
-def _check_members(model: nn.Module, groups: Sequence[ChannelGroup]) -> None:
-    sizes = [(member, layer_size(model, member)) for group in groups for member in group.members]
-    for member, size in sizes:
+def _check_members(model: nn.Module, groups: Iterable[ChannelGroup]) -> None:
+    for member, size, needed in unfit_members(model, groups):
         if size is None:
             raise PlanError(f"the plan prunes {member.layer!r}, which this network does not have: it is another's plan")
-    for member, size in sizes:
-        needed = 1 + max(p for owned in member.indices for p in owned)
-        if size is not None and needed > size:
-            raise PlanError(
-                f"the plan was made for a {member.layer!r} with at least {needed} channels on its {member.role} side; "
-                f"this network's has {size}: it is another network's plan, or was applied already"
-            )
+        raise PlanError(
+            f"the plan was made for a {member.layer!r} with at least {needed} channels on its {member.role} side; "
+            f"this network's has {size}: it is another network's plan, or was applied already"
+        )
+
+
+def unfit_members(model: nn.Module, groups: Iterable[ChannelGroup]) -> list[tuple[Member, int | None, int]]:
+    """Return what groups name that `model` does not have: the member, its size there, and the size that it needs.
+
+    Layers that do not exist come first; their size is None.
+
+    Raises:
+        PlanError: as `layer_size`.
+
+    Example:
+        >>> own = ((0,), (5,))
+        >>> group = ChannelGroup("0", 2, (Member("0", "producer", own), Member("1", "consumer", own)))
+        >>> found = unfit_members(nn.Sequential(nn.Linear(1, 2)), [group])
+        >>> [(member.layer, size, needed) for member, size, needed in found]
+        [('1', None, 6), ('0', 2, 6)]
+    """
+    sizes = [(member, layer_size(model, member)) for group in groups for member in group.members]
+    needed = [(m, size, 1 + max((p for owned in m.indices for p in owned), default=-1)) for m, size in sizes]
+    unfit = [(member, size, least) for member, size, least in needed if size is None or least > size]
+    return sorted(unfit, key=lambda found: found[1] is not None)
 
 
 def layer_size(model: nn.Module, member: Member) -> int | None:

@@ -90,7 +90,7 @@ def record_group(group: tp.dependency.Group, *, blocks: int | None = None) -> Ch
     group norm of G blocks is involved, it is the k-th offset within every block. `blocks` sets G by hand.
     """
     graph: Any = group._DG
-    count = _blocks(group) if blocks is None else blocks
+    count = max(blocks_of(item.dep.target.module) for item in group.items) if blocks is None else blocks
     width = len(group[0].idxs) // count
     channel_of = {root: k % width for k, root in enumerate(group[0].idxs)}
     members = []
@@ -116,16 +116,16 @@ def reaches_outputs(group: tp.dependency.Group) -> bool:
     )
 
 
-def _blocks(group: tp.dependency.Group) -> int:
-    """Return into how many blocks grouped convolutions and group norms divide the channels of a group."""
-    blocks = 1
-    for item in group.items:
-        module = item.dep.target.module
-        if isinstance(module, _ConvNd) and 1 < module.groups < module.out_channels:
-            blocks = max(blocks, module.groups)
-        elif isinstance(module, nn.GroupNorm):
-            blocks = max(blocks, module.num_groups)
-    return blocks
+def blocks_of(module: Any) -> int:
+    """Return into how many blocks a layer divides its channels, 1 where it does not, or each is one (depthwise).
+
+    Example:
+        >>> [blocks_of(layer) for layer in (nn.GroupNorm(2, 8), nn.Conv2d(8, 8, 3, groups=4), nn.Linear(8, 8))]
+        [2, 4, 1]
+    """
+    if isinstance(module, nn.GroupNorm):
+        return module.num_groups
+    return module.groups if isinstance(module, _ConvNd) and module.groups < module.out_channels else 1
 
 
 def _locate(graph: Any, node: Any) -> tuple[str | None, int | None]:

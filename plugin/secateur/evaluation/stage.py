@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from secateur.channel_graph import apply_plan
 from secateur.channel_graph.masks import masked, silence
 from secateur.channel_graph.narrowing import narrowed
-from secateur.channel_graph.surgery import layer_size
+from secateur.channel_graph.surgery import unfit_members
 from secateur.channel_graph.verify import mixes_channels
 from secateur.errors import NetworkError, PlanError
 from secateur.protocols import Kept
@@ -37,18 +37,13 @@ def check_groups(model: nn.Module, groups: Mapping[str, ChannelGroup]) -> None:
         Traceback (most recent call last):
         secateur.errors.NetworkError: the groups are those of another network: it has no layer 'a'
     """
-    layers = {name for name, _ in model.named_modules(remove_duplicate=False)}
-    layers |= {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    for member in (member for group in groups.values() for member in group.members):
-        if member.layer not in layers:
+    for member, size, needed in unfit_members(model, groups.values()):
+        if size is None:
             raise NetworkError(f"the groups are those of another network: it has no layer {member.layer!r}")
-        size = layer_size(model, member)
-        last = max((position for owned in member.indices for position in owned), default=-1)
-        if size is not None and last >= size:
-            raise NetworkError(
-                f"the groups are those of another network: {member.layer!r} has {size} channels on its {member.role} "
-                f"side, and they name its channel {last}"
-            )
+        raise NetworkError(
+            f"the groups are those of another network: {member.layer!r} has {size} channels on its {member.role} "
+            f"side, and they name its channel {needed - 1}"
+        )
 
 
 def shared_channels(groups: Mapping[str, ChannelGroup], candidates: Sequence[Kept]) -> dict[str, tuple[int, ...]]:

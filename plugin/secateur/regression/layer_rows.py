@@ -7,8 +7,7 @@ and O outputs of each block. A linear layer is a convolution whose kernel sees e
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -124,17 +123,6 @@ def draw_positions(size: int, share: int, generator: torch.Generator) -> Tensor:
         tensor([0, 1, 2])
     """
     return torch.arange(size) if size <= share else torch.randint(size, (share,), generator=generator)
-
-
-def sole_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-    """Return the one argument that a layer was called with, by place or by name.
-
-    Example:
-        >>> sole_input((), {"input": torch.ones(1)})
-        tensor([1.])
-    """
-    (inputs,) = (*args, *kwargs.values())
-    return cast(Tensor, inputs)
 
 
 def output_rows(module: nn.Module, output: Tensor, positions: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from secateur.errors import DataError
 from secateur.feature_maps import tapped
+from secateur.hooks import sole_input
 from secateur.modes import device_of, evaluating
 from secateur.regression.layer_rows import (
     draw_positions,
@@ -18,7 +19,6 @@ from secateur.regression.layer_rows import (
     layout_of,
     output_rows,
     positions_of,
-    sole_input,
 )
 from secateur.regression.replay import Replay
 from secateur.regression.targets import Target

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from secateur.hooks import sole_input
 from secateur.modes import device_of, evaluating
 from secateur.records import ChannelGroup, Member
 from secateur.regression import (
@@ -27,7 +28,7 @@ from secateur.regression import (
     reason_against,
     targets_of,
 )
-from secateur.regression.layer_rows import draw_positions, input_rows, output_rows, positions_of, sole_input
+from secateur.regression.layer_rows import draw_positions, input_rows, output_rows, positions_of
 from secateur.regression.reading import checked
 
 CHUNK = 2**23  # numbers of rows that are made at a time
