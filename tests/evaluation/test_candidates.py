@@ -25,6 +25,7 @@ from networks_for_tests import (
     ZeroPaddedShortcut,
     randomise_batch_norm,
 )
+from races_for_tests import check, cuts
 from secateur import MacsCost, apply_plan, fine_tune, greedy_plan, weight_scores
 from secateur.channel_graph import channel_groups
 from secateur.channel_map import with_channel_maps
@@ -60,26 +61,6 @@ def problem(build: Callable[[], nn.Module], *, images: int = 90, size: int = 16)
     labels[:5] = (labels[:5] + 1) % 5
     batches = list(zip(inputs.split(40), labels.split(40), strict=True))
     return network, channel_groups(network, inputs[:3]), batches
-
-
-def cuts(groups: dict[str, ChannelGroup], kept: Kept, generator: torch.Generator) -> list[Kept]:
-    """Return for each group that can be cut further a candidate that does it, as a greedy search would."""
-    found = []
-    for name, group in groups.items():
-        there = kept.get(name, tuple(range(group.width)))
-        if len(there) > 1:
-            count = int(torch.randint(1, len(there), (), generator=generator))
-            stay = torch.randperm(len(there), generator=generator)[:count].tolist()
-            found.append({**kept, name: tuple(sorted(there[i] for i in stay))})
-    return found
-
-
-def check(worths: list[Worth], literal: list[float]) -> None:
-    for worth, true in zip(worths, literal, strict=True):
-        if true == max(literal):
-            assert worth == Worth(true)
-        else:
-            assert worth.value == true if worth.exact else true <= worth.value < max(literal)
 
 
 @pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
@@ -128,87 +109,6 @@ def test_what_is_known_is_not_judged_again_and_what_is_found_is_told() -> None:
     assert again == {}
     known = {idx: Worth(1.0, exact=False) for idx in range(len(candidates))}
     check(worth.race(candidates, known=known), literal)
-
-
-def test_images_within_rounding_are_judged_literally() -> None:
-    """All outputs are equal but for rounding: only the same arithmetic gives the same answers."""
-    torch.manual_seed(1)
-    network = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 8, 3), nn.Flatten())
-    network = nn.Sequential(*network, nn.Linear(8 * 16, 4)).eval()
-    with torch.no_grad():
-        network[5].weight.copy_(network[5].weight[:1].expand(4, -1)[:, torch.randperm(128)])
-        for row in range(4):  # the same numbers, added up in another order
-            network[5].weight[row] = network[5].weight[0]
-            network[5].weight[row, :64] *= 1 + 1e-7 * row
-        network[5].bias.zero_()
-    images = torch.randn(64, 3, 8, 8)
-    groups = channel_groups(network, images[:2])
-    labels = network(images).argmax(1)
-    batches = [(images[:40], labels[:40]), (images[40:], labels[40:])]
-    literal, worth = MaskedAccuracy(network, groups, batches), CandidateWorth(network, groups, batches, chunk=5)
-    candidates = cuts(groups, {}, torch.Generator().manual_seed(0))
-    true = [literal(candidate) for candidate in candidates]
-    assert [worth(candidate) for candidate in candidates] == true
-    check(worth.race(candidates), true)
-
-
-class Autocast(nn.Module):
-    """Computes in bfloat16 inside, and gives float32."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            outputs: Tensor = self.network(x)
-        return outputs.float()
-
-
-def plain_network(*, statistics: bool = True) -> nn.Module:
-    layers = [nn.Conv2d(3, 32, 3, bias=False), nn.BatchNorm2d(32, track_running_stats=statistics), nn.ReLU()]
-    layers += [nn.Conv2d(32, 32, 3, bias=False), nn.BatchNorm2d(32, track_running_stats=statistics), nn.ReLU()]
-    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 5))
-    return randomise_batch_norm(network).eval() if statistics else network.eval()
-
-
-LITERAL: dict[str, Callable[[], nn.Module]] = {
-    "bfloat16": lambda: plain_network().bfloat16(),
-    "float16": lambda: plain_network().half(),
-    "autocast": lambda: Autocast(plain_network()).eval(),
-    "batch statistics": lambda: plain_network(statistics=False),
-}
-
-
-@pytest.mark.parametrize("build", LITERAL.values(), ids=LITERAL)
-def test_where_the_arithmetic_decides_all_is_judged_literally(build: Callable[[], nn.Module]) -> None:
-    torch.manual_seed(0)
-    network = build()
-    images = torch.randn(200, 3, 10, 10).to(next(network.parameters()).dtype)
-    head = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
-    with torch.no_grad():
-        head.bias.sub_(network(images).mean(0))
-        labels = network(images).argmax(1)
-    groups = channel_groups(network, images[:3])
-    batches = list(zip(images.split(50), labels.split(50), strict=True))
-    literal, worth = MaskedAccuracy(network, groups, batches), CandidateWorth(network, groups, batches)
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(2):
-        start = cuts(groups, {}, generator)
-        candidates = [*start, *(each for kept in start for each in cuts(groups, kept, generator)), {}]
-        true = [literal(candidate) for candidate in candidates]
-        check(worth.race(candidates), true)
-        assert [worth(candidate) for candidate in candidates] == true
-
-
-def test_batch_norm_by_the_batch_is_judged_by_raw_accuracy_alone() -> None:
-    network = plain_network(statistics=False)
-    images = torch.randn(8, 3, 10, 10)
-    batches = [(images, torch.zeros(8, dtype=torch.int64))]
-    groups = channel_groups(network, images[:2])
-    for arguments in ({"measure": "loss"}, {"recovery": "recalibrate", "calibration": [images]}):
-        with pytest.raises(NetworkError, match=r"batch norm '1' keeps no running statistics.*MaskedAccuracy"):
-            CandidateWorth(network, groups, batches, **arguments)
 
 
 def test_prototypes_of_classes_are_no_batch() -> None:

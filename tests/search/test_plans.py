@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import numpy
 import pytest
 import torch
 from hypothesis import given, settings
@@ -18,7 +17,7 @@ from chains_for_tests import SETTINGS, Case, ChainCost, cases, group_of, small_c
 from references import algorithm_1, select_by_removing, uniform_by_trying
 from secateur.errors import BudgetError, ConfigError, EvaluationError, NetworkError, ScoreError, SecateurWarning
 from secateur.records import ChannelGroup, Member, PruningPlan, ScoreTable
-from secateur.search import GreedyStep, global_ranking_plan, greedy_plan, rate_plan, uniform_plan
+from secateur.search import GreedyStep, greedy_plan, uniform_plan
 
 # --- uniform ----------------------------------------------------------------------------------------------------------
 
@@ -267,97 +266,3 @@ def test_bad_groups_scores_and_settings() -> None:
                 search(groups, scores, cost, "50%", *more, round_to=wrong)
         with pytest.raises(BudgetError, match="malformed"):
             search(groups, scores, cost, "flops", *more)
-
-
-# --- variants ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("variant", "kept", "ties"),
-    [
-        ("low", (0, 4, 5, 6, 7), {}),
-        ("reverse", (0, 1, 2, 3, 6), {}),
-        ("edge", (0, 2, 3, 4, 6), {"a": 3}),
-        ("middle", (1, 2, 4, 5, 7), {"a": 3}),
-    ],
-)
-def test_a_variant_changes_which_channels_go_not_how_many(variant: Any, kept: tuple[int, ...], ties: Any) -> None:
-    """The scores of a are 5 1 1 1 7 8 6 9; three of eight channels go."""
-    case = small_case()
-    plan = uniform_plan(*case.arguments, "60%", variant=variant, round_to=1)
-    assert plan["a"] == kept
-    assert plan.widths == uniform_plan(*case.arguments, "60%", round_to=1).widths
-    assert (plan.settings["variant"], plan.ties) == (variant, ties)
-    assert "seed" not in plan.settings
-
-
-def test_the_random_variant_draws_for_each_group_by_the_seed() -> None:
-    dense = dict.fromkeys("abcdef", 20)
-    case = Case(dense, {name: list(range(20)) for name in dense}, ChainCost(dense, dict.fromkeys(dense, 1)))
-    plan = uniform_plan(*case.arguments, "30%", variant="random", seed=3, round_to=1)
-    assert plan.settings["seed"] == 3
-    assert plan.ties == {}
-    assert len({plan[name] for name in dense}) == len(dense)
-    assert uniform_plan(*case.arguments, "30%", variant="random", seed=3, round_to=1).kept == plan.kept
-    assert uniform_plan(*case.arguments, "30%", variant="random", seed=4, round_to=1).kept != plan.kept
-
-
-def test_the_greedy_search_values_what_the_variant_keeps() -> None:
-    case, asked = small_case(), []
-
-    def evaluate(kept: Mapping[str, tuple[int, ...]]) -> float:
-        asked.append(dict(kept))
-        return 1.0
-
-    plan = greedy_plan(*case.arguments, "90%", evaluate, delta=0.05, variant="reverse", round_to=1)
-    assert asked[:2] == [{"a": (0, 1, 2, 3, 4, 5, 6)}, {"b": (0, 1, 2, 3, 4, 5, 6)}]
-    assert plan.kept["a"] == (0, 1, 2, 3, 4, 5, 6)
-    assert plan.settings["variant"] == "reverse"
-
-
-def test_unknown_variants_and_negative_seeds_are_refused() -> None:
-    with pytest.raises(ConfigError, match="unknown variant 'high'; allowed: low, reverse, random, edge, middle"):
-        uniform_plan(*small_case().arguments, "60%", variant="high", round_to=1)
-    with pytest.raises(ConfigError, match="the seed is -1"):
-        greedy_plan(*small_case().arguments, "60%", lambda kept: 1.0, variant="random", seed=-1, round_to=1)
-
-
-@pytest.mark.parametrize("seed", [None, "a", 1.5, True])
-def test_a_seed_must_be_a_whole_number(seed: Any) -> None:
-    with pytest.raises(ConfigError, match=f"the seed is {seed!r}; it must be a whole number, at least 0"):
-        uniform_plan(*small_case().arguments, "60%", seed=seed, round_to=1)
-
-
-@pytest.mark.parametrize("wrong", ["macs", ["macs"], None, {max}, (each for each in [max]), max])
-def test_what_is_no_cost_is_refused(wrong: Any) -> None:
-    groups, scores, _ = small_case().arguments
-    with pytest.raises(ConfigError, match="stands where a cost should"):
-        uniform_plan(groups, scores, wrong, "60%", round_to=1)
-    with pytest.raises(ConfigError, match="stands where a cost should"):
-        rate_plan(groups, scores, wrong, dict.fromkeys(groups, 0.5))
-
-
-@pytest.mark.parametrize("rate", ["0.5", None])
-def test_a_rate_must_be_a_number(rate: Any) -> None:
-    groups, scores, cost = small_case().arguments
-    with pytest.raises(ConfigError, match=f"is {rate!r}; a share of removed channels"):
-        rate_plan(groups, scores, cost, dict.fromkeys(groups, rate))
-
-
-def test_settings_in_the_numbers_of_numpy_can_be_stored() -> None:
-    groups, scores, cost = small_case().arguments
-    rules = {"round_to": numpy.int64(2), "min_keep": numpy.int64(1), "seed": numpy.int64(3)}
-    scores = ScoreTable(dict(scores), settings={"samples": numpy.int32(5), "options": [{"r": numpy.float32(0.5)}]})
-    plans = [
-        uniform_plan(groups, scores, cost, "60%", variant="random", **rules),
-        greedy_plan(groups, scores, cost, "60%", lambda kept: 1.0, delta=numpy.float32(0.25), **rules),
-        rate_plan(groups, scores, cost, numpy.full(len(groups), 0.5, dtype=numpy.float32), **rules),
-        global_ranking_plan(groups, scores, cost, "60%", lambda kept: 1.0, generations=numpy.int64(3), **rules),
-    ]
-    for plan in plans:
-        again = PruningPlan.from_json(json.loads(json.dumps(plan.to_json())))
-        assert again == plan
-        assert json.loads(json.dumps(dict(plan.settings))) == plan.settings
-        assert (plan.settings["round_to"], plan.settings["scores"]["options"]) == (2, [{"r": 0.5}])
-    assert (plans[1].settings["delta"], set(plans[2].settings["rates"].values())) == (0.25, {0.5})
-    assert json.loads(json.dumps(scores.to_json()))["settings"] == plans[0].settings["scores"]

@@ -26,8 +26,12 @@ def chosen(report: Report) -> str:
         'by hrank, reversed (an ablation)'
         >>> chosen(scores | {"plan": {"settings": {"variant": "random"}}})
         'at random (an ablation of hrank)'
+        >>> chosen(scores | {"recovery": {"method": "sketch"}})
+        'by FilterSketch, to widths by hrank'
     """
     criterion, variant = _criterion(report), ablation(report)
+    if _sketched(report):
+        return f"by FilterSketch, to widths by {criterion}" if criterion else "by FilterSketch"
     if learnt := LEARNT.get(_search(report)):
         return f"by {learnt}"
     if not criterion:
@@ -40,6 +44,8 @@ def chosen(report: Report) -> str:
 def removed(report: Report) -> str:
     """Return which channels of a group were removed; "" where no scores have said so, or it is not known whose.
 
+    A sketch makes the filters of most layers from all of them; which layers keep a selection its own section says.
+
     Example:
         >>> removed({"scores": {"criterion": "di"}})
         'those of the lowest scores by di'
@@ -47,7 +53,7 @@ def removed(report: Report) -> str:
         'those in the middle of the scores by di'
     """
     criterion, variant = _criterion(report), ablation(report)
-    if not criterion or _search(report) in LEARNT:
+    if not criterion or _search(report) in LEARNT or _sketched(report):
         return ""
     which = _words(variant)[1] if variant else "of the lowest scores"
     return f"those {which}" if variant == "random" else f"those {which} by {criterion}"
@@ -83,6 +89,10 @@ def _criterion(report: Report) -> str:
 
 def _search(report: Report) -> str:
     return str(part(report, "plan").get("search") or "")
+
+
+def _sketched(report: Report) -> bool:
+    return part(report, "recovery").get("method") == "sketch"
 
 
 def _words(variant: str) -> tuple[str, str]:

@@ -206,7 +206,8 @@ class CandidateWorth:
         self, candidates: Mapping[int, Kept], names: Mapping[int, tuple[str, ...]], best: float, settle: Settle
     ) -> None:
         """Race some candidates against one another and the `best` so far; `names` says which groups each cuts."""
-        if self._referee is not None and self._all_literally:
+        coarsely = self._all_literally or torch.is_autocast_enabled(self._device.type)
+        if self._referee is not None and coarsely:
             for idx, kept in candidates.items():
                 misses = self._referee.misses(kept, torch.arange(len(self._images)))
                 settle(idx, Worth(worth_of(self._measure, float(misses.sum()), len(self._images))))
