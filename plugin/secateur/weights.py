@@ -46,8 +46,13 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     model.load_state_dict(tensors, strict=True)
 
 
-def save_weights(model: nn.Module, path: str | Path) -> None:
+def save_weights(model: nn.Module, path: str | Path, *, metadata: Mapping[str, str] | None = None) -> None:
     """Write the tensors of `model` to a safetensors file, which appears whole or not at all.
+
+    Args:
+        model: a network.
+        path: of the file.
+        metadata: what is to stand beside the tensors; see `read_safetensors`.
 
     Raises:
         CheckpointError: the state of the model is more than tensors.
@@ -63,7 +68,7 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
     """
     tensors = {name: tensor.clone().contiguous() for name, tensor in tensors_of(model).items()}
     with replacing(Path(path)) as temporary:
-        save_file(tensors, temporary)
+        save_file(tensors, temporary, metadata=dict(metadata) if metadata else None)
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -19,7 +19,7 @@ from secateur_cli.claims import Claims
 from secateur_cli.comparison import plots
 from secateur_cli.comparison.results import rows_of
 from secateur_cli.comparison.tables import missing, notes, share, tables
-from secateur_cli.comparison.verdicts import verdicts
+from secateur_cli.comparison.verdicts import standing, verdicts
 from secateur_cli.intervals import T_95, mean, t_quantile
 from secateur_cli.wording import NONE
 
@@ -211,6 +211,7 @@ def test_the_same_channels_are_said_to_be_the_same() -> None:
     rows = rows_of([record("l1", 0, 0.7, house="NNI"), record("l1", 0, 0.7), record("di", 0, 0.6, plan="b")], ["cut"])
     assert [row["same_channels_as"] for row in rows] == [["l1 (secateur)"], ["l1 (NNI)"], []]
     assert "is first (cut: 70.0%), by the same channels as" in verdicts(rows, ["cut"])[0]
+    assert standing(rows, "cut").houses == {"NNI", "secateur"}
     found = {"rows": rows, "seeds": [0], "dense": {"accuracy": 0.9, "images": 10, "macs": 20.0, "parameters": 9.0}}
     assert sum("chooses the same channels as" in line for line in notes(found)) == 1
 
@@ -256,9 +257,23 @@ def timed(measured: str, ratio: float) -> dict[str, Any]:
     return {"measured": measured, "batch_size": 1, "ratio": ratio, "lower": ratio - 0.1, "upper": ratio + 0.1}
 
 
-def test_rows_with_fewer_seeds_lead_nothing() -> None:
+def test_rows_with_fewer_seeds_are_compared_on_those_that_both_have_and_lead_nothing() -> None:
     records = [record("l1", seed, share, house="NNI", plan=f"b{seed}") for seed, share in enumerate((0.9, None))]
-    records += [record("di", seed, 0.8, plan=f"a{seed}") for seed in range(2)]
+    records += [record("di", seed, 0.8 + 0.01 * seed, plan=f"a{seed}") for seed in range(2)]
     assert verdicts(rows_of(records, ["cut"]), ["cut"]) == [
-        "50% of the MACs, uniform: di (secateur) alone was measured (cut): 80.0%."
+        "50% of the MACs, uniform: l1 (NNI) is first (cut: 90.0%), in one measurement 10.0 points ahead of "
+        "di (secateur)."
     ]
+
+
+def test_a_lead_needs_an_interval_against_each_of_the_others() -> None:
+    """Two fixed rows differ by one measurement, which the clear lead over a third by its seeds does not make surer."""
+    fixed = (("l1", "NNI", 0.71), ("magnitude", "Torch-Pruning", 0.712))
+    records = [
+        record(name, seed, share, house=house, plan=name) | {"measured_as": {"cut": f"cut {name}"}}
+        for name, house, share in fixed
+        for seed in range(3)
+    ]
+    records += [record("random", seed, 0.4 + 0.02 * seed, plan=f"r{seed}") for seed in range(3)]
+    (said,) = verdicts(rows_of(records, ["cut"]), ["cut"], images=5000)
+    assert "magnitude (Torch-Pruning) is first (cut: 71.2%), in one measurement 0.2 points ahead of l1 (NNI)." in said

@@ -25,9 +25,9 @@ from secateur_cli.figures.catalogue import FIGURES, order_of
 from secateur_cli.figures.cells import summarised
 from secateur_cli.figures.intervals import spread_of, spread_of_shares
 from secateur_cli.figures.order import Found, Order
+from secateur_cli.inputs.epochs import seed_everything
 from secateur_cli.progress import Progress
 from secateur_cli.settings.config import load_config
-from secateur_cli.stages.job import seed_everything
 
 pytestmark = pytest.mark.filterwarnings("ignore::secateur.errors.SecateurWarning")  # few images, tiny network
 UNTRAINED = ("train=null", "fine_tune=null")

@@ -18,8 +18,9 @@ from secateur_cli.comparison.cells import cells_of
 from secateur_cli.comparison.files import described, write_files
 from secateur_cli.comparison.results import results
 from secateur_cli.comparison.schema import CompareRun
-from secateur_cli.comparison.setting import CLAIMS, JOURNAL, look, open_journal, train_dense
+from secateur_cli.comparison.setting import CLAIMS, JOURNAL, look, open_journal
 from secateur_cli.comparison.tables import notes, tables
+from secateur_cli.comparison.training import train_dense
 from secateur_cli.comparison.verdicts import verdicts
 from secateur_cli.comparison.work import work
 from secateur_cli.progress import Progress

@@ -69,11 +69,12 @@ def _verdict(found: Mapping[str, Any], blocks: Mapping[tuple[str, str], Sequence
     """Return how often each house is first, and how often that is more than chance."""
     stage, images = found["stages"][-1], found["dense"]["images"]
     tables = [table for rows in blocks.values() if (table := standing(rows, stage, images=images)).first]
-    firsts = [table.first["house"] for table in tables if table.first]
-    said = ", ".join(f"{house} in {firsts.count(house)}" for house in HOUSES if house in firsts)
+    firsts = {house: sum(house in table.houses for table in tables) for house in HOUSES}
+    said = ", ".join(f"{house} in {count}" for house, count in firsts.items() if count)
     beyond = sum(table.leads for table in tables)
     total = f"{len(tables)} {'table' if len(tables) == 1 else 'tables'}"
-    lines = [f"First, {stage}: {said} of {total}; beyond chance in {beyond or 'none'}."] if tables else []
+    shared = " The same channels count for each house that chooses them." if sum(firsts.values()) > len(tables) else ""
+    lines = [f"First, {stage}: {said} of {total}; beyond chance in {beyond or 'none'}.{shared}"] if tables else []
     waiting = [line for line in missing(found) if line.endswith("not measured yet.")]
     return [*lines, *waiting]
 

@@ -25,8 +25,9 @@ from secateur.recovery import compensate, recalibrate_batch_norm
 from secateur.training import highest_filters, restart_batch_norm
 from secateur_cli.comparison.cells import DENSE, Cell, latency_name
 from secateur_cli.comparison.scoring import scores_for
-from secateur_cli.comparison.setting import Setting, trained
-from secateur_cli.stages.job import seed_everything
+from secateur_cli.comparison.setting import Setting
+from secateur_cli.comparison.training import trained
+from secateur_cli.inputs.epochs import seed_everything
 from secateur_cli.stages.recovery import MEMORY
 
 

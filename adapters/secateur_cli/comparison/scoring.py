@@ -22,7 +22,7 @@ from secateur_cli.claims import Claims
 from secateur_cli.comparison.cells import Cell
 from secateur_cli.comparison.contenders import chosen, curves_are_its_own, scores_of
 from secateur_cli.comparison.setting import Setting
-from secateur_cli.stages.job import seed_everything
+from secateur_cli.inputs.epochs import seed_everything
 from secateur_cli.stages.judge import judge_of
 from secateur_cli.stages.recovery import MEMORY
 from secateur_onnx.raw_session import forget_peak, resident

@@ -3,37 +3,33 @@
 from __future__ import annotations
 
 import importlib
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 import secateur_onnx
+from secateur.batches import rebatch
 from secateur.channel_graph import channel_groups
 from secateur.channel_map import with_channel_maps
 from secateur.cost import cost_model
 from secateur.errors import ConfigError
-from secateur.journal import Journal
-from secateur.modes import placed
+from secateur.journal import Journal, digest_of_batches
 from secateur.protocols import CostModel
 from secateur.records import ChannelGroups, ScoreTable
 from secateur.search.problem import state_problem
-from secateur.training import fine_tune
-from secateur.weights import load_weights, save_weights, tensors_of
-from secateur_cli.claims import Claims
+from secateur.weights import tensors_of
 from secateur_cli.comparison.contenders import Subject
 from secateur_cli.comparison.schema import CompareRun
 from secateur_cli.inputs.data import Data, load_data
+from secateur_cli.inputs.epochs import Epochs, seed_everything
 from secateur_cli.inputs.sources import build_network
 from secateur_cli.progress import Progress
 from secateur_cli.settings.plan_schema import BudgetConfig
 from secateur_cli.settings.schema import RecoverConfig
 from secateur_cli.settings.values import Recovery
-from secateur_cli.stages.identity import identity_of
-from secateur_cli.stages.job import going_on
+from secateur_cli.stages.identity import DIGESTED, identity_of
 from secateur_cli.stages.preparation import check_device, logits
 from secateur_cli.stages.recovery import calibration_images
 from secateur_cli.stages.timed_batches import check_batches
@@ -65,11 +61,15 @@ class Setting:
     _of_seed: tuple[int, Data] | None = field(default=None, repr=False)
 
     def of_seed(self, seed: int) -> Data:
-        """Return the images of a seed; those of the last one asked for are kept."""
+        """Return the images of a seed; those of the last one asked for are kept.
+
+        Where the dense network is trained here, all seeds set the same images aside: those that it has not seen.
+        """
         if self._of_seed is None or self._of_seed[0] != seed:
             outputs = logits(self.model, self.data.example).shape[1]
-            data = load_data(self.config.data, folder=self.folder, seed=seed).for_outputs(outputs)
-            self._of_seed = seed, data
+            split_seed = None if self.config.train is None else self.config.seed
+            data = load_data(self.config.data, folder=self.folder, seed=seed, split_seed=split_seed)
+            self._of_seed = seed, data.for_outputs(outputs)
         return self._of_seed[1]
 
     def subject(self, seed: int) -> Subject:
@@ -119,6 +119,7 @@ def look(config: CompareRun, *, folder: Path, output: Path, progress: Progress) 
         state_problem(
             *(groups, even, costs, budget.given), round_to=plan.round_to, min_keep=plan.min_keep, reduction="sum"
         )
+    _check_seeds(setting)
     tensors_of(model)
     for method in METHODS:
         setting.images(method)
@@ -126,6 +127,23 @@ def look(config: CompareRun, *, folder: Path, output: Path, progress: Progress) 
     if config.compare.latency:
         check_batches(config, model, data.example)
     return setting
+
+
+def _check_seeds(setting: Setting) -> None:
+    """Refuse seeds that change nothing: what they measure would count as so many measurements, all alike."""
+    seeds = setting.config.compare.seeds
+    if len(seeds) == 1 or isinstance(setting.data.calibration, Epochs):
+        return
+    read = {}
+    for seed in seeds[:2]:
+        seed_everything(seed)
+        read[seed] = digest_of_batches(rebatch(setting.of_seed(seed).calibration, None, samples=DIGESTED))
+    if len(set(read.values())) == 1:
+        raise ConfigError(
+            f"compare.seeds: {setting.config.data.source} gives the same images in the same order under the seeds "
+            f"{' and '.join(map(str, read))}, so that they would be one measurement told as several; let its training "
+            "batches be shuffled (shuffle=True of a DataLoader), leave its validation split out, or name one seed"
+        )
 
 
 def _check_packages(config: CompareRun) -> None:
@@ -154,47 +172,6 @@ def check_folder(output: Path) -> None:
             )
     except OSError as error:
         raise ConfigError(f"the output folder {output} cannot be used: {error.strerror}") from error
-
-
-def train_dense(setting: Setting, claims: Claims) -> None:
-    """Train the dense network where the configuration says so, unless its folder holds it; one process does."""
-    settings = setting.config.train
-    if settings is None:
-        return
-    path, checkpoint = setting.output / DENSE_WEIGHTS, setting.output / "training" / "dense.safetensors"
-    with claims.claim("dense", wait=True):
-        if not path.exists():
-            checkpoint.parent.mkdir(exist_ok=True)
-            with setting.progress.task("training the dense network") as advance:
-                trained(
-                    setting, setting.model, setting.data, settings.recipe(seed=setting.config.seed), checkpoint, advance
-                )
-            save_weights(setting.model, path)
-            checkpoint.unlink(missing_ok=True)
-    load_weights(setting.model, path)
-    setting.model.eval()
-
-
-def trained(
-    setting: Setting, model: nn.Module, data: Data, recipe: Any, checkpoint: Path, advance: Any, **more: Any
-) -> dict[str, Any]:
-    """Train `model` in place; a training that was stopped goes on from its last epoch. Return what happened."""
-    begun = time.monotonic()
-
-    def train() -> Any:
-        with placed(setting.config.device, model, more.get("teacher")):
-            return fine_tune(
-                *(model, data.train.fresh(), data.validation),
-                recipe=recipe,
-                checkpoint=checkpoint,
-                on_step=advance,
-                **more,
-            )
-
-    history = going_on(train, checkpoint, setting.progress)
-    model.eval()
-    epochs = [{"epoch": e.number, "loss": e.loss, "accuracy": e.accuracy} for e in history.epochs]
-    return {"epochs": epochs, "chosen": history.chosen, "seconds": time.monotonic() - begun}
 
 
 def open_journal(setting: Setting) -> Journal:

@@ -33,19 +33,21 @@ class Standing:
         second: the best of the other houses, or the next where there is no other house; None where there is no other.
         within: the others, best first, ahead of which the first may be by chance; those of its channels are left out.
         others: how many others there are, those of its channels left out.
-        sure: whether there are several seeds to say so.
+        once: ahead of how many of these it is in a single measurement, which has no interval.
+        houses: whose criteria are first: its own, and those that choose the same channels.
     """
 
     first: Row | None
     second: Row | None = None
     within: tuple[Row, ...] = ()
     others: int = 0
-    sure: bool = False
+    once: int = 0
+    houses: frozenset[str] = frozenset()
 
     @property
     def leads(self) -> bool:
-        """Whether the first is ahead of all others beyond chance."""
-        return self.sure and self.others > 0 and not self.within
+        """Whether the first is ahead of all others beyond chance, of each by an interval."""
+        return self.others > 0 and not self.once and not self.within
 
 
 def blocks_of(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
@@ -62,15 +64,14 @@ def is_measured(row: Row) -> bool:
 
 
 def standing(block: Sequence[Row], stage: str, *, images: int | None = None) -> Standing:
-    """Return how a table stands at a stage. Rows of which fewer seeds have been measured than of others are left out.
+    """Return how a table stands at a stage; two rows are compared on the seeds of which both have been measured.
 
     Args:
         block: the rows of one budget and search, best first.
         stage: by whose accuracy.
         images: how many are held out; a lead of fewer than `FEWEST_IMAGES` of them may be chance. None leaves that out.
     """
-    seeds = {id(row): sum(share is not None for share in row["by_seed"][stage].values()) for row in block}
-    known = [row for row in block if seeds[id(row)] and seeds[id(row)] == max(seeds.values())]
+    known = [row for row in block if row["accuracy"][stage] is not None]
     if not known:
         return Standing(None)
     first = known[0]
@@ -80,7 +81,14 @@ def standing(block: Sequence[Row], stage: str, *, images: int | None = None) -> 
     least = 0.0 if images is None else 100 * FEWEST_IMAGES / max(images, 1)
     leads = [lead(first, row, stage) for row in others]
     within = tuple(row for row, ahead in zip(others, leads, strict=True) if _may_be_chance(ahead, least))
-    return Standing(first, second, within, len(others), any(d and d.reach is not None for d in leads))
+    return Standing(
+        first,
+        second,
+        within,
+        others=len(others),
+        once=sum(ahead is None or ahead.reach is None for ahead in leads),
+        houses=frozenset(row["house"] for row in known if row["plans"] == first["plans"]),
+    )
 
 
 def lead(first: Row, other: Row, stage: str) -> Mean | None:
@@ -157,7 +165,7 @@ def _ahead(table: Standing, stage: str) -> str:
 def _more(table: Standing) -> str:
     """Return who else may be as good as the first."""
     within = [called(row) for row in table.within if row is not table.second]
-    if not within or not table.sure:
+    if not within or table.once == table.others:
         return ""
     more = f" and {len(within) - NAMED} more" if len(within) > NAMED else ""
     return f" Within chance of it: {', '.join(within[:NAMED])}{more}, of {table.others} others."

@@ -24,12 +24,13 @@ from secateur_cli.claims import Claims
 from secateur_cli.figures.keeping import Keeper
 from secateur_cli.figures.order import Order, Row, Until
 from secateur_cli.inputs.data import Data
+from secateur_cli.inputs.epochs import seed_everything
 from secateur_cli.progress import Progress
 from secateur_cli.settings.plan_schema import BudgetConfig, PlanConfig, Search
 from secateur_cli.settings.schema import FineTuneConfig, RunConfig, ScoreConfig
 from secateur_cli.stages.error_curves import begins_with_curves, error_curves
 from secateur_cli.stages.identity import identity_of
-from secateur_cli.stages.job import Job, seed_everything
+from secateur_cli.stages.job import Job
 from secateur_cli.stages.latency import search_to_latency
 from secateur_cli.stages.pipeline import remove_channels, train_pruned
 from secateur_cli.stages.planning import FILES, score, train_dense

@@ -29,8 +29,7 @@ from secateur_cli.figures.agreement import rank_correlation, relative_change
 from secateur_cli.figures.bench import Bench, bench
 from secateur_cli.figures.order import Found, Order, Row
 from secateur_cli.inputs.data import Data, Split
-from secateur_cli.inputs.epochs import Epochs
-from secateur_cli.stages.job import seed_everything
+from secateur_cli.inputs.epochs import Epochs, seed_everything
 
 LEAST_BATCHES, SMOKE_BATCHES = 2, 4
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from secateur.errors import DataError
-from secateur_cli.inputs.epochs import Epochs, generator, pick
+from secateur_cli.inputs.epochs import Epochs, drawing_from, generator, pick
 from secateur_cli.inputs.images import Images
 from secateur_cli.inputs.readers import read_images
 from secateur_cli.inputs.sources import call
@@ -69,13 +69,16 @@ class Data:
         )
 
 
-def load_data(config: DataConfig, *, folder: Path, seed: int, limit: int | None = None) -> Data:
+def load_data(
+    config: DataConfig, *, folder: Path, seed: int, split_seed: int | None = None, limit: int | None = None
+) -> Data:
     """Load the data of a run.
 
     Args:
         config: the section `data` of the configuration.
         folder: relative paths and modules are looked up there: the configuration file's folder.
         seed: decides which images are set aside, the orders and the augmentation.
+        split_seed: decides in its place which are set aside, for a network that was trained on the others.
         limit: at most so many images of each split, the classes in their proportions; on top of `config.limit`.
 
     The validation images are `config.validation_share` of the training images, each class in its proportion.
@@ -88,12 +91,12 @@ def load_data(config: DataConfig, *, folder: Path, seed: int, limit: int | None 
     limits = [number for number in (config.limit, limit) if number is not None]
     limit = min(limits) if limits else None
     if ":" in config.source:
-        return _load_user_data(config, folder=folder, seed=seed, limit=limit)
+        return _load_user_data(config, folder=folder, seed=seed, split_seed=split_seed, limit=limit)
     images = read_images(config, folder=folder)
     usual = ((0.0,), (1.0,)) if config.source == "digits" else IMAGENET
     mean, std = (config.mean, config.std) if config.mean is not None and config.std is not None else usual
     is_augmented = config.augment and config.source != "digits"
-    train, validation = _split(images.train, config.validation_share, seed=seed, limit=limit)
+    train, validation = _split(images.train, config.validation_share, seed=seed, split_seed=split_seed, limit=limit)
     test, _ = pick(images.test.labels, min(len(images.test), limit or len(images.test)), random=generator(seed, "test"))
     kept = [train.kept(), validation.kept(), images.test.subset(test).kept()]
     channels = kept[0].read(torch.arange(1)).shape[1]
@@ -116,29 +119,35 @@ def load_data(config: DataConfig, *, folder: Path, seed: int, limit: int | None 
     return _data(config, splits, classes=len(names), about=about)
 
 
-def _load_user_data(config: DataConfig, *, folder: Path, seed: int, limit: int | None) -> Data:
-    returned = call(config.source, config.arguments, folder=folder)
-    given = user_splits(returned, config.source, limit=limit)
+def _load_user_data(config: DataConfig, *, folder: Path, seed: int, split_seed: int | None, limit: int | None) -> Data:
+    with drawing_from(seed if split_seed is None else split_seed):  # what is split afterwards may come shuffled
+        returned = call(config.source, config.arguments, folder=folder)
+        given = user_splits(returned, config.source, limit=limit)
+        images = None if "validation" in given else in_memory(replace(given["train"], limit=None))
     splits: dict[str, Split] = dict(given)
-    if "validation" not in given:
-        images = in_memory(replace(given["train"], limit=None))
-        train, validation = _split(images, config.validation_share, seed=seed, limit=limit)
+    if images is not None:
+        train, validation = _split(images, config.validation_share, seed=seed, split_seed=split_seed, limit=limit)
         splits["train"] = Epochs(train, config.batch_size, (0.0,), (1.0,), seed=seed, training=True)
         splits["calibration"] = Epochs(train, config.batch_size, (0.0,), (1.0,))
         splits["validation"] = Epochs(validation, config.batch_size, (0.0,), (1.0,))
     return _data(config, splits, classes=given["train"].classes, about={})
 
 
-def _split(images: Images, share: float, *, seed: int, limit: int | None) -> tuple[Images, Images]:
-    """Return training and validation images: of a share first, then each at most `limit`."""
+def _split(
+    images: Images, share: float, *, seed: int, split_seed: int | None, limit: int | None
+) -> tuple[Images, Images]:
+    """Return training and validation images, in a random order: of a share first, then each at most `limit`."""
+    drawn = seed if split_seed is None else split_seed
     if len(images) < 2:
         raise DataError(f"{len(images)} training image; at least two are needed, one of them to judge candidates on")
     count = min(max(round(share * len(images)), 1), len(images) - 1)
-    validation, train = pick(images.labels, count, random=generator(seed, "validation"))
+    validation, train = pick(images.labels, count, random=generator(drawn, "validation"))
     parts = []
     for name, idx in (("train", train), ("validation", validation)):
-        few, _ = pick(images.labels[idx], min(len(idx), limit or len(idx)), random=generator(seed, "limit", name))
+        few, _ = pick(images.labels[idx], min(len(idx), limit or len(idx)), random=generator(drawn, "limit", name))
         parts.append(images.subset(idx[few]))
+    if drawn != seed:
+        parts[0] = parts[0].subset(torch.randperm(len(parts[0]), generator=generator(seed, "order")))
     return parts[0], parts[1]
 
 

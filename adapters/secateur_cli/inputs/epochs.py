@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import math
+import random
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -24,6 +27,34 @@ def generator(seed: int, *names: str | int) -> Generator:
     """
     digest = hashlib.sha256(repr((seed, *names)).encode()).digest()
     return Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def seed_everything(seed: int) -> None:
+    """Let the generators of torch, numpy and Python begin from a seed."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # the one that users' augmentations read
+    torch.manual_seed(seed)
+
+
+@contextmanager
+def drawing_from(seed: int) -> Iterator[None]:
+    """In the block, the generators of torch, numpy and Python begin from a seed; afterwards they are as before.
+
+    Example:
+        >>> before = torch.get_rng_state()
+        >>> with drawing_from(1):
+        ...     _ = torch.rand(2)
+        >>> torch.equal(torch.get_rng_state(), before)
+        True
+    """
+    states = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            seed_everything(seed)
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
 
 
 def pick(labels: Tensor, count: int, *, random: Generator) -> tuple[Tensor, Tensor]:

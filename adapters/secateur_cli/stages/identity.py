@@ -11,8 +11,7 @@ from secateur.batches import rebatch
 from secateur.journal import digest_of_batches, identify
 from secateur.records import ChannelGroups
 from secateur_cli.inputs.data import Data, Split
-from secateur_cli.inputs.epochs import Epochs
-from secateur_cli.stages.job import seed_everything
+from secateur_cli.inputs.epochs import Epochs, seed_everything
 
 DIGESTED = 1000  # images of each split that tell the data from other data
 

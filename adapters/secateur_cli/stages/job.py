@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import random
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
-import torch
 from torch import nn
 
 from secateur.errors import CheckpointError
@@ -21,6 +18,7 @@ from secateur.records import ChannelGroups
 from secateur.training import Epoch, History, fine_tune
 from secateur.weights import save_weights
 from secateur_cli.inputs.data import Data
+from secateur_cli.inputs.epochs import seed_everything
 from secateur_cli.progress import Progress
 from secateur_cli.settings.schema import RunConfig, Search, TrainConfig
 from secateur_cli.stages.prescribed import Shallow
@@ -43,13 +41,6 @@ def going_on(train: Callable[[], T], kept: Path, progress: Progress) -> T:
         shutil.rmtree(kept) if kept.is_dir() else kept.unlink()
         progress.say("the epochs that were kept belong to another network: beginning anew")
         return train()
-
-
-def seed_everything(seed: int) -> None:
-    """Let the generators of torch, numpy and Python begin from a seed."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # the one that users' augmentations read
-    torch.manual_seed(seed)
 
 
 class InTrials(Protocol):

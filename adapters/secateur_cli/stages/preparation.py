@@ -27,13 +27,14 @@ from secateur.training.block_ends import block_ends
 from secateur.weights import tensors_of
 from secateur_cli.failures import described
 from secateur_cli.inputs.data import load_data
+from secateur_cli.inputs.epochs import seed_everything
 from secateur_cli.inputs.sources import build_network, network_factory
 from secateur_cli.progress import Progress
 from secateur_cli.settings.config import resolve
 from secateur_cli.settings.schema import PlanConfig, RunConfig, ScoreConfig, Search
 from secateur_cli.stages.few_bits import needs_scores, plan_bits
 from secateur_cli.stages.identity import images_of
-from secateur_cli.stages.job import Job, seed_everything
+from secateur_cli.stages.job import Job
 from secateur_cli.stages.latency import check_latency
 from secateur_cli.stages.learning import rehearse_learning
 from secateur_cli.stages.prescribed import (
