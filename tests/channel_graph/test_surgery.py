@@ -12,7 +12,7 @@ from torch import nn
 
 from networks_for_tests import ChannelShuffle, ConcatTwice, Depthwise, Grouped, Residual, randomise_batch_norm
 from secateur.channel_graph import apply_plan, channel_groups, masked, verify_pruning
-from secateur.errors import PlanError, VerificationError
+from secateur.errors import NetworkError, PlanError, VerificationError
 from secateur.records import ChannelGroup, ChannelGroups, Member, PruningPlan
 
 IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -237,3 +237,29 @@ def test_a_network_that_insists_on_half_precision_is_compared_in_it() -> None:
     net = Casts().half()
     plan = PruningPlan(tuple(channel_groups(net, IMAGES).values()), {"first": (0, 5)}, "macs", 1.0, 0.5, 0.5)
     assert verify_pruning(net, apply_plan(net, plan), plan, IMAGES, tolerance=1e-2).largest_difference < 1e-2
+
+
+class TwoHeads(nn.Module):
+    """Two answers, the second of which can be spoilt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head, self.further = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 2, 1), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x = torch.relu(self.body(x))
+        return self.head(x), self.further(x)
+
+
+def test_nan_in_any_output_is_a_difference() -> None:
+    net = TwoHeads().eval()
+    plan = random_plan(channel_groups(net, IMAGES))
+    pruned = apply_plan(net, plan)
+    with torch.no_grad():
+        pruned.further.weight[0, 0] = float("nan")
+    with pytest.raises(VerificationError, match="differs from the masked one by nan"):
+        verify_pruning(net, pruned, plan, IMAGES)
+    with torch.no_grad():
+        net.further.weight[0, 0] = float("nan")
+    with pytest.raises(NetworkError, match="NaN or infinite"):
+        verify_pruning(net, pruned, plan, IMAGES)

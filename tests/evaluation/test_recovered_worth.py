@@ -13,11 +13,12 @@ from torch import Tensor, nn
 import references_recovery
 import references_worth
 from networks_for_tests import Chunked, ConcatTwice, Depthwise, Residual, ZeroPaddedShortcut, randomise_batch_norm
+from races_for_tests import cuts
 from secateur import recalibrate_batch_norm
 from secateur.channel_graph import apply_plan, channel_groups
 from secateur.channel_graph.masks import silence
 from secateur.channel_map import with_channel_maps
-from secateur.errors import DataError
+from secateur.errors import DataError, SecateurWarning
 from secateur.evaluation import CandidateWorth
 from secateur.evaluation.nested_weights import NestedWeights
 from secateur.protocols import Kept
@@ -186,8 +187,29 @@ def test_nothing_changes_where_nothing_goes_and_readers_that_do_not_fit_are_told
     assert all_of_it.left == {}
     stage = all_of_it.stage({})
     assert all(torch.equal(v, network.state_dict()[name]) for name, v in stage.network.state_dict().items())
-    few = NestedWeights(network, groups, images, rows=10**5, ridge=1e-2, memory=2**12)
+    with pytest.warns(SecateurWarning, match=r"do not fit into 4,096 bytes of memory: first"):
+        few = NestedWeights(network, groups, images, rows=10**5, ridge=1e-2, memory=2**12)
     assert "do not fit in memory" in few.left["first"]
+
+
+def test_a_reader_too_large_for_the_memory_does_not_take_those_behind_it_with_it() -> None:
+    layers = [nn.Linear(4, 8), nn.Linear(8, 200), nn.Linear(200, 6), nn.Linear(6, 2)]
+    network, images = nn.Sequential(*layers), [torch.randn(500, 4)]
+    with pytest.warns(SecateurWarning, match="1 layers keep their dense weights.*: 2$"):
+        found = NestedWeights(network, channel_groups(network, images[0]), images, rows=500, ridge=1e-2, memory=2**15)
+    assert set(found.left) == {"2"}
+
+
+def test_weights_that_were_found_take_no_more_than_the_memory() -> None:
+    network, groups, _, images = problem(Residual)
+    found = NestedWeights(network, groups, images, rows=10**4, ridge=1e-2, memory=2**17)
+    generator = torch.Generator().manual_seed(0)
+    first = found.stage({"first": (0, 1)}).network.state_dict()
+    for _ in range(40):
+        found.stage(cuts(groups, {}, generator)[0])
+        assert sum(of.weight.nbytes + of.shift.nbytes for of in found._found.values() if of) <= 2**17
+    again = found.stage({"first": (0, 1)}).network.state_dict()
+    assert all(torch.equal(value, first[name]) for name, value in again.items())
 
 
 def test_recovery_brings_back_what_a_cut_takes() -> None:

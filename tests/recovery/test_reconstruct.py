@@ -86,15 +86,22 @@ def test_it_equals_compensating_its_own_choice(build: Callable[[], nn.Module], t
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
-def naive_choice(U: Tensor, T: Tensor, channels: int, keep: int, ridge: float) -> list[int]:
-    """Take away, one by one, the channel without which a ridge regression of T on the rest's columns loses least."""
+def naive_choice(
+    U: Tensor, T: Tensor, channels: int, keep: int, ridge: float, *, beside: Tensor | None = None
+) -> list[int]:
+    """Take away, one by one, the channel without which a ridge regression of T on the rest's columns loses least.
+
+    `beside`: columns that stay whatever goes.
+    """
+    own = U.shape[1]
+    U = U if beside is None else torch.cat([U, beside], 1)
     U, T = U - U.mean(0), T - T.mean(0)
     r = ridge * (U.T @ U).diagonal().mean()
     left = list(range(channels))
 
     def error(stay: list[int]) -> float:
-        columns = torch.tensor([c * U.shape[1] // channels + k for c in stay for k in range(U.shape[1] // channels)])
-        X = U[:, columns]
+        columns = [c * own // channels + k for c in stay for k in range(own // channels)]
+        X = U[:, columns + list(range(own, U.shape[1]))]
         W = torch.linalg.solve(X.T @ X + r * torch.eye(X.shape[1], dtype=X.dtype), X.T @ T)
         return float((X @ W - T).square().sum() + r * W.square().sum())
 
@@ -122,6 +129,31 @@ def test_the_choice_is_the_naive_one() -> None:
         rows = torch.relu(network.norm(wanted)).movedim(1, -1).flatten(0, 2).double()
         outputs = network.third(torch.relu(network.norm(wanted))).movedim(1, -1).flatten(0, 2).double()
     assert list(alone.plan["second"]) == naive_choice(rows, outputs, 5, 2, 1e-2)
+
+
+class Fire(nn.Module):
+    """Two layers whose maps, side by side, one layer reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(3, 8, 1), nn.Conv2d(16, 6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(torch.cat([self.left(x), self.right(x)], 1)))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_second_group_of_a_reader_is_chosen_for_all_that_the_reader_gave(seed: int) -> None:
+    torch.manual_seed(seed)
+    network = Fire().eval()
+    done = reconstruct(network, half_of(network), IMAGES, rows=10**6)
+    with torch.no_grad():
+        maps = torch.relu(torch.cat([network.left(torch.cat(IMAGES)), network.right(torch.cat(IMAGES))], 1))
+        wanted = network.head(maps).movedim(1, -1).flatten(0, 2).double()
+        left, right = maps.movedim(1, -1).flatten(0, 2).double().split(8, 1)
+    first = naive_choice(left, wanted, 8, 4, 1e-2, beside=right)
+    assert list(done.plan["left"]) == first
+    assert list(done.plan["right"]) == naive_choice(right, wanted, 8, 4, 1e-2, beside=left[:, first])
 
 
 def test_what_is_redundant_goes() -> None:

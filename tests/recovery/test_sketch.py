@@ -11,7 +11,9 @@ from torch import nn
 from networks_for_tests import Depthwise, Residual
 from references_related import sketch_row_by_row
 from secateur import MacsCost, apply_plan, channel_groups, sketch_filters, uniform_plan, weight_scores
+from secateur.channel_map import with_channel_maps
 from secateur.errors import ScoreError
+from secateur.networks import resnet20
 from secateur.records import PruningPlan
 
 IMAGES = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(0))
@@ -80,3 +82,16 @@ def test_streams_and_layers_of_groups() -> None:
         assert torch.isfinite(done.model(IMAGES)).all()
         assert bool(done.left) == isinstance(network, Depthwise)
         assert set(done.to_json()) == {"taken", "norms", "left"}
+
+
+def test_streams_with_zero_padded_shortcuts() -> None:
+    torch.manual_seed(0)
+    network = with_channel_maps(resnet20().eval(), IMAGES[:2])
+    plan = planned(network)
+    assert any(
+        "shortcut" in member.layer for group in plan.groups for member in group.members if plan.removed(group.name)
+    )
+    done = sketch_filters(network, plan)
+    assert torch.isfinite(done.model(IMAGES)).all()
+    assert all("ChannelMap" in reason for reason in done.left.values())
+    assert done.left

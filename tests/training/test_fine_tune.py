@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import references
 from secateur import ParameterCost, autoprune, channel_groups
@@ -295,3 +295,17 @@ def test_the_digits_network_learns_the_digits() -> None:
     model = digits_resnet()
     fine_tune(model, DataLoader(data, batch_size=64, shuffle=True), epochs=5, learning_rate=0.05)
     assert accuracy(model, [(inputs[1200:], labels[1200:])]) > 0.97
+
+
+class Stream(IterableDataset[tuple[Tensor, Tensor]]):
+    """Images one by one, how many only the end tells."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        (inputs, labels), *_ = blobs()
+        return iter(list(zip(inputs, labels, strict=True)))
+
+
+def test_batches_of_an_unknown_number_are_counted() -> None:
+    model = net()
+    history = fine_tune(model, DataLoader(Stream(), batch_size=8), epochs=1, learning_rate=0.01)
+    assert len(history.epochs) == 1

@@ -183,9 +183,13 @@ def _distance(model: nn.Module, pruned: nn.Module, inputs: Any, *, unmixed: bool
         found = _outputs_or_none(pruned, inputs)
     if found is None or [t.shape for t in found] != [t.shape for t in expected]:
         return float("inf")
-    largest = max(float(t.abs().max()) for t in expected)
-    distance = max(float((a - b).abs().max()) for a, b in zip(found, expected, strict=True))
-    return distance / max(largest, torch.finfo(torch.float32).tiny)
+    distance = _largest([a - b for a, b in zip(found, expected, strict=True)])
+    return distance / max(_largest(expected), torch.finfo(torch.float32).tiny)
+
+
+def _largest(tensors: Sequence[Tensor]) -> float:
+    """Return the largest magnitude in some tensors, NaN where any holds it: Python's own `max` would pass it over."""
+    return float(torch.tensor([float(tensor.abs().max()) for tensor in tensors]).max())
 
 
 def _in_float32(network: nn.Module) -> nn.Module:

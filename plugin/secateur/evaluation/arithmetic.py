@@ -12,12 +12,16 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from secateur.regression import targets_of
+from secateur.regression.layer_rows import reason_against
 
 Pair = tuple[str, str]
 
 
 def foldable(network: nn.Module, example: Tensor, *, but: Collection[str] = ()) -> list[Pair]:
     """Return the convolutions that only a batch norm reads, each with it, by name; `but` names layers to leave.
+
+    Left are pairs that do more than a product and an affine map: a forward of their own (weight standardisation, a
+    batch norm that also activates), weights that are computed at each call, or hooks.
 
     Cost: a forward pass of the example.
 
@@ -26,11 +30,20 @@ def foldable(network: nn.Module, example: Tensor, *, but: Collection[str] = ()) 
         >>> foldable(network, torch.zeros(1, 1, 2, 2))
         [('0', '1')]
     """
-    convolutions = [name for name, m in network.named_modules() if isinstance(m, _ConvNd) and not m.transposed]
+    convolutions = [name for name, m in network.named_modules() if isinstance(m, _ConvNd) and _is_plain(m)]
     names = {module: name for name, module in network.named_modules()}
     targets = targets_of(network, example, convolutions, at="layer")
-    pairs = [(name, names[target.norm]) for name, target in targets.items() if target.norm is not None]
+    norms = {name: target.norm for name, target in targets.items() if target.norm is not None}
+    pairs = [(name, names[norm]) for name, norm in norms.items() if _is_plain(norm)]
     return [pair for pair in pairs if not {*pair} & {*but}]
+
+
+def _is_plain(module: _ConvNd | _BatchNorm) -> bool:
+    """Return whether a layer computes what its kind computes, from its own parameters, and nothing watches it."""
+    watched = bool(module._forward_hooks or module._forward_pre_hooks)
+    if isinstance(module, _BatchNorm):
+        return type(module).forward is _BatchNorm.forward and not watched
+    return not reason_against(module) and not watched
 
 
 def fold(network: nn.Module, pairs: Iterable[Pair]) -> None:

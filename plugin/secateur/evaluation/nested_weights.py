@@ -12,6 +12,7 @@ for what those before them lost; the network that is deployed is compensated lay
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -19,12 +20,16 @@ import torch
 from torch import Tensor, nn
 
 from secateur.channel_graph.narrowing import cut_layer, removals
+from secateur.errors import SecateurWarning
 from secateur.evaluation.stage import Edit, Stage
 from secateur.protocols import Kept
 from secateur.records import ChannelGroup, Member
 from secateur.regression import warn_of_few_rows, weight_rows, write_weight
 from secateur.regression.live import drop, spread, unknowns_of
 from secateur.scoring.readers import bytes_for, consumers, gather, readers_of
+from secateur.weights import few
+
+MISFIT = "its equations do not fit in memory"
 
 
 class Found(NamedTuple):
@@ -43,13 +48,14 @@ class NestedWeights:
         images: batches.
         rows: output positions of each reader that are drawn from all images.
         ridge: r, as a share of the mean of the diagonal of U'U.
-        memory: bytes that the equations may take; readers that do not fit keep their weights.
+        memory: bytes that the equations may take, and as many again the weights that were found; readers that do not
+            fit keep their weights.
 
     Attributes:
         left: layer -> why it keeps its weights.
 
     Warns:
-        SecateurWarning: a reader has fewer rows than unknowns.
+        SecateurWarning: a reader has fewer rows than unknowns, or does not fit.
 
     Cost: a forward pass over the images, then D^3 operations for a reader of D inputs and any new set of them.
     """
@@ -67,11 +73,21 @@ class NestedWeights:
         self._model, self._groups, self._ridge = model, groups, ridge
         targets, left = readers_of(model, groups, images[0][:2])
         self.left = dict(left)
+        room = memory
         for name in list(targets):
-            memory -= bytes_for(model.get_submodule(name), 0)
-            if memory < 0:
+            need = bytes_for(model.get_submodule(name), 0)
+            if need > room:
                 del targets[name]
-                self.left[name] = "its equations do not fit in memory"
+                self.left[name] = MISFIT
+            else:
+                room -= need
+        if misfits := [name for name in self.left if self.left[name] == MISFIT]:
+            warnings.warn(
+                f"{len(misfits)} layers keep their dense weights in every candidate, since their equations do not fit "
+                f"into {memory:,} bytes of memory: {few(misfits)}",
+                SecateurWarning,
+                stacklevel=2,
+            )
         self._targets, self._equations = targets, gather(model, targets, images, None, rows)
         self._reads: dict[str, list[tuple[str, Member]]] = {name: [] for name in targets}
         for group in groups.values():
@@ -85,6 +101,7 @@ class NestedWeights:
             if target.norm is not None and model.get_submodule(name).bias is None
         }
         self._found: dict[tuple[str, tuple[tuple[int, ...], ...]], Found | None] = {}
+        self._held, self._most = 0, memory
         warn_of_few_rows({name: (of.rows, of.UU.shape[1]) for name, of in self._equations.items()})
 
     def stage(self, kept: Kept) -> Stage:
@@ -135,7 +152,13 @@ class NestedWeights:
         """Return a reader's best weights; None where it reads all that it did, or blocks of it unequally many."""
         stay = tuple(tuple(kept.get(group, ())) for group, _ in self._reads[name])
         if (name, stay) not in self._found:
-            self._found[name, stay] = self._solved(name, kept)
+            found = self._solved(name, kept)
+            size = 0 if found is None else found.weight.nbytes + found.shift.nbytes
+            if self._held + size > self._most:  # a search goes on from where it is: what it has left is not asked again
+                self._found.clear()
+                self._held = 0
+            self._found[name, stay] = found
+            self._held += size
         return self._found[name, stay]
 
     def _solved(self, name: str, kept: Kept) -> Found | None:

@@ -117,7 +117,7 @@ def reconstruct(
         before = weight_rows(module)
         for name in (name for name, reader in readers.items() if reader.layer == step.layer):
             if isinstance(step.equations, NormalEquations):
-                equations = step.equations.shifted(weight_rows(module))  # of all that its outputs should be
+                equations = step.equations.shifted(before)  # of all that its outputs should be
                 kept[name] = _choose(
                     equations, step.target, module, readers[name], len(kept[name]), live[step.layer], ridge
                 )

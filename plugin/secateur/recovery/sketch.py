@@ -114,8 +114,8 @@ def _matrix_of(module: nn.Module) -> Tensor | None:
     dense = isinstance(module, nn.Linear) or (
         isinstance(module, _ConvNd) and not isinstance(module, _ConvTransposeNd) and module.groups == 1
     )
-    weight = module.weight
-    return weight.detach() if dense and isinstance(weight, Tensor) else None
+    weight = module.weight if dense else None
+    return weight.detach() if isinstance(weight, Tensor) else None
 
 
 def _sketch(weight: Tensor, member: Member, kept: tuple[int, ...]) -> float:

@@ -67,7 +67,18 @@ def _check_train(model: nn.Module, train: Batches) -> tuple[Tensor, Tensor, int]
     if isinstance(train, Sequence):
         for batch in batches:
             check_labels(unpack(batch)[1], answers)
-    return inputs, answers, len(train) if isinstance(train, Sized) else 1 + sum(1 for _ in batches)
+    return inputs, answers, 1 + sum(1 for _ in batches) if (count := _count(train)) is None else count
+
+
+def _count(train: Batches) -> int | None:
+    """Return how many batches there are; None where that is not known before they are read.
+
+    Every DataLoader has a length, but one over an iterable data set fails when it is asked for it.
+    """
+    try:
+        return len(train) if isinstance(train, Sized) else None
+    except TypeError:
+        return None
 
 
 def _check_validation(validate: Batches, answers: Tensor) -> None:
