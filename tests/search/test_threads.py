@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from secateur import MacsCost, MaskedAccuracy, ParameterCost, PruningPlan, ScoreTable, channel_groups
-from secateur.channel_graph import masked_scores
+from secateur.channel_graph import cut_scores
 from secateur.scoring import scores_by_name
 from secateur.search import cross_layer_plan, curve_plan, greedy_plan, uniform_plan
 
@@ -54,7 +54,7 @@ def uniform(given: Setting) -> PruningPlan:
 
 def greedy(given: Setting) -> PruningPlan:
     evaluate = MaskedAccuracy(given.net, given.groups, [(given.images, given.labels)])
-    anew = masked_scores(given.net, given.groups, lambda net: given.scores("l1", net))
+    anew = cut_scores(given.net, given.groups, lambda net, _: given.scores("l1", net))
     arguments = (given.groups, given.scores("l1"), given.costs, BUDGETS, evaluate)
     return greedy_plan(*arguments, delta=0.05, variant="random", seed=3, rescore=anew, rescore_every=2, round_to=1)
 

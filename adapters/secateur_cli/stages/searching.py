@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from torch import nn
 
-from secateur.channel_graph import masked_scores
+from secateur.channel_graph import cut_scores
 from secateur.errors import SaturationWarning, ScoreError
 from secateur.journal import Journal
 from secateur.modes import placed
 from secateur.protocols import Evaluate, Kept
-from secateur.records import PruningPlan, ScoreTable
+from secateur.records import ChannelGroup, PruningPlan, ScoreTable
 from secateur.scoring import scores_by_name
 from secateur.search import (
     GreedyStep,
@@ -113,7 +113,7 @@ def _rescoring(job: Job) -> tuple[str, Callable[[Kept], ScoreTable]]:
     """Return the criterion, and the scores by it of the network as cut so far, on the images that were scored first."""
     score = job.config.score
 
-    def anew(network: nn.Module) -> ScoreTable:
+    def anew(network: nn.Module, groups: Mapping[str, ChannelGroup]) -> ScoreTable:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SaturationWarning)  # said of the dense network
             return scores_by_name(
@@ -123,10 +123,10 @@ def _rescoring(job: Job) -> tuple[str, Callable[[Kept], ScoreTable]]:
                 options=score.options,
                 tap=score.tap,
                 samples=score.samples,
-                groups=job.groups,
+                groups=groups,
             )
 
-    return score.criterion, masked_scores(job.model, job.groups, anew)
+    return f"{score.criterion} of the cut network", cut_scores(job.model, job.groups, anew)
 
 
 def _judged(job: Job, scores: ScoreTable, find: Find) -> tuple[PruningPlan, list[dict[str, Any]]]:

@@ -27,7 +27,6 @@ from secateur.records import ChannelGroup, Member
 from secateur.regression import warn_of_few_rows, weight_rows, write_weight
 from secateur.regression.live import drop, spread, unknowns_of
 from secateur.scoring.readers import bytes_for, consumers, gather, readers_of
-from secateur.weights import few
 
 MISFIT = "its equations do not fit in memory"
 
@@ -82,9 +81,10 @@ class NestedWeights:
             else:
                 room -= need
         if misfits := [name for name in self.left if self.left[name] == MISFIT]:
+            names = ", ".join(misfits)
             warnings.warn(
                 f"{len(misfits)} layers keep their dense weights in every candidate, since their equations do not fit "
-                f"into {memory:,} bytes of memory: {few(misfits)}",
+                f"into {memory:,} bytes of memory: {', '.join(misfits)}",
                 SecateurWarning,
                 stacklevel=2,
             )

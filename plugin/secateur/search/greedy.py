@@ -109,7 +109,7 @@ def greedy_plan(
         variant: which channels go, see `select`: "low" is the method, the others are its ablations.
         seed: draws the channels of the variant "random", each group's its own.
         rescore: the scores of the network that keeps these channels, for those that it keeps; None: never anew. See
-            `secateur.channel_graph.masked_scores`.
+            `secateur.channel_graph.cut_scores`.
         rescore_every: after how many steps they are made anew.
         on_step: called after each step with a `GreedyStep`.
 
