@@ -181,3 +181,34 @@ def test_impossible_saved_maps_are_refused(
     path.write_text(json.dumps(record))
     with pytest.raises(CheckpointError, match=r"channel map|impossible"):
         load_pruned(build, tmp_path)
+
+
+class Wavelet(nn.Module):
+    """Takes sums of neighbours by filters that it holds as a buffer: other channels, and no shortcut."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.register_buffer("filters", torch.ones(4, 1, 2, 2, dtype=dtype))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.conv2d(x, self.filters.repeat(x.shape[1], 1, 1, 1), stride=2, groups=x.shape[1])
+
+
+class Picky(nn.Module):
+    """Takes images that hold no negative number."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if bool((x < 0).any()):
+            raise ValueError("negative")
+        return torch.cat([x, x], 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_modules_with_buffers_are_tried_on_numbers_like_them(dtype: torch.dtype) -> None:
+    network = nn.Sequential(Wavelet(dtype), nn.ReLU())
+    assert with_channel_maps(network, torch.rand(1, 3, 8, 8, dtype=dtype)) is network
+
+
+def test_a_module_that_refuses_random_numbers_is_left() -> None:
+    network = nn.Sequential(Picky(), nn.ReLU())
+    assert with_channel_maps(network, torch.rand(1, 3, 8, 8)) is network

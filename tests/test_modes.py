@@ -26,7 +26,8 @@ from secateur import (
     reconstruction_scores,
 )
 from secateur.errors import DataError, NetworkError
-from secateur.modes import reading, tf32_allowed, without_tf32
+from secateur.evaluation.exactness import told_to_round
+from secateur.modes import reading, rounds_on_processors, tf32_allowed, without_tf32
 from secateur.quantization import calibrated, uniform_bits
 from secateur.records import PruningPlan
 
@@ -66,6 +67,28 @@ def test_tf32_switched_by_its_newer_name_is_noticed() -> None:
         assert not tf32_allowed()
     finally:
         cudnn.conv.fp32_precision = before
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.mkldnn, "conv"), reason="torch before 2.9 cannot switch it")
+def test_processors_keep_all_of_float32_too() -> None:
+    conv: Any = torch.backends.mkldnn.conv
+    before = conv.fp32_precision
+    try:
+        conv.fp32_precision = "bf16"
+        assert rounds_on_processors()
+        assert told_to_round(torch.device("cpu"))
+        assert not told_to_round(torch.device("cuda"))
+        with without_tf32():
+            assert not rounds_on_processors()
+        assert conv.fp32_precision == "bf16"
+    finally:
+        conv.fp32_precision = before
+    assert not rounds_on_processors()
+
+
+def test_networks_may_use_the_older_names_meanwhile() -> None:
+    with without_tf32(), cudnn.flags(enabled=True, allow_tf32=False):
+        assert not tf32_allowed()
 
 
 class Plain(nn.Module):

@@ -123,6 +123,8 @@ def with_channel_maps(model: nn.Module, example_inputs: Any) -> nn.Module:
 def recognise(module: nn.Module, shape: Sequence[int]) -> ChannelMap | None:
     """Return the channel map that computes what `module` computes on inputs of this shape, or None.
 
+    It is tried on numbers of the type, and on the device, of its buffers.
+
     Example:
         >>> recognise(nn.ZeroPad3d((0, 0, 0, 0, 2, 0)), (1, 3, 4, 4))
         ChannelMap(3, 5, stride=1)
@@ -130,8 +132,12 @@ def recognise(module: nn.Module, shape: Sequence[int]) -> ChannelMap | None:
         True
     """
     random = torch.Generator().manual_seed(0)
-    first, second = (torch.randn(tuple(shape), generator=random) for _ in range(2))
-    outputs = module(first)
+    like = next((b for b in module.buffers() if b.is_floating_point()), torch.empty(()))
+    first, second = (torch.randn(tuple(shape), generator=random).to(like) for _ in range(2))
+    try:
+        outputs = module(first)
+    except (RuntimeError, IndexError, ValueError, TypeError):  # it asks more of its input than a shape
+        return None
     stride = -(-first.shape[2] // outputs.shape[2]) if outputs.shape[2] else 1
     pixels = first[0, :, ::stride, ::stride].flatten(1)
     found = outputs[0].flatten(1)

@@ -234,7 +234,8 @@ def _exchange(sent: bytes, across: ProcessGroup, what: str) -> list[bytes]:
 def _missed(what: str, error: RuntimeError) -> ProcessError:
     reason = str(error).partition("\n")[0]
     return ProcessError(
-        f"{what}: another process has ended, or is later than the timeout of the process group allows ({reason})"
+        f"{what}: another process has ended, or is later than the timeout of the process group allows, or the group's "
+        f"backend cannot send this ({reason})"
     )
 
 

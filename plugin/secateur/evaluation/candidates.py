@@ -16,7 +16,7 @@ from secateur.batches import Batches, rebatch
 from secateur.counts import check_counts
 from secateur.errors import DataError, NetworkError
 from secateur.evaluation.arithmetic import fastest_format, fold, foldable
-from secateur.evaluation.exactness import Referee, computes_coarsely, norms_by_batch, undecided
+from secateur.evaluation.exactness import Referee, computes_coarsely, norms_by_batch, told_to_round, undecided
 from secateur.evaluation.expectations import Expectations
 from secateur.evaluation.field import Field
 from secateur.evaluation.forks import Forks
@@ -206,7 +206,7 @@ class CandidateWorth:
         self, candidates: Mapping[int, Kept], names: Mapping[int, tuple[str, ...]], best: float, settle: Settle
     ) -> None:
         """Race some candidates against one another and the `best` so far; `names` says which groups each cuts."""
-        coarsely = self._all_literally or torch.is_autocast_enabled(self._device.type)
+        coarsely = self._all_literally or told_to_round(self._device)
         if self._referee is not None and coarsely:
             for idx, kept in candidates.items():
                 misses = self._referee.misses(kept, torch.arange(len(self._images)))

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from secateur.channel_graph.masks import masked
 from secateur.evaluation.penalties import penalties
-from secateur.modes import tf32_allowed
+from secateur.modes import rounds_on_processors, tf32_allowed
 from secateur.protocols import Kept
 from secateur.records import ChannelGroup
 
@@ -57,6 +57,19 @@ def computes_coarsely(network: nn.Module, example: Tensor) -> bool:
     with torch.inference_mode(), _Precision() as met:
         network(example)
     return bool(met.eps > torch.finfo(torch.float32).eps)
+
+
+def told_to_round(device: torch.device) -> bool:
+    """Return whether whoever calls has asked for coarser arithmetic, by an autocast block or torch's switches.
+
+    TensorFloat-32 on a GPU is not meant: see `undecided`.
+
+    Example:
+        >>> with torch.autocast("cpu", dtype=torch.bfloat16):
+        ...     told_to_round(torch.device("cpu")), told_to_round(torch.device("cuda"))
+        (True, False)
+    """
+    return torch.is_autocast_enabled(device.type) or (device.type == "cpu" and rounds_on_processors())
 
 
 def norms_by_batch(network: nn.Module) -> list[str]:

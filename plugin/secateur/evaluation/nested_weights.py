@@ -81,7 +81,6 @@ class NestedWeights:
             else:
                 room -= need
         if misfits := [name for name in self.left if self.left[name] == MISFIT]:
-            names = ", ".join(misfits)
             warnings.warn(
                 f"{len(misfits)} layers keep their dense weights in every candidate, since their equations do not fit "
                 f"into {memory:,} bytes of memory: {', '.join(misfits)}",
