@@ -33,7 +33,21 @@ class Scaled(nn.Module):
         return self.tied(self.head(x.mean((2, 3))))
 
 
-@pytest.mark.parametrize("network", [Residual, Depthwise, Grouped, ConcatTwice, Scaled])
+class Attending(nn.Module):
+    """One head, whose channels are those of the residual stream around it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.norm, self.head = nn.Linear(3, 8), nn.LayerNorm(8), nn.Linear(8, 2)
+        self.attention = nn.MultiheadAttention(8, 1, add_bias_kv=True, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x.flatten(2).transpose(1, 2))
+        attended, _ = self.attention(x, x, x, need_weights=False)
+        return self.head(self.norm(x + attended).mean(1))
+
+
+@pytest.mark.parametrize("network", [Residual, Depthwise, Grouped, ConcatTwice, Scaled, Attending])
 def test_equals_the_parameters_left_after_real_surgery(network: type[nn.Module]) -> None:
     model, x = network(), torch.randn(2, 3, 9, 9)
     groups = dict(channel_groups(model, x, ignore=["head", "second"] if network is Scaled else [], check=False))

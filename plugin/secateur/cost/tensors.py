@@ -13,8 +13,9 @@ def tensor_term(model: nn.Module, name: str, tensor: Tensor, groups: Groups) -> 
 
     Formula: K * I * O / G for the weight of a convolution or linear layer (K * O where depthwise), O for its bias; a
     tensor of a layer that channels pass through (batch norm with its running statistics, PReLU with one slope a
-    channel), or that stands alone, shrinks in proportion to the positions that stay; every other tensor (a batch
-    norm's count of batches) stays whole.
+    channel), or that stands alone, shrinks in proportion to the positions that stay, and one of an attention of E
+    channels along each side that is a multiple of E: (3E, E) becomes 3 E'^2; every other tensor (a batch norm's count
+    of batches) stays whole.
 
     Args:
         name: as `named_parameters` or `state_dict` call it.
@@ -28,6 +29,9 @@ def tensor_term(model: nn.Module, name: str, tensor: Tensor, groups: Groups) -> 
         8.0
     """
     layer, _, attribute = name.rpartition(".")
+    if (channels := _attended(model, layer, groups)) is not None:
+        sides = sum(size % channels.total == 0 for size in tensor.shape)
+        return Term(tensor.numel() // channels.total**sides, (channels,) * sides)
     record = describe_layer(layer, model.get_submodule(layer))
     if record is not None and attribute == "bias":
         return Term(1, layer_counts(record, groups)[-1:])
@@ -37,6 +41,16 @@ def tensor_term(model: nn.Module, name: str, tensor: Tensor, groups: Groups) -> 
     if count is None:
         return Term(tensor.numel())
     return Term(tensor.numel() / count.total, (count,))
+
+
+def _attended(model: nn.Module, layer: str, groups: Groups) -> Count | None:
+    """Return how many channels stay of the attention that a layer is, or is the output projection of."""
+    for path in (layer, layer.rpartition(".")[0]):
+        attention = model.get_submodule(path)
+        if isinstance(attention, nn.MultiheadAttention):
+            width = attention.embed_dim
+            return Count.of(width, owned_positions(path, groups, roles=CARRIED, total=width))
+    return None
 
 
 def _lone_count(name: str, tensor: Tensor, groups: Groups) -> Count | None:
