@@ -28,6 +28,8 @@ from secateur_nni.host import own_pruner, traced_sgd
 from secateur_nni.known_pruners import OWN_PRUNERS, READS_IMAGES, check_own_pruner
 from secateur_nni.removal import plan_of_masks
 
+TRACED = 2  # images that the network is traced with
+
 
 @dataclass(frozen=True)
 class OwnChoice:
@@ -70,7 +72,7 @@ def own_choice(
         batches: yields `(inputs, labels)`.
         name: a key of `OWN_PRUNERS`.
         options: of the pruner: `training_steps` (Taylor: one a batch; Slim: 50) and, for Slim, `regular_scale`.
-        samples: images that are read.
+        samples: images that are read, by those that read any; the others see two, which the network is traced with.
 
     Raises:
         ConfigError: as `check_own_pruner`; a width that a group cannot have; or nothing is to go.
@@ -90,7 +92,8 @@ def own_choice(
     """
     check_own_pruner(name, options or {})
     gone = _asked(groups, widths)
-    held = [batch for batch in rebatch(batches, None, samples=samples) if len(batch[0])]
+    reads = name in READS_IMAGES
+    held = [batch for batch in rebatch(batches, None, samples=samples if reads else TRACED) if len(batch[0])]
     if not held:
         raise DataError("there is no image to trace the network with: the batches are empty")
     copied = copy_of(model).eval()
@@ -102,9 +105,9 @@ def own_choice(
         raise
     except Exception as error:  # NNI's code, on any network
         raise ScoreError(f"{OWN_PRUNERS[name]} of NNI fails: {type(error).__name__}: {error}") from error
-    example = held[0][0][:2].to(device_of(model))
+    example = held[0][0][:TRACED].to(device_of(model))
     plan = plan_of_masks(model, masks, example, groups=groups)
-    read = sum(len(inputs) for inputs, _ in held) if name in READS_IMAGES else 0
+    read = sum(len(inputs) for inputs, _ in held) if reads else 0
     settings = {"criterion": f"nni:{name}", "options": dict(options or {}), "samples": read, "skipped": {}}
     return OwnChoice(dict(plan.kept), ScoreTable(_by_producer(gone, seen), settings=settings))
 

@@ -167,3 +167,10 @@ def test_the_digits_example_in_seconds(tmp_path: Path) -> None:
     assert said.splitlines()[-1] == "a smoke run: accuracy and speed mean nothing here"
     assert json.loads((tmp_path / "smoke" / "report.json").read_text())["smoke"] is True
     load_pruned(digits_resnet, tmp_path / "smoke")
+
+
+def test_scores_at_random_are_drawn_by_the_seed_of_the_run(user: User, tmp_path: Path) -> None:
+    settings = ("score.criterion=random", "seed=5", "fine_tune=null")
+    assert user.call(tmp_path / "own", *settings)["scores"]["settings"]["options"] == {"seed": 5}
+    said = user.call(tmp_path / "said", *settings, "score.options={seed: 2}")
+    assert said["scores"]["settings"]["options"] == {"seed": 2}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from networks_for_tests import Residual, randomise_batch_norm
 from secateur.channel_graph import channel_groups
 from secateur.errors import ConfigError, DataError, ScoreError
 from secateur_nni import OWN_PRUNERS, own_choice
+from secateur_nni.known_pruners import READS_IMAGES
 
 Batches = list[tuple[Tensor, Tensor]]
 WIDTHS = {"stem": 5, "first": 4}
@@ -121,3 +123,25 @@ def test_the_failure_of_nni_is_told_in_a_line(network: nn.Module, images: Tensor
         own_choice(
             network, channel_groups(network, images[:2]), WIDTHS, batches, "taylor", options={"training_steps": "many"}
         )
+
+
+class Counted:
+    """Batches that are made when they are asked for, and counted."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches, self.read = batches, 0
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in self.batches:
+            self.read += 1
+            yield batch
+
+
+def test_only_pruners_that_read_images_are_given_them(network: nn.Module, images: Tensor, batches: Batches) -> None:
+    """A comparison tells what scoring takes: those that look at weights alone must not pay for a data set."""
+    groups, many = channel_groups(network, images[:2]), batches * 10
+    for name in OWN_PRUNERS:
+        counted = Counted(many)
+        own_choice(network, groups, {"first": 4}, counted, name)
+        assert (counted.read == len(many)) == (name in READS_IMAGES)
+        assert (counted.read == 1) == (name not in READS_IMAGES)

@@ -134,6 +134,15 @@ class ScoreConfig(Section):
             raise ValueError(f"options do not fit the criterion {self.criterion!r}: {error}") from error
         return self
 
+    def options_of(self, seed: int) -> dict[str, Any]:
+        """Return the options under the seed of a run, by which scores at random are drawn unless they have their own.
+
+        Example:
+            >>> ScoreConfig(criterion="random").options_of(3), ScoreConfig(criterion="l1").options_of(3)
+            ({'seed': 3}, {})
+        """
+        return {"seed": seed, **self.options} if self.criterion == "random" else dict(self.options)
+
 
 class RecoverConfig(Section):
     """How accuracy comes back without labels and without training."""

@@ -98,7 +98,7 @@ def score(job: Job) -> ScoreTable:
                 job.model,
                 watched,
                 settings.criterion,
-                options=settings.options,
+                options=settings.options_of(job.config.seed),
                 tap=settings.tap,
                 samples=settings.samples,
                 groups=job.groups,

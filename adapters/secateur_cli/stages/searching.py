@@ -120,7 +120,7 @@ def _rescoring(job: Job) -> tuple[str, Callable[[Kept], ScoreTable]]:
                 network,
                 job.data.calibration,
                 score.criterion,
-                options=score.options,
+                options=score.options_of(job.config.seed),
                 tap=score.tap,
                 samples=score.samples,
                 groups=groups,
