@@ -128,6 +128,8 @@ def test_what_seeds_share_is_measured_once_and_said(finished: tuple[Path, str]) 
     assert fixed["accuracy"]["cut"]["count"] == 1
     assert fixed["accuracy"]["cut"]["reach"] is None
     assert fixed["accuracy"]["compensated"]["count"] == 2
+    assert {fixed[key]["count"] for key in ("macs", "parameters", "plan_seconds", "score_seconds")} == {1}
+    assert rows["magnitude p=1", "curves"]["curve_seconds"]["count"] == drawn["plan_seconds"]["count"] == 2
     assert not drawn["scores_shared"]
     assert drawn["plans"][0] != drawn["plans"][1]
     assert len(facts(output, "scores")) == 2 + 2 * 2
@@ -143,6 +145,7 @@ def test_it_prints_tables_within_100_columns(finished: tuple[Path, str]) -> None
     assert max(map(len, rows)) <= 100
     assert "dense:" in printed
     assert "about" in printed
+    assert all(said in printed for said in report(finished[0])["verdicts"])
 
 
 def test_csv_and_page(finished: tuple[Path, str]) -> None:
@@ -287,7 +290,7 @@ def test_greedy_and_latency(owner: User, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "difference"),
     [
-        ("network.build=secateur_user_networks:Plain", "do not fit the network"),
+        ("network.build=secateur_user_networks:Plain", 'network.build: "secateur_user_networks:Small" before'),
         ("plan.round_to=4", "settings.plan.round_to: 2 before, 4 now"),
         ("fine_tune.epochs=2", "settings.fine_tune.epochs: absent before, 2 now"),
         ("seed=3", "seed: 0 before, 3 now"),

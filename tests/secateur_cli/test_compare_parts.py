@@ -117,6 +117,7 @@ def record(
         "score_peak_bytes": None,
         "score_images": 500,
         "plan": plan,
+        "curve_seconds": None,
         "plan_seconds": 0.1,
         "ties": 0,
         "macs": 10.0,

@@ -21,7 +21,6 @@ from secateur_cli.comparison.schema import CompareRun
 from secateur_cli.comparison.setting import CLAIMS, JOURNAL, look, open_journal
 from secateur_cli.comparison.tables import notes, tables
 from secateur_cli.comparison.training import train_dense
-from secateur_cli.comparison.verdicts import verdicts
 from secateur_cli.comparison.work import work
 from secateur_cli.progress import Progress
 from secateur_cli.settings.config import load_config
@@ -72,8 +71,7 @@ def _compare(path: Path, output: Path | None, changes: Sequence[str], *, show: b
     write_files(described(setting, found, command=command, smoke=smoke), target, progress)
     for table in tables(found, width=console.width):
         console.print(table)
-    said = verdicts(found["rows"], found["stages"], images=found["dense"]["images"])
-    for line in [*said, *notes(found, width=console.width)]:
+    for line in [*found["verdicts"], *notes(found, width=console.width)]:
         progress.say(line)
     progress.say(f"everything lies in {target}")
     if smoke:

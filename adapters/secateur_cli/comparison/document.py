@@ -20,7 +20,8 @@ TEMPLATE = "comparison.html.jinja"
 READING = (
     "Accuracy is top-1 on the held-out images in percent: the mean over seeds ± half of its 95% t-interval. Without ± "
     "it is one measurement: a single seed, or channels that no seed changes. The interval is over seeds, not over "
-    "images: of {images:,} images, one is {point:.3g} points. And {leads}"
+    "images: of {images:,} images, one is {point:.3g} points. The interval of a speed is that of one network's timing, "
+    "or over the networks where seeds come to several widths. And {leads}"
 )
 
 THEIRS = (

@@ -21,7 +21,8 @@ from secateur_cli.stages.pipeline import versions
 JSON_FILE, CSV_FILE, HTML_FILE = "comparison.json", "comparison.csv", "comparison.html"
 PLAIN = (
     "house", "criterion", "name", "search", "budget", "seed", "plan", "macs", "parameters", "ties", "score_seconds",
-    "score_processor_seconds", "score_peak_bytes", "score_images", "scores_shared", "plan_seconds", "not_measured",
+    "score_processor_seconds", "score_peak_bytes", "score_images", "scores_shared", "curve_seconds", "plan_seconds",
+    "not_measured",
 )  # fmt: skip
 
 

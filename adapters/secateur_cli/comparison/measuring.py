@@ -23,6 +23,7 @@ from secateur.modes import placed
 from secateur.records import PruningPlan, ScoreTable
 from secateur.recovery import compensate, recalibrate_batch_norm
 from secateur.training import highest_filters, restart_batch_norm
+from secateur_cli.claims import Claims
 from secateur_cli.comparison.cells import DENSE, Cell, latency_name
 from secateur_cli.comparison.scoring import scores_for
 from secateur_cli.comparison.setting import Setting
@@ -37,8 +38,10 @@ def measure_dense(setting: Setting, journal: Journal) -> float:
     return float(fact["accuracy"])
 
 
-def measure(setting: Setting, journal: Journal, cell: Cell, plan: PruningPlan) -> dict[str, float]:
+def measure(setting: Setting, journal: Journal, claims: Claims, cell: Cell, plan: PruningPlan) -> dict[str, float]:
     """Measure all stages of a cell that the journal lacks; return the accuracy at each.
+
+    What another process measures at this moment, for a cell of the same channels, is waited for.
 
     Raises:
         SecateurError: the cut network does not compute what the masked one does, or cannot be recovered, trained or
@@ -46,11 +49,16 @@ def measure(setting: Setting, journal: Journal, cell: Cell, plan: PruningPlan) -
     """
     work = _Work(setting, journal, cell, plan)
     found = {}
+
+    def once(name: str, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        with claims.claim(name, wait=True):
+            return journal.fact(name, find)
+
     for stage in setting.config.compare.stages:
         find: Callable[[], dict[str, Any]] = getattr(work, stage.replace("-", "_"))
-        found[str(stage)] = float(journal.fact(cell.accuracy(stage, plan.kept), find)["accuracy"])
+        found[str(stage)] = float(once(cell.accuracy(stage, plan.kept), find)["accuracy"])
     if setting.config.compare.latency:
-        journal.fact(latency_name(plan.widths), lambda: _timed(setting, work.cut_network))
+        once(latency_name(plan.widths), lambda: _timed(setting, work.cut_network))
     return found
 
 

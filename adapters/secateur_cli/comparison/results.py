@@ -10,7 +10,7 @@ from secateur_cli.comparison.cells import DENSE, Cell, digest, latency_name
 from secateur_cli.comparison.contenders import varies
 from secateur_cli.comparison.scoring import decided
 from secateur_cli.comparison.setting import Setting
-from secateur_cli.comparison.verdicts import called
+from secateur_cli.comparison.verdicts import called, verdicts
 from secateur_cli.intervals import Mean, mean
 
 Facts = Mapping[str, Any]
@@ -30,13 +30,15 @@ def results(setting: Setting, facts: Facts, cells: Sequence[Cell]) -> dict[str, 
     }
     dense = {name: cost({}) for name, cost in counts.items()}
     records = [_record(setting, facts, cell, counts) for cell in cells]
-    judged = facts.get(DENSE) or {}
+    judged, stages = facts.get(DENSE) or {}, list(setting.config.compare.stages)
+    rows = rows_of(records, stages)
     return {
         "dense": {"accuracy": judged.get("accuracy"), "images": judged.get("images"), **dense},
-        "stages": list(setting.config.compare.stages),
+        "stages": stages,
         "seeds": list(setting.config.compare.seeds),
+        "verdicts": verdicts(rows, stages, images=judged.get("images")),
         "cells": records,
-        "rows": rows_of(records, setting.config.compare.stages),
+        "rows": rows,
     }
 
 
@@ -59,6 +61,7 @@ def _record(setting: Setting, facts: Facts, cell: Cell, counts: Mapping[str, Any
         "scores_shared": not varies(contender.name),
         "unscored": _unscored(setting, facts, cell),
         "plan": None,
+        "curve_seconds": (facts.get(cell.curves) or {}).get("seconds") if cell.search == "curves" else None,
         "plan_seconds": None,
         "ties": None,
         "macs": None,
@@ -129,11 +132,14 @@ def _row(records: Sequence[Record], stages: Sequence[str]) -> Record:
     row: Record = {key: first[key] for key in ("criterion", "house", "search", "budget", "scores_shared")}
     row["accuracy"] = {stage: _plain(_over(records, stage)) for stage in stages}
     row["by_seed"] = {stage: {str(r["seed"]): r["accuracy"][stage] for r in records} for stage in stages}
-    for key in ("macs", "parameters", "plan_seconds"):
-        row[key] = _plain(mean([r[key] for r in records if r[key] is not None]))
-    distinct = records[:1] if first["scores_shared"] else records
-    for key in ("score_seconds", "score_processor_seconds"):
-        row[key] = _plain(mean([r[key] for r in distinct if r[key] is not None]))
+    scored = records[:1] if first["scores_shared"] else records
+    planned = scored if first["search"] == "uniform" else records  # each seed has curves and candidates of its own
+    for keys, distinct in (
+        (("score_seconds", "score_processor_seconds"), scored),
+        (("macs", "parameters", "plan_seconds", "curve_seconds"), planned),
+    ):
+        for key in keys:
+            row[key] = _plain(mean([r[key] for r in distinct if r[key] is not None]))
     row["score_peak_bytes"] = max(
         (r["score_peak_bytes"] for r in records if r["score_peak_bytes"] is not None), default=None
     )

@@ -42,7 +42,6 @@ def plan_of(setting: Setting, journal: Journal, claims: Claims, cell: Cell) -> P
     """
 
     def find() -> dict[str, Any]:
-        begun = time.monotonic()
         contender = cell.contender
         with claims.claim(cell.scores, wait=True):
             scores = scores_for(setting, journal, cell)
@@ -50,6 +49,7 @@ def plan_of(setting: Setting, journal: Journal, claims: Claims, cell: Cell) -> P
         if cell.search == "curves":
             with claims.claim(cell.curves, wait=True):
                 curves = _curves(setting, journal, cell, scores)
+        begun = time.monotonic()
         plan = seeded(cell.seed, lambda: _search(setting, cell, scores, curves))
         samples = contender.samples or setting.config.score.samples
         subject = setting.subject(cell.seed)

@@ -74,7 +74,7 @@ def _measured(setting: Setting, journal: Journal, claims: Claims, cell: Cell, tr
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SecateurWarning)  # of groups without scores, which the table counts
             plan = plan_of(setting, journal, claims, cell)
-            found = measure(setting, journal, cell, plan)
+            found = measure(setting, journal, claims, cell, plan)
     except NOT_OF_A_CELL:
         raise
     except SecateurError as error:
