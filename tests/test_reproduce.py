@@ -14,7 +14,7 @@ from rich.console import Console
 
 from images_for_tests import folder_of_images
 from secateur.errors import ConfigError
-from secateur.training.schedules import HRANK_PLUS, HRANK_PLUS_IMAGENET
+from secateur.training.schedules import AUTOPRUNER, HRANK_PLUS, HRANK_PLUS_IMAGENET
 from secateur_cli.progress import Progress
 from secateur_cli.settings.config import load_config
 from secateur_cli.settings.schema import RunConfig
@@ -110,6 +110,19 @@ def test_schedules_are_the_published_ones() -> None:
             assert config.data.batch_size == 256
         elif path.stem.endswith("_clr_rnf"):
             assert found == HRANK_PLUS.revised(teacher | {"weight_decay": 5e-3})
+            assert config.data.batch_size == 256
+        elif path.stem == "imagenet_mobilenetv2_autopruner":
+            cosine = {
+                "epochs": 150,
+                "learning_rate": 0.01,
+                "weight_decay": 4e-5,
+                "schedule": "cosine",
+                "milestones": (),
+            }
+            assert found == AUTOPRUNER.revised(teacher | cosine)
+            assert config.data.batch_size == 256
+        elif path.stem.endswith("_autopruner"):
+            assert found == AUTOPRUNER.revised(teacher)
             assert config.data.batch_size == 256
 
 

@@ -52,7 +52,8 @@ def measure(setting: Setting, journal: Journal, claims: Claims, cell: Cell, plan
 
     def once(name: str, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         with claims.claim(name, wait=True):
-            return journal.fact(name, find)
+            fact: dict[str, Any] = journal.fact(name, find)
+        return fact
 
     for stage in setting.config.compare.stages:
         find: Callable[[], dict[str, Any]] = getattr(work, stage.replace("-", "_"))
