@@ -9,12 +9,18 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import typer
+from typer.core import TyperGroup
 
 from guides_for_tests import GUIDES, PAGES, ROOT, blocks, reader
+from secateur_cli.comparison.schema import CompareRun
+from secateur_cli.main import app
 from secateur_cli.settings.config import load_config
+from secateur_cli.settings.schema import RunConfig
 
 WALKED = "new_criterion.md"  # its blocks are files and parts of files
 SHOWN = [page for page in GUIDES if page.name != WALKED and any(kind == "python" for kind, _ in blocks(page))]
@@ -43,14 +49,39 @@ def test_the_pages_with_code_are_these() -> None:
     assert [page.stem for page in SHOWN] == ["deployment", "nni", "numbers", "python", "torch_pruning"]
 
 
-@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.stem)
-def test_commands_name_files_and_keys_that_exist(page: Path) -> None:
-    for command in re.findall(r"^\$ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE):
-        words = shlex.split(command)
-        if words[:2] != ["secateur", "run"]:
-            continue
-        changes = [words[at + 1] for at, word in enumerate(words) if word == "--set"]
-        load_config(ROOT / words[2], overrides=changes)
+def commands(page: Path) -> list[list[str]]:
+    """The words of each command on a page: on lines of its own, and within the text where it names a file."""
+    text = page.read_text(encoding="utf-8")
+    inline = [" ".join(found.split()) for found in re.findall(r"`(secateur [^`]+)`", text)]
+    lines = re.findall(r"^\$ (.*)$", text, re.MULTILINE) + [
+        found for found in inline if "examples/" in found and "NAME" not in found
+    ]
+    chained = [part for line in lines for part in line.split(" && ")]
+    return [words for words in map(shlex.split, chained) if words[0] == "secateur"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_commands_name_files_options_and_keys_that_exist(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    for _, *words in commands(page):
+        group: Any = typer.main.get_command(app)
+        while isinstance(group, TyperGroup):
+            name = words.pop(0)
+            group = group.commands[name]
+        asked = group.make_context(name, list(words)).params
+        if "config" in asked and name in ("run", "search", "compare", "figure"):
+            kind = CompareRun if name == "compare" else RunConfig
+            load_config(asked["config"], kind=kind, overrides=asked.get("change") or [])
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("examples/**/*.yaml")), ids=lambda path: path.stem)
+def test_changes_that_a_configuration_proposes_are_taken(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    head = " ".join(line.removeprefix("#") for line in text.splitlines() if line.startswith("#"))
+    kind = CompareRun if path.parent.name == "compare" else RunConfig
+    for together in re.findall(r"(?:--set +(?:'[^']+'|[^\s;)]+)\s*)+", " ".join(head.split())):
+        changes = [word.rstrip(".,:") for word in shlex.split(together) if word != "--set"]
+        load_config(path, kind=kind, overrides=[change for change in changes if "=..." not in change])
 
 
 def anchors(page: Path) -> set[str]:
@@ -133,7 +164,7 @@ def test_the_reference_builds_without_a_warning(tmp_path: Path) -> None:
     try:
         importlib.import_module("nni")
     except ImportError:
-        command.remove("secateur_nni")  # whose names are imported when they are asked for
+        command = [word for word in command if not word.startswith("secateur_nni.")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "HRankImportance" in (tmp_path / "api/secateur.html").read_text(encoding="utf-8")

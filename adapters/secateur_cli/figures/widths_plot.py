@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from statistics import fmean
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -36,7 +37,7 @@ def widths_plot(found: Found) -> Figure:
                   label="dense network")  # fmt: skip
         for number, line in enumerate(lines):
             shift = 0.18 * (number - (len(lines) - 1) / 2)
-            share = kept[line][layers[0]][0]["share"]
+            share = fmean(row["share"] for row in kept[line][layers[0]])
             label = (
                 f"{name_of(line)} ({100 * share:.1f}% of the MACs)"
                 if found.about["costs"] == ["macs"]
