@@ -102,8 +102,16 @@ def run(session: onnxruntime.InferenceSession, images: np.ndarray, batch: int) -
     if list(images.shape[1:]) != asked.shape[1:]:
         sys.exit(f"error: the file was exported for images {asked.shape[1:]}; found {list(images.shape[1:])}")
     inputs = images.astype(FORMATS[asked.type])
-    parts = [session.run(None, {asked.name: inputs[at : at + batch]})[0] for at in range(0, len(inputs), batch)]
+    try:
+        parts = [session.run(None, {asked.name: inputs[at : at + batch]})[0] for at in range(0, len(inputs), batch)]
+    except Exception as error:  # onnxruntime's errors have no common class of their own
+        sys.exit(f"error: onnxruntime fails on batches of {min(batch, len(inputs))} images: {error}")
     return np.concatenate(parts)
+
+
+def amount(number: float) -> str:
+    """Return a cost with three digits, or as many as it has before the point."""
+    return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
 
 
 def said(value: str) -> str:
@@ -115,7 +123,7 @@ def said(value: str) -> str:
     if not isinstance(read, dict):
         return value
     return "; ".join(
-        f"{key} {', '.join(f'{name} {number:.0f}' for name, number in inner.items())}"
+        f"{key} {', '.join(f'{name} {amount(number)}' for name, number in inner.items())}"
         if isinstance(inner, dict)
         else f"{key} {inner}"
         for key, inner in read.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 
 import numpy as np
 import torch
@@ -256,23 +257,9 @@ def parity_by_loops(expected: list[list[float]], found: list[list[float]]) -> di
 
 
 def ratio_interval_by_loops(
-    dense: list[float],
-    pruned: list[float],
-    *,
-    resamples: int,
-    confidence: float,
-    seed: int,
-    sessions: list[int] | None = None,
+    dense: list[float], pruned: list[float], *, resamples: int, confidence: float, seed: int
 ) -> tuple[float, float, float]:
-    """Ratio of medians and the ends of its percentile bootstrap interval over paired rounds [Efron1993, ch. 13].
-
-    With sessions (rounds of each) these are drawn first, and then as many rounds of each as it has.
-    """
-
-    def median(values: list[float]) -> float:
-        ordered = sorted(values)
-        middle = len(ordered) // 2
-        return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+    """Ratio of medians and the ends of its percentile bootstrap interval over paired rounds [Efron1993, ch. 13]."""
 
     def quantile(values: list[float], share: float) -> float:
         ordered = sorted(values)
@@ -281,20 +268,21 @@ def ratio_interval_by_loops(
         above = min(below + 1, len(ordered) - 1)
         return ordered[below] + (place - below) * (ordered[above] - ordered[below])
 
-    random = np.random.default_rng(seed)
-    if sessions is None:
-        rows = [list(row) for row in random.integers(len(dense), size=(resamples, len(dense)))]
-    else:
-        own = [list(range(sum(sessions[:s]), sum(sessions[: s + 1]))) for s in range(len(sessions))]
-        drawn = random.integers(len(own), size=(resamples, len(own)))
-        u = random.random((resamples, len(own), max(sessions)))
-        rows = [
-            [own[s][int(u[i, place, j] * len(own[s]))] for place, s in enumerate(drawn[i]) for j in range(len(own[s]))]
-            for i in range(resamples)
-        ]
-    ratios = [median([dense[r] for r in row]) / median([pruned[r] for r in row]) for row in rows]
+    rows = np.random.default_rng(seed).integers(len(dense), size=(resamples, len(dense)))
+    ratios = [statistics.median(dense[r] for r in row) / statistics.median(pruned[r] for r in row) for row in rows]
     ends = quantile(ratios, (1 - confidence) / 2), quantile(ratios, (1 + confidence) / 2)
-    return median(dense) / median(pruned), *ends
+    return statistics.median(dense) / statistics.median(pruned), *ends
+
+
+def ratio_interval_over_sessions(
+    sessions: list[list[tuple[float, float]]], quantile: float
+) -> tuple[float, float, float]:
+    """Ratio of medians of all rounds, and `quantile` standard errors of the sessions' log-ratios to either side."""
+    own = [statistics.median(d for d, _ in pairs) / statistics.median(p for _, p in pairs) for pairs in sessions]
+    error = statistics.stdev(math.log(ratio) for ratio in own) / math.sqrt(len(own))
+    rounds = [pair for pairs in sessions for pair in pairs]
+    ratio = statistics.median(d for d, _ in rounds) / statistics.median(p for _, p in rounds)
+    return ratio, ratio * math.exp(-quantile * error), ratio * math.exp(quantile * error)
 
 
 def logistic_gradient(weight):

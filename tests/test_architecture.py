@@ -27,6 +27,7 @@ FOUNDATION = {
     "distributed",
     "precision",
     "plain_data",
+    "quantiles",
 }
 MAY_IMPORT = {
     **{f"secateur.{name}": FOUNDATION for name in FOUNDATION},

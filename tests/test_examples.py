@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -209,12 +210,20 @@ def test_deployment_needs_no_torch(deployed: Path, model: str, right: float) -> 
     assert re.search(r"^versions +secateur \d.*; torch \d", printed, re.MULTILINE)
     if model == "model.onnx":
         assert f"plan        {(deployed / 'plan.txt').read_text()}\n" in printed
-        assert re.search(r"^budget +parameters before \d+, after \d+, budget \d+$", printed, re.MULTILINE)
+        assert re.search(r"^budget +parameters before [\d,]+, after [\d,]+, budget [\d,]+$", printed, re.MULTILINE)
     else:
         assert "note        {half\n" in printed
     share = re.search(r"^top-1 +(\d+\.\d)% of 50 images$", printed, re.MULTILINE)
     assert share is not None
     assert float(share[1]) >= right
+
+
+def test_deployment_tells_costs_with_their_digits() -> None:
+    said = runpy.run_path(str(EXAMPLES / "04_deploy.py"))["said"]
+    assert said('{"latency": {"before": 0.4812, "after": 0.29, "budget": 0.2887}}') == (
+        "latency before 0.481, after 0.29, budget 0.289"
+    )
+    assert said('{"macs": {"before": 125485696.0}}') == "macs before 125,485,696"
 
 
 def test_deployment_imports_neither_torch_nor_secateur() -> None:

@@ -12,13 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from secateur_cli.wording import NORMAL_95
-
-T_95 = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
-    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
-"""The 97.5th percentile of Student's t for 1, 2, ... degrees of freedom."""
+from secateur.quantiles import t_quantile
 
 
 @dataclass(frozen=True)
@@ -65,15 +59,3 @@ def mean(values: Sequence[float]) -> Mean | None:
         return Mean(values[0], None, 1)
     spread = statistics.stdev(values) / math.sqrt(len(values))
     return Mean(statistics.fmean(values), t_quantile(len(values) - 1) * spread, len(values))
-
-
-def t_quantile(freedom: int) -> float:
-    """Return the 97.5th percentile of Student's t, to three digits.
-
-    Formula, beyond the table: z + (z^3 + z) / 4f, the beginning of Fisher's expansion.
-
-    Example:
-        >>> t_quantile(2), round(t_quantile(60), 3)
-        (4.303, 2.0)
-    """
-    return T_95[freedom - 1] if freedom <= len(T_95) else NORMAL_95 + (NORMAL_95**3 + NORMAL_95) / (4 * freedom)

@@ -19,7 +19,8 @@ from secateur_onnx.memory import peak_memory
 from secateur_onnx.metadata import plan_metadata, read_metadata
 from secateur_onnx.parity import ParityResult, check_parity
 from secateur_onnx.raw_session import PROVIDERS
-from secateur_onnx.sessions import check_installation, create_session, provider_assignment
+from secateur_onnx.sessions import create_session, provider_assignment
+from secateur_onnx.trial import check_installation
 
 __all__ = [
     "LATENCY_PROVIDERS",

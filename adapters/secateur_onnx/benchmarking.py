@@ -117,7 +117,7 @@ def benchmark(
     threads: int | None = None,
     rounds: int = 100,
     seconds: float = 5.0,
-    sessions: int = 3,
+    sessions: int = MIN_ROUNDS,
     seed: int = 0,
     memory: bool = True,
     clock: Callable[[], float] = time.perf_counter,
@@ -138,7 +138,8 @@ def benchmark(
         provider, threads: see `create_session`.
         rounds: at most so many rounds for each figure; at least 6.
         seconds: the time for the rounds of each figure; 6 rounds are taken however long they last.
-        sessions: pairs of sessions that share the rounds and seconds, at most 6.
+        sessions: pairs of sessions that share the rounds and seconds, at most 6: fewer make wide intervals, one an
+            interval that does not know what another session would do.
         seed: of the inputs and of the bootstrap.
         memory: whether to measure the peak memory too.
         clock: gives the time in seconds. On the CPU with one thread `time.process_time` leaves out what other processes
@@ -176,6 +177,7 @@ def benchmark(
     def opened() -> list[InferenceSession]:
         return [create_session(path, provider=provider, threads=threads) for path in (dense_path, pruned_path)]
 
+    sizes = [stored_bytes(path) for path in (dense_path, pruned_path)]
     pair = opened()
     spec, shape = _common_input(*pair)
     for batch_size in batch_sizes:
@@ -209,18 +211,21 @@ def benchmark(
     comparisons = tuple(figure.compared(seed) for figure in figures)
 
     used = int(pair[0].get_session_options().intra_op_num_threads)
+    ran = [provider_assignment(session) for session in pair]
+    told = [from_strings(session.get_modelmeta().custom_metadata_map) for session in pair]
+    del pair  # what both hold would be missing where memory is measured
     dense, pruned = (
         BenchmarkedFile(
             path=Path(path),
-            file_bytes=stored_bytes(path),
-            assignment=provider_assignment(session),
-            metadata=from_strings(session.get_modelmeta().custom_metadata_map),
+            file_bytes=size,
+            assignment=assignment,
+            metadata=metadata,
             peak_bytes={
                 n: peak_memory(path, spec, (n, *shape), provider=provider, threads=used)
                 for n in (batch_sizes if memory else ())
             },
         )
-        for path, session in zip((dense_path, pruned_path), pair, strict=True)
+        for path, size, assignment, metadata in zip((dense_path, pruned_path), sizes, ran, told, strict=True)
     )
     return BenchmarkResult(provider, used, shape, seed, machine, dense, pruned, comparisons)
 

@@ -11,20 +11,16 @@ import ctypes
 import importlib
 import json
 import sys
-import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from secateur.errors import SecateurError
-from secateur_onnx.packages import require
 from secateur_onnx.raw_session import PROVIDERS
-from secateur_onnx.sessions import create_session, infer
 from secateur_onnx.shared_objects import needed_libraries
+from secateur_onnx.trial import trial
 
 DRIVER = "libcuda.so.1"
 CUDNN = "libcudnn.so.9"  # from 1.27 on it is loaded when the first convolution asks for it, and in no list
-SIDE = 8
 
 
 def main() -> None:
@@ -82,36 +78,6 @@ def cuda_devices(load: Callable[[str], Any] = ctypes.CDLL) -> int:
     if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
         return 0
     return count.value
-
-
-def trial(provider: str) -> str:
-    """Run one convolution through `create_session` on a provider; return "" or what went wrong."""
-    import numpy as np
-
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "trial.onnx"
-            path.write_bytes(_convolution())
-            outputs = infer(create_session(path, provider=provider, threads=1), np.ones((1, 1, SIDE, SIDE)))
-    except SecateurError as error:
-        return str(error)
-    expected = 9.0  # a kernel of ones over ones, where the padding does not reach
-    return "" if outputs[0, 0, 1, 1] == expected else f"a sum of nine ones came out as {outputs[0, 0, 1, 1]}"
-
-
-def _convolution() -> bytes:
-    onnx = require("onnx")
-    helper, number = onnx.helper, onnx.TensorProto.FLOAT
-    shape: Sequence[int] = (1, 1, SIDE, SIDE)
-    graph = helper.make_graph(
-        [helper.make_node("Conv", ["x", "w"], ["y"], kernel_shape=[3, 3], pads=[1, 1, 1, 1])],
-        "trial",
-        [helper.make_tensor_value_info("x", number, shape)],
-        [helper.make_tensor_value_info("y", number, shape)],
-        [helper.make_tensor("w", number, (1, 1, 3, 3), [1.0] * 9)],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    return bytes(model.SerializeToString())
 
 
 def _missing(folder: Path, provider: str) -> dict[str, str]:

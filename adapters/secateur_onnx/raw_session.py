@@ -6,6 +6,7 @@ holds nothing else, so that what is measured is a session and not what else its 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -31,6 +32,7 @@ def open_session(
     unpack: bool = False,
     optimized: str | Path | None = None,
     trial: bool = False,
+    strict: bool = True,
 ) -> Any:
     """Return an onnxruntime session without any fallback; what onnxruntime raises comes through.
 
@@ -39,6 +41,7 @@ def open_session(
     Args:
         path: the name of a file, or what it holds.
         trial: whether the session only tries a network: its graph stays as it is, and nothing is logged.
+        strict: whether a node that a device leaves to the CPU is an error, be it arithmetic of shapes.
     """
     import onnxruntime
 
@@ -63,9 +66,10 @@ def open_session(
     wanted, cuda = PROVIDERS[provider], (PROVIDERS["cuda"], {"use_tf32": str(int(tf32))})
     lists: dict[str, list[Any]] = {"cpu": [wanted], "cuda": [cuda], "tensorrt": [wanted, cuda]}
     if provider != "cpu":
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", str(int(strict)))
         if hasattr(onnxruntime, "preload_dlls"):
-            onnxruntime.preload_dlls()
+            with contextlib.redirect_stdout(sys.stderr):  # where it says which library did not load
+                onnxruntime.preload_dlls()
     session = onnxruntime.InferenceSession(path, options, providers=lists[provider], enable_fallback=0)
     session.disable_fallback()
     return session

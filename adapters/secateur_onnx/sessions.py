@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,22 +22,12 @@ if TYPE_CHECKING:
 
 MOST_THREADS = 1024  # with far more of them onnxruntime does not come back
 DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
+SHAPE_OPERATORS = {
+    "Add", "Cast", "Concat", "ConstantOfShape", "Div", "Equal", "Gather", "Max", "Min", "Mod", "Mul", "Range",
+    "ReduceProd", "Shape", "Size", "Slice", "Squeeze", "Sub", "Unsqueeze", "Where",
+}  # fmt: skip
+"""What sizes are computed with. CUDA has kernels of its own for these; on the CPU it leaves those of whole numbers."""
 FILE_FAULTS = ("InvalidProtobuf", "InvalidGraph", "NoModel", "NoSuchFile")  # onnxruntime's own names
-
-
-def check_installation(*, provider: str = "cpu") -> None:
-    """Refuse before any work what `export` and `create_session` would refuse after it.
-
-    Raises:
-        MissingDependencyError: onnx, onnxscript or onnxruntime is missing, or onnxruntime is installed twice.
-        ConfigError: the provider is misspelt or not part of the installed onnxruntime.
-
-    Example:
-        >>> check_installation(provider="cpu")
-    """
-    require("onnx")
-    require("onnxscript")
-    _provider_name(provider, require("onnxruntime").get_available_providers())
 
 
 def create_session(
@@ -52,7 +44,8 @@ def create_session(
 
     For a device the CPU is left out of the provider list, falling back to it is disabled twice (in onnxruntime and in
     its Python layer), and the first provider of the finished session is compared with the one asked for. Which node
-    runs where is recorded: see `provider_assignment`.
+    runs where is recorded: see `provider_assignment`. Where a file computes shapes as it runs, and nothing else would
+    be left to the CPU, these nodes may stay there.
 
     Args:
         path: an ONNX file.
@@ -80,32 +73,61 @@ def create_session(
         secateur.errors.ConfigError: unknown provider 'cudo'; allowed: cpu, cuda, tensorrt; available here: cpu...
     """
     onnxruntime = require("onnxruntime")
-    wanted = _provider_name(provider, onnxruntime.get_available_providers())
+    wanted = provider_name(provider, onnxruntime.get_available_providers())
     threads = torch.get_num_threads() if threads is None else threads
     if not 1 <= threads <= MOST_THREADS:
         raise ConfigError(f"threads must be at least 1 and at most {MOST_THREADS}; found {threads}")
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"there is no ONNX file {path}")
-
+    opened = partial(
+        open_session,
+        str(path),
+        provider=provider,
+        threads=threads,
+        tf32=tf32,
+        profile=profile,
+        unpack=unpack,
+        optimized=optimized,
+    )
     try:
-        session: InferenceSession = open_session(
-            str(path),
-            provider=provider,
-            threads=threads,
-            tf32=tf32,
-            profile=profile,
-            unpack=unpack,
-            optimized=optimized,
-        )
+        session: InferenceSession = opened()
     except Exception as error:  # onnxruntime's errors have no common class of their own
         if provider == "cpu" or type(error).__name__ in FILE_FAULTS:
             raise CheckpointError(
                 f"{path} is truncated, foreign, or holds what onnxruntime cannot run: {error}"
             ) from error
-        raise ConfigError(f"the provider {provider!r} cannot run all of {path}: {error}") from error
+        session = _but_for_shapes(opened, error, provider=provider, path=path)
     if session.get_providers()[0] != wanted:
         raise ConfigError(f"asked for {wanted}, but onnxruntime runs {path} on {session.get_providers()[0]}")
+    ran = provider_assignment(session)
+    if ran and wanted not in ran:
+        raise ConfigError(f"{wanted} takes no node of {path}: all of it would run on {', '.join(ran)}")
+    return session
+
+
+def _but_for_shapes(
+    opened: Callable[..., InferenceSession], error: Exception, *, provider: str, path: Path
+) -> InferenceSession:
+    """Return a session that leaves arithmetic of shapes alone to the CPU; else say why the device cannot run a file.
+
+    CUDA leaves there, on purpose, what comes of a `Shape` and becomes one: whole numbers that the host needs to know.
+    """
+    refused = f"the provider {provider!r} cannot run all of {path}"
+    try:
+        session = opened(strict=False)
+    except Exception:  # as above
+        raise ConfigError(f"{refused}: {error}") from error
+    if session.get_providers()[0] != PROVIDERS[provider]:
+        raise ConfigError(
+            f"the provider {provider!r} did not load, and {path} would run on {session.get_providers()[0]}; "
+            f"`secateur doctor` names what it misses ({error})"
+        ) from error
+    left = provider_assignment(session).get(PROVIDERS["cpu"], {})
+    if foreign := sorted(left.keys() - SHAPE_OPERATORS):
+        raise ConfigError(f"{refused}: {', '.join(foreign)} would run on the CPU ({error})") from error
+    if not left:
+        raise ConfigError(f"{refused}: {error}") from error
     return session
 
 
@@ -180,7 +202,8 @@ def infer(session: InferenceSession, inputs: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(outputs[0])
 
 
-def _provider_name(provider: str, available: list[str]) -> str:
+def provider_name(provider: str, available: list[str]) -> str:
+    """Return onnxruntime's name of a provider. Raises ConfigError where it is misspelt or not `available`."""
     here = ", ".join(short for short, name in PROVIDERS.items() if name in available)
     if provider not in PROVIDERS:
         raise ConfigError(f"unknown provider {provider!r}; allowed: {', '.join(PROVIDERS)}; available here: {here}")

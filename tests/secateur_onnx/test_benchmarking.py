@@ -132,7 +132,7 @@ def test_record_of_a_run(dense_file: Path, pruned_file: Path) -> None:
         (1, "end to end", 6),
         (3, "end to end", 6),
     ]
-    assert [c.sessions for c in result.comparisons] == [(2, 2, 2)] * 2
+    assert [c.sessions for c in result.comparisons] == [(1, 1, 1, 1, 1, 1)] * 2
     assert seen[-1] == (12, 12)
     assert seen == sorted(seen)
     assert result.dense.file_bytes == dense_file.stat().st_size > result.pruned.file_bytes

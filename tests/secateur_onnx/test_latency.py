@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,7 +17,7 @@ from torch import nn
 
 from references_latency import bilinear, risen
 from secateur import apply_plan, channel_groups, uniform_plan
-from secateur.errors import ConfigError, DataError, JournalError, NetworkError, PlanError
+from secateur.errors import ConfigError, DataError, JournalError, NetworkError, PlanError, SecateurWarning
 from secateur.journal import Journal
 from secateur.records import ChannelGroups, ScoreTable
 from secateur_onnx import LatencyCost, latency_cost
@@ -182,6 +183,20 @@ def test_layers_of_many_weights_are_timed_in_parts() -> None:
     times = time_layers(CONV, pairs, batch=1, threads=1, weight_bytes=16_000)
     assert len(times) == len(pairs)
     assert all(time > 0 for time in times)
+
+
+@pytest.mark.parametrize(("inputs", "outputs", "round_to"), [(8, 16, 1), (3, 48, 8), (8, 32, 8)])
+def test_depthwise_layers_of_several_outputs_an_input(inputs: int, outputs: int, round_to: int) -> None:
+    net = nn.Sequential(nn.Conv2d(2, inputs, 1), nn.Conv2d(inputs, outputs, 3, groups=inputs), nn.Conv2d(outputs, 4, 1))
+    images = torch.randn(1, 2, 8, 8)
+    groups = channel_groups(net.eval(), images)
+    cost = latency_cost(net, images, groups, threads=1, round_to=round_to)
+    assert 0 < cost(dict.fromkeys(groups, 1)) <= cost({})
+
+
+def test_half_precision_is_told_to_be_timed_in_float32(digits: nn.Module, groups: ChannelGroups) -> None:
+    with pytest.warns(SecateurWarning, match="layers are timed in float32, and the network is in bfloat16"):
+        latency_cost(copy.deepcopy(digits).bfloat16(), IMAGES.bfloat16(), groups, time=Clock())
 
 
 def test_few_knots_of_wide_layers() -> None:

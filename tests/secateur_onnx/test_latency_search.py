@@ -176,3 +176,7 @@ def test_runs_of_another_network_are_not_believed(monkeypatch: pytest.MonkeyPatc
     WholeRuns(nn.Linear(8, 4), torch.zeros(1, 5, 8), memory=memory)(None)  # inputs of another size
     WholeRuns(nn.Linear(8, 4), torch.zeros(1, 8), memory=memory, batch=2)(None)
     assert len(asked) == 4
+    images = torch.zeros(1, 1, 8, 8)
+    for other in (nn.Conv2d(1, 2, 3), nn.Conv2d(1, 2, 3, stride=2), nn.Conv2d(1, 2, 3).half(), nn.Conv2d(1, 2, 3)):
+        WholeRuns(other, images, memory=memory)(None)  # other strides, or another number format
+    assert len(asked) == 7

@@ -12,11 +12,13 @@ from typing import Any
 import onnxruntime
 import pytest
 
+from secateur.errors import ConfigError
 from secateur_onnx import probe
 from secateur_onnx.installation import folder_owners, probe_runtime, read_answer
-from secateur_onnx.probe import cuda_devices, main, trial, unloadable
+from secateur_onnx.probe import cuda_devices, main, unloadable
 from secateur_onnx.sessions import create_session
 from secateur_onnx.shared_objects import needed_libraries
+from secateur_onnx.trial import check_installation, trial
 
 
 def shared_object(*names: str, base: int = 0x4000) -> bytes:
@@ -113,7 +115,7 @@ def test_a_trial_that_computes_something_else_is_told(monkeypatch: pytest.Monkey
         def run(self, names: Any, inputs: Any) -> Any:
             return [2 * output for output in self.session.run(names, inputs)]
 
-    monkeypatch.setattr("secateur_onnx.probe.create_session", Wrong)
+    monkeypatch.setattr("secateur_onnx.trial.create_session", Wrong)
     assert trial("cpu") == "a sum of nine ones came out as 18.0"
 
 
@@ -168,3 +170,14 @@ def test_cuda_is_tried_where_there_is_a_device(devices: int, tried: list[str], m
     found = probe.probe()
     assert (found["devices"], sorted(found["providers"])) == (devices, ["cpu", "cuda"])
     assert found["trials"] == {short: f"tried {short}" for short in tried}
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_a_provider_that_does_not_load_is_refused_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a build offers says nothing about the machine: the run would be refused after all of its training."""
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has CUDA")
+    names = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
+    with pytest.raises(ConfigError, match=r"'cuda' does not run a convolution here: .*`secateur doctor` names"):
+        check_installation(provider="cuda")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -39,7 +40,7 @@ def test_a_provider_that_does_not_load_is_an_error_and_no_cpu_run(
         pytest.skip("this onnxruntime has CUDA")
     names = ["CUDAExecutionProvider", "CPUExecutionProvider"]  # as a build with CUDA says on a machine without
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
-    with pytest.raises(ConfigError, match="'cuda' cannot run all of"):
+    with pytest.raises(ConfigError, match=r"'cuda' did not load, and .* would run on CPU.*`secateur doctor` names"):
         create_session(dense_file, provider="cuda")
 
 
@@ -111,10 +112,21 @@ def test_input_is_described_and_other_floats_are_cast(dense_file: Path) -> None:
     np.testing.assert_array_equal(infer(session, inputs), infer(session, inputs.astype(np.float32)))
 
 
+class Part:
+    """What onnxruntime says of the nodes on one provider."""
+
+    def __init__(self, name: str, *operators: str) -> None:
+        self.ep_name, self._operators = name, operators
+
+    def get_nodes(self) -> list[Any]:
+        return [SimpleNamespace(op_type=operator) for operator in self._operators]
+
+
 class Recorded(onnxruntime.InferenceSession):  # type: ignore[misc]  # onnxruntime has no types
     """A session that says it runs where it was asked to, and keeps what it was asked for."""
 
     asked: ClassVar[dict[str, Any]] = {}
+    parts: ClassVar[list[Part]] = []
 
     def __init__(self, _: str, options: Any, *, providers: list[Any], **flags: Any) -> None:
         entries = ("session.disable_cpu_ep_fallback", "session.record_ep_graph_assignment_info")
@@ -123,7 +135,15 @@ class Recorded(onnxruntime.InferenceSession):  # type: ignore[misc]  # onnxrunti
             with contextlib.suppress(RuntimeError):  # as where it was never set
                 found[entry] = options.get_session_config_entry(entry)
         Recorded.asked = {"entries": found, "providers": providers, "flags": flags, "fallback": True}
-        self._names = [name if isinstance(name, str) else name[0] for name in providers]
+        self._names, self._options = [name if isinstance(name, str) else name[0] for name in providers], options
+        if self.parts and found.get(entries[0]) == "1" and any(part.ep_name.startswith("CPU") for part in self.parts):
+            raise RuntimeError("nodes are assigned to the default CPU EP")
+
+    def get_session_options(self) -> Any:
+        return self._options
+
+    def get_provider_graph_assignment_info(self) -> list[Part]:
+        return self.parts or [Part(self._names[0], "Conv")]
 
     def disable_fallback(self) -> None:
         self.asked["fallback"] = False
@@ -168,4 +188,32 @@ def test_a_device_that_is_not_the_first_of_the_session_is_refused(
     both = ["CUDAExecutionProvider", "TensorrtExecutionProvider"]  # as where TensorRT did not load
     monkeypatch.setattr(recorded, "get_providers", lambda _: both)
     with pytest.raises(ConfigError, match=r"asked for TensorrtExecutionProvider, but .* on CUDAExecutionProvider"):
+        create_session(dense_file, provider="tensorrt")
+
+
+def test_a_device_may_leave_the_arithmetic_of_shapes_to_the_cpu(
+    recorded: type[Recorded], monkeypatch: pytest.MonkeyPatch, dense_file: Path
+) -> None:
+    parts = [Part("CUDAExecutionProvider", "Conv", "Expand"), Part("CPUExecutionProvider", "Shape", "Gather")]
+    monkeypatch.setattr(recorded, "parts", parts)
+    found = provider_assignment(create_session(dense_file, provider="cuda"))
+    assert found["CPUExecutionProvider"] == {"Gather": 1, "Shape": 1}
+    assert recorded.asked["entries"]["session.disable_cpu_ep_fallback"] == "0"
+    assert recorded.asked["fallback"] is False
+
+
+def test_a_device_that_leaves_more_to_the_cpu_is_refused_with_what(
+    recorded: type[Recorded], monkeypatch: pytest.MonkeyPatch, dense_file: Path
+) -> None:
+    parts = [Part("CUDAExecutionProvider", "Conv"), Part("CPUExecutionProvider", "Shape", "Einsum", "Attention")]
+    monkeypatch.setattr(recorded, "parts", parts)
+    with pytest.raises(ConfigError, match=r"'cuda' cannot run all of .*: Attention, Einsum would run on the CPU"):
+        create_session(dense_file, provider="cuda")
+
+
+def test_tensorrt_that_takes_no_node_is_no_tensorrt(
+    recorded: type[Recorded], monkeypatch: pytest.MonkeyPatch, dense_file: Path
+) -> None:
+    monkeypatch.setattr(recorded, "parts", [Part("CUDAExecutionProvider", "Conv")])
+    with pytest.raises(ConfigError, match=r"TensorrtExecutionProvider takes no node.*run on CUDAExecutionProvider"):
         create_session(dense_file, provider="tensorrt")

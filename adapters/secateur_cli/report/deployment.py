@@ -33,7 +33,7 @@ def speed_section(report: Report) -> Section | None:
         "A network counts as faster only where the whole interval of the ratio of the medians lies above 1."
     )
     figures = [
-        Figure(plots.speed_plot(comparisons), "Median time of dense over pruned, with its bootstrap interval."),
+        Figure(plots.speed_plot(comparisons), "Median time of dense over pruned, with its 95% interval."),
         Figure(plots.time_plot(comparisons), "Median time of an image; whiskers: 10% to 90% of the batches."),
     ]
     rows = [

@@ -12,6 +12,7 @@ above 1 would reach 0 before the widths do: below the known share the cost is th
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from secateur.cost.layers import LayerRecord
 from secateur.cost.terms import Count, TermCost, check_layers, layer_counts
 from secateur.counts import check_counts
-from secateur.errors import ConfigError, NetworkError
+from secateur.errors import ConfigError, NetworkError, SecateurWarning
 from secateur.records import ChannelGroup
 from secateur_onnx.latency.device_times import DEVICES, time_layers_on_device
 from secateur_onnx.latency.geometry import Geometry, layer_calls
@@ -31,7 +32,7 @@ from secateur_onnx.latency.layer_nodes import weight_shape
 from secateur_onnx.latency.layer_tables import Grid, LayerTable, Memory, Remembered, Time
 from secateur_onnx.latency.layer_times import time_layers
 from secateur_onnx.machine import describe_machine
-from secateur_onnx.sessions import check_installation
+from secateur_onnx.trial import check_installation
 
 LATENCY_PROVIDERS = tuple(DEVICES)
 """Execution providers on which layers are timed."""
@@ -145,6 +146,9 @@ def latency_cost(
         DataError: a time that is not positive and finite.
         JournalError: `memory` cannot be read or written.
 
+    Warns:
+        SecateurWarning: the network is in half precision, in which layers are not timed.
+
     Cost: some 30 runs of each layer at up to a few hundred pairs of widths: seconds for a CIFAR network, a minute for
     a ResNet-18 at 224 on one core.
 
@@ -162,6 +166,13 @@ def latency_cost(
         raise ConfigError(f"layers cannot be timed alone on {provider!r}; allowed: {', '.join(LATENCY_PROVIDERS)}")
     check_counts(batch=batch, round_to=round_to)
     check_layers(groups, model)
+    if coarse := {str(p.dtype).removeprefix("torch.") for p in model.parameters()} & {"float16", "bfloat16"}:
+        warnings.warn(
+            f"layers are timed in float32, and the network is in {coarse.pop()}: what it takes itself only a "
+            "measurement of the whole network says",
+            SecateurWarning,
+            stacklevel=2,
+        )
     calls = layer_calls(model, example_inputs)
     if not calls:
         raise NetworkError("the network runs no convolution and no linear layer, which are what a latency is made of")

@@ -148,7 +148,8 @@ class Grid:
         """Return the grid for layers of one geometry whose dense widths are `widths`."""
         dense = list(widths)
         inputs, outputs = (max(pair[side] for pair in dense) for side in (0, 1))
-        step = math.lcm(round_to, geometry.groups)
+        each = outputs // inputs if geometry.depthwise else 1
+        step = math.lcm(round_to, geometry.groups, each)
         narrow = {before for before, _ in dense if before <= SOURCE}  # read the network's input itself
         for per_octave in PER_OCTAVE:
             grid = cls(
@@ -156,7 +157,7 @@ class Grid:
                 (0,) if geometry.depthwise else tuple(sorted({*knots(inputs, step, per_octave=per_octave), *narrow})),
                 knots(outputs, step, per_octave=per_octave),
                 step,
-                outputs // inputs if geometry.depthwise else 1,
+                each,
             )
             elements = sum(before * after for before, after in grid.pairs) * math.prod(geometry.kernel)
             if geometry.depthwise or 4 * elements / geometry.groups <= LARGEST:

@@ -97,7 +97,7 @@ class WholeRuns:
         self._memory = Remembered() if memory is None else memory
         shape = list(example_inputs.shape[1:])
         self.where = measured_on(provider=provider, batch=batch, threads=threads)
-        self._key = {**self.where, "network": structure_of(model), "input": shape}
+        self._key = {**self.where, "network": structure_of(model), "form": _form_of(model), "input": shape}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> Self:
@@ -139,6 +139,12 @@ class WholeRuns:
 
 SESSIONS = 5  # where a session puts its memory moves its times by percents, and a budget is to be met within five
 PARTS = ("share", "lower", "upper", "dense_ms")
+
+
+def _form_of(model: nn.Module) -> str:
+    """Return a short hash of what modules are told beside their sizes, such as strides, and of the number formats."""
+    formats = [str(tensor.dtype) for tensor in model.state_dict().values()]
+    return hashlib.sha256(json.dumps([repr(model), formats]).encode()).hexdigest()[:16]
 
 
 def _named(plan: PruningPlan) -> str:
