@@ -83,8 +83,11 @@ def speed_and_interval(comparison: Mapping[str, Any]) -> tuple[str, str]:
         ('2.16x, faster', '2.15 to 2.18')
         >>> speed_and_interval({"ratio": 1.03, "lower": 0.98, "upper": 1.09, "faster": False, "slower": False})
         ('1.03x, not faster', '0.98 to 1.09')
+        >>> speed_and_interval({"ratio": 1.0043, "lower": 1.0021, "upper": 1.0067, "faster": True, "slower": False})
+        ('1.0043x, faster', '1.0021 to 1.0067')
     """
     ratio, lower, upper = comparison["ratio"], comparison["lower"], comparison["upper"]
     digits = 2 if min(abs(lower - 1), abs(upper - 1)) >= 0.01 else 4  # never rounded onto 1
     word = "faster" if comparison["faster"] else "slower" if comparison["slower"] else "not faster"
-    return f"{ratio:.2f}x, {word}", f"{lower:.{digits}f} to {upper:.{digits}f}"
+    own = digits if comparison["faster"] else 2
+    return f"{ratio:.{own}f}x, {word}", f"{lower:.{digits}f} to {upper:.{digits}f}"

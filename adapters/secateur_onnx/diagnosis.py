@@ -175,9 +175,8 @@ def _failed_trial(check: str, words: str, provider: str, runtime: Runtime) -> Fi
     if provider == "cpu":
         again = f'pip install --force-reinstall --no-deps "{runtime.package}=={runtime.version}"'
         return Finding(check, words, "error", why, (again,))
-    why += (
-        f"; it needs a driver that knows CUDA {_built_for(runtime) or ''}, and this names the newest that yours knows"
-    )
+    built = _built_for(runtime) or ""
+    why += f"; where the cause is the driver, it must know CUDA {built}, and this names the newest that yours knows"
     return Finding(check, words, "error", why, ("nvidia-smi",))
 
 

@@ -270,6 +270,8 @@ def write_checked(proto: Any, path: Path) -> int:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise NetworkError(f"the exported file does not pass the checks of onnx: {error}") from error
+    except ValueError as error:
+        raise NetworkError(f"the network is larger than a single ONNX file can be, 2 GiB: {error}") from error
     return write_model(proto.SerializeToString(), path)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from secateur.errors import DataError
 from secateur_onnx.comparison import Comparison, Measured, compare
 from secateur_onnx.packages import require
 from secateur_onnx.sessions import infer, input_spec
@@ -25,7 +26,10 @@ def end_to_end(session: InferenceSession, inputs: NDArray[Any]) -> Callable[[], 
 
 
 def device_bound(session: InferenceSession, inputs: NDArray[Any], *, device: str = "cuda") -> Callable[[], object]:
-    """Return a call that runs the session with its input and output bound to the device, and waits for the result."""
+    """Return a call that runs the session with its input and output bound to the device, and waits for the result.
+
+    The first run, here, refuses what cannot run at all.
+    """
     onnxruntime = require("onnxruntime")
     binding = session.io_binding()
     spec = input_spec(session)
@@ -38,6 +42,10 @@ def device_bound(session: InferenceSession, inputs: NDArray[Any], *, device: str
         binding.synchronize_outputs()
         return binding
 
+    try:
+        run()
+    except Exception as error:  # onnxruntime's errors have no common class of their own
+        raise DataError(f"onnxruntime fails on a bound batch of shape {inputs.shape}: {error}") from error
     return run
 
 

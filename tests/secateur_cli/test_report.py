@@ -319,3 +319,12 @@ def test_without_its_packages_the_data_is_still_written(tmp_path: Path, monkeypa
     with pytest.raises(MissingDependencyError, match=re.escape('pip install "secateur[report]"')):
         write_report(minimal_report(), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_times_that_scatter_are_told_of_in_the_page() -> None:
+    report = full_report()
+    first, *_ = report["onnx"]["benchmark"]["comparisons"]
+    first["caution"] = "the times of the dense network scatter"
+    page = render_report(report)
+    assert f"batch {first['batch_size']}" in page
+    assert page.count("the times of the dense network scatter.") == 1

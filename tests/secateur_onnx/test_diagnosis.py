@@ -224,7 +224,7 @@ def test_a_provider_that_is_offered_and_fails() -> None:
     here = with_runtime(GPU, trials={"cpu": "wrong", "cuda": words})
     finding = of(here, "provider cuda")
     assert (finding.severity, finding.what, finding.mend) == ("error", words, ("nvidia-smi",))
-    assert "a driver that knows CUDA 13" in finding.why
+    assert "where the cause is the driver, it must know CUDA 13" in finding.why
     again = 'pip install --force-reinstall --no-deps "onnxruntime-gpu==1.31.1"'
     assert of(here, "provider cpu").mend == (again,)
 

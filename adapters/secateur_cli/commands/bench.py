@@ -24,7 +24,8 @@ def bench(
         list[int] | None, typer.Option("--batch", help="Images in a run. Repeatable; 1, 8 and 32 if absent.")
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(help="Threads within an operator; all cores if absent.", show_default=False)
+        int | None,
+        typer.Option(help="Threads within an operator; as many as torch uses if absent.", show_default=False),
     ] = None,
     seconds: Annotated[float, typer.Option(help="Time for each figure.")] = 5.0,
     seed: Annotated[int, typer.Option(min=0, help="Of the inputs and of the interval.")] = 0,

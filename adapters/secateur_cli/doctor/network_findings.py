@@ -171,7 +171,10 @@ def _planned(
 
     given = config.plan.budget.given
     if job.attempt("plan", lambda: state(config), title="stating the budget"):
-        job.note("plan", f"the budget can be met: {', '.join(f'{name} {budget}' for name, budget in given.items())}")
+        counted = [f"{name} {budget}" for name, budget in given.items() if name != "latency"]
+        met = [f"the budget can be met: {', '.join(counted)}"] if counted else []
+        timed = [f"whether a latency of {given['latency']} can be met, the run measures"] if "latency" in given else []
+        job.note("plan", "; ".join(met + timed))
         return
     shares = [tuple(f"plan.budget.{name}={share}%" for name in given) for share in range(5, 100, 5)]
     job.remedy([*FREER, *shares], state)

@@ -40,10 +40,11 @@ def speed_section(report: Report) -> Section | None:
         [batch(c, comparisons), *medians(c), *(f"{c[s]['images_per_second']:,.0f}" for s in ("dense", "pruned")),
          speed(c), spread(c), str(len(c["dense"].get("times_ms") or ()))] for c in comparisons
     ]  # fmt: skip
-    header = ["", "dense", "pruned", "dense, images/s", "pruned, images/s", "pruned is", "spread", "rounds"]
+    header = ["", "dense", "pruned", "dense, images/s", "pruned, images/s", "pruned is", "interval", "rounds"]
     machine = timed.get("machine") or {}
     where = as_text({key: value for key, value in machine.items() if value is not None})
     notes = [text, f"Measured on {where}."] if machine else [text]
+    notes += [f"{batch(c, comparisons)}: {c['caution']}." for c in comparisons if c.get("caution")]
     tables = [Table(header, rows)]
     needed = [
         [f"batch {size}", amount(dense, "B"), amount(pruned, "B"), change(dense, pruned)]

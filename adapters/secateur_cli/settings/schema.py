@@ -169,7 +169,7 @@ class OnnxConfig(Section):
     batch_sizes: Annotated[tuple[Count, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
         default=(1, 8, 32), description="batch sizes that are timed, as far as half of the memory holds them"
     )
-    threads: Threads | None = Field(default=None, description="threads of ONNX Runtime; null: its own choice")
+    threads: Threads | None = Field(default=None, description="threads of ONNX Runtime; null: as many as torch uses")
     seconds: Annotated[Number, Field(gt=0)] = Field(default=5.0, description="seconds of timing for each batch size")
     int8: bool = Field(
         default=False,
