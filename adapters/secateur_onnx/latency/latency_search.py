@@ -120,7 +120,9 @@ def latency_search(
     Args:
         find: a cost of latency -> a plan that meets the budget by it; other costs and budgets may bind as well.
         cost: from `latency_cost`.
-        budget: "60%" of the dense network's time, or milliseconds as a number.
+        budget: "60%" of the dense network's time, or milliseconds as a number. These are a share of the time that the
+            dense network takes at first, and times are told as that share of it: each plan is timed in turn with the
+            dense network, so that a clock that drops meanwhile changes no decision.
         measure: a plan, or None for the dense network against itself -> its real time; see `WholeRuns`.
         tolerance: how far below the budget, as a share of it, is near enough.
         rounds: plans that are timed at most.

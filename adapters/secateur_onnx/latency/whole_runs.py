@@ -29,7 +29,7 @@ class WholeRun:
 
     Attributes:
         share: its median time as a share of the dense network's, taken in turn.
-        lower, upper: the 95% bootstrap interval of the share.
+        lower, upper: its 95% interval, over pairs of sessions.
         dense_ms: the dense network's median time in the same rounds.
     """
 
@@ -52,7 +52,7 @@ class WholeRuns:
         provider, batch, threads: what is timed; see `secateur_onnx.benchmark`.
         memory: where measurements are kept; what it holds is not measured again.
         rounds, seconds: of each measurement.
-        seed: of the inputs and of the bootstrap.
+        seed: of the inputs.
         clock: see `secateur_onnx.benchmark`.
 
     Example:
