@@ -64,7 +64,7 @@ class BenchmarkResult:
         provider: "cpu", "cuda" or "tensorrt".
         threads: threads within an operator.
         input_shape: (C, H, W), or what else stands behind the batch dimension.
-        seed: of the inputs and of the bootstrap.
+        seed: of the inputs, and of the bootstrap of a single pair of sessions.
         machine: where it was measured.
         dense, pruned: the files.
         comparisons: one for each batch size end to end; on a device one more for each, device bound.
@@ -140,7 +140,7 @@ def benchmark(
         seconds: the time for the rounds of each figure; 6 rounds are taken however long they last.
         sessions: pairs of sessions that share the rounds and seconds, at most 6: fewer make wide intervals, one an
             interval that does not know what another session would do.
-        seed: of the inputs and of the bootstrap.
+        seed: of the inputs, and of the bootstrap of a single pair of sessions.
         memory: whether to measure the peak memory too.
         clock: gives the time in seconds. On the CPU with one thread `time.process_time` leaves out what other processes
             of a busy machine take, which halts long runs more often than short ones.

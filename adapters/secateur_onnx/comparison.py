@@ -63,7 +63,7 @@ class Comparison:
         measured: "end to end" (from an array to an array, copies included) or "device bound" (inputs and outputs stay
             on the device).
         dense, pruned: their times; entry r of both was taken in round r.
-        interval: the ratio of the medians, dense / pruned, and its bootstrap interval.
+        interval: the ratio of the medians, dense / pruned, and its interval.
         sessions: how many of the rounds each pair of sessions ran, one pair after the other.
     """
 

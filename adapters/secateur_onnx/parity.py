@@ -53,7 +53,7 @@ class ParityResult:
             raise VerificationError(
                 f"the ONNX file does not compute what the network computes: over {self.samples} inputs the largest "
                 f"difference is {self.max_abs:.3g}, {self.max_relative:.3g} of the largest output where "
-                f"{self.tolerance:.3g} is allowed; top-1 agreement {self.top1_agreement:.1%}"
+                f"{self.tolerance:.3g} is allowed; top-1 agreement {self.top1_agreement:.1%}; provider {self.provider}"
             )
         return self
 

@@ -152,13 +152,19 @@ def train_pruned(job: Job, plan: PruningPlan, pruned: nn.Module, scores: ScoreTa
 
 
 def export_both(job: Job, plan: PruningPlan, pruned: nn.Module) -> None:
-    """Write both networks as ONNX, and prove on the held-out images that the pruned file computes the same."""
+    """Write both networks as ONNX, and prove on the held-out images that the pruned file computes the same.
+
+    The dense file, against which it is timed, is tried on the two images of the example.
+    """
     workspace, provider = job.workspace, job.config.onnx.provider
 
     def work() -> dict[str, Any]:
         job.progress.say("exporting to ONNX")
         about = secateur_onnx.plan_metadata(plan)
         dense_file = secateur_onnx.export(job.model, job.data.example, workspace.path(DENSE_ONNX))
+        secateur_onnx.check_parity(
+            job.model, workspace.path(DENSE_ONNX), [job.data.example], provider=provider
+        ).require()
         path = workspace.path(PRUNED_ONNX)
         pruned_file = secateur_onnx.export(pruned, job.data.example, path, metadata=about)
         batches = job.progress.track(job.data.test, "comparing ONNX Runtime with torch")
