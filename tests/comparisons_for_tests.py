@@ -12,7 +12,7 @@ CRITERIA = (
     ("bn-scale", "Torch-Pruning"), ("l1", "NNI"), ("taylor", "NNI"), ("hrank", "secateur"),
     ("di tap=act ridge=0.1 on 1,280", "secateur"), ("reconstruction", "secateur"), ("random", "secateur"),
 )  # fmt: skip
-SEARCHES = ("uniform", "greedy", "curves")
+SEARCHES = ("uniform", "greedy", "curves", "cross_layer")
 BUDGETS = {"70% of the MACs": 0.7, "50% of the MACs": 0.5, "30% of the MACs": 0.3}
 STAGES = ("cut", "recalibrated", "compensated", "fine-tuned")
 DENSE = {"accuracy": 0.895, "images": 5000, "macs": 125_485_706.0, "parameters": 853_018.0}

@@ -20,6 +20,8 @@ from secateur_cli.costs import label
 from secateur_cli.settings.plan_schema import BudgetConfig
 
 DENSE = "accuracy dense"
+UNDRAWN: tuple[CompareSearch, ...] = ("uniform", "cross_layer")
+"""The searches whose plans depend on a seed only where the scores do."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Cell:
     @property
     def plan(self) -> str:
         """Name of the plan."""
-        shared = self.search == "uniform" and not varies(self.contender.name)
+        shared = self.search in UNDRAWN and not varies(self.contender.name)
         budget = json.dumps(self.budget.model_dump(mode="json"), sort_keys=True)
         seed = "every seed" if shared else f"seed {self.seed}"
         return f"plan {_of(self.contender)} {self.search} {budget} {seed}"

@@ -138,7 +138,8 @@ def _against_cost(found: Mapping[str, Any]) -> Section | None:
     panels = plots.cost_panels(found["rows"], stage, dense=found["dense"])
     text = (
         f"Accuracy ({stage}) against what the network costs, all on one scale. Hollow circles, dashed: uniform widths; "
-        "squares: widths by error curves; triangles, dotted: the greedy search."
+        "squares: widths by error curves; triangles, dotted: the greedy search; diamonds, dots and dashes: one ranking "
+        "of the weights of all layers."
     )
     return (
         Section("cost", "Accuracy against MACs", [text], panels=[Figure(svg, name) for name, svg in panels])

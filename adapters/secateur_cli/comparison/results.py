@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from secateur.cost import cost_model
-from secateur_cli.comparison.cells import DENSE, Cell, digest, latency_name
+from secateur_cli.comparison.cells import DENSE, UNDRAWN, Cell, digest, latency_name
 from secateur_cli.comparison.contenders import varies
 from secateur_cli.comparison.scoring import decided
 from secateur_cli.comparison.setting import Setting
@@ -133,7 +133,7 @@ def _row(records: Sequence[Record], stages: Sequence[str]) -> Record:
     row["accuracy"] = {stage: _plain(_over(records, stage)) for stage in stages}
     row["by_seed"] = {stage: {str(r["seed"]): r["accuracy"][stage] for r in records} for stage in stages}
     scored = records[:1] if first["scores_shared"] else records
-    planned = scored if first["search"] == "uniform" else records  # each seed has curves and candidates of its own
+    planned = scored if first["search"] in UNDRAWN else records  # each seed has curves and candidates of its own
     for keys, distinct in (
         (("score_seconds", "score_processor_seconds"), scored),
         (("macs", "parameters", "plan_seconds", "curve_seconds"), planned),

@@ -1,13 +1,13 @@
 """What a comparison can be told: the sections of a run that apply, and `compare`.
 
-`plan` says how widths are found whatever the budget (round_to, residual, ignore, delta, worth), `score` the tap and the
-images, `recover` how many images recovery reads and what fine-tuning starts from.
+`plan` says how widths are found whatever the budget (round_to, residual, ignore, delta, worth, exponent, unit_cost),
+`score` the tap and the images, `recover` how many images recovery reads and what fine-tuning starts from.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -16,7 +16,7 @@ from secateur_cli.settings.plan_schema import BudgetConfig
 from secateur_cli.settings.schema import RunConfig
 from secateur_cli.settings.values import Count, Section, as_tuple
 
-CompareSearch = Literal["uniform", "greedy", "curves"]
+CompareSearch = Literal["uniform", "greedy", "curves", "cross_layer"]
 Stage = Literal["cut", "recalibrated", "compensated", "fine-tuned"]
 SMOKE_IMAGES = 32
 
@@ -79,7 +79,9 @@ class CompareConfig(Section):
         description="who takes part: names, or mappings {name: torch-pruning:magnitude, options: {p: 1}}"
     )
     searches: Annotated[tuple[CompareSearch, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
-        default=("uniform", "curves"), description="how a budget is shared out over the layers: uniform, greedy, curves"
+        default=("uniform", "curves"),
+        description="how a budget is shared out over the layers: uniform, greedy, curves, cross_layer (by the keys "
+        "exponent and unit_cost of `plan`)",
     )
     budgets: Annotated[tuple[Budget, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
         default=(BudgetConfig(macs="50%"),),
@@ -128,7 +130,8 @@ class CompareRun(RunConfig):
         for key in ("criterion", "options"):
             if isinstance(given.get("score"), dict) and key in given["score"]:
                 raise ValueError(f"score.{key}: a comparison has several; they stand in compare.criteria")
-        return given | {"plan": {**(plan or {}), "budget": {"macs": "50%"}, "search": ["curves", "greedy", "uniform"]}}
+        searches = list(get_args(CompareSearch))
+        return given | {"plan": {**(plan or {}), "budget": {"macs": "50%"}, "search": searches}}
 
     @model_validator(mode="after")
     def _stages_fit(self) -> Self:

@@ -23,6 +23,7 @@ from secateur_cli.comparison.cells import Cell
 from secateur_cli.comparison.contenders import chosen, curves_are_its_own, scores_of
 from secateur_cli.comparison.setting import Setting
 from secateur_cli.inputs.epochs import seed_everything
+from secateur_cli.stages import prescribed
 from secateur_cli.stages.judge import judge_of
 from secateur_cli.stages.recovery import MEMORY
 from secateur_onnx.raw_session import forget_peak, resident
@@ -137,6 +138,9 @@ def _search(setting: Setting, cell: Cell, scores: ScoreTable, curves: ScoreTable
     widths: dict[str, Any] = {"round_to": plan.round_to, "min_keep": plan.min_keep}
     if cell.search == "uniform":
         return uniform_plan(setting.groups, scores, costs, budget, **widths)
+    if cell.search == "cross_layer":
+        given = prescribed.Setting(setting.model, setting.data.example, setting.groups, costs, budget, None, cell.seed)
+        return prescribed.prescribed_plan(cell.search, plan, scores, given)
     if curves is not None:
         return curve_plan(setting.groups, curves, costs, budget, **widths)
     with _judging(setting, cell) as evaluate:
