@@ -1,8 +1,10 @@
-"""A comparison of full size as its page sees it, made of invented figures."""
+"""A comparison of full size as its page sees it, made of invented figures; and what one has written."""
 
 from __future__ import annotations
 
+import json
 import random
+from pathlib import Path
 from typing import Any
 
 from secateur_cli.comparison.results import rows_of
@@ -46,6 +48,17 @@ def full_comparison() -> dict[str, Any]:
     }
 
 
+def report_of(output: Path) -> Any:
+    """Return what a comparison has written to its folder."""
+    return json.loads((output / "comparison.json").read_text(encoding="utf-8"))
+
+
+def cell_of(output: Path, name: str, search: str, seed: int) -> Any:
+    """Return one of its cells."""
+    cells = report_of(output)["cells"]
+    return next(cell for cell in cells if (cell["name"], cell["search"], cell["seed"]) == (name, search, seed))
+
+
 def _cell(draw: random.Random, number: int, search: str, budget: str, seed: int) -> dict[str, Any]:
     criterion, house = CRITERIA[number]
     share = BUDGETS[budget]
@@ -68,6 +81,7 @@ def _cell(draw: random.Random, number: int, search: str, budget: str, seed: int)
         "plan": plan,
         "curve_seconds": None,
         "plan_seconds": 1.0,
+        "learnt_epochs": None,
         "ties": 1234,
         "macs": share * DENSE["macs"],
         "parameters": 0.9 * share * DENSE["parameters"],

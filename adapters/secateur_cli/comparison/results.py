@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from secateur.cost import cost_model
-from secateur_cli.comparison.cells import DENSE, UNDRAWN, Cell, digest, latency_name
+from secateur_cli.comparison.cells import DENSE, UNDRAWN, Cell, latency_name
 from secateur_cli.comparison.contenders import varies
+from secateur_cli.comparison.learning import learnt_epochs
 from secateur_cli.comparison.scoring import decided
 from secateur_cli.comparison.setting import Setting
 from secateur_cli.comparison.verdicts import called, verdicts
@@ -63,6 +64,7 @@ def _record(setting: Setting, facts: Facts, cell: Cell, counts: Mapping[str, Any
         "plan": None,
         "curve_seconds": (facts.get(cell.curves) or {}).get("seconds") if cell.search == "curves" else None,
         "plan_seconds": None,
+        "learnt_epochs": None,
         "ties": None,
         "macs": None,
         "parameters": None,
@@ -77,9 +79,10 @@ def _record(setting: Setting, facts: Facts, cell: Cell, counts: Mapping[str, Any
         names = {stage: cell.accuracy(stage, kept) for stage in compare.stages}
         found = {stage: facts.get(name) or {} for stage, name in names.items()}
         record |= {name: cost(widths) for name, cost in counts.items()} | {
-            "plan": digest(kept),
+            "plan": cell.network(kept),
             "plan_seconds": plan["seconds"],
-            "ties": sum(plan["ties"].values()),
+            "learnt_epochs": learnt_epochs(plan) if contender.learns else None,
+            "ties": None if contender.learns else sum(plan["ties"].values()),
             "accuracy": {stage: fact.get("accuracy") for stage, fact in found.items()},
             "measured_as": names,
             "seconds": {stage: fact.get("seconds") for stage, fact in found.items()},
@@ -140,11 +143,8 @@ def _row(records: Sequence[Record], stages: Sequence[str]) -> Record:
     ):
         for key in keys:
             row[key] = _plain(mean([r[key] for r in distinct if r[key] is not None]))
-    row["score_peak_bytes"] = max(
-        (r["score_peak_bytes"] for r in records if r["score_peak_bytes"] is not None), default=None
-    )
-    row["score_images"] = max((r["score_images"] for r in records if r["score_images"] is not None), default=None)
-    row["ties"] = max((r["ties"] for r in records if r["ties"] is not None), default=None)
+    for key in ("score_peak_bytes", "score_images", "learnt_epochs", "ties"):
+        row[key] = max((r[key] for r in records if r[key] is not None), default=None)
     row["unscored"] = {group: reason for r in records for group, reason in r["unscored"].items()}
     row["speed"] = _speed(records)
     row["plans"] = [r["plan"] for r in records]

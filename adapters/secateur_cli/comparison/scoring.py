@@ -21,14 +21,14 @@ from secateur.search import curve_plan, greedy_plan, uniform_plan
 from secateur_cli.claims import Claims
 from secateur_cli.comparison.cells import Cell
 from secateur_cli.comparison.contenders import chosen, curves_are_its_own, scores_of
-from secateur_cli.comparison.setting import Setting
+from secateur_cli.comparison.learning import learn_plan
+from secateur_cli.comparison.setting import GREEDY, Setting
 from secateur_cli.inputs.epochs import seed_everything
 from secateur_cli.stages import prescribed
 from secateur_cli.stages.judge import judge_of
 from secateur_cli.stages.recovery import MEMORY
 from secateur_onnx.raw_session import forget_peak, resident
 
-GREEDY = "greedy"
 Found = TypeVar("Found")
 
 
@@ -41,6 +41,11 @@ def plan_of(setting: Setting, journal: Journal, claims: Claims, cell: Cell) -> P
         SecateurError: the criterion cannot score the network, the search or the masks do not go with it, or the budget
             is out of its reach. Nothing of the plan is stored then.
     """
+
+    def learnt() -> dict[str, Any]:
+        begun = time.monotonic()
+        plan = learn_plan(setting, cell)
+        return _plain(plan, time.monotonic() - begun)
 
     def find() -> dict[str, Any]:
         contender = cell.contender
@@ -59,12 +64,9 @@ def plan_of(setting: Setting, journal: Journal, claims: Claims, cell: Cell) -> P
                 cell.seed,
                 lambda: chosen(subject, plan, contender.name, contender.options, samples=samples, scores=scores),
             )
-        facts = plan.to_json()
-        del facts["groups"]  # those of the network, which the journal is of
-        narrowed = {name: list(kept) for name, kept in plan.kept.items() if plan.removed(name)}
-        return facts | {"kept": narrowed, "seconds": time.monotonic() - begun}  # by which equal plans are known
+        return _plain(plan, time.monotonic() - begun)
 
-    return planned(setting, journal.fact(cell.plan, find))
+    return planned(setting, journal.fact(cell.plan, learnt if cell.contender.learns else find))
 
 
 def planned(setting: Setting, fact: Mapping[str, Any]) -> PruningPlan:
@@ -131,6 +133,13 @@ def seeded(seed: int, work: Callable[[], Found]) -> Found:
     """Return what `work` does when all draw from a seed, so that it does the same after a stop as without one."""
     seed_everything(seed)
     return work()
+
+
+def _plain(plan: PruningPlan, seconds: float) -> dict[str, Any]:
+    facts = plan.to_json()
+    del facts["groups"]  # those of the network, which the journal is of
+    narrowed = {name: list(kept) for name, kept in plan.kept.items() if plan.removed(name)}
+    return facts | {"kept": narrowed, "seconds": seconds}  # by which equal plans are known
 
 
 def _search(setting: Setting, cell: Cell, scores: ScoreTable, curves: ScoreTable | None) -> PruningPlan:
