@@ -1,8 +1,10 @@
-"""A comparison of full size as its page sees it, made of invented figures."""
+"""A comparison of full size as its page sees it, made of invented figures; and what one has written."""
 
 from __future__ import annotations
 
+import json
 import random
+from pathlib import Path
 from typing import Any
 
 from secateur_cli.comparison.results import rows_of
@@ -12,7 +14,7 @@ CRITERIA = (
     ("bn-scale", "Torch-Pruning"), ("l1", "NNI"), ("taylor", "NNI"), ("hrank", "secateur"),
     ("di tap=act ridge=0.1 on 1,280", "secateur"), ("reconstruction", "secateur"), ("random", "secateur"),
 )  # fmt: skip
-SEARCHES = ("uniform", "greedy", "curves")
+SEARCHES = ("uniform", "greedy", "curves", "cross_layer")
 BUDGETS = {"70% of the MACs": 0.7, "50% of the MACs": 0.5, "30% of the MACs": 0.3}
 STAGES = ("cut", "recalibrated", "compensated", "fine-tuned")
 DENSE = {"accuracy": 0.895, "images": 5000, "macs": 125_485_706.0, "parameters": 853_018.0}
@@ -46,6 +48,17 @@ def full_comparison() -> dict[str, Any]:
     }
 
 
+def report_of(output: Path) -> Any:
+    """Return what a comparison has written to its folder."""
+    return json.loads((output / "comparison.json").read_text(encoding="utf-8"))
+
+
+def cell_of(output: Path, name: str, search: str, seed: int) -> Any:
+    """Return one of its cells."""
+    cells = report_of(output)["cells"]
+    return next(cell for cell in cells if (cell["name"], cell["search"], cell["seed"]) == (name, search, seed))
+
+
 def _cell(draw: random.Random, number: int, search: str, budget: str, seed: int) -> dict[str, Any]:
     criterion, house = CRITERIA[number]
     share = BUDGETS[budget]
@@ -68,6 +81,7 @@ def _cell(draw: random.Random, number: int, search: str, budget: str, seed: int)
         "plan": plan,
         "curve_seconds": None,
         "plan_seconds": 1.0,
+        "learnt_epochs": None,
         "ties": 1234,
         "macs": share * DENSE["macs"],
         "parameters": 0.9 * share * DENSE["parameters"],

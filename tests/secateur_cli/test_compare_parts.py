@@ -114,6 +114,7 @@ def record(
         "plan": plan,
         "curve_seconds": None,
         "plan_seconds": 0.1,
+        "learnt_epochs": None,
         "ties": 0,
         "macs": 10.0,
         "parameters": 5.0,

@@ -122,7 +122,7 @@ def test_the_result_is_read_on_a_phone_without_scrolling(seen: list[dict[str, An
 
 def test_letters_and_figures_are_large_enough(seen: list[dict[str, Any]]) -> None:
     for page in seen:
-        assert page["figures"] == (20 if page["name"] == "comparison" else 13)
+        assert page["figures"] == (23 if page["name"] == "comparison" else 13)
         assert page["lowest"] > 60
         assert page["lettering"] >= (9 if page["width"] >= 390 else 7)
         assert page["smallest"] >= (10 if page["media"] == "print" else 12)

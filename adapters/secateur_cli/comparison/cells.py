@@ -1,7 +1,8 @@
 """The cells of a comparison, and the names under which the journal keeps what was found of them.
 
 What two cells share is kept once: the scores of a criterion that reads no images serve all seeds, and accuracy and time
-are kept under the channels or widths that they are of, so that criteria which choose the same are measured once.
+are kept under the channels or widths that they are of, so that criteria which choose the same are measured once. A
+network that was trained while its channels were learnt shares its accuracies with no other.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from secateur_cli.costs import label
 from secateur_cli.settings.plan_schema import BudgetConfig
 
 DENSE = "accuracy dense"
+UNDRAWN: tuple[CompareSearch, ...] = ("uniform", "cross_layer")
+"""The searches whose plans depend on a seed only where the scores do."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Cell:
     @property
     def plan(self) -> str:
         """Name of the plan."""
-        shared = self.search == "uniform" and not varies(self.contender.name)
+        shared = self.search in UNDRAWN and not varies(self.contender.name)
         budget = json.dumps(self.budget.model_dump(mode="json"), sort_keys=True)
         seed = "every seed" if shared else f"seed {self.seed}"
         return f"plan {_of(self.contender)} {self.search} {budget} {seed}"
@@ -72,11 +75,26 @@ class Cell:
         """Name of the reason why there is no plan."""
         return f"refused {self.plan.removeprefix('plan ')}"
 
+    @property
+    def weights(self) -> str:
+        """Name of the network that was trained, where its channels were learnt along."""
+        return f"learnt {digest({'plan': self.plan})}"
+
+    def network(self, kept: Kept) -> str:
+        """Name of the cut network: its channels tell it, unless it was trained for them by a contender and a seed."""
+        return f"{digest(kept)} seed {self.seed}{self._own}" if self.contender.learns else digest(kept)
+
     def accuracy(self, stage: Stage, kept: Kept) -> str:
         """Name of an accuracy: of the cut network it is that of the channels, all else reads the seed's images."""
+        if self.contender.learns:
+            return f"accuracy {stage} {self.network(kept)}"
         seed = "" if stage == "cut" else f" seed {self.seed}"
-        own = f" by {digest(self.contender.model_dump(mode='json'))}" if self.freezes and stage == "fine-tuned" else ""
+        own = self._own if self.freezes and stage == "fine-tuned" else ""
         return f"accuracy {stage} {digest(kept)}{seed}{own}"
+
+    @property
+    def _own(self) -> str:
+        return f" by {digest(self.contender.model_dump(mode='json'))}"
 
     def needed(self, compare: CompareConfig, kept: Kept, widths: Mapping[str, int]) -> list[str]:
         """Return the names of all that is measured of a plan."""
@@ -101,11 +119,18 @@ def digest(decided: Mapping[str, Any]) -> str:
 
 
 def cells_of(config: CompareRun) -> list[Cell]:
-    """Return all cells, seed by seed, so that a comparison that is stopped has whole seeds."""
+    """Return all cells, seed by seed, so that a comparison that is stopped has whole seeds.
+
+    What learns its channels does so at uniform widths, and has no cells of the other searches.
+    """
     compare = config.compare
     order = itertools.product(compare.seeds, compare.budgets, compare.searches, compare.criteria)
     freezes = config.fine_tune is not None and config.fine_tune.freeze > 0
-    return [Cell(contender, search, budget, seed, freezes) for seed, budget, search, contender in order]
+    return [
+        Cell(contender, search, budget, seed, freezes)
+        for seed, budget, search, contender in order
+        if search == "uniform" or not contender.learns
+    ]
 
 
 def _of(contender: ContenderConfig) -> str:

@@ -1,8 +1,9 @@
 """Who takes part in a comparison: criteria of ours by name, importances of Torch-Pruning, pruners of NNI.
 
-A house is whose code decides which channels go. All give scores, by which a search finds widths; NNI's pruners then
-choose the channels themselves, by their masks at these widths. A further house joins by a name in `HOUSES`, a line in
-`check_name` and one in `scores_of`, and, where it chooses channels by itself, one in `chosen`.
+A house is whose code decides which channels go. All but AutoPruner give scores, by which a search finds widths; NNI's
+pruners then choose the channels themselves, by their masks at these widths. AutoPruner has no scores: it learns while
+it trains the network which channels stay, at the widths of the uniform search. A further house joins by a name in
+`HOUSES`, a line in `check_name` and one in `scores_of`, and, where it chooses channels by itself, one in `chosen`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pydantic import ValidationError
 from torch import nn
 
 from secateur.batches import Batches
@@ -22,10 +24,13 @@ from secateur.feature_maps import Tap
 from secateur.records import ChannelGroups, PruningPlan, ScoreTable
 from secateur.scoring import scores_by_name
 from secateur.search import ties_at_cut
+from secateur_cli.settings.config import complaints
+from secateur_cli.settings.learning_schema import AutoPrunerConfig
 
 OURS = "secateur"
 HOUSES = {OURS: "", "Torch-Pruning": "torch-pruning:", "NNI": "nni:"}
 """House -> how the names of its criteria begin."""
+AUTOPRUNER = "autopruner"
 RIVAL_IMAGES = 1280  # as many as our own gradients read by default
 
 
@@ -67,7 +72,9 @@ def check_name(name: str, options: Mapping[str, Any]) -> None:
         TypeError: options that do not fit one of ours.
     """
     house, own = house_and_name(name)
-    if house == OURS:
+    if learns(name):
+        gates_of(options)
+    elif house == OURS:
         known_criterion(own, **options)
     elif house == "Torch-Pruning":
         host_importance(own, **options)
@@ -75,6 +82,35 @@ def check_name(name: str, options: Mapping[str, Any]) -> None:
         from secateur_nni.known_pruners import check_own_pruner
 
         check_own_pruner(own, options)
+
+
+def learns(name: str) -> bool:
+    """Return whether channels are learnt while the network is trained, so that there are no scores.
+
+    Example:
+        >>> learns("autopruner"), learns("hrank")
+        (True, False)
+    """
+    return house_and_name(name) == (OURS, AUTOPRUNER)
+
+
+def gates_of(options: Mapping[str, Any]) -> AutoPrunerConfig:
+    """Return how AutoPruner's gates are trained.
+
+    Args:
+        options: keys of `plan.autopruner`.
+
+    Raises:
+        ConfigError: an unknown key, or a value that is not allowed, with what is.
+
+    Example:
+        >>> gates_of({"epochs": 3}).recipe(seed=0).epochs
+        3
+    """
+    try:
+        return AutoPrunerConfig.model_validate(options)
+    except ValidationError as error:
+        raise ConfigError(f"options of {AUTOPRUNER}: {'; '.join(complaints(error, AutoPrunerConfig))}") from None
 
 
 def varies(name: str) -> bool:

@@ -9,7 +9,7 @@ import yaml
 
 from secateur_cli.comparison import plots
 from secateur_cli.comparison.contenders import HOUSES
-from secateur_cli.comparison.tables import LEADS, alike, missing, share, untouched
+from secateur_cli.comparison.tables import LEADS, alike, missing, share, trained_before, untouched
 from secateur_cli.comparison.verdicts import blocks_of, called, is_measured, standing, verdicts
 from secateur_cli.report.page import Figure, Section, Table, as_text
 from secateur_cli.report.report import moment, readable, render_page
@@ -29,7 +29,7 @@ THEIRS = (
     "groups as ours; its Taylor reads the gradients of the mean loss, in eval mode, and its FPGM takes distances of "
     "squared weights, whatever their signs. NNI's pruners mask by themselves, at the widths that the search has found "
     "by their metrics; Taylor and Slim collect with the network's weights held still. What follows the choice of "
-    "channels is the same for all."
+    "channels by scores is the same for all."
 )
 
 
@@ -107,7 +107,7 @@ def _block(number: int, budget: str, search: str, rows: Sequence[Any], found: Ma
     return Section(
         f"block-{number}",
         f"{budget}, {search}",
-        text=[*text, *alike(rows)],
+        text=[*text, *alike(rows), *trained_before(rows)],
         figures=[Figure(figure, "Bars are 95% t-intervals over seeds; without one it is a single measurement.")],
         tables=[Table([*header, "ties"], [_table_row(row, found, batches) for row in rows])],
     )
@@ -138,7 +138,8 @@ def _against_cost(found: Mapping[str, Any]) -> Section | None:
     panels = plots.cost_panels(found["rows"], stage, dense=found["dense"])
     text = (
         f"Accuracy ({stage}) against what the network costs, all on one scale. Hollow circles, dashed: uniform widths; "
-        "squares: widths by error curves; triangles, dotted: the greedy search."
+        "squares: widths by error curves; triangles, dotted: the greedy search; diamonds, dots and dashes: one ranking "
+        "of the weights of all layers."
     )
     return (
         Section("cost", "Accuracy against MACs", [text], panels=[Figure(svg, name) for name, svg in panels])

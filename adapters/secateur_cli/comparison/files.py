@@ -22,7 +22,7 @@ JSON_FILE, CSV_FILE, HTML_FILE = "comparison.json", "comparison.csv", "compariso
 PLAIN = (
     "house", "criterion", "name", "search", "budget", "seed", "plan", "macs", "parameters", "ties", "score_seconds",
     "score_processor_seconds", "score_peak_bytes", "score_images", "scores_shared", "curve_seconds", "plan_seconds",
-    "not_measured",
+    "learnt_epochs", "not_measured",
 )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from secateur.recovery import compensate, recalibrate_batch_norm
 from secateur.training import highest_filters, restart_batch_norm
 from secateur_cli.claims import Claims
 from secateur_cli.comparison.cells import DENSE, Cell, latency_name
+from secateur_cli.comparison.learning import learnt_network
 from secateur_cli.comparison.scoring import scores_for
 from secateur_cli.comparison.setting import Setting
 from secateur_cli.comparison.training import trained
@@ -72,8 +73,10 @@ class _Work:
 
     @cached_property
     def cut_network(self) -> nn.Module:
-        network = apply_plan(self.setting.model, self.plan)
-        verify_pruning(self.setting.model, network, self.plan, self.setting.data.example)
+        setting, cell, plan = self.setting, self.cell, self.plan
+        source = learnt_network(setting, cell, plan) if cell.contender.learns else setting.model
+        network = apply_plan(source, plan)
+        verify_pruning(source, network, plan, setting.data.example)
         return network
 
     @cached_property
@@ -86,6 +89,8 @@ class _Work:
 
     @cached_property
     def compensated_network(self) -> nn.Module:
+        if self.cell.contender.learns:
+            return self.recalibrated_network  # as in a run: the weights were trained without what goes
         network, samples = copy.deepcopy(self.cut_network), self.setting.images("compensate")
         seed_everything(self.cell.seed)
         with warnings.catch_warnings(), self._placed(network, self.setting.model):
@@ -119,8 +124,7 @@ class _Work:
         if settings.freeze:
             scores: ScoreTable = scores_for(setting, self.journal, cell)
             lesson["freeze"] = highest_filters(scores, settings.freeze, plan=self.plan)
-        checkpoint = setting.output / "training" / f"{cell.accuracy('fine-tuned', self.plan.kept)}.safetensors"
-        checkpoint.parent.mkdir(exist_ok=True)
+        checkpoint = setting.checkpoint(cell.accuracy("fine-tuned", self.plan.kept))
         recipe = settings.recipe(seed=cell.seed)
         with setting.progress.task(f"fine-tuning: {cell.name}") as advance:
 

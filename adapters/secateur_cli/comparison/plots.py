@@ -26,6 +26,7 @@ SEARCHES: dict[str, dict[str, Any]] = {
     "uniform": {"marker": "o", "linestyle": "--", "color": GREY, "markerfacecolor": "white", "markersize": 4.5},
     "curves": {"marker": "s", "linestyle": "-", "color": BLUE, "markersize": 4},
     "greedy": {"marker": "^", "linestyle": ":", "color": RUST, "markersize": 4.5},
+    "cross_layer": {"marker": "D", "linestyle": "-.", "color": INK, "markersize": 4},
 }
 ROW = 0.27  # inches
 DODGE = 0.16  # of a row, between the stages of a criterion, whose bars may overlap

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from secateur.cost import cost_model
-from secateur_cli.comparison.cells import DENSE, Cell, digest, latency_name
+from secateur_cli.comparison.cells import DENSE, UNDRAWN, Cell, latency_name
 from secateur_cli.comparison.contenders import varies
+from secateur_cli.comparison.learning import learnt_epochs
 from secateur_cli.comparison.scoring import decided
 from secateur_cli.comparison.setting import Setting
 from secateur_cli.comparison.verdicts import called, verdicts
@@ -63,6 +64,7 @@ def _record(setting: Setting, facts: Facts, cell: Cell, counts: Mapping[str, Any
         "plan": None,
         "curve_seconds": (facts.get(cell.curves) or {}).get("seconds") if cell.search == "curves" else None,
         "plan_seconds": None,
+        "learnt_epochs": None,
         "ties": None,
         "macs": None,
         "parameters": None,
@@ -77,9 +79,10 @@ def _record(setting: Setting, facts: Facts, cell: Cell, counts: Mapping[str, Any
         names = {stage: cell.accuracy(stage, kept) for stage in compare.stages}
         found = {stage: facts.get(name) or {} for stage, name in names.items()}
         record |= {name: cost(widths) for name, cost in counts.items()} | {
-            "plan": digest(kept),
+            "plan": cell.network(kept),
             "plan_seconds": plan["seconds"],
-            "ties": sum(plan["ties"].values()),
+            "learnt_epochs": learnt_epochs(plan) if contender.learns else None,
+            "ties": None if contender.learns else sum(plan["ties"].values()),
             "accuracy": {stage: fact.get("accuracy") for stage, fact in found.items()},
             "measured_as": names,
             "seconds": {stage: fact.get("seconds") for stage, fact in found.items()},
@@ -133,18 +136,15 @@ def _row(records: Sequence[Record], stages: Sequence[str]) -> Record:
     row["accuracy"] = {stage: _plain(_over(records, stage)) for stage in stages}
     row["by_seed"] = {stage: {str(r["seed"]): r["accuracy"][stage] for r in records} for stage in stages}
     scored = records[:1] if first["scores_shared"] else records
-    planned = scored if first["search"] == "uniform" else records  # each seed has curves and candidates of its own
+    planned = scored if first["search"] in UNDRAWN else records  # each seed has curves and candidates of its own
     for keys, distinct in (
         (("score_seconds", "score_processor_seconds"), scored),
         (("macs", "parameters", "plan_seconds", "curve_seconds"), planned),
     ):
         for key in keys:
             row[key] = _plain(mean([r[key] for r in distinct if r[key] is not None]))
-    row["score_peak_bytes"] = max(
-        (r["score_peak_bytes"] for r in records if r["score_peak_bytes"] is not None), default=None
-    )
-    row["score_images"] = max((r["score_images"] for r in records if r["score_images"] is not None), default=None)
-    row["ties"] = max((r["ties"] for r in records if r["ties"] is not None), default=None)
+    for key in ("score_peak_bytes", "score_images", "learnt_epochs", "ties"):
+        row[key] = max((r[key] for r in records if r[key] is not None), default=None)
     row["unscored"] = {group: reason for r in records for group, reason in r["unscored"].items()}
     row["speed"] = _speed(records)
     row["plans"] = [r["plan"] for r in records]

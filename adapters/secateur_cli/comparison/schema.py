@@ -1,22 +1,22 @@
 """What a comparison can be told: the sections of a run that apply, and `compare`.
 
-`plan` says how widths are found whatever the budget (round_to, residual, ignore, delta, worth), `score` the tap and the
-images, `recover` how many images recovery reads and what fine-tuning starts from.
+`plan` says how widths are found whatever the budget (round_to, residual, ignore, delta, worth, exponent, unit_cost),
+`score` the tap and the images, `recover` how many images recovery reads and what fine-tuning starts from.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from secateur_cli.comparison.contenders import HOUSES, check_name, house_and_name
+from secateur_cli.comparison.contenders import AUTOPRUNER, HOUSES, check_name, house_and_name, learns
 from secateur_cli.settings.plan_schema import BudgetConfig
 from secateur_cli.settings.schema import RunConfig
 from secateur_cli.settings.values import Count, Section, as_tuple
 
-CompareSearch = Literal["uniform", "greedy", "curves"]
+CompareSearch = Literal["uniform", "greedy", "curves", "cross_layer"]
 Stage = Literal["cut", "recalibrated", "compensated", "fine-tuned"]
 SMOKE_IMAGES = 32
 
@@ -34,9 +34,13 @@ class ContenderConfig(Section):
 
     name: str = Field(
         description="a name in secateur.criteria such as hrank; torch-pruning: and magnitude, bn-scale, fpgm, lamp, "
-        "random or taylor; nni: and l1, l2, fpgm, taylor or slim"
+        "random or taylor; nni: and l1, l2, fpgm, taylor or slim; or autopruner, which learns channels while it trains "
+        "the network, for the search uniform alone"
     )
-    options: dict[str, Any] = Field(default={}, description="keyword arguments of the criterion, importance or pruner")
+    options: dict[str, Any] = Field(
+        default={},
+        description="keyword arguments of the criterion, importance or pruner; autopruner: the keys of plan.autopruner",
+    )
     samples: Count | None = Field(
         default=None, description="training images that it reads; null: score.samples, or as many as it asks for"
     )
@@ -47,7 +51,19 @@ class ContenderConfig(Section):
             check_name(self.name, self.options)
         except TypeError as error:
             raise ValueError(f"options do not fit the criterion {self.name!r}: {error}") from error
+        if self.learns and self.samples is not None:
+            raise ValueError(f"samples: {self.name} trains on all training images")
         return self
+
+    @property
+    def learns(self) -> bool:
+        """Whether its channels are learnt while it trains the network."""
+        return learns(self.name)
+
+    def smoke(self) -> ContenderConfig:
+        """Return the same on as many images as it asks for, or trained for one epoch."""
+        short = {"epochs": 1, "granularity": "all"} if self.learns else {}
+        return self.model_copy(update={"samples": None, "options": {**self.options, **short}})
 
     @property
     def house(self) -> str:
@@ -79,7 +95,9 @@ class CompareConfig(Section):
         description="who takes part: names, or mappings {name: torch-pruning:magnitude, options: {p: 1}}"
     )
     searches: Annotated[tuple[CompareSearch, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
-        default=("uniform", "curves"), description="how a budget is shared out over the layers: uniform, greedy, curves"
+        default=("uniform", "curves"),
+        description="how a budget is shared out over the layers: uniform, greedy, curves, cross_layer (by the keys "
+        "exponent and unit_cost of `plan`)",
     )
     budgets: Annotated[tuple[Budget, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
         default=(BudgetConfig(macs="50%"),),
@@ -105,6 +123,15 @@ class CompareConfig(Section):
             raise ValueError("budgets: latency is measured in a comparison (latency: true), and has no budget there")
         return self
 
+    @model_validator(mode="after")
+    def _learnt_at_uniform_widths(self) -> Self:
+        if "uniform" not in self.searches and any(contender.learns for contender in self.criteria):
+            raise ValueError(
+                f"searches: {AUTOPRUNER} learns its channels at uniform widths, and {', '.join(self.searches)} would "
+                "leave it out: add uniform to the searches, or take it out of criteria"
+            )
+        return self
+
 
 class CompareRun(RunConfig):
     """A comparison on one network and data set, under one schedule."""
@@ -123,12 +150,17 @@ class CompareRun(RunConfig):
         for key, instead in (("budget", "budgets"), ("search", "searches")):
             if key in (plan or {}):
                 raise ValueError(f"plan.{key}: a comparison has several; they stand in compare.{instead}")
+        if AUTOPRUNER in (plan or {}):
+            raise ValueError(
+                f"plan.{AUTOPRUNER}: in a comparison its keys are options of {AUTOPRUNER} in compare.criteria"
+            )
         if "variant" in (plan or {}):
             raise ValueError("plan.variant: not in a comparison, in which the channels of the lowest scores go")
         for key in ("criterion", "options"):
             if isinstance(given.get("score"), dict) and key in given["score"]:
                 raise ValueError(f"score.{key}: a comparison has several; they stand in compare.criteria")
-        return given | {"plan": {**(plan or {}), "budget": {"macs": "50%"}, "search": ["curves", "greedy", "uniform"]}}
+        searches = list(get_args(CompareSearch))
+        return given | {"plan": {**(plan or {}), "budget": {"macs": "50%"}, "search": searches}}
 
     @model_validator(mode="after")
     def _stages_fit(self) -> Self:
@@ -141,19 +173,29 @@ class CompareRun(RunConfig):
             raise ValueError("recover: sketch: not in a comparison, since it takes no channels of any criterion")
         if self.fine_tune is not None and self.fine_tune.layer_by_layer:
             raise ValueError("fine_tune.layer_by_layer: not in a comparison, which trains once at the end")
+        frozen = self.fine_tune is not None and self.fine_tune.freeze and "fine-tuned" in self.compare.stages
+        if frozen and any(contender.learns for contender in self.compare.criteria):
+            raise ValueError(
+                f"fine_tune.freeze: goes by scores, which {AUTOPRUNER} does not have: leave one of them out"
+            )
         for key, given in {"quantize": self.quantize, "onnx.int8": self.onnx.int8}.items():
             if given:
                 raise ValueError(f"{key}: not in a comparison, whose networks are in float32")
         return self
 
     def smoke(self) -> CompareRun:
-        """Return a copy that takes seconds: few images, a criterion of each house, the first of all else."""
+        """Return a copy that takes seconds: few images, the first of all, of the criteria that of each house.
+
+        Where AutoPruner takes part, it does so beside another of ours.
+        """
         short, compare = super().smoke(), self.compare
-        first = {house: next((c for c in compare.criteria if c.house == house), None) for house in HOUSES}
+        kinds = [(house, learnt) for house in HOUSES for learnt in (False, True)]
+        first = [next((c for c in compare.criteria if (c.house, c.learns) == kind), None) for kind in kinds]
+        kept = [contender.smoke() for contender in first if contender is not None]
         few = compare.model_copy(
             update={
-                "criteria": tuple(c.model_copy(update={"samples": None}) for c in first.values() if c),
-                "searches": compare.searches[:1],
+                "criteria": tuple(kept),
+                "searches": ("uniform",) if any(c.learns for c in kept) else compare.searches[:1],
                 "budgets": compare.budgets[:1],
                 "seeds": compare.seeds[:1],
             }

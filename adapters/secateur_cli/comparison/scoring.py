@@ -21,13 +21,14 @@ from secateur.search import curve_plan, greedy_plan, uniform_plan
 from secateur_cli.claims import Claims
 from secateur_cli.comparison.cells import Cell
 from secateur_cli.comparison.contenders import chosen, curves_are_its_own, scores_of
-from secateur_cli.comparison.setting import Setting
+from secateur_cli.comparison.learning import learn_plan
+from secateur_cli.comparison.setting import GREEDY, Setting
 from secateur_cli.inputs.epochs import seed_everything
+from secateur_cli.stages import prescribed
 from secateur_cli.stages.judge import judge_of
 from secateur_cli.stages.recovery import MEMORY
 from secateur_onnx.raw_session import forget_peak, resident
 
-GREEDY = "greedy"
 Found = TypeVar("Found")
 
 
@@ -40,6 +41,11 @@ def plan_of(setting: Setting, journal: Journal, claims: Claims, cell: Cell) -> P
         SecateurError: the criterion cannot score the network, the search or the masks do not go with it, or the budget
             is out of its reach. Nothing of the plan is stored then.
     """
+
+    def learnt() -> dict[str, Any]:
+        begun = time.monotonic()
+        plan = learn_plan(setting, cell)
+        return _plain(plan, time.monotonic() - begun)
 
     def find() -> dict[str, Any]:
         contender = cell.contender
@@ -58,12 +64,9 @@ def plan_of(setting: Setting, journal: Journal, claims: Claims, cell: Cell) -> P
                 cell.seed,
                 lambda: chosen(subject, plan, contender.name, contender.options, samples=samples, scores=scores),
             )
-        facts = plan.to_json()
-        del facts["groups"]  # those of the network, which the journal is of
-        narrowed = {name: list(kept) for name, kept in plan.kept.items() if plan.removed(name)}
-        return facts | {"kept": narrowed, "seconds": time.monotonic() - begun}  # by which equal plans are known
+        return _plain(plan, time.monotonic() - begun)
 
-    return planned(setting, journal.fact(cell.plan, find))
+    return planned(setting, journal.fact(cell.plan, learnt if cell.contender.learns else find))
 
 
 def planned(setting: Setting, fact: Mapping[str, Any]) -> PruningPlan:
@@ -132,11 +135,21 @@ def seeded(seed: int, work: Callable[[], Found]) -> Found:
     return work()
 
 
+def _plain(plan: PruningPlan, seconds: float) -> dict[str, Any]:
+    facts = plan.to_json()
+    del facts["groups"]  # those of the network, which the journal is of
+    narrowed = {name: list(kept) for name, kept in plan.kept.items() if plan.removed(name)}
+    return facts | {"kept": narrowed, "seconds": seconds}  # by which equal plans are known
+
+
 def _search(setting: Setting, cell: Cell, scores: ScoreTable, curves: ScoreTable | None) -> PruningPlan:
     plan, budget, costs = setting.config.plan, cell.budget.given, setting.costs(cell.budget)
     widths: dict[str, Any] = {"round_to": plan.round_to, "min_keep": plan.min_keep}
     if cell.search == "uniform":
         return uniform_plan(setting.groups, scores, costs, budget, **widths)
+    if cell.search == "cross_layer":
+        given = prescribed.Setting(setting.model, setting.data.example, setting.groups, costs, budget, None, cell.seed)
+        return prescribed.prescribed_plan(cell.search, plan, scores, given)
     if curves is not None:
         return curve_plan(setting.groups, curves, costs, budget, **widths)
     with _judging(setting, cell) as evaluate:

@@ -35,7 +35,8 @@ from secateur_cli.stages.recovery import calibration_images
 from secateur_cli.stages.timed_batches import check_batches
 
 JOURNAL, CLAIMS, DENSE_WEIGHTS = "comparison.sqlite", "claims", "dense.safetensors"
-OWN_FILES = {"claims", "dense.safetensors", "greedy", "training"}
+TRAINING, LEARNT, GREEDY = "training", "learnt", "greedy"
+OWN_FILES = {CLAIMS, DENSE_WEIGHTS, TRAINING, LEARNT, GREEDY}
 METHODS: tuple[Recovery, ...] = ("recalibrate", "compensate")
 
 
@@ -76,6 +77,17 @@ class Setting:
         """Return what criteria score under a seed."""
         return Subject(self.model, self.groups, self.of_seed(seed).calibration, self.config.score.tap)
 
+    @property
+    def even(self) -> ScoreTable:
+        """Scores that mean nothing, for widths that depend on none."""
+        return ScoreTable({name: torch.ones(group.width) for name, group in self.groups.items()})
+
+    def checkpoint(self, name: str) -> Path:
+        """Return where a training keeps its last epoch; the folder exists."""
+        folder = self.output / TRAINING
+        folder.mkdir(exist_ok=True)
+        return folder / f"{name}.safetensors"
+
     def costs(self, budget: BudgetConfig) -> tuple[CostModel, ...]:
         """Return what has a budget, the cost that plans are counted in first."""
         return tuple(cost_model(name, self.model, self.data.example, self.groups) for name in budget.given)
@@ -113,11 +125,13 @@ def look(config: CompareRun, *, folder: Path, output: Path, progress: Progress) 
         model = with_channel_maps(model, data.example)
         groups = channel_groups(model, data.example, ignore=config.plan.ignore, residual=config.plan.residual)
     setting = Setting(config, folder, output, progress, model, groups, data)
-    even = ScoreTable({name: torch.ones(group.width) for name, group in groups.items()})
     for budget in config.compare.budgets:
         plan, costs = config.plan, setting.costs(budget)
         state_problem(
-            *(groups, even, costs, budget.given), round_to=plan.round_to, min_keep=plan.min_keep, reduction="sum"
+            *(groups, setting.even, costs, budget.given),
+            round_to=plan.round_to,
+            min_keep=plan.min_keep,
+            reduction="sum",
         )
     _check_seeds(setting)
     tensors_of(model)

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from secateur_cli.comparison.verdicts import FEWEST_IMAGES, blocks_of, called, is_measured
-from secateur_cli.wording import NONE, amount, percent
+from secateur_cli.wording import NONE, amount, duration, percent
 
 SHORT = {"secateur": "ours", "Torch-Pruning": "TP", "NNI": "NNI"}
 SHORTENED = {"recalibrated": "recalib.", "compensated": "compens.", "fine-tuned": "tuned"}
@@ -61,7 +61,7 @@ def notes(found: Mapping[str, Any], *, width: int = WIDE) -> list[str]:
     if width >= WIDE:
         lines.append("score s, MiB: processor seconds and most memory that the scores take, on top of what was held.")
     for (budget, search), rows in blocks_of(found["rows"]).items():
-        lines += [f"{budget}, {search}: {same}" for same in alike(rows)]
+        lines += [f"{budget}, {search}: {said}" for said in (*alike(rows), *trained_before(rows))]
     return lines + untouched(found["rows"]) + missing(found)
 
 
@@ -72,6 +72,20 @@ def alike(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         for row in rows
         if row["same_channels_as"] and called(row) < min(row["same_channels_as"])
     ]
+
+
+def trained_before(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return which networks were trained before the cut, since their channels were learnt along, and for how long."""
+    lines = []
+    for row in rows:
+        if epochs := row["learnt_epochs"]:
+            number = "1 epoch" if epochs == 1 else f"{epochs} epochs"
+            lines.append(
+                f"{called(row)}: its network was trained along with its gates before the cut, for {number} in "
+                f"{duration(row['plan_seconds']['value'])}, so that its accuracy when cut is not one without training; "
+                "where others are compensated, its batch norm is measured afresh."
+            )
+    return lines
 
 
 def untouched(rows: Sequence[Mapping[str, Any]]) -> list[str]:

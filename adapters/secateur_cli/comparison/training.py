@@ -30,13 +30,12 @@ def train_dense(setting: Setting, claims: Claims) -> None:
     settings = setting.config.train
     if settings is None:
         return
-    path, checkpoint = setting.output / DENSE_WEIGHTS, setting.output / "training" / "dense.safetensors"
+    path, checkpoint = setting.output / DENSE_WEIGHTS, setting.checkpoint("dense")
     trained_by = flat(_training_of(setting))
     with claims.claim("dense", wait=True):
         if path.exists():
             _check_trained(path, trained_by)
         else:
-            checkpoint.parent.mkdir(exist_ok=True)
             with setting.progress.task("training the dense network") as advance:
                 trained(
                     setting, setting.model, setting.data, settings.recipe(seed=setting.config.seed), checkpoint, advance

@@ -15,7 +15,7 @@ from secateur.errors import ConfigError
 from secateur_cli.settings.schema import DataConfig, NetworkConfig, RunConfig
 from secateur_cli.settings.values import with_home
 
-__all__ = ["DataConfig", "NetworkConfig", "RunConfig", "load_config", "nearest", "resolve"]
+__all__ = ["DataConfig", "NetworkConfig", "RunConfig", "complaints", "load_config", "nearest", "resolve"]
 
 WORDS = {
     "missing": "missing; it must be given",
@@ -68,7 +68,7 @@ def load_config(path: str | Path, *, overrides: Sequence[str] = (), kind: type[R
     try:
         config = kind.model_validate(settings)
     except ValidationError as error:
-        lines = list(dict.fromkeys(_sentence(details, kind) for details in error.errors(include_url=False)))
+        lines = complaints(error, kind)
         start = f"{path}: " if len(lines) == 1 else f"{path}:\n  "
         raise ConfigError(start + "\n  ".join(lines)) from None
     return config
@@ -85,6 +85,23 @@ def resolve(path: Path, folder: Path) -> Path:
         '/configs/weights/net.safetensors'
     """
     return folder / with_home(path)
+
+
+def complaints(error: ValidationError, kind: type[BaseModel]) -> list[str]:
+    """Return what a section refuses in a sentence each, in the words of who wrote it.
+
+    Args:
+        error: what pydantic found wrong.
+        kind: of the section.
+
+    Example:
+        >>> try:
+        ...     NetworkConfig.model_validate({"build": "networks:small", "argument": {}})
+        ... except ValidationError as error:
+        ...     complaints(error, NetworkConfig)
+        ["argument: unknown key; did you mean 'arguments'?"]
+    """
+    return list(dict.fromkeys(_sentence(details, kind) for details in error.errors(include_url=False)))
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
@@ -156,7 +173,7 @@ def _set(settings: dict[str, Any], override: str) -> None:
     section[last] = value
 
 
-def _sentence(details: ErrorDetails, kind: type[RunConfig]) -> str:
+def _sentence(details: ErrorDetails, kind: type[BaseModel]) -> str:
     """Return what pydantic found wrong as 'full.path: value: what is allowed'."""
     found, value, context = details["type"], details["input"], details.get("ctx", {})
     steps = [str(step) for step in details["loc"]]

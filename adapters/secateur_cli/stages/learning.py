@@ -9,7 +9,8 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -20,11 +21,14 @@ from secateur.files import write_json
 from secateur.gates import GateEpoch, autoprune
 from secateur.gates.attached import check_gates
 from secateur.modes import placed
-from secateur.records import ChannelGroup, PruningPlan
+from secateur.protocols import CostModel
+from secateur.records import ChannelGroup, ChannelGroups, PruningPlan
 from secateur.search import stages_of
 from secateur.training import Epoch, prune_by_soft_clusters
 from secateur.training.soft_clusters import check_mergeable
 from secateur.weights import load_weights
+from secateur_cli.inputs.data import Data
+from secateur_cli.progress import Progress
 from secateur_cli.settings.learning_schema import AutoPrunerConfig, SoftClustersConfig
 from secateur_cli.settings.schema import PlanConfig, Search
 from secateur_cli.settings.values import Method
@@ -38,6 +42,53 @@ Found = tuple[nn.Module, PruningPlan, dict[str, Any]]
 """The network that was trained, the plan, and what the report tells of it."""
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """What these searches read beside the widths.
+
+    Attributes:
+        model: the dense network, which stays as it is.
+        groups: its channel groups.
+        cost: what the plan is counted in.
+        data: of which the training images are read.
+        seed: of the training.
+        device: where it happens.
+        checkpoint: a file that holds the last epoch, from which a training that was stopped goes on. It stays.
+        progress: shows what happens.
+        name: of the training, where there are several.
+    """
+
+    model: nn.Module
+    groups: ChannelGroups
+    cost: CostModel
+    data: Data
+    seed: int
+    device: str
+    checkpoint: Path
+    progress: Progress
+    name: str = ""
+
+    def title(self, work: str) -> str:
+        """Return what the work is called while it goes on."""
+        return f"{work}: {self.name}" if self.name else work
+
+
+def learn(search: Search, config: PlanConfig, start: PruningPlan, given: Lesson) -> Found:
+    """Train a copy of the network by one of the searches `LEARNT`, and return it with the plan of what it has learnt.
+
+    Args:
+        search: which of them.
+        config: of which the section of that search is read; without it, the defaults hold.
+        start: how many channels of each group stay.
+        given: what else is read.
+
+    Raises:
+        SecateurError: as `autoprune` or `prune_by_soft_clusters`; a checkpoint of another network is begun anew.
+    """
+    train = _autoprune if search == "autopruner" else _soft_clusters
+    return going_on(lambda: train(config, start, given), given.checkpoint, given.progress)
+
+
 def learn_channels(job: Job, start: PruningPlan) -> PruningPlan:
     """Return the plan of the channels that are learnt to stay, as many of each group as in `start`.
 
@@ -46,8 +97,14 @@ def learn_channels(job: Job, start: PruningPlan) -> PruningPlan:
 
     def work() -> dict[str, Any]:
         begun = time.monotonic()
-        learn = _autoprune if job.search == "autopruner" else _soft_clusters
-        model, plan, facts = going_on(lambda: learn(job, start), job.workspace.path(CHECKPOINT), job.progress)
+        lesson = Lesson(
+            *(job.model, job.groups, job.costs[0], job.data),
+            seed=job.config.seed,
+            device=job.config.device,
+            checkpoint=job.workspace.path(CHECKPOINT),
+            progress=job.progress,
+        )
+        model, plan, facts = learn(job.search, job.config.plan, start, lesson)
         job.keep(model, WEIGHTS)
         write_json(job.workspace.path(LEARNT_PLAN), plan.to_json())
         return {"search": job.search, "seconds": time.monotonic() - begun, **facts}
@@ -90,25 +147,25 @@ def rehearse_learning(
         raise type(error)(f"search: {search}: {error}; plan.ignore leaves a layer as it is") from error
 
 
-def _autoprune(job: Job, start: PruningPlan) -> Found:
-    settings = job.config.plan.autopruner or AutoPrunerConfig()
-    recipe = settings.recipe(seed=job.config.seed)
-    stages = _stages(job, start, settings.granularity)
+def _autoprune(config: PlanConfig, start: PruningPlan, given: Lesson) -> Found:
+    settings = config.autopruner or AutoPrunerConfig()
+    recipe = settings.recipe(seed=given.seed)
+    stages = _stages(start, given, settings.granularity)
 
     def say(epoch: GateEpoch) -> None:
         which = f"stage {epoch.stage} of {len(stages)}, " if len(stages) > 1 else ""
-        job.progress.say(
+        given.progress.say(
             f"  {which}epoch {epoch.number} of {recipe.epochs}: loss {epoch.loss:.3f}, the codes keep {epoch.kept:.1%} "
             f"of the channels, {epoch.binary:.0%} of the gates are binary"
         )
 
-    with job.progress.task("training gates") as advance, placed(job.config.device, job.model):
+    with given.progress.task(given.title("training gates")) as advance, placed(given.device, given.model):
         found = autoprune(
-            *(job.model, job.groups, job.costs[0], job.data.train.fresh()),
+            *(given.model, given.groups, given.cost, given.data.train.fresh()),
             keep=start.widths,
             stages=stages,
             recipe=recipe,
-            checkpoint=job.workspace.path(CHECKPOINT),
+            checkpoint=given.checkpoint,
             on_step=advance,
             on_epoch=say,
         )
@@ -131,18 +188,18 @@ def _autoprune(job: Job, start: PruningPlan) -> Found:
     )
 
 
-def _soft_clusters(job: Job, start: PruningPlan) -> Found:
-    settings = job.config.plan.soft_clusters or SoftClustersConfig()
+def _soft_clusters(config: PlanConfig, start: PruningPlan, given: Lesson) -> Found:
+    settings = config.soft_clusters or SoftClustersConfig()
 
     def say(epoch: Epoch) -> None:
-        job.progress.say(f"  epoch {epoch.number} of {settings.epochs}: loss {epoch.loss:.3f}")
+        given.progress.say(f"  epoch {epoch.number} of {settings.epochs}: loss {epoch.loss:.3f}")
 
-    with job.progress.task("training clusters of filters") as advance, placed(job.config.device, job.model):
+    with given.progress.task(given.title("training clusters of filters")) as advance, placed(given.device, given.model):
         found = prune_by_soft_clusters(
-            *(job.model, job.groups, job.costs[0], job.data.train.fresh()),
+            *(given.model, given.groups, given.cost, given.data.train.fresh()),
             keep=start.widths,
-            recipe=settings.recipe(seed=job.config.seed),
-            checkpoint=job.workspace.path(CHECKPOINT),
+            recipe=settings.recipe(seed=given.seed),
+            checkpoint=given.checkpoint,
             on_step=advance,
             on_epoch=say,
         )
@@ -160,13 +217,13 @@ def _learnt(start: PruningPlan, found: PruningPlan) -> PruningPlan:
     return replace(start, kept=found.kept, ties={}, settings={**widths, **found.settings})
 
 
-def _stages(job: Job, start: PruningPlan, granularity: str) -> list[list[str]]:
+def _stages(start: PruningPlan, given: Lesson, granularity: str) -> list[list[str]]:
     """Return the groups that lose channels: those that learn together, one stage after the other."""
     names = [group.name for group in start.groups if start.removed(group.name)]
     if granularity == "all":
         return [names]
     if granularity == "layer":
         return [[name] for name in names]
-    places = stages_of(job.groups, record_layers(job.model, job.data.example))
+    places = stages_of(given.groups, record_layers(given.model, given.data.example))
     numbers = sorted({places[name].number for name in names})
     return [[name for name in names if places[name].number == number] for number in numbers]
