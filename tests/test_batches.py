@@ -102,3 +102,10 @@ def test_classes_are_int64_whatever_they_come_as(kind: torch.dtype) -> None:
 def test_labels_that_are_no_classes_stay_as_they_are() -> None:
     for labels in (torch.tensor([0.5, 1.0]), torch.eye(2), torch.eye(2, dtype=torch.int32)):
         assert unpack((torch.ones(2, 1), labels))[1] is labels
+
+
+def test_batches_with_and_without_labels_are_not_put_together() -> None:
+    images, labels = torch.zeros(4, 1), torch.arange(4)
+    for batches in ([images[:2], (images, labels)], [(images[:2], labels[:2]), images]):
+        with pytest.raises(DataError, match="some batches hold labels and others do not"):
+            list(rebatch(batches, 4))

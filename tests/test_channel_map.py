@@ -212,3 +212,35 @@ def test_modules_with_buffers_are_tried_on_numbers_like_them(dtype: torch.dtype)
 def test_a_module_that_refuses_random_numbers_is_left() -> None:
     network = nn.Sequential(Picky(), nn.ReLU())
     assert with_channel_maps(network, torch.rand(1, 3, 8, 8)) is network
+
+
+class Widened(nn.Module):
+    """Blocks that share one shortcut, which adds channels where they are missing and nothing where they are not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(4, 8, 1), nn.Conv2d(8, 8, 1)
+        self.pad = Lambda(lambda x: functional.pad(x, (0, 0, 0, 0, 0, 8 - x.shape[1])))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(x) + self.pad(x))
+        return self.second(x) + self.pad(x)
+
+
+def test_a_shortcut_that_runs_on_other_widths_too_is_left() -> None:
+    network = Widened().eval()
+    assert with_channel_maps(network, torch.rand(1, 4, 8, 8)) is network
+
+
+def test_a_map_refuses_inputs_of_another_width() -> None:
+    with pytest.raises(NetworkError, match="a channel map of 2 channels was given 4"):
+        ChannelMap((-1, 0, 1, -1), in_channels=2)(torch.zeros(1, 4, 3, 3))
+
+
+def test_modules_are_tried_without_being_changed() -> None:
+    """A batch norm without parameters moves its statistics in training mode."""
+    shortcut = nn.Sequential(Lambda(pad_both), nn.BatchNorm2d(16, affine=False))
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), shortcut).train()
+    with_channel_maps(network, torch.rand(4, 3, 8, 8))
+    assert int(shortcut[1].num_batches_tracked) == 0
+    assert network.training

@@ -173,3 +173,16 @@ def test_other_errors_of_a_network_come_as_they_are() -> None:
     network = nn.Linear(3, 2)
     with pytest.raises(RuntimeError, match="cannot be multiplied"), reading(network, torch.ones(2, 5)):
         network(torch.ones(2, 5))
+
+
+@pytest.mark.parametrize("level", ["highest", "high", "medium"])
+def test_the_precision_of_products_comes_back_as_it_was(level: str) -> None:
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision(level)
+        assert tf32_allowed() or level == "highest"
+        with without_tf32():
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.get_float32_matmul_precision() == level
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -145,6 +145,8 @@ def rebatch(batches: Batches, size: int | None, *, samples: int | None = None) -
             yield inputs, labels
             given += len(inputs)
         else:
+            if held_inputs and (labels is None) != (not held_labels):
+                raise DataError("some batches hold labels and others do not: they cannot be put together")
             held_inputs.append(inputs)
             if labels is not None:
                 held_labels.append(labels)

@@ -78,6 +78,8 @@ class ChannelMap(nn.Module):
         return len(self.source)
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] != self.in_channels:  # else the channel that stands for zero would be a real one
+            raise NetworkError(f"a channel map of {self.in_channels} channels was given {x.shape[1]}")
         with_zero = functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, 1))
         source = [self.in_channels if c == ZERO else c for c in self.source]
         return with_zero.index_select(1, torch.tensor(source, device=x.device))
@@ -134,8 +136,10 @@ def recognise(module: nn.Module, shape: Sequence[int]) -> ChannelMap | None:
     random = torch.Generator().manual_seed(0)
     like = next((b for b in module.buffers() if b.is_floating_point()), torch.empty(()))
     first, second = (torch.randn(tuple(shape), generator=random).to(like) for _ in range(2))
+    module = copy.deepcopy(module).eval()
     try:
-        outputs = module(first)
+        with torch.no_grad():
+            outputs = module(first)
     except (RuntimeError, IndexError, ValueError, TypeError):  # it asks more of its input than a shape
         return None
     stride = -(-first.shape[2] // outputs.shape[2]) if outputs.shape[2] else 1
@@ -149,23 +153,24 @@ def recognise(module: nn.Module, shape: Sequence[int]) -> ChannelMap | None:
         return None
     source = torch.where(zero, ZERO, same.int().argmax(1)).tolist()
     channel_map = ChannelMap(source, in_channels=first.shape[1], stride=stride)
-    return channel_map if torch.equal(channel_map(second), module(second)) else None
+    with torch.no_grad():
+        return channel_map if torch.equal(channel_map(second), module(second)) else None
 
 
 def _candidate_shapes(model: nn.Module, inputs: Sequence[Any]) -> dict[str, torch.Size]:
     """Return the input shapes of the modules without parameters that change the number of channels, and run once."""
-    calls: dict[str, list[torch.Size]] = {}
+    calls: dict[str, list[torch.Size | None]] = {}
 
     def watch(name: str) -> Any:
-        def hook(_module: nn.Module, given: tuple[Any, ...], output: Any) -> None:
+        def hook(_module: nn.Module, given: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
             maps = [t for t in (*given, output) if isinstance(t, Tensor) and t.ndim == 4]
-            changes = len(given) == 1 and len(maps) == 2 and maps[0].shape[1] != maps[1].shape[1]
-            calls.setdefault(name, []).extend([maps[0].shape] if changes else [])
+            changes = len(given) == 1 and not named and len(maps) == 2 and maps[0].shape[1] != maps[1].shape[1]
+            calls.setdefault(name, []).append(maps[0].shape if changes else None)
 
         return hook
 
     handles = [
-        module.register_forward_hook(watch(name))
+        module.register_forward_hook(watch(name), with_kwargs=True)
         for name, module in model.named_modules()
         if name and not isinstance(module, ChannelMap) and next(module.parameters(), None) is None
     ]
@@ -175,4 +180,4 @@ def _candidate_shapes(model: nn.Module, inputs: Sequence[Any]) -> dict[str, torc
     finally:
         for handle in handles:
             handle.remove()
-    return {name: shapes[0] for name, shapes in calls.items() if len(shapes) == 1}
+    return {name: shapes[0] for name, shapes in calls.items() if len(shapes) == 1 and shapes[0] is not None}

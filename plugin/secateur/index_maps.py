@@ -9,7 +9,7 @@ from typing import Any
 from secateur.errors import PlanError
 
 Indices = tuple[tuple[int, ...], ...]
-MOST = 2**24  # positions of all layers of a plan: far beyond any, and few enough to write out
+MOST = 2**22  # positions of all layers of a plan: far beyond any, and few enough to write out
 
 
 def _affine(start: int, stride: int, count: int, step: int, width: int) -> Indices:

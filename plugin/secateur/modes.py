@@ -191,12 +191,24 @@ def without_tf32() -> Iterator[None]:
 
 def tf32_allowed() -> bool:
     """Return whether CUDA convolutions or matrix products may round to TensorFloat-32."""
-    return any(getattr(owner, name) in (True, "tf32") for owner, name, _ in _tf32_switches())
+    return any(getattr(owner, name) in (True, "tf32", "high", "medium") for owner, name, _ in _tf32_switches())
 
 
 def rounds_on_processors() -> bool:
     """Return whether convolutions or matrix products of float32 may round to fewer bits on a processor."""
     return any(getattr(owner, name) in ("tf32", "bf16") for owner, name, _ in _processor_switches())
+
+
+class _Products:
+    """The precision of matrix products: "highest", "high" or "medium", which a flag for TensorFloat-32 cannot hold."""
+
+    @property
+    def precision(self) -> str:
+        return torch.get_float32_matmul_precision()
+
+    @precision.setter
+    def precision(self, level: str) -> None:
+        torch.set_float32_matmul_precision(level)
 
 
 def _tf32_switches() -> list[tuple[Any, str, object]]:
@@ -207,7 +219,7 @@ def _tf32_switches() -> list[tuple[Any, str, object]]:
     """
     cudnn: Any = torch.backends.cudnn
     matmul: Any = torch.backends.cuda.matmul
-    older: list[tuple[Any, str, object]] = [(matmul, "allow_tf32", False), (cudnn, "allow_tf32", False)]
+    older: list[tuple[Any, str, object]] = [(_Products(), "precision", "highest"), (cudnn, "allow_tf32", False)]
     try:
         for owner, name, _ in older:
             getattr(owner, name)

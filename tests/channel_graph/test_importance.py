@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from networks_for_tests import Depthwise, Grouped, Residual
+from secateur import prune, weight_scores
 from secateur.channel_graph.importance import ScoreImportance, _told_apart
 from secateur.errors import SecateurWarning, StaleScoresError
 from secateur.records import ScoreTable
@@ -153,3 +154,12 @@ def test_a_table_of_another_structure_is_never_indexed() -> None:
         ScoreImportance(one_table()).scores(net)
     with pytest.raises(StaleScoresError, match="which has no channels"):
         ScoreImportance(one_table()).scores(Depthwise())
+
+
+def test_a_table_serves_other_networks_of_its_structure() -> None:
+    """As where one network is pruned to several widths, each time from a copy."""
+    torch.manual_seed(0)
+    network = Residual().eval()
+    importance = ScoreImportance(weight_scores(network, "l1"))
+    kept = [prune(network, IMAGES, importance, pruning_ratio=ratio).plan.widths["stem"] for ratio in (0.25, 0.5)]
+    assert kept[0] > kept[1]

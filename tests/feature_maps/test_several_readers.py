@@ -207,3 +207,54 @@ def test_a_norm_over_channels_that_come_last_is_followed(to_last_and_back: Calla
     found = tap_all(model, images)["conv"]
     assert len(found) == 1
     assert_same(found[0], to_last_and_back(model.conv(images), model.norm))
+
+
+def looked_at_as_rows(y: Tensor) -> Tensor:
+    return y.permute(0, 2, 3, 1).mean((1, 2))
+
+
+def looked_at_flat(y: Tensor) -> Tensor:
+    return y.flatten(2).mean(-1)
+
+
+def looked_at_transposed(y: Tensor) -> Tensor:
+    return y.transpose(1, 3).amax((1, 2))
+
+
+@pytest.mark.parametrize("look", [looked_at_as_rows, looked_at_flat, looked_at_transposed])
+@pytest.mark.parametrize("grad", [torch.no_grad, torch.enable_grad])
+def test_a_view_that_is_only_looked_at_is_left_behind(look: Callable[[Tensor], Tensor], grad: type) -> None:
+    """The network goes on from the tensor itself, whose axes lie as they did."""
+
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm, self.gate = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x)
+            gate = torch.sigmoid(self.gate(look(y)))
+            return torch.relu(self.norm(y)) * gate[:, :, None, None]
+
+    torch.manual_seed(0)
+    network, images, found = Gated().eval(), torch.randn(2, 3, 6, 6), {}
+    with grad(), tapped(network, lambda layer, maps: found.update({layer: maps.clone()}), layers=["conv"]):
+        network(images)
+    assert torch.equal(found["conv"], torch.relu(network.norm(network.conv(images))))
+
+
+def test_a_gate_by_way_of_a_view_does_not_end_before_the_sum() -> None:
+    class Excited(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.gate = nn.Conv2d(4, 4, 3, padding=1), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x)
+            return torch.relu(x + y * torch.sigmoid(self.gate(looked_at_flat(y)))[:, :, None, None])
+
+    torch.manual_seed(0)
+    network, images, found = Excited().eval(), torch.randn(2, 4, 6, 6), {}
+    with torch.no_grad(), tapped(network, lambda layer, maps: found.update({layer: maps.clone()}), layers=["conv"]):
+        expected = network(images)
+    assert torch.equal(found["conv"], expected)

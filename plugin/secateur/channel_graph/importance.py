@@ -73,7 +73,7 @@ class ScoreImportance(tp.importance.Importance):
         if self._table is not None and same:
             return self._table
         if isinstance(self.source, ScoreTable):
-            if self._table is not None:
+            if self._table is not None and self._structure != structure:
                 raise StaleScoresError(
                     "the score table was made for another structure of the network: after a pruning step give a new "
                     "one, or a function that makes it"

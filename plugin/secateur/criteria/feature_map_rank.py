@@ -120,7 +120,8 @@ class HRank:
     Formula: `compute` gives (1/N) sum_n rank(A[n, c]), (C,), float64, between 0 (dead) and min(H, W); larger = keep.
     The ranks are those of `feature_map_ranks`, where cost, memory and tolerance are told.
 
-    Batches of any size and order give the same scores to the last bit.
+    On a processor batches of any size and order give the same scores to the last bit; a GPU decomposes one matrix
+    otherwise than several, which may count a singular value within rounding of the threshold otherwise.
 
     Args:
         samples: how many images to read unless the caller says otherwise.

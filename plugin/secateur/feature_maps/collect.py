@@ -54,11 +54,12 @@ def collect_scores(
             alone, which `torch.distributed.group.WORLD` means too before `init_process_group`.
 
     Returns:
-        The scores, layer -> (C,), in twelve significant digits, so that they do not depend on how many threads add
-        them up; with the settings criterion, options, tap, samples (images really read), batch_size
-        (None: any split gives the same scores), structure (a hash of the network's parameter shapes), skipped, and
-        saturated (layers in which more than a quarter of the channels share one score, of which a SaturationWarning
-        tells).
+        The scores, layer -> (C,), in twelve significant digits, so that they do not depend on how many threads add them
+        up (where a criterion multiplies in float32, as DI's precision "mixed" does with maps of 2^18 numbers and more,
+        that holds to some six digits); with the settings criterion, options, tap, samples (images really read),
+        batch_size (None: any split gives the same scores), structure (a hash of the network's parameter shapes),
+        skipped, and saturated (layers in which more than a quarter of the channels share one score, of which a
+        SaturationWarning tells).
 
     The criterion sees (N, C, H, W): maps of 1d convolutions as (N, C, L, 1), of 3d ones as (N, C, D, H*W), outputs
     (N, C) of linear layers as (N, C, 1, 1) and (N, ..., C) as (N, C, L, 1), half precision as float32. A layer that is
@@ -91,7 +92,7 @@ def collect_scores(
     """
     rule = criteria.as_criterion(criterion)
     limit = rule.samples if samples is None else samples
-    named = None if layers is None else list(layers)
+    named = layers if layers is None or isinstance(layers, str) else list(layers)
     if across is not None:
         mergeable(rule)
     streams = Streams(rule, may_skip=named is None)
@@ -124,7 +125,7 @@ def _read(
     batches: Batches,
     streams: Streams,
     *,
-    layers: list[str] | None,
+    layers: Iterable[str] | None,
     tap: Tap,
     samples: int,
     across: Across,

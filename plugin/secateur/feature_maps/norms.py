@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -49,6 +50,7 @@ def norms_reading(network: nn.Module, layers: Mapping[str, nn.Module]) -> Iterat
                 found[name].append(norm)
 
     with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(mode=False))  # in which tensors have no versions
         for name, module in layers.items():
             stack.callback(module.register_forward_hook(leave(name)).remove)
         for module in network.modules():

@@ -60,9 +60,10 @@ class Streams:
             state = self._states[layer] if layer in self._states else self.rule.init(width)
             self._states[layer] = self.rule.update(state, maps, self.labels)
         except DataError as error:
-            if not (self._may_skip and layer not in self._states and min(maps.shape[2:]) == 1):
+            if not (self._may_skip and min(maps.shape[2:]) == 1):
                 raise DataError(f"layer {layer!r}: {error}") from error
             self._skipped[layer] = str(error)
+            self._states.pop(layer, None)  # of larger maps of the same layer
 
     def join(self, across: Across, *, what: str) -> None:
         """Add up the states that all processes have for each layer, by rank; `what` is being found, for errors."""
@@ -73,11 +74,12 @@ class Streams:
             parts = jointly(functools.partial(_pair, own, reason), across, what=f"{what} of layer {layer!r}")
             states = [state for found, _ in parts for state in found]
             reasons = [reason for _, reason in parts if reason is not None]
-            if states:
+            if reasons:
+                self._skipped[layer] = reasons[0]
+                self._states.pop(layer, None)
+            elif states:
                 with _naming(layer):
                     self._states[layer] = functools.reduce(merge, states)
-            elif reasons:
-                self._skipped[layer] = reasons[0]
 
     def scores(self) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Return the scores of all layers that were seen, and why there are none of the others.

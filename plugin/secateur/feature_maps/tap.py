@@ -169,7 +169,7 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
     def sweep(self) -> None:
         """Hand over the maps that the network itself has let go: nothing will read them again."""
         for place, shared in [*self._trails.items()]:
-            if not is_held_elsewhere(shared[0].tensor, holders=len(shared)):
+            if not is_held_elsewhere(shared[0].tensor, holders=sum(trail.holds for trail in shared)):
                 del self._trails[place]
                 for trail in shared:
                     self._hand_over(trail)

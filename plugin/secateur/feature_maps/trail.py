@@ -45,7 +45,7 @@ from: x * sigmoid(x), x * tanh(softplus(x)), x * relu6(x + 3) / 6, x / (1 + abs(
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -100,6 +100,7 @@ class Trail:
         joined: a concatenation has been met.
         convolved: a convolution has read the tensor, but nothing has carried it on.
         source: the tensor that a chain of element-wise operations started from, to recognise x * sigmoid(x).
+        before: where it was before a view: the network may go on from that tensor, whose values are the same.
     """
 
     layer: str
@@ -113,6 +114,12 @@ class Trail:
     joined: bool = False
     convolved: bool = False
     source: weakref.ref[Tensor] | None = None
+    before: Trail | None = None
+
+    @property
+    def holds(self) -> int:
+        """How many tensors it holds, all of the same values."""
+        return 1 if self.before is None else 1 + self.before.holds
 
     def feature_map(self) -> Tensor:
         """Return the layer's own channels of the tensor, axes as in the layer's own output, no gradient history."""
@@ -125,6 +132,8 @@ class Trail:
 
     def passes(self, kind: Kind, args: Sequence[Any]) -> bool:
         """Say whether the trail goes on through an operation of this kind with these arguments."""
+        if (here := self._seen_by(args)) is not self:
+            return here.passes(kind, args)
         whole = self.tensor.shape == self.shape  # no view hides the channel axis
         match kind:
             case Kind.LOOK:
@@ -161,7 +170,9 @@ class Trail:
     def moved(self, kind: Kind, args: Sequence[Any], output: Tensor, *, settles: frozenset[Kind]) -> Trail:
         """Return the trail behind an operation that it passes."""
         if kind in _READERS or (kind is Kind.AVERAGE_POOL and output.shape[2:].numel() == 1):
-            return replace(self, convolved=True) if kind is Kind.CONVOLUTION else self
+            return self._read() if kind is Kind.CONVOLUTION else self
+        if (here := self._seen_by(args)) is not self:
+            return here.moved(kind, args, output, settles=settles)
         reshaped = kind in (Kind.AVERAGE_POOL, Kind.MAX_POOL, Kind.CONCATENATION, Kind.PERMUTATION)
         joins = kind is Kind.CONCATENATION
         element_wise = kind is Kind.ACTIVATION or (
@@ -178,7 +189,22 @@ class Trail:
             settled=self.settled or kind in settles,
             joined=self.joined or joins,
             source=(self.source or weakref.ref(args[0])) if element_wise else None,
+            before=self if kind in (Kind.VIEW, Kind.PERMUTATION) and self._is(output) else None,
         )
+
+    def _read(self) -> Trail:
+        """Return the trail once a convolution has read the tensor, as whichever view."""
+        return replace(self, convolved=True, before=None if self.before is None else self.before._read())
+
+    def _seen_by(self, args: Sequence[Any]) -> Trail:
+        """Return the trail on the tensor that an operation reads, where it is not on its last view."""
+        layouts = [(a.shape, a.stride()) for a in _tensors_of(args) if self._is(a)]
+        trail: Trail | None = self
+        while trail is not None:
+            if (trail.tensor.shape, trail.tensor.stride()) in layouts:
+                return trail
+            trail = trail.before
+        return self
 
     def _in_place(self) -> bool:
         """Say whether every axis is where it was in the layer's own output."""
@@ -207,6 +233,14 @@ class Trail:
                 break
             start += tensor.shape[self.order.index(self.axis)] if tensor.ndim == len(self.order) else 0
         return start
+
+
+def _tensors_of(args: Sequence[Any]) -> Iterator[Tensor]:
+    for argument in args:
+        if isinstance(argument, Tensor):
+            yield argument
+        elif isinstance(argument, (list, tuple)):
+            yield from (item for item in argument if isinstance(item, Tensor))
 
 
 def _is_number(value: Any) -> bool:

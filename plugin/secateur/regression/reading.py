@@ -173,7 +173,7 @@ def _watching(network: nn.Module, targets: Mapping[str, Target], receive: Receiv
         if summed:
             stack.enter_context(tapped(network, receive, layers=summed, tap="sum"))
         stack.enter_context(evaluating(network))
-        stack.enter_context(torch.inference_mode())
+        stack.enter_context(torch.no_grad())
         yield
 
 

@@ -45,7 +45,7 @@ class Timeline:
                     stack.callback(module.register_forward_pre_hook(lambda *_, name=name: clock.begin(name)).remove)
                     stack.callback(module.register_forward_hook(lambda *a, name=name: clock.end(name, a[2])).remove)
             stack.enter_context(evaluating(network))
-            stack.enter_context(torch.inference_mode())
+            stack.enter_context(torch.no_grad())
             stack.enter_context(clock)
             network(example.to(device_of(network)))
         if any(_keeps_tensors(module) for module in network.modules()):

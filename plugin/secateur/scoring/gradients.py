@@ -15,7 +15,7 @@ from secateur.batches import Batches, rebatch
 from secateur.distributed import Across, Share, jointly, part_of, sum_of
 from secateur.errors import ConfigError, DataError, NetworkError
 from secateur.feature_maps.tap import producers
-from secateur.modes import device_of, evaluating, reading, structure_of, unwrapped
+from secateur.modes import device_of, evaluating, reading, structure_of, unwrapped, without_tf32
 from secateur.protocols import GradientCriterion
 from secateur.records import ScoreTable
 from secateur.scoring.weights import as_rows, named, weight_of
@@ -73,7 +73,7 @@ def gradient_scores(
     """
     rule = criteria.gradient_criterion(criterion) if isinstance(criterion, str) else criterion
     limit = rule.samples if samples is None else samples
-    chosen = None if layers is None else list(layers)
+    chosen = layers if layers is None or isinstance(layers, str) else list(layers)
     parts = jointly(
         lambda: _sums(model, batches, rule, loss, layers=chosen, samples=limit, across=across),
         across,
@@ -110,7 +110,7 @@ def _sums(
     rule: GradientCriterion,
     loss: Loss,
     *,
-    layers: list[str] | None,
+    layers: Iterable[str] | None,
     samples: int,
     across: Across,
 ) -> tuple[Share, int, dict[str, Tensor]]:
@@ -124,7 +124,7 @@ def _sums(
     share, count = Share(), 0
     part = part_of(samples, across, batch_size=rule.batch_size)
     own = rebatch(batches, rule.batch_size, samples=part) if part else ()
-    with evaluating(network), _differentiable(network):
+    with evaluating(network), without_tf32(), _differentiable(network):
         for inputs, labels in own:
             for name, weight, gradient in _gradients(
                 network, wanted, inputs.to(device), None if labels is None else labels.to(device), loss

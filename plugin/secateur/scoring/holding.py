@@ -79,7 +79,8 @@ def held(network: nn.Module, batches: Batches, rule: Reconstruction, across: Acr
         for batch in found:
             share = share.with_batch(batch)
         example = found[0][:2].cpu() if found else None
-        return share, sum(batch.nbytes for batch in found), example, torch.cat([*labels, torch.zeros(0).long()])
+        read = [own.cpu() for own in labels] if rule.labels else []
+        return share, sum(batch.nbytes for batch in found), example, torch.cat([*read, torch.zeros(0).long()])
 
     settings = {"options": options_of(rule)}
     parts = jointly(read, across, what=f"scores by {rule.name!r}", network=network, settings=settings)
@@ -87,7 +88,7 @@ def held(network: nn.Module, batches: Batches, rule: Reconstruction, across: Acr
     rank = 0 if across is None else place_in(across)[0]
     classes = None
     if rule.labels:
-        marks = functional.one_hot(as_classes(torch.cat([labels.cpu() for _, _, _, labels in parts]), total))
+        marks = functional.one_hot(as_classes(torch.cat([labels for _, _, _, labels in parts]), total))
         own = torch.split(marks, [share.images for share, _, _, _ in parts])[rank]
         classes = list(torch.split(own, [len(batch) for batch in images])) or [own]
     example = next(example for _, _, example, _ in parts if example is not None)

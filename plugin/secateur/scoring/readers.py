@@ -104,7 +104,7 @@ def few_rows(network: nn.Module, layers: Iterable[str], example: Tensor, *, imag
         for name in found:
             stack.callback(network.get_submodule(name).register_forward_hook(count(name)).remove)
         stack.enter_context(evaluating(network))
-        stack.enter_context(torch.inference_mode())
+        stack.enter_context(torch.no_grad())
         network(example.to(device_of(network)))
     return {name: n for name, n in found.items() if FEW * n <= layout_of(network.get_submodule(name)).unknowns}
 
@@ -183,7 +183,7 @@ def fill(
                     network.get_submodule(name).register_forward_hook(reader(name, place), with_kwargs=True).remove
                 )
             stack.enter_context(evaluating(network))
-            stack.enter_context(torch.inference_mode())
+            stack.enter_context(torch.no_grad())
             network(batch.to(device))
 
 
