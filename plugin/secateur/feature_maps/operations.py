@@ -45,6 +45,7 @@ class Kind(enum.Enum):
         """
     VIEW = "view reshape _unsafe_view flatten"
     PERMUTATION = "permute transpose"
+    LIFT = "unsqueeze squeeze"  # around a pool of 1d maps, which torch does in 2d
 
 
 _KINDS = {name: kind for kind in Kind for name in kind.value.split()}

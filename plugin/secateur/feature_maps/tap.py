@@ -24,7 +24,7 @@ from secateur.modes import unwrapped
 Tap = Literal["act", "bn", "conv", "sum"]
 Receive = Callable[[str, Tensor], None]
 
-_KEPT = frozenset({Kind.COPY, Kind.VIEW, Kind.PERMUTATION, Kind.LOOK, Kind.GLOBAL_POOL})
+_KEPT = frozenset({Kind.COPY, Kind.VIEW, Kind.PERMUTATION, Kind.LIFT, Kind.LOOK, Kind.GLOBAL_POOL})
 _NORMS = frozenset({Kind.NORM, Kind.BATCH_NORM})
 _FOLLOWED: dict[Tap, frozenset[Kind]] = {
     "act": frozenset(Kind),

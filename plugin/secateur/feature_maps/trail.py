@@ -16,6 +16,8 @@ max pool               followed                                  followed if its
 dropout, one number    followed                                  followed
 cast, copy, view,      followed                                  ends the trail
 permutation of axes
+(N, C, L) as           followed                                  followed, for the pool that it is there for
+(N, C, 1, L) and back
 its shape, an alias    stays where it is                         stays where it is
 global pool            stays where it is                         ends the trail
 convolution            stays, for a later normalisation or       ends the trail
@@ -152,10 +154,12 @@ class Trail:
                 return not self.settled and self._is(args[0])
             case Kind.PERMUTATION:
                 return not self.settled and whole
+            case Kind.LIFT:
+                return self._is_poolable and len(self.shape) == 3 and tuple(args[1:]) in ((-2,), (2,))
             case Kind.AVERAGE_POOL:
-                return not self.settled and whole and self._in_place()
+                return not self.settled and self._is_poolable
             case Kind.MAX_POOL:
-                return whole and self._in_place() and (not self.settled or self.joined or _overlaps(*args[1:3]))
+                return self._is_poolable and (not self.settled or self.joined or _overlaps(*args[1:3]))
             case Kind.CONCATENATION:
                 return whole and len(args) > 1 and args[1] % len(self.shape) == self.order.index(self.axis)
         other = self._other(args)
@@ -181,7 +185,7 @@ class Trail:
         return Trail(  # dataclasses.replace takes five times as long, once an operation
             self.layer,
             output.detach(),
-            output.shape if reshaped else self.shape,
+            self._lowered(output.shape) if reshaped else self.shape,
             self.axis,
             order=self._permuted(*args[1:]) if kind is Kind.PERMUTATION else self.order,
             start=self.start + (self._offset(args[0]) if joins else 0),
@@ -189,7 +193,7 @@ class Trail:
             settled=self.settled or kind in settles,
             joined=self.joined or joins,
             source=(self.source or weakref.ref(args[0])) if element_wise else None,
-            before=self if kind in (Kind.VIEW, Kind.PERMUTATION) and self._is(output) else None,
+            before=self if kind in (Kind.VIEW, Kind.PERMUTATION, Kind.LIFT) and self._is(output) else None,
         )
 
     def _read(self) -> Trail:
@@ -205,6 +209,20 @@ class Trail:
                 return trail
             trail = trail.before
         return self
+
+    @property
+    def _is_poolable(self) -> bool:
+        """Whether the last axes of the tensor are those that the layer's own output has behind its channels."""
+        return (self.tensor.shape == self.shape or self._lifted) and self._in_place()
+
+    @property
+    def _lifted(self) -> bool:
+        """Whether maps (N, C, L) stand as (N, C, 1, L), as torch pools them."""
+        return len(self.shape) == 3 and self.tensor.shape == (*self.shape[:2], 1, self.shape[2])
+
+    def _lowered(self, shape: torch.Size) -> torch.Size:
+        """Return the shape of the maps in an output of this shape."""
+        return torch.Size((*shape[:2], *shape[3:])) if self._lifted else shape
 
     def _in_place(self) -> bool:
         """Say whether every axis is where it was in the layer's own output."""
