@@ -38,13 +38,13 @@ def run(
     with telling(trace=trace, stopped="stopped; NNI's processes have ended"):
         from secateur_nni.experiments.following import follow
         from secateur_nni.experiments.manager import running
-        from secateur_nni.experiments.setting import check_command, greedy_arguments, load_experiment
+        from secateur_nni.experiments.setting import check_command, code_folder, greedy_arguments, load_experiment
 
         settings = load_experiment(config)
         check_command(settings)
         arguments = greedy_arguments(settings)
         if arguments is not None:
-            _check_search(arguments, config.parent / str(settings.trial_code_directory))
+            _check_search(arguments, code_folder(settings))
         folder = with_home(output or Path("runs") / f"nni-{config.stem}")
         if (folder / "trials.json").exists():
             raise ConfigError(f"{folder} holds an experiment already; choose another folder with --output")
@@ -70,7 +70,7 @@ def run(
                 trials = follow(experiment, on_change=changed)
         progress.say(f"{len(trials)} trials; everything lies in {folder}")
         if arguments is not None:
-            progress.say(f"the plan lies in {config.parent / str(arguments['output']) / 'plan.json'}")
+            progress.say(f"the plan lies in {code_folder(settings) / str(arguments['output']) / 'plan.json'}")
 
 
 @app.command()

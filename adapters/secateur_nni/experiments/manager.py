@@ -97,7 +97,7 @@ def running(config: ExperimentConfig, *, folder: str | Path, port: int | None = 
     config.experiment_working_directory = str(folder)
     if platform == "local":
         config.trial_command = at_home(str(config.trial_command))
-    experiment = Experiment(config)
+    experiment = Experiment(config.canonical_copy())  # NNI's own copy is made at the manager's home
     with watched(experiment.id):
         try:
             _start(experiment, folder, port)

@@ -107,10 +107,20 @@ def search_file(config: Any) -> Path | None:
         True
     """
     arguments = greedy_arguments(config)
-    if arguments is None:
-        return None
-    folder: Path = Path(config.canonical_copy().trial_code_directory)
-    return folder / str(arguments["output"]) / SEARCH_FILE
+    return None if arguments is None else code_folder(config) / str(arguments["output"]) / SEARCH_FILE
+
+
+def code_folder(config: ExperimentConfig) -> Path:
+    """Return the trialCodeDirectory of an experiment, from which the paths of its search count.
+
+    Example:
+        >>> from nni.experiment import AlgorithmConfig
+        >>> config = ExperimentConfig("local", tuner=AlgorithmConfig(name="TPE"), search_space={}, trial_concurrency=1)
+        >>> config.trial_command = "python trial.py"
+        >>> code_folder(config) == Path.cwd().resolve()
+        True
+    """
+    return Path(config.canonical_copy().trial_code_directory)
 
 
 def check_command(config: ExperimentConfig) -> None:

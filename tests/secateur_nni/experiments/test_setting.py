@@ -130,6 +130,37 @@ def test_machines_elsewhere_need_pkg_resources(tmp_path: Path, monkeypatch: pyte
         pytest.fail("it has started")
 
 
+@pytest.mark.parametrize("service", ["local", "remote"])
+def test_home_in_paths_is_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, service: str) -> None:
+    """NNI resolves paths once more, when it starts its manager and the home is another."""
+    me = tmp_path / "me"
+    (me / "code").mkdir(parents=True)
+    (me / "space.yml").write_text("x: {_type: choice, _value: [1, 2]}\n", encoding="utf-8")
+    (me / "key").touch()
+    monkeypatch.setenv("HOME", str(me))
+    text = WELL.replace("searchSpace: {x: {_type: choice, _value: [1, 2]}}", "searchSpaceFile: ~/space.yml")
+    text += "trialCodeDirectory: ~/code\nnniManagerIp: 127.0.0.1\n"
+    if service == "remote":
+        there = "{platform: remote, machineList: [{host: there, user: me, sshKeyFile: ~/key}]}"
+        text = text.replace("{platform: local}", there)
+    told: list[Any] = []
+
+    def start(_action: str, _name: str, config: Any, *_: Any) -> None:
+        told.append(config.json())
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(manager.launcher, "start_experiment", start)
+    with (
+        pytest.raises(ProcessError, match="enough"),
+        running(load_experiment(written(tmp_path, text)), folder=tmp_path / "out"),
+    ):
+        pytest.fail("it has started")
+    assert told[0]["trialCodeDirectory"] == str(me / "code")
+    assert told[0]["searchSpace"]["x"]["_value"] == [1, 2]
+    if service == "remote":
+        assert told[0]["trainingService"]["machineList"][0]["sshKeyFile"] == str(me / "key")
+
+
 @pytest.mark.nni
 def test_manager_that_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manager, "STARTUP", 0)
