@@ -74,7 +74,8 @@ def running(config: ExperimentConfig, *, folder: str | Path, port: int | None = 
         port: of the manager and its web page; None: one that is free.
 
     Raises:
-        ConfigError: the port is busy, or a proxy would take what is meant for localhost.
+        ConfigError: the port is busy, a proxy would take what is meant for localhost, or the output of a search cannot
+            be written.
         MissingDependencyError: the trials of other machines need pkg_resources, and there is none.
         ProcessError: the manager did not start, with what it said last.
 
@@ -91,9 +92,9 @@ def running(config: ExperimentConfig, *, folder: str | Path, port: int | None = 
         port = free_port()
     else:
         refuse_busy(port)
-    (folder / "home" / "nni-experiments").mkdir(parents=True, exist_ok=True)
     if (said := search_file(config)) is not None:
-        said.unlink(missing_ok=True)  # of an earlier experiment
+        make_output(said)
+    (folder / "home" / "nni-experiments").mkdir(parents=True, exist_ok=True)
     config.experiment_working_directory = str(folder)
     if platform == "local":
         config.trial_command = at_home(str(config.trial_command))
@@ -135,6 +136,30 @@ def refuse_busy(port: int) -> None:
     with socket.socket() as test:
         if test.connect_ex(("127.0.0.1", port)) == 0:
             raise ConfigError(f"the port {port} is busy; choose another, or none, and a free one is taken")
+
+
+def make_output(said: Path) -> None:
+    """Make the output folder of a search, and remove what an earlier one has said there.
+
+    Args:
+        said: its search.json, by which alone an experiment learns that its search has failed.
+
+    Raises:
+        ConfigError: it cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     make_output(Path(folder) / "out" / "search.json")
+        ...     [path.name for path in Path(folder).rglob("*")]
+        ['out']
+    """
+    try:
+        said.parent.mkdir(parents=True, exist_ok=True)
+        write_json(said, {})
+        said.unlink()
+    except OSError as error:
+        raise ConfigError(f"tuner.classArgs.output: {said.parent} cannot be written ({error.strerror})") from error
 
 
 def is_running(record: Mapping[str, Any]) -> bool:
@@ -205,7 +230,7 @@ def tuner_meta() -> dict[str, Any]:
 
 
 def last_words(folder: Path, *, lines: int = 3) -> str:
-    """Return the last errors in the logs of an experiment's folder, to be put behind a sentence.
+    """Return the last errors in each of the logs of an experiment's folder, to be put behind a sentence.
 
     Example:
         >>> last_words(Path("/nowhere"))
@@ -215,8 +240,8 @@ def last_words(folder: Path, *, lines: int = 3) -> str:
     for path in sorted(folder.glob("*/log/*.log")):
         with suppress(OSError):
             text = path.read_text(encoding="utf-8", errors="replace").splitlines()
-            found += [line for line in text if re.search(r"ERROR|Error:", line)]
-    return f"; its logs in {folder} say: " + " / ".join(found[-lines:]) if found else ""
+            found += [line for line in text if re.search(r"ERROR|Error:", line)][-lines:]
+    return f"; its logs in {folder} say: " + " / ".join(found) if found else ""
 
 
 def _has_ended(experiment: Experiment) -> bool:

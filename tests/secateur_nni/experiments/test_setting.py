@@ -105,6 +105,19 @@ def test_ports_that_are_none(port: int) -> None:
         refuse_busy(port)
 
 
+def test_output_of_a_search_that_cannot_be_written(tmp_path: Path) -> None:
+    """The search could say nowhere that it has failed, and the experiment would be waited for for ever."""
+    (tmp_path / "out").touch()
+    ours = "{name: SecateurGreedy, classArgs: {search: 'a:b', output: out/plan}}"
+    config = load_experiment(written(tmp_path, WELL.replace("{name: TPE}", ours)))
+    with (
+        pytest.raises(ConfigError, match=r"tuner.classArgs.output: .*out/plan cannot be written \(Not a directory\)"),
+        running(config, folder=tmp_path / "experiment"),
+    ):
+        pytest.fail("it has started")
+    assert not (tmp_path / "experiment").exists()
+
+
 def test_proxy_that_swallows_localhost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
@@ -173,7 +186,10 @@ def test_last_words_are_the_errors_of_the_logs(tmp_path: Path) -> None:
     log = tmp_path / "abc" / "log" / "dispatcher.log"
     log.parent.mkdir(parents=True)
     log.write_text("INFO well\nERROR one\nConfigError: two\nINFO well\n", encoding="utf-8")
-    assert last_words(tmp_path) == f"; its logs in {tmp_path} say: ERROR one / ConfigError: two"
+    log.with_name("nnimanager.log").write_text("ERROR a\nERROR b\n", encoding="utf-8")
+    words = "ERROR one / ConfigError: two / ERROR a / ERROR b"
+    assert last_words(tmp_path) == f"; its logs in {tmp_path} say: {words}"
+    assert last_words(tmp_path, lines=1) == f"; its logs in {tmp_path} say: ConfigError: two / ERROR b"
 
 
 WITHOUT_NNI = """
