@@ -21,10 +21,11 @@ from typing import Any
 
 from secateur.errors import ConfigError, MissingDependencyError, ProcessError
 from secateur.files import write_json
-from secateur_nni.experiments.setting import search_file
+from secateur_nni.experiments.setting import search_file, trial_path
 from secateur_nni.experiments.tuner import BUILTIN_NAME, GreedyTuner
 from secateur_nni.experiments.watching import MARK, watched
 from secateur_nni.host import check_nnictl
+from secateur_nni.locks import refuse_filelock
 from secateur_nni.proxies import refuse_proxy
 
 try:
@@ -74,17 +75,24 @@ def running(config: ExperimentConfig, *, folder: str | Path, port: int | None = 
         port: of the manager and its web page; None: one that is free.
 
     Raises:
-        ConfigError: the port is busy, a proxy would take what is meant for localhost, or the output of a search cannot
-            be written.
-        MissingDependencyError: the trials of other machines need pkg_resources, and there is none.
+        ConfigError: the port is busy, a proxy would take what is meant for localhost, the output of a search cannot
+            be written, or trials are to run on this machine and it is one of Windows.
+        MissingDependencyError: filelock is too new for NNI, or the trials of other machines need pkg_resources, and
+            there is none.
         ProcessError: the manager did not start, with what it said last.
 
     Example:
         >>> running.__name__
         'running'
     """
-    refuse_proxy()
     platform = getattr(config.training_service, "platform", "hybrid")
+    if platform == "local" and sys.platform == "win32":
+        raise ConfigError(
+            "trainingService: platform: local: trials of this machine are started by bash, and Windows has no bash; "
+            "run the experiment on Linux, macOS or WSL"
+        )
+    refuse_proxy()
+    refuse_filelock()
     if platform != "local":
         check_nnictl()
     folder = Path(folder).absolute()
@@ -191,7 +199,7 @@ def _start(experiment: Experiment, folder: Path, port: int) -> None:
         MARK: experiment.id,
         "SECATEUR_USER_HOME": str(Path.home()),
         "NNI_CONFIG_DIR": str(home / "config"),
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        "PATH": trial_path(),
     }
     before = {name: os.environ.get(name) for name in environment}
     ours, wait, stdout = launcher.Experiments, launcher._check_rest_server, log._handlers.get("_stdout_")

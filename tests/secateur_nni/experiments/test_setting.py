@@ -6,11 +6,14 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from secateur.errors import ConfigError, MissingDependencyError, ProcessError
+from secateur.installed import Package
+from secateur_nni import locks
 from secateur_nni.experiments import manager
 from secateur_nni.experiments.manager import free_port, last_words, refuse_busy, running
 from secateur_nni.experiments.setting import check_command, greedy_arguments, load_experiment
@@ -59,6 +62,13 @@ def test_bad_files(tmp_path: Path, old: str, new: str, message: str) -> None:
     assert "experiment.yml" in str(raised.value)
 
 
+def test_bad_file_spoils_no_other(tmp_path: Path) -> None:
+    """NNI forgets the folder of a file that it reads, but not of one that it refuses."""
+    with pytest.raises(ConfigError, match="NNI refuses the configuration"):
+        load_experiment(written(tmp_path, WELL.replace("{platform: local}", "{platform: local, gpus: 1}")))
+    load_experiment(written(tmp_path, WELL))
+
+
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no configuration file"):
         load_experiment(tmp_path / "none.yml")
@@ -82,6 +92,12 @@ def test_program_that_is_not_there(tmp_path: Path) -> None:
     config = load_experiment(written(tmp_path, WELL.replace("python trial.py", "pythn trial.py")))
     with pytest.raises(ConfigError, match="trialCommand: 'pythn' is not found on this machine"):
         check_command(config)
+
+
+def test_program_beside_this_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials find the programs of this environment first, whether it is activated or not."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    check_command(load_experiment(written(tmp_path, WELL)))
 
 
 def start(folder: Path, **given: Any) -> None:
@@ -124,6 +140,25 @@ def test_proxy_that_swallows_localhost(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("HTTP_PROXY", "http://proxy.invalid:80")
     with pytest.raises(ConfigError, match=r"would go to the proxy of HTTP_PROXY.*export NO_PROXY=localhost"):
         start(tmp_path)
+    assert not (tmp_path / "experiment").exists()
+
+
+def test_filelock_in_which_nni_waits_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = {"nni": Package("nni", "3.0", ("filelock <3.12",)), "filelock": Package("filelock", "3.12.0")}
+    monkeypatch.setattr(locks, "installed_packages", lambda: here)
+    with pytest.raises(MissingDependencyError, match=r'3\.12\.0 is installed; from 3\.12 on.* "filelock<3\.12"'):
+        start(tmp_path)
+    assert not (tmp_path / "experiment").exists()
+
+
+def test_windows_cannot_start_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_experiment(written(tmp_path, WELL))
+    monkeypatch.setattr(manager, "sys", SimpleNamespace(platform="win32"))
+    with (
+        pytest.raises(ConfigError, match=r"trainingService: platform: local: .* Windows has no bash"),
+        running(config, folder=tmp_path / "experiment"),
+    ):
+        pytest.fail("it has started")
     assert not (tmp_path / "experiment").exists()
 
 
