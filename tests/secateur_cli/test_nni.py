@@ -1,13 +1,10 @@
-"""`secateur nni`: what it refuses, what it shows of an experiment, and the run that its trials are made of."""
+"""`secateur nni`: what it shows of an experiment, and the run that its trials are made of."""
 
 from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +16,6 @@ from secateur.protocols import Evaluate
 from secateur_cli.nni_search import plan_of_run, run_to_search, worth_of_run
 from secateur_cli.report.front_plot import front_plot
 from secateur_cli.tuning_trial import as_changes, tuned_run
-from secateur_nni.experiments import following, manager
 from secateur_nni.experiments.results import Trial, write_trials
 
 TRIALS = [
@@ -58,7 +54,14 @@ def test_status_says_what_each_trial_had_and_found(experiment: Path) -> None:
     assert "trial 3: failed, no result; parameters unknown" in printed
     facts = json.loads(give("nni", "status", str(experiment), "--json")[1])
     assert facts["page"] is None
-    assert facts["trials"][1]["macs"] == 6e6
+    assert facts["trials"][1]["metrics"]["macs"] == 6e6
+
+
+def test_status_as_data_keeps_hyperparameters_and_metrics_apart(experiment: Path) -> None:
+    found = {"default": 0.8, "parameters": 9e4, "status": 1.0}
+    write_trials([Trial("a", 0, "SUCCEEDED", {"delta": 0.02}, found)], experiment)
+    (trial,) = json.loads(give("nni", "status", str(experiment), "--json")[1])["trials"]
+    assert trial == {"trial": "a", "status": "SUCCEEDED", "parameters": {"delta": 0.02}, "metrics": found}
 
 
 def test_status_of_a_killed_experiment_calls_nothing_running(experiment: Path) -> None:
@@ -95,76 +98,6 @@ def test_folder_that_is_none(tmp_path: Path, command: str) -> None:
     code, _, complained = give("nni", command, str(tmp_path), columns=300)
     assert code == 2
     assert "is not the folder of an experiment of NNI" in complained
-
-
-def test_run_refuses_before_nni_starts(tmp_path: Path) -> None:
-    config = tmp_path / "experiment.yml"
-    (tmp_path / "run.yaml").write_text("network: {build: a:b}\n", encoding="utf-8")
-    config.write_text(
-        "trialCommand: python t.py\ntrialConcurrency: 1\nsearchSpace: {}\ntrainingService: {platform: local}\n"
-        "tuner: {name: SecateurGreedy, classArgs: {search: 'secateur_cli.nni_search:plan_of_run', output: out, "
-        "arguments: {config: run.yaml}}}\n",
-        encoding="utf-8",
-    )
-    code, _, complained = give("nni", "run", str(config), "--output", str(tmp_path / "out"), columns=300)
-    assert code == 2
-    assert "run.yaml" in complained
-    assert "data: missing" in complained
-    assert not (tmp_path / "out").exists()
-
-
-GREEDY = """
-trialCommand: python t.py
-trialCodeDirectory: ~/code
-trialConcurrency: 1
-searchSpace: {}
-trainingService: {platform: local}
-tuner: {name: SecateurGreedy, classArgs: {search: "a:b", output: out}}
-"""
-
-
-@pytest.fixture
-def me(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The home of a user with an experiment whose code lies in another folder."""
-    monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "code").mkdir()
-    (tmp_path / "experiment.yml").write_text(GREEDY, encoding="utf-8")
-    return tmp_path
-
-
-@contextmanager
-def started(*_: Any, **__: Any) -> Iterator[Any]:
-    """What stands for a manager that has started."""
-    yield SimpleNamespace(url="http://localhost:1")
-
-
-def test_run_reads_the_search_in_the_folder_of_the_code(me: Path) -> None:
-    (me / "code" / "run.yaml").write_text("network: {build: a:b}\n", encoding="utf-8")
-    search = "search: 'secateur_cli.nni_search:plan_of_run', arguments: {config: run.yaml}"
-    (me / "experiment.yml").write_text(GREEDY.replace('search: "a:b"', search), encoding="utf-8")
-    code, _, complained = give("nni", "run", str(me / "experiment.yml"), "--output", str(me / "out"), columns=300)
-    assert code == 2
-    assert "data: missing" in complained
-
-
-def test_run_says_where_the_plan_lies(me: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manager, "running", started)
-    monkeypatch.setattr(following, "follow", lambda *_, **__: [])
-    code, printed, _ = give("nni", "run", str(me / "experiment.yml"), "--output", str(me / "here"), columns=300)
-    assert code == 0
-    assert f"the plan lies in {me / 'code' / 'out' / 'plan.json'}" in printed
-
-
-def test_run_keeps_an_earlier_experiment(experiment: Path) -> None:
-    config = experiment / "experiment.yml"
-    config.write_text(
-        "trialCommand: python t.py\ntrialConcurrency: 1\nsearchSpace: {}\ntrainingService: {platform: local}\n"
-        "tuner: {name: Random}\n",
-        encoding="utf-8",
-    )
-    code, _, complained = give("nni", "run", str(config), "--output", str(experiment), columns=300)
-    assert code == 2
-    assert "holds an experiment already" in complained
 
 
 def test_trials_judge_as_the_search_would(greedy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
