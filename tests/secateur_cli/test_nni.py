@@ -120,6 +120,23 @@ def test_trials_judge_as_the_search_would(greedy: Path, tmp_path: Path, monkeypa
     assert load_plan(tmp_path / "here").to_json() == plan.to_json()
 
 
+def test_trials_read_the_images_that_a_search_draws(
+    greedy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loader of the user shuffles what compensation reads; a trial has drawn other numbers before than the run."""
+    text = greedy.read_text(encoding="utf-8")
+    wanted = "worth: {images: 32, recovery: compensate}"
+    greedy.write_text(text.replace("worth: {images: 32}", wanted), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+
+    def in_trials(worth: Evaluate, *, identity: str = "") -> Evaluate:
+        there, name = worth_of_run(str(greedy))
+        assert name == identity
+        return there
+
+    plan_of_run(in_trials, str(greedy))
+
+
 @pytest.mark.parametrize("search", ["uniform", "[greedy, refine]"])
 def test_searches_that_are_no_experiment(greedy: Path, search: str) -> None:
     greedy.write_text(
@@ -127,6 +144,23 @@ def test_searches_that_are_no_experiment(greedy: Path, search: str) -> None:
     )
     with pytest.raises(ConfigError, match="judges the candidates of one search by evaluation: greedy or refine"):
         run_to_search(str(greedy))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            "search: [greedy, uniform]",
+            "plan.search: greedy, uniform: a trial is one run, of one search and one variant",
+        ),
+        ("search: uniform, variant: [low, reverse]", "plan.variant: low, reverse: a trial is one run"),
+    ],
+)
+def test_trial_of_several_runs(greedy: Path, tmp_path: Path, given: str, message: str) -> None:
+    greedy.write_text(greedy.read_text(encoding="utf-8").replace("search: greedy", given), encoding="utf-8")
+    with pytest.raises(ConfigError, match=message):
+        tuned_run({}, print, config=greedy, output=tmp_path / "run", smoke=True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_trial_of_a_whole_run(greedy: Path, tmp_path: Path) -> None:
