@@ -27,6 +27,7 @@ from secateur.evaluation import CandidateWorth
 from secateur.records import PruningPlan
 from secateur.weights import load_weights
 from secateur_cli.inputs.data import load_data
+from secateur_cli.inputs.epochs import seed_everything
 from secateur_cli.inputs.sources import build_network
 from secateur_cli.progress import Progress
 from secateur_cli.settings.config import load_config
@@ -84,6 +85,7 @@ def worth_of_run(config: str) -> tuple[CandidateWorth, str]:
                 "trained weights as network.weights, in the folder that NNI copies"
             )
         load_weights(model, trained)
+    seed_everything(settings.seed)  # as the search does here
     judge = judge_of(settings, search, model=model, groups=groups, data=data)
     return judge.evaluate, judge.name
 

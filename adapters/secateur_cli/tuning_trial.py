@@ -68,6 +68,7 @@ def tuned_run(
     from rich.console import Console  # after the parameters have been read, as all that follows
 
     from secateur.checkpoint import load_pruned
+    from secateur.errors import ConfigError
     from secateur.evaluation import accuracy
     from secateur_cli.inputs.data import load_data
     from secateur_cli.inputs.sources import network_factory
@@ -77,6 +78,12 @@ def tuned_run(
     from secateur_cli.stages.pipeline import run_job
 
     settings = load_config(config, overrides=[*changes, *as_changes(parameters)])
+    for key, given in {"search": settings.plan.search, "variant": settings.plan.variant}.items():
+        if len(given) > 1:
+            raise ConfigError(
+                f"{config}: plan.{key}: {', '.join(given)}: a trial is one run, of one search and one variant; "
+                "to try several, make it a parameter of the search space"
+            )
     if smoke:
         settings = settings.smoke()
 

@@ -1,4 +1,4 @@
-"""`secateur nni`: what it refuses, what it shows of an experiment, and the run that its trials are made of."""
+"""`secateur nni`: what it shows of an experiment, and the run that its trials are made of."""
 
 from __future__ import annotations
 
@@ -54,7 +54,14 @@ def test_status_says_what_each_trial_had_and_found(experiment: Path) -> None:
     assert "trial 3: failed, no result; parameters unknown" in printed
     facts = json.loads(give("nni", "status", str(experiment), "--json")[1])
     assert facts["page"] is None
-    assert facts["trials"][1]["macs"] == 6e6
+    assert facts["trials"][1]["metrics"]["macs"] == 6e6
+
+
+def test_status_as_data_keeps_hyperparameters_and_metrics_apart(experiment: Path) -> None:
+    found = {"default": 0.8, "parameters": 9e4, "status": 1.0}
+    write_trials([Trial("a", 0, "SUCCEEDED", {"delta": 0.02}, found)], experiment)
+    (trial,) = json.loads(give("nni", "status", str(experiment), "--json")[1])["trials"]
+    assert trial == {"trial": "a", "status": "SUCCEEDED", "parameters": {"delta": 0.02}, "metrics": found}
 
 
 def test_status_of_a_killed_experiment_calls_nothing_running(experiment: Path) -> None:
@@ -93,34 +100,6 @@ def test_folder_that_is_none(tmp_path: Path, command: str) -> None:
     assert "is not the folder of an experiment of NNI" in complained
 
 
-def test_run_refuses_before_nni_starts(tmp_path: Path) -> None:
-    config = tmp_path / "experiment.yml"
-    (tmp_path / "run.yaml").write_text("network: {build: a:b}\n", encoding="utf-8")
-    config.write_text(
-        "trialCommand: python t.py\ntrialConcurrency: 1\nsearchSpace: {}\ntrainingService: {platform: local}\n"
-        "tuner: {name: SecateurGreedy, classArgs: {search: 'secateur_cli.nni_search:plan_of_run', output: out, "
-        "arguments: {config: run.yaml}}}\n",
-        encoding="utf-8",
-    )
-    code, _, complained = give("nni", "run", str(config), "--output", str(tmp_path / "out"), columns=300)
-    assert code == 2
-    assert "run.yaml" in complained
-    assert "data: missing" in complained
-    assert not (tmp_path / "out").exists()
-
-
-def test_run_keeps_an_earlier_experiment(experiment: Path) -> None:
-    config = experiment / "experiment.yml"
-    config.write_text(
-        "trialCommand: python t.py\ntrialConcurrency: 1\nsearchSpace: {}\ntrainingService: {platform: local}\n"
-        "tuner: {name: Random}\n",
-        encoding="utf-8",
-    )
-    code, _, complained = give("nni", "run", str(config), "--output", str(experiment), columns=300)
-    assert code == 2
-    assert "holds an experiment already" in complained
-
-
 def test_trials_judge_as_the_search_would(greedy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The plan is that of `secateur search`, where each worth is that of what a trial makes on its own."""
     monkeypatch.chdir(tmp_path)
@@ -141,6 +120,23 @@ def test_trials_judge_as_the_search_would(greedy: Path, tmp_path: Path, monkeypa
     assert load_plan(tmp_path / "here").to_json() == plan.to_json()
 
 
+def test_trials_read_the_images_that_a_search_draws(
+    greedy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loader of the user shuffles what compensation reads; a trial has drawn other numbers before than the run."""
+    text = greedy.read_text(encoding="utf-8")
+    wanted = "worth: {images: 32, recovery: compensate}"
+    greedy.write_text(text.replace("worth: {images: 32}", wanted), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+
+    def in_trials(worth: Evaluate, *, identity: str = "") -> Evaluate:
+        there, name = worth_of_run(str(greedy))
+        assert name == identity
+        return there
+
+    plan_of_run(in_trials, str(greedy))
+
+
 @pytest.mark.parametrize("search", ["uniform", "[greedy, refine]"])
 def test_searches_that_are_no_experiment(greedy: Path, search: str) -> None:
     greedy.write_text(
@@ -148,6 +144,23 @@ def test_searches_that_are_no_experiment(greedy: Path, search: str) -> None:
     )
     with pytest.raises(ConfigError, match="judges the candidates of one search by evaluation: greedy or refine"):
         run_to_search(str(greedy))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            "search: [greedy, uniform]",
+            "plan.search: greedy, uniform: a trial is one run, of one search and one variant",
+        ),
+        ("search: uniform, variant: [low, reverse]", "plan.variant: low, reverse: a trial is one run"),
+    ],
+)
+def test_trial_of_several_runs(greedy: Path, tmp_path: Path, given: str, message: str) -> None:
+    greedy.write_text(greedy.read_text(encoding="utf-8").replace("search: greedy", given), encoding="utf-8")
+    with pytest.raises(ConfigError, match=message):
+        tuned_run({}, print, config=greedy, output=tmp_path / "run", smoke=True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_trial_of_a_whole_run(greedy: Path, tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +14,7 @@ import typer
 from rich.table import Table
 
 from secateur.errors import ConfigError, MissingDependencyError
+from secateur_cli.claims import Claims
 from secateur_cli.commands.telling import Output, Trace, plain_console, telling
 from secateur_cli.progress import Progress
 from secateur_cli.settings.values import with_home
@@ -38,16 +40,14 @@ def run(
     with telling(trace=trace, stopped="stopped; NNI's processes have ended"):
         from secateur_nni.experiments.following import follow
         from secateur_nni.experiments.manager import running
-        from secateur_nni.experiments.setting import check_command, greedy_arguments, load_experiment
+        from secateur_nni.experiments.setting import check_command, code_folder, greedy_arguments, load_experiment
 
         settings = load_experiment(config)
         check_command(settings)
         arguments = greedy_arguments(settings)
         if arguments is not None:
-            _check_search(arguments, config.parent / str(settings.trial_code_directory))
+            _check_search(arguments, code_folder(settings))
         folder = with_home(output or Path("runs") / f"nni-{config.stem}")
-        if (folder / "trials.json").exists():
-            raise ConfigError(f"{folder} holds an experiment already; choose another folder with --output")
         console = plain_console()
         progress = Progress(console)
         told: set[str] = set()
@@ -64,13 +64,34 @@ def run(
 
         what = "trials" if arguments is None else "candidates"
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: NNI's processes must not stay
-        with running(settings, folder=folder, port=port) as experiment:
+        with alone(folder), running(settings, folder=folder, port=port) as experiment:
             progress.say(f"NNI's web page: {experiment.url}")
             with progress.task(what) as advance:
                 trials = follow(experiment, on_change=changed)
         progress.say(f"{len(trials)} trials; everything lies in {folder}")
         if arguments is not None:
-            progress.say(f"the plan lies in {config.parent / str(arguments['output']) / 'plan.json'}")
+            progress.say(f"the plan lies in {code_folder(settings) / str(arguments['output']) / 'plan.json'}")
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Within the block, no other experiment runs in a folder, which is made if it is missing.
+
+    Raises:
+        ConfigError: one runs there or has run there, or the folder cannot be written.
+    """
+    elsewhere = "choose another folder with --output"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        claims = Claims(folder / "lock")
+    except OSError as error:
+        raise ConfigError(f"the output {folder} cannot be used ({error.strerror}); {elsewhere}") from error
+    with claims, claims.claim("experiment") as ours:
+        if not ours:
+            raise ConfigError(f"another experiment runs in {folder}; wait for its end, or {elsewhere}")
+        if (folder / "trials.json").exists():
+            raise ConfigError(f"{folder} holds an experiment already; {elsewhere}")
+        yield
 
 
 @app.command()
@@ -83,7 +104,10 @@ def status(
     with telling(trace=trace):
         trials, page = _read(folder)
         if as_json:
-            facts = [{"trial": t.name, "status": t.status, "parameters": t.parameters, **t.metrics} for t in trials]
+            facts = [
+                {"trial": trial.name, "status": trial.status, "parameters": trial.parameters, "metrics": trial.metrics}
+                for trial in trials
+            ]
             typer.echo(json.dumps({"page": page, "trials": facts}, indent=1))
             return
         console = plain_console()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from secateur.findings import Finding
 from secateur.installed import fits, unmet
 from secateur_cli.doctor.environment import Environment
+from secateur_nni.locks import WHY, unfit_filelock
 
 SETUPTOOLS = "setuptools>=77.0.3,<82"  # 82 removed pkg_resources; torch asks for 77.0.3
-FILELOCK = "from 3.12 on NNI waits for its own lock for ever"
 
 
 def diagnose_nni(here: Environment) -> list[Finding]:
@@ -33,8 +33,8 @@ def _nni(here: Environment) -> Finding:
         return Finding("NNI", f"{nni.version}, and all that it needs")
     wanted = " ".join(f'"{lack.requirement}"' for lack in lacking)
     what, mend = "; ".join(map(str, lacking)), (f"pip install {wanted}",)
-    if any(lack.name == "filelock" for lack in lacking):
-        return Finding("NNI", what, "error", FILELOCK, mend)
+    if unfit_filelock(lacking) is not None:
+        return Finding("NNI", what, "error", WHY, mend)
     if any(lack.found is None for lack in lacking):
         return Finding("NNI", what, "error", "it fails where it imports what is missing", mend)
     return Finding("NNI", what, "warning", "NNI is no longer maintained and was tried with the older ones", mend)

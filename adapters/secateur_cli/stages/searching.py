@@ -26,6 +26,7 @@ from secateur.search import (
     uniform_plan,
 )
 from secateur.search.budget import allowed_cost
+from secateur_cli.inputs.epochs import seed_everything
 from secateur_cli.stages.job import Job
 from secateur_cli.stages.judge import judge_of
 from secateur_cli.stages.learning import LEARNT
@@ -138,6 +139,7 @@ def _judged(job: Job, scores: ScoreTable, find: Find) -> tuple[PruningPlan, list
 def _judged_in_place(job: Job, scores: ScoreTable, find: Find) -> tuple[PruningPlan, list[dict[str, Any]]]:
     config = job.config.plan
     with job.progress.waiting("preparing what the candidates have in common"):
+        seed_everything(job.config.seed)  # a trial of NNI draws the same images, whatever was drawn before
         judge = judge_of(job.config, job.search, model=job.model, groups=job.groups, data=job.data)
     evaluate: Evaluate = judge.evaluate
     if job.hooks.in_trials is not None:

@@ -21,10 +21,11 @@ from typing import Any
 
 from secateur.errors import ConfigError, MissingDependencyError, ProcessError
 from secateur.files import write_json
-from secateur_nni.experiments.setting import search_file
+from secateur_nni.experiments.setting import search_file, trial_path
 from secateur_nni.experiments.tuner import BUILTIN_NAME, GreedyTuner
 from secateur_nni.experiments.watching import MARK, watched
 from secateur_nni.host import check_nnictl
+from secateur_nni.locks import refuse_filelock
 from secateur_nni.proxies import refuse_proxy
 
 try:
@@ -74,16 +75,24 @@ def running(config: ExperimentConfig, *, folder: str | Path, port: int | None = 
         port: of the manager and its web page; None: one that is free.
 
     Raises:
-        ConfigError: the port is busy, or a proxy would take what is meant for localhost.
-        MissingDependencyError: the trials of other machines need pkg_resources, and there is none.
+        ConfigError: the port is busy, a proxy would take what is meant for localhost, the output of a search cannot
+            be written, or trials are to run on this machine and it is one of Windows.
+        MissingDependencyError: filelock is too new for NNI, or the trials of other machines need pkg_resources, and
+            there is none.
         ProcessError: the manager did not start, with what it said last.
 
     Example:
         >>> running.__name__
         'running'
     """
-    refuse_proxy()
     platform = getattr(config.training_service, "platform", "hybrid")
+    if platform == "local" and sys.platform == "win32":
+        raise ConfigError(
+            "trainingService: platform: local: trials of this machine are started by bash, and Windows has no bash; "
+            "run the experiment on Linux, macOS or WSL"
+        )
+    refuse_proxy()
+    refuse_filelock()
     if platform != "local":
         check_nnictl()
     folder = Path(folder).absolute()
@@ -91,13 +100,13 @@ def running(config: ExperimentConfig, *, folder: str | Path, port: int | None = 
         port = free_port()
     else:
         refuse_busy(port)
-    (folder / "home" / "nni-experiments").mkdir(parents=True, exist_ok=True)
     if (said := search_file(config)) is not None:
-        said.unlink(missing_ok=True)  # of an earlier experiment
+        make_output(said)
+    (folder / "home" / "nni-experiments").mkdir(parents=True, exist_ok=True)
     config.experiment_working_directory = str(folder)
     if platform == "local":
         config.trial_command = at_home(str(config.trial_command))
-    experiment = Experiment(config)
+    experiment = Experiment(config.canonical_copy())  # NNI's own copy is made at the manager's home
     with watched(experiment.id):
         try:
             _start(experiment, folder, port)
@@ -137,6 +146,30 @@ def refuse_busy(port: int) -> None:
             raise ConfigError(f"the port {port} is busy; choose another, or none, and a free one is taken")
 
 
+def make_output(said: Path) -> None:
+    """Make the output folder of a search, and remove what an earlier one has said there.
+
+    Args:
+        said: its search.json, by which alone an experiment learns that its search has failed.
+
+    Raises:
+        ConfigError: it cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     make_output(Path(folder) / "out" / "search.json")
+        ...     [path.name for path in Path(folder).rglob("*")]
+        ['out']
+    """
+    try:
+        said.parent.mkdir(parents=True, exist_ok=True)
+        write_json(said, {})
+        said.unlink()
+    except OSError as error:
+        raise ConfigError(f"tuner.classArgs.output: {said.parent} cannot be written ({error.strerror})") from error
+
+
 def is_running(record: Mapping[str, Any]) -> bool:
     """Return whether the experiment that an experiment.json tells of still has its manager.
 
@@ -166,7 +199,7 @@ def _start(experiment: Experiment, folder: Path, port: int) -> None:
         MARK: experiment.id,
         "SECATEUR_USER_HOME": str(Path.home()),
         "NNI_CONFIG_DIR": str(home / "config"),
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        "PATH": trial_path(),
     }
     before = {name: os.environ.get(name) for name in environment}
     ours, wait, stdout = launcher.Experiments, launcher._check_rest_server, log._handlers.get("_stdout_")
@@ -205,7 +238,7 @@ def tuner_meta() -> dict[str, Any]:
 
 
 def last_words(folder: Path, *, lines: int = 3) -> str:
-    """Return the last errors in the logs of an experiment's folder, to be put behind a sentence.
+    """Return the last errors in each of the logs of an experiment's folder, to be put behind a sentence.
 
     Example:
         >>> last_words(Path("/nowhere"))
@@ -215,8 +248,8 @@ def last_words(folder: Path, *, lines: int = 3) -> str:
     for path in sorted(folder.glob("*/log/*.log")):
         with suppress(OSError):
             text = path.read_text(encoding="utf-8", errors="replace").splitlines()
-            found += [line for line in text if re.search(r"ERROR|Error:", line)]
-    return f"; its logs in {folder} say: " + " / ".join(found[-lines:]) if found else ""
+            found += [line for line in text if re.search(r"ERROR|Error:", line)][-lines:]
+    return f"; its logs in {folder} say: " + " / ".join(found) if found else ""
 
 
 def _has_ended(experiment: Experiment) -> bool:

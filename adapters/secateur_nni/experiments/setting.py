@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import os
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from secateur_nni.experiments.tuner import BUILTIN_NAME, SEARCH_FILE, GreedyTune
 
 try:
     from nni.experiment import ExperimentConfig
+    from nni.experiment.config.utils import unset_base_path
 except ImportError as error:
     raise MissingDependencyError(f'NNI 3.0 cannot be imported ({error}); pip install "secateur[nni]"') from error
 
@@ -71,6 +74,8 @@ def load_experiment(path: str | Path) -> ExperimentConfig:
     except Exception as error:  # NNI answers with bare assertions, type errors, attribute errors and others
         what = f"{type(error).__name__}: {error}".rstrip(": ")
         raise ConfigError(f"{path}: NNI refuses the configuration ({what})") from error
+    finally:
+        unset_base_path()  # NNI keeps that of a file that it refuses, and then reads no other
     return config
 
 
@@ -107,10 +112,20 @@ def search_file(config: Any) -> Path | None:
         True
     """
     arguments = greedy_arguments(config)
-    if arguments is None:
-        return None
-    folder: Path = Path(config.canonical_copy().trial_code_directory)
-    return folder / str(arguments["output"]) / SEARCH_FILE
+    return None if arguments is None else code_folder(config) / str(arguments["output"]) / SEARCH_FILE
+
+
+def code_folder(config: ExperimentConfig) -> Path:
+    """Return the trialCodeDirectory of an experiment, from which the paths of its search count.
+
+    Example:
+        >>> from nni.experiment import AlgorithmConfig
+        >>> config = ExperimentConfig("local", tuner=AlgorithmConfig(name="TPE"), search_space={}, trial_concurrency=1)
+        >>> config.trial_command = "python trial.py"
+        >>> code_folder(config) == Path.cwd().resolve()
+        True
+    """
+    return Path(config.canonical_copy().trial_code_directory)
 
 
 def check_command(config: ExperimentConfig) -> None:
@@ -124,8 +139,18 @@ def check_command(config: ExperimentConfig) -> None:
     """
     platform = getattr(config.training_service, "platform", None)
     program = str(config.trial_command).split()[0] if config.trial_command else ""
-    if platform == "local" and program.isidentifier() and shutil.which(program) is None:
+    if platform == "local" and program.isidentifier() and shutil.which(program, path=trial_path()) is None:
         raise ConfigError(f"trialCommand: {program!r} is not found on this machine")
+
+
+def trial_path() -> str:
+    """Return where trials of this machine look for programs: beside this Python first.
+
+    Example:
+        >>> trial_path().endswith(os.environ["PATH"])
+        True
+    """
+    return f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
 
 
 def _plain(key: Any) -> str:

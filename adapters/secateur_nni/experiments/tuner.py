@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 SEARCH_FILE = "search.json"
 BUILTIN_NAME = "SecateurGreedy"
+_logger = logging.getLogger("nni.secateur")  # NNI writes to dispatcher.log what its own loggers are told
 
 
 class GreedyTuner(Tuner):  # type: ignore[misc]  # NNI has no types
@@ -54,7 +56,8 @@ class GreedyTuner(Tuner):  # type: ignore[misc]  # NNI has no types
         retries, timeout, patience: see `CandidateTrials`.
         optimize_mode: "maximize" alone: larger is better, always.
 
-    What is wrong with the arguments, the search itself or its trials ends the search with the state "failed".
+    What is wrong with the arguments, the search itself or its trials ends the search with the state "failed"; where not
+    even that can be written, the process ends, and NNI's experiment with it after half a minute.
 
     Example:
         >>> tuner = GreedyTuner("my_module:my_search", "out")
@@ -82,7 +85,7 @@ class GreedyTuner(Tuner):  # type: ignore[misc]  # NNI has no types
         self._output = Path(output).absolute()
         self._search, self._arguments = search, dict(arguments or {})
         self._settings: dict[str, Any] = {"retries": retries, "timeout": timeout, "patience": patience}
-        self._optimize_mode = optimize_mode
+        self._optimize_mode, self._judged = optimize_mode, 0
         self._lock = Lock()
         self._trials: CandidateTrials | None = None
         self._early: list[tuple[Sequence[int], Callable[..., Any]]] = []
@@ -116,39 +119,47 @@ class GreedyTuner(Tuner):  # type: ignore[misc]  # NNI has no types
             self._trials.ended()
 
     def _run(self) -> None:
+        try:
+            self._find_plan()
+        except BaseException as error:
+            what = f"{type(error).__name__}: {error}"
+            try:
+                self._note("failed", judged=self._judged, error=what)
+            except BaseException as unsaid:  # a full disk, say: what ends without a word is waited for for ever
+                why = f"{type(unsaid).__name__}: {unsaid}"
+                _logger.error(f"the search failed ({what}), which could not be written: {why}")
+                logging.shutdown()
+                os._exit(1)  # NNI ends an experiment whose tuner is gone, but none whose tuner has only raised
+            raise
+
+    def _find_plan(self) -> None:
         # NNI gives a tuner ten seconds to come up (core/tuner_command_channel.js); torch may take longer than that.
         from secateur.checkpoint import save_plan
         from secateur.errors import ConfigError
-        from secateur.files import write_json
         from secateur_nni.experiments.candidate_trials import CandidateTrials
 
-        def note(state: str, **facts: Any) -> None:
-            write_json(self._output / SEARCH_FILE, {"state": state, **facts})
+        self._output.mkdir(parents=True, exist_ok=True)
+        self._note("searching", judged=0)
+        if self._optimize_mode != "maximize":
+            raise ConfigError(f"optimize_mode is {self._optimize_mode!r}; larger worths are better: maximize")
+        trials = CandidateTrials(**self._settings, on_worth=self._tell)
+        search = named(self._search)
+        with self._lock:
+            self._trials = trials
+            for ids, send in self._early:
+                trials.requested(ids, send)
+        plan = search(trials.judging, **self._arguments)
+        save_plan(plan, self._output)
+        self._note("done", judged=self._judged, plan=plan.fingerprint)
 
-        judged = 0
+    def _tell(self, judged: int) -> None:
+        self._judged = judged
+        self._note("searching", judged=judged)
 
-        def tell(count: int) -> None:
-            nonlocal judged
-            judged = count
-            note("searching", judged=count)
+    def _note(self, state: str, **facts: Any) -> None:
+        from secateur.files import write_json
 
-        try:
-            self._output.mkdir(parents=True, exist_ok=True)
-            note("searching", judged=0)
-            if self._optimize_mode != "maximize":
-                raise ConfigError(f"optimize_mode is {self._optimize_mode!r}; larger worths are better: maximize")
-            trials = CandidateTrials(**self._settings, on_worth=tell)
-            search = named(self._search)
-            with self._lock:
-                self._trials = trials
-                for ids, send in self._early:
-                    trials.requested(ids, send)
-            plan = search(trials.judging, **self._arguments)
-            save_plan(plan, self._output)
-        except BaseException as error:
-            note("failed", judged=judged, error=f"{type(error).__name__}: {error}")
-            raise
-        note("done", judged=judged, plan=plan.fingerprint)
+        write_json(self._output / SEARCH_FILE, {"state": state, **facts})
 
 
 def code_directory(arguments: Sequence[str]) -> Path | None:

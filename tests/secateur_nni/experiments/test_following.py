@@ -82,6 +82,15 @@ def test_a_manager_that_was_killed(tmp_path: Path) -> None:
         follow(Running(manager, tmp_path, 1))
 
 
+def test_a_search_that_could_not_say_why(tmp_path: Path) -> None:
+    manager = Manager("RUNNING", "ERROR", process=Alive())
+    manager.config = ExperimentConfig("local", trial_command="true", trial_concurrency=1, search_space={})
+    arguments = {"search": "a:b", "output": str(tmp_path)}
+    manager.config.tuner = AlgorithmConfig(name="SecateurGreedy", class_args=arguments)
+    with pytest.raises(ProcessError, match=rf"experiment failed, and its search could not write why to {tmp_path}"):
+        follow(Running(manager, tmp_path, 1))
+
+
 def test_a_manager_that_was_killed_is_not_asked_to_end(capfd: pytest.CaptureFixture[str]) -> None:
     experiment = Experiment(ExperimentConfig("local"))
     experiment._proc, experiment.port = killed(), free_port()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import urllib.request
@@ -59,6 +60,39 @@ def test_plan_is_that_of_the_search_in_one_process(user: Path, concurrency: int)
             assert trial.parameters is not None
             assert trial.result["candidate"] == trial.parameters["candidate"]
     assert [trial.name for trial in read_trials(user / "experiment")] == [trial.name for trial in trials]
+
+
+SPOILING = """
+import os
+from pathlib import Path
+def search(in_trials):
+    Path(f"out/.search.json.{os.getpid()}.tmp").mkdir()
+    raise ValueError("no plan")
+"""
+DISPATCHER = """
+import time
+from secateur_nni.experiments.tuner import GreedyTuner
+GreedyTuner("spoiling:search", "out").update_search_space({})
+time.sleep(20)
+"""
+UNSAID = "the search failed (ValueError: no plan), which could not be written: IsADirectoryError"
+
+
+def test_search_that_cannot_write_why_it_failed_ends_its_process(user: Path) -> None:
+    (user / "spoiling.py").write_text(SPOILING, encoding="utf-8")
+    done = subprocess.run([sys.executable, "-c", DISPATCHER], cwd=user, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert UNSAID in done.stdout
+
+
+@pytest.mark.nni_long
+def test_search_that_cannot_write_why_it_failed_ends_the_experiment(user: Path) -> None:
+    """NNI waits 30 seconds for a tuner that has ended."""
+    (user / "spoiling.py").write_text(SPOILING, encoding="utf-8")
+    path = write_experiment(user, "worth")
+    path.write_text(path.read_text(encoding="utf-8").replace("searching:", "spoiling:"), encoding="utf-8")
+    with pytest.raises(ProcessError, match=f"could not write why to .*out.*{re.escape(UNSAID)}"):
+        run(user, path)
 
 
 @pytest.mark.nni_long

@@ -6,11 +6,14 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from secateur.errors import ConfigError, MissingDependencyError, ProcessError
+from secateur.installed import Package
+from secateur_nni import locks
 from secateur_nni.experiments import manager
 from secateur_nni.experiments.manager import free_port, last_words, refuse_busy, running
 from secateur_nni.experiments.setting import check_command, greedy_arguments, load_experiment
@@ -59,6 +62,13 @@ def test_bad_files(tmp_path: Path, old: str, new: str, message: str) -> None:
     assert "experiment.yml" in str(raised.value)
 
 
+def test_bad_file_spoils_no_other(tmp_path: Path) -> None:
+    """NNI forgets the folder of a file that it reads, but not of one that it refuses."""
+    with pytest.raises(ConfigError, match="NNI refuses the configuration"):
+        load_experiment(written(tmp_path, WELL.replace("{platform: local}", "{platform: local, gpus: 1}")))
+    load_experiment(written(tmp_path, WELL))
+
+
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no configuration file"):
         load_experiment(tmp_path / "none.yml")
@@ -84,6 +94,12 @@ def test_program_that_is_not_there(tmp_path: Path) -> None:
         check_command(config)
 
 
+def test_program_beside_this_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials find the programs of this environment first, whether it is activated or not."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    check_command(load_experiment(written(tmp_path, WELL)))
+
+
 def start(folder: Path, **given: Any) -> None:
     with running(load_experiment(written(folder, WELL)), folder=folder / "experiment", **given):
         pytest.fail("it has started")
@@ -105,12 +121,44 @@ def test_ports_that_are_none(port: int) -> None:
         refuse_busy(port)
 
 
+def test_output_of_a_search_that_cannot_be_written(tmp_path: Path) -> None:
+    """The search could say nowhere that it has failed, and the experiment would be waited for for ever."""
+    (tmp_path / "out").touch()
+    ours = "{name: SecateurGreedy, classArgs: {search: 'a:b', output: out/plan}}"
+    config = load_experiment(written(tmp_path, WELL.replace("{name: TPE}", ours)))
+    with (
+        pytest.raises(ConfigError, match=r"tuner.classArgs.output: .*out/plan cannot be written \(Not a directory\)"),
+        running(config, folder=tmp_path / "experiment"),
+    ):
+        pytest.fail("it has started")
+    assert not (tmp_path / "experiment").exists()
+
+
 def test_proxy_that_swallows_localhost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HTTP_PROXY", "http://proxy.invalid:80")
     with pytest.raises(ConfigError, match=r"would go to the proxy of HTTP_PROXY.*export NO_PROXY=localhost"):
         start(tmp_path)
+    assert not (tmp_path / "experiment").exists()
+
+
+def test_filelock_in_which_nni_waits_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = {"nni": Package("nni", "3.0", ("filelock <3.12",)), "filelock": Package("filelock", "3.12.0")}
+    monkeypatch.setattr(locks, "installed_packages", lambda: here)
+    with pytest.raises(MissingDependencyError, match=r'3\.12\.0 is installed; from 3\.12 on.* "filelock<3\.12"'):
+        start(tmp_path)
+    assert not (tmp_path / "experiment").exists()
+
+
+def test_windows_cannot_start_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_experiment(written(tmp_path, WELL))
+    monkeypatch.setattr(manager, "sys", SimpleNamespace(platform="win32"))
+    with (
+        pytest.raises(ConfigError, match=r"trainingService: platform: local: .* Windows has no bash"),
+        running(config, folder=tmp_path / "experiment"),
+    ):
+        pytest.fail("it has started")
     assert not (tmp_path / "experiment").exists()
 
 
@@ -130,6 +178,37 @@ def test_machines_elsewhere_need_pkg_resources(tmp_path: Path, monkeypatch: pyte
         pytest.fail("it has started")
 
 
+@pytest.mark.parametrize("service", ["local", "remote"])
+def test_home_in_paths_is_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, service: str) -> None:
+    """NNI resolves paths once more, when it starts its manager and the home is another."""
+    me = tmp_path / "me"
+    (me / "code").mkdir(parents=True)
+    (me / "space.yml").write_text("x: {_type: choice, _value: [1, 2]}\n", encoding="utf-8")
+    (me / "key").touch()
+    monkeypatch.setenv("HOME", str(me))
+    text = WELL.replace("searchSpace: {x: {_type: choice, _value: [1, 2]}}", "searchSpaceFile: ~/space.yml")
+    text += "trialCodeDirectory: ~/code\nnniManagerIp: 127.0.0.1\n"
+    if service == "remote":
+        there = "{platform: remote, machineList: [{host: there, user: me, sshKeyFile: ~/key}]}"
+        text = text.replace("{platform: local}", there)
+    told: list[Any] = []
+
+    def start(_action: str, _name: str, config: Any, *_: Any) -> None:
+        told.append(config.json())
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(manager.launcher, "start_experiment", start)
+    with (
+        pytest.raises(ProcessError, match="enough"),
+        running(load_experiment(written(tmp_path, text)), folder=tmp_path / "out"),
+    ):
+        pytest.fail("it has started")
+    assert told[0]["trialCodeDirectory"] == str(me / "code")
+    assert told[0]["searchSpace"]["x"]["_value"] == [1, 2]
+    if service == "remote":
+        assert told[0]["trainingService"]["machineList"][0]["sshKeyFile"] == str(me / "key")
+
+
 @pytest.mark.nni
 def test_manager_that_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manager, "STARTUP", 0)
@@ -142,7 +221,10 @@ def test_last_words_are_the_errors_of_the_logs(tmp_path: Path) -> None:
     log = tmp_path / "abc" / "log" / "dispatcher.log"
     log.parent.mkdir(parents=True)
     log.write_text("INFO well\nERROR one\nConfigError: two\nINFO well\n", encoding="utf-8")
-    assert last_words(tmp_path) == f"; its logs in {tmp_path} say: ERROR one / ConfigError: two"
+    log.with_name("nnimanager.log").write_text("ERROR a\nERROR b\n", encoding="utf-8")
+    words = "ERROR one / ConfigError: two / ERROR a / ERROR b"
+    assert last_words(tmp_path) == f"; its logs in {tmp_path} say: {words}"
+    assert last_words(tmp_path, lines=1) == f"; its logs in {tmp_path} say: ConfigError: two / ERROR b"
 
 
 WITHOUT_NNI = """

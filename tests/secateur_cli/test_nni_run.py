@@ -1,0 +1,120 @@
+"""`secateur nni run`: what it refuses before NNI starts, and what it says in the end."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from runs_for_tests import give
+from secateur_nni.experiments import following, manager
+
+GREEDY = """
+trialCommand: python t.py
+trialCodeDirectory: ~/code
+trialConcurrency: 1
+searchSpace: {}
+trainingService: {platform: local}
+tuner: {name: SecateurGreedy, classArgs: {search: "a:b", output: out}}
+"""
+
+
+@pytest.fixture
+def me(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The home of a user with an experiment whose code lies in another folder."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "code").mkdir()
+    (tmp_path / "experiment.yml").write_text(GREEDY, encoding="utf-8")
+    return tmp_path
+
+
+@pytest.fixture
+def _as_if_run(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """NNI does not start, and what would have run is at its end at once."""
+
+    @contextmanager
+    def running(*_: Any, **__: Any) -> Iterator[Any]:
+        yield SimpleNamespace(url="http://localhost:1")
+
+    monkeypatch.setattr(manager, "running", running)
+    monkeypatch.setattr(following, "follow", lambda *_, **__: [])
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_run_refuses_before_nni_starts(tmp_path: Path) -> None:
+    config = tmp_path / "experiment.yml"
+    (tmp_path / "run.yaml").write_text("network: {build: a:b}\n", encoding="utf-8")
+    config.write_text(
+        "trialCommand: python t.py\ntrialConcurrency: 1\nsearchSpace: {}\ntrainingService: {platform: local}\n"
+        "tuner: {name: SecateurGreedy, classArgs: {search: 'secateur_cli.nni_search:plan_of_run', output: out, "
+        "arguments: {config: run.yaml}}}\n",
+        encoding="utf-8",
+    )
+    code, _, complained = give("nni", "run", str(config), "--output", str(tmp_path / "out"), columns=300)
+    assert code == 2
+    assert "run.yaml" in complained
+    assert "data: missing" in complained
+    assert not (tmp_path / "out").exists()
+
+
+def test_run_reads_the_search_in_the_folder_of_the_code(me: Path) -> None:
+    (me / "code" / "run.yaml").write_text("network: {build: a:b}\n", encoding="utf-8")
+    search = "search: 'secateur_cli.nni_search:plan_of_run', arguments: {config: run.yaml}"
+    (me / "experiment.yml").write_text(GREEDY.replace('search: "a:b"', search), encoding="utf-8")
+    code, _, complained = give("nni", "run", str(me / "experiment.yml"), "--output", str(me / "out"), columns=300)
+    assert code == 2
+    assert "data: missing" in complained
+
+
+@pytest.mark.usefixtures("_as_if_run")
+def test_run_says_where_the_plan_lies(me: Path) -> None:
+    code, printed, _ = give("nni", "run", str(me / "experiment.yml"), "--output", str(me / "here"), columns=300)
+    assert code == 0
+    assert f"the plan lies in {me / 'code' / 'out' / 'plan.json'}" in printed
+
+
+HOLDING = """
+import sys
+from pathlib import Path
+from secateur_cli.commands.nni import alone
+with alone(Path(sys.argv[1])):
+    print("up", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.usefixtures("_as_if_run")
+def test_run_leaves_a_folder_to_the_experiment_that_runs_there(me: Path) -> None:
+    command = ("nni", "run", str(me / "experiment.yml"), "--output", str(me / "here"))
+    pipe = subprocess.PIPE
+    first = subprocess.Popen([sys.executable, "-c", HOLDING, str(me / "here")], stdin=pipe, stdout=pipe, text=True)
+    assert first.stdout is not None
+    assert first.stdout.readline() == "up\n"
+    code, _, complained = give(*command, columns=300)
+    first.communicate()
+    assert code == 2
+    assert f"another experiment runs in {me / 'here'}" in complained
+    assert give(*command)[0] == 0
+
+
+def test_run_into_what_is_no_folder(me: Path) -> None:
+    (me / "here").touch()
+    code, _, complained = give("nni", "run", str(me / "experiment.yml"), "--output", str(me / "here"), columns=300)
+    assert code == 2
+    assert "here cannot be used (File exists); choose another folder with --output" in complained
+
+
+def test_run_keeps_an_earlier_experiment(me: Path) -> None:
+    (me / "trials.json").write_text("[]", encoding="utf-8")
+    code, _, complained = give("nni", "run", str(me / "experiment.yml"), "--output", str(me), columns=300)
+    assert code == 2
+    assert "holds an experiment already" in complained
