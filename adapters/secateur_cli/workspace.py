@@ -25,7 +25,8 @@ class Workspace:
     """A folder that holds one run, in which finished stages are not repeated.
 
     run.json names the run by its settings and its images. A folder of the same run is continued; one that holds another
-    run, or files that no run has written, is refused before anything is touched. A stage counts as done once its
+    run, or files that no run has written, is refused before anything is touched. A run is held from the first file of a
+    stage on: the epochs of a training that was stopped are of its settings and images. A stage counts as done once its
     result stands in run.json, which is written after the stage's files, so a run that is stopped at any moment can be
     continued. Where a file of a stage is gone or is not what was written, that stage and all later ones are done
     again.
@@ -154,7 +155,7 @@ class Workspace:
                 raise ValueError(f"format {record['format']!r}")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"{path} is not the record of a run ({error}); choose another --output") from error
-        if not stages:  # nothing would be lost
+        if not stages and not self._has_begun():  # nothing would be lost
             return
         difference = first_difference(before, self.settings)
         if difference:
@@ -169,6 +170,11 @@ class Workspace:
             if self.lost is not None:
                 break
             self.stages[stage], self._written[stage] = result, known
+
+    def _has_begun(self) -> bool:
+        """Return whether a stage has left files, such as the epochs of a training that was stopped."""
+        within = (self.folder / "stages").rglob("*")
+        return any(path.is_file() and not UNFINISHED.fullmatch(path.name) for path in within)
 
     def _agree(self, images: Mapping[str, str]) -> None:
         """Refuse other images than those that the stages were made of, and keep what is known of them."""
