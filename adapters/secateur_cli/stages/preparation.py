@@ -33,7 +33,7 @@ from secateur_cli.progress import Progress
 from secateur_cli.settings.config import resolve
 from secateur_cli.settings.schema import PlanConfig, RunConfig, ScoreConfig, Search
 from secateur_cli.stages.few_bits import needs_scores, plan_bits
-from secateur_cli.stages.identity import images_of
+from secateur_cli.stages.identity import images_of, weights_of_builder
 from secateur_cli.stages.job import Job
 from secateur_cli.stages.latency import check_latency
 from secateur_cli.stages.learning import rehearse_learning
@@ -69,8 +69,11 @@ def prepare(
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     seed_everything(config.seed)
+    build, weights = network_factory(config.network, folder), None
     with progress.waiting("building the network"):
         model = build_network(config.network, folder).eval()
+        if config.train is None and config.network.weights is None:
+            weights = weights_of_builder(model, build, seed=config.seed)
     workspace = Workspace(output, run_settings(config, search, folder=folder, smoke=smoke), files=files, begun=begun)
     data = load_data(config.data, folder=folder, seed=config.seed)
     outputs = logits(model, data.example).shape[1]
@@ -88,7 +91,7 @@ def prepare(
     rehearse_plan(config, search, rehearse_scores(config, model, data.example), setting)
     with progress.waiting("looking at the images"):
         images = images_of(data, seed=config.seed)
-    workspace.open(images)
+    workspace.open(images, weights=weights)
     if workspace.stages:
         progress.say(f"continuing the run in {output}; done so far: {', '.join(workspace.stages)}")
     if workspace.lost is not None:
@@ -110,7 +113,6 @@ def prepare(
         "data": dict(data.describe),
         "accuracy": [],
     }
-    build = network_factory(config.network, folder)
     return Job(config, search, workspace, progress, build, model, data, groups, costs, shallow, facts)
 
 
