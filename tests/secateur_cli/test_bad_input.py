@@ -85,6 +85,9 @@ class Frozen(Small):
         super().__init__()
         self.requires_grad_(False)
 
+class Counted(Small):
+    def forward(self, x): return super().forward(x.view(len(x), 1, 8, 8))
+
 class Half(Small):
     def __init__(self):
         super().__init__()
@@ -134,6 +137,7 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     ((network("Talkative"),), "only tensors can be saved and loaded; the network also has the state _extra_state"),
     ((network("Normed"),), "layer 'second' are computed by a parametrization"),
     ((network("Frozen"),), "cannot be trained; set fine_tune: null"),
+    ((network("Counted"),), "turns the batch size into a Python number, as len(x) "),
     ((network("Half"),), "does not run on the data"),
     (("network.build=secateur_user_networks:Flat",), "nothing in this network can be pruned"),
     (weights("foreign.safetensors"), "do not fit the network: "),
