@@ -282,6 +282,15 @@ def test_of_several_searches_all_folders_are_looked_at_before_any_work(user: Use
     assert not (tmp_path / "uniform").exists()
 
 
+@pytest.mark.parametrize("name", ["run", "search"])
+def test_of_several_searches_each_is_rehearsed_before_any_work(user: User, tmp_path: Path, name: str) -> None:
+    rates = ("plan.search=[uniform, rates]", "plan.rates='[0.5]+[0.5]*7'")
+    code, said, complained = user.command(tmp_path / "out", *rates, name=name)
+    assert (code, said) == (2, "")
+    assert complained.startswith("error: plan.rates: ")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_another_file_of_weights_is_another_run(
     user: User, finished: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:

@@ -90,7 +90,9 @@ def prepare(
     rehearse_quantization(config, model, data.example)
     if "benchmark" not in workspace.stages:
         check_batches(config, model, data.example)
-    rehearse_plan(config, search, rehearse_scores(config, model, data.example), setting)
+    scores = rehearse_scores(config, model, data.example)
+    for each in dict.fromkeys((search, *config.plan.search)):  # also those that follow in folders of their own
+        rehearse_plan(config, each, scores, setting)
     if timed or ("onnx" in files and "onnx" not in workspace.stages):
         with progress.waiting("exporting to ONNX, to see whether it can be done"):
             check_export(model, data.example)
