@@ -70,7 +70,7 @@ def test_stopped_before_and_after_each_stage_is_recorded(
     monkeypatch.setattr(Workspace, "done", done)
     report, calls = call_until_done(user, tmp_path / "run", lambda _: None)
     stages = json.loads((tmp_path / "run" / "run.json").read_text())["stages"]
-    assert calls == len(stopped) == 2 * len(stages) == 24
+    assert calls == len(stopped) == 2 * len(stages) == 26
     assert_same_end(tmp_path / "run", report, finished)
 
 
@@ -194,7 +194,7 @@ def test_a_full_disk_is_told_in_a_line_and_loses_nothing(
     assert complained.count("\n") == 1
     assert "Traceback" not in complained
     kept = json.loads((output / "run.json").read_text())["stages"]
-    assert list(kept)[:3] == ["training", "accuracy: dense", "scores"]
+    assert list(kept)[:3] == ["training", "software and machine", "accuracy: dense"]
     assert [path for path in contents(output) if path.endswith(".tmp")] == []
     assert_same_end(output, user.call(output), finished)
 
