@@ -16,7 +16,7 @@ from secateur.errors import CheckpointError, ConfigError
 from secateur.files import write_json
 
 RUN_FILE = "run.json"
-PLAN = "stages/plan.json"
+PLAN, LEARNT_PLAN = "stages/plan.json", "stages/learnt.json"
 FORMAT = 1
 UNFINISHED = re.compile(r"\..+\.\d+\.tmp")  # how `secateur.files.replacing` names what it has not finished
 

@@ -26,9 +26,9 @@ from secateur.search import (
     uniform_plan,
 )
 from secateur.search.budget import allowed_cost
+from secateur_cli.settings.plan_schema import LEARNT
 from secateur_cli.stages.job import Job
 from secateur_cli.stages.judge import judge_of
-from secateur_cli.stages.learning import LEARNT
 from secateur_cli.stages.prescribed import PRESCRIBED, Setting, prescribed_plan
 
 WAYS = {
