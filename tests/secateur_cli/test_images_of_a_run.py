@@ -112,7 +112,7 @@ def of_user(monkeypatch: pytest.MonkeyPatch, **kinds: Any) -> Data:
 
 def test_augmented_batches_in_another_order_are_the_same_images(monkeypatch: pytest.MonkeyPatch) -> None:
     loader = DataLoader(Noisy(), batch_size=8, shuffle=True)
-    data = of_user(monkeypatch, train=loader, validation=loader, test=loader)
+    data = of_user(monkeypatch, train=loader, validation=loader, test=DataLoader(Noisy(), batch_size=8))
     found = images_of(data, seed=0)
     assert found.keys() == {"held-out", "training"}
     torch.rand(3)
