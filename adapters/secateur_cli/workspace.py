@@ -193,7 +193,7 @@ class Workspace:
                 f"the output folder {self.folder} holds a run of a network that was built with other weights; choose "
                 "another with --output, or build it with those to continue it"
             )
-        self._images, self._weights = self._images | images, known
+        self._images, self._weights = {**self._images, **images}, known
 
     def _keep_others_out(self) -> None:
         if sys.platform == "win32":  # two processes in one folder are not noticed there
