@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -147,9 +147,9 @@ def _images(source: Any) -> Any:
     """Return the object that holds the images: the dataset of a DataLoader that reads all of it, else the batches."""
     if not isinstance(source, DataLoader) or source.batch_size is None:  # batches of the user's own choice
         return source
-    sampler = source.sampler
-    whole = isinstance(sampler, (RandomSampler, SequentialSampler)) and sampler.data_source is source.dataset
-    return source.dataset if whole else source
+    sampler, images = source.sampler, cast(Any, source.dataset)
+    whole = isinstance(sampler, (RandomSampler, SequentialSampler)) and sampler.data_source is images
+    return images if whole else source
 
 
 def _by_name(returned: Any, path: str) -> dict[str, Any]:
