@@ -8,7 +8,10 @@ from pathlib import Path
 from secateur.checkpoint import PLAN_FILE
 from secateur.errors import PlanError
 from secateur.records import PruningPlan
-from secateur_cli.workspace import PLAN, RUN_FILE
+from secateur_cli.workspace import LEARNT_PLAN, PLAN, RUN_FILE
+
+LEARNT = ("autopruner", "soft_clusters")
+"""The searches whose first plan says only how many channels stay."""
 
 
 def read_plan(path: Path) -> PruningPlan:
@@ -18,7 +21,8 @@ def read_plan(path: Path) -> PruningPlan:
         path: JSON of `PruningPlan.to_json`, a plan.json beside a pruned network, or a folder that holds one.
 
     Raises:
-        PlanError: there is none, or it is malformed; a folder of several searches names their plans.
+        PlanError: there is none, or it is malformed; a folder of several searches names their plans; which channels a
+            run keeps is still being learnt.
     """
     file = _file(path) if path.is_dir() else path
     try:
@@ -40,12 +44,27 @@ def read_plan(path: Path) -> PruningPlan:
 
 
 def _file(folder: Path) -> Path:
-    for name in (PLAN_FILE, PLAN):
+    learns = _search(folder) in LEARNT
+    for name in (PLAN_FILE, LEARNT_PLAN if learns else PLAN):
         if (folder / name).is_file():
             return folder / name
+    if learns and (folder / PLAN).is_file():
+        raise PlanError(
+            f"{folder} holds no plan yet: which channels stay is still being learnt, and {folder / PLAN} says only how "
+            "many; repeat its command to continue it"
+        )
     inner = sorted(str(found.parent) for found in folder.glob(f"*/{PLAN_FILE}"))
     if inner:
         raise PlanError(f"{folder} holds several plans; choose one of {', '.join(inner)}")
     if (folder / RUN_FILE).is_file():
         raise PlanError(f"{folder} holds no plan yet: its search is not finished; repeat its command to continue it")
     raise PlanError(f"{folder} holds no {PLAN_FILE}")
+
+
+def _search(folder: Path) -> str | None:
+    """Return the search of the run in a folder; None where there is none that can be read."""
+    try:
+        name: str = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))["settings"]["search"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return name

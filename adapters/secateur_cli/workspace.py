@@ -16,7 +16,7 @@ from secateur.errors import CheckpointError, ConfigError
 from secateur.files import write_json
 
 RUN_FILE = "run.json"
-PLAN = "stages/plan.json"
+PLAN, LEARNT_PLAN = "stages/plan.json", "stages/learnt.json"
 FORMAT = 1
 UNFINISHED = re.compile(r"\..+\.\d+\.tmp")  # how `secateur.files.replacing` names what it has not finished
 
@@ -25,7 +25,8 @@ class Workspace:
     """A folder that holds one run, in which finished stages are not repeated.
 
     run.json names the run by its settings and its images. A folder of the same run is continued; one that holds another
-    run, or files that no run has written, is refused before anything is touched. A stage counts as done once its
+    run, or files that no run has written, is refused before anything is touched. A run is held from the first file of a
+    stage on: the epochs of a training that was stopped are of its settings and images. A stage counts as done once its
     result stands in run.json, which is written after the stage's files, so a run that is stopped at any moment can be
     continued. Where a file of a stage is gone or is not what was written, that stage and all later ones are done
     again.
@@ -63,27 +64,29 @@ class Workspace:
         self.lost: str | None = None
         self._files = dict(files or {})
         self._images: dict[str, str] = {}
+        self._weights: str | None = None
         self._written: dict[str, dict[str, Any]] = {}
         self._begun = time.monotonic() if begun is None else begun
         self._lock: int | None = None
         self._look()
 
-    def open(self, images: Mapping[str, str] | None = None) -> Self:
+    def open(self, images: Mapping[str, str] | None = None, *, weights: str | None = None) -> Self:
         """Make the folder, keep other processes out, and clear away what a killed process left unfinished.
 
         Args:
             images: what the images of the run are called -> a hash of them; what the folder says of the same must be
                 the same, and what it does not say is added.
+            weights: a hash of those that the network is built with, likewise; None where they need not be the same.
 
         Raises:
-            ConfigError: the folder cannot be made or written, holds a run on other images, or another process works
-                in it.
+            ConfigError: the folder cannot be made or written, holds a run on other images or of other weights, or
+                another process works in it.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._keep_others_out()
             self._look()  # another process may have worked here since
-            self._agree(images or {})
+            self._agree(images or {}, weights)
             for path in self.folder.rglob(".*.tmp"):
                 if UNFINISHED.fullmatch(path.name):
                     path.unlink(missing_ok=True)
@@ -129,7 +132,8 @@ class Workspace:
     def _look(self) -> None:
         """Read what the folder holds, or refuse it."""
         folder = self.folder
-        self.stages, self.seconds, self.lost, self._images, self._written = {}, 0.0, None, {}, {}
+        self.stages, self.seconds, self.lost = {}, 0.0, None
+        self._images, self._weights, self._written = {}, None, {}
         try:
             if folder.exists() and not folder.is_dir():
                 raise ConfigError(f"the output {folder} is a file; it must be a folder")
@@ -148,13 +152,13 @@ class Workspace:
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
             before, stages, seconds = record["settings"], record["stages"], float(record["seconds"])
-            images = dict(record.get("images", {}))
+            images, weights = dict(record.get("images", {})), record.get("weights")
             written = {stage: dict(files) for stage, files in record.get("files", {}).items()}
             if record["format"] != FORMAT or not isinstance(stages, dict) or not isinstance(before, dict):
                 raise ValueError(f"format {record['format']!r}")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"{path} is not the record of a run ({error}); choose another --output") from error
-        if not stages:  # nothing would be lost
+        if not stages and not self._has_begun():  # nothing would be lost
             return
         difference = first_difference(before, self.settings)
         if difference:
@@ -162,7 +166,7 @@ class Workspace:
                 f"the output folder {self.folder} holds another run ({difference}); choose another with --output, "
                 "or repeat that run's settings to continue it"
             )
-        self.seconds, self._images = seconds, images
+        self.seconds, self._images, self._weights = seconds, images, weights
         for stage, result in stages.items():
             names, known = self._files.get(stage, ()), written.get(stage, {})
             self.lost = next((name for name in names if not _is_whole(self.folder / name, known.get(name))), None)
@@ -170,15 +174,26 @@ class Workspace:
                 break
             self.stages[stage], self._written[stage] = result, known
 
-    def _agree(self, images: Mapping[str, str]) -> None:
-        """Refuse other images than those that the stages were made of, and keep what is known of them."""
+    def _has_begun(self) -> bool:
+        """Return whether a stage has left files, such as the epochs of a training that was stopped."""
+        within = (self.folder / "stages").rglob("*")
+        return any(path.is_file() and not UNFINISHED.fullmatch(path.name) for path in within)
+
+    def _agree(self, images: Mapping[str, str], weights: str | None) -> None:
+        """Refuse other images and weights than those that the stages were made of, and keep what is known of them."""
         other = [name for name, digest in images.items() if self._images.get(name, digest) != digest]
         if other:
             raise ConfigError(
                 f"the output folder {self.folder} holds a run on other {' and '.join(other)} images; choose another "
                 "with --output, or give it those images to continue it"
             )
-        self._images |= images
+        known = self._weights or weights
+        if weights is not None and weights != known:
+            raise ConfigError(
+                f"the output folder {self.folder} holds a run of a network that was built with other weights; choose "
+                "another with --output, or build it with those to continue it"
+            )
+        self._images, self._weights = {**self._images, **images}, known
 
     def _keep_others_out(self) -> None:
         if sys.platform == "win32":  # two processes in one folder are not noticed there
@@ -206,6 +221,7 @@ class Workspace:
             "format": FORMAT,
             "settings": self.settings,
             "images": self._images,
+            "weights": self._weights,
             "seconds": self.seconds,
             "stages": self.stages,
             "files": {stage: files for stage, files in self._written.items() if files},

@@ -71,8 +71,9 @@ def test_reads_images_sorted_with_their_class(tmp_path: Path, pack: Pack, name: 
 )
 def test_hostile_and_ambiguous_names(tmp_path: Path, pack: Pack, name: str, member: str, message: str) -> None:
     path = pack(tmp_path / name, GOOD | {member: b"x"})
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=message) as caught:
         read_archive(path)
+    assert "is not an archive" not in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
@@ -137,3 +138,45 @@ def test_sizes_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pack
     monkeypatch.setattr(archive, "MAX_IMAGE_BYTES", 4)
     with pytest.raises(DataError, match=r"'set/cat/0\.PNG' has .* MiB; at most"):
         read_archive(path)
+
+
+def test_names_in_zip_that_are_not_the_utf_8_that_they_claim_to_be(tmp_path: Path) -> None:
+    path = pack_zip(tmp_path / "a.zip", {"cat/\u00e9.png": b"one"})
+    path.write_bytes(path.read_bytes().replace("\u00e9".encode(), b"\xff\xfe"))
+    with pytest.raises(DataError, match=r"a\.zip is not an archive that can be read: 'utf-8' codec"):
+        read_archive(path)
+
+
+def with_pax_header(path: Path, **header: str) -> Path:
+    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w", format=tarfile.PAX_FORMAT) as packed:
+        info = tarfile.TarInfo("cat/0.png")
+        info.pax_headers = {key.replace("_", "."): value for key, value in header.items()}
+        packed.addfile(info)
+    return path
+
+
+def test_numbers_in_tar_that_are_none(tmp_path: Path) -> None:
+    path = with_pax_header(tmp_path / "a.tar", GNU_sparse_map="no,number")
+    with pytest.raises(DataError, match=r"a\.tar is not an archive that can be read: invalid literal for int"):
+        read_archive(path)
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])
+def test_headers_are_bounded(tmp_path: Path, name: str) -> None:
+    small = with_pax_header(tmp_path / name, comment="x" * 2**16)
+    assert [image for _, image, _ in read_archive(small)] == ["cat/0.png"]
+    large = with_pax_header(tmp_path / f"large.{name}", comment="x" * 2**20)
+    with pytest.raises(DataError, match=r"says of the next member more than 1,048,576 bytes"):
+        read_archive(large)
+
+
+@pytest.mark.parametrize("length", [200, 2**21])
+def test_long_names_are_bounded(tmp_path: Path, length: int) -> None:
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as packed:
+        packed.addfile(tarfile.TarInfo(f"cat/{'x' * length}.png"))
+    if length < 2**20:
+        assert len(read_archive(path)) == 1
+    else:
+        with pytest.raises(DataError, match="says of the next member more than"):
+            read_archive(path)

@@ -85,6 +85,9 @@ class Frozen(Small):
         super().__init__()
         self.requires_grad_(False)
 
+class Counted(Small):
+    def forward(self, x): return super().forward(x.view(len(x), 1, 8, 8))
+
 class Half(Small):
     def __init__(self):
         super().__init__()
@@ -134,6 +137,7 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     ((network("Talkative"),), "only tensors can be saved and loaded; the network also has the state _extra_state"),
     ((network("Normed"),), "layer 'second' are computed by a parametrization"),
     ((network("Frozen"),), "cannot be trained; set fine_tune: null"),
+    ((network("Counted"),), "turns the batch size into a Python number, as len(x) "),
     ((network("Half"),), "does not run on the data"),
     (("network.build=secateur_user_networks:Flat",), "nothing in this network can be pruned"),
     (weights("foreign.safetensors"), "do not fit the network: "),
@@ -278,6 +282,15 @@ def test_of_several_searches_all_folders_are_looked_at_before_any_work(user: Use
     assert not (tmp_path / "uniform").exists()
 
 
+@pytest.mark.parametrize("name", ["run", "search"])
+def test_of_several_searches_each_is_rehearsed_before_any_work(user: User, tmp_path: Path, name: str) -> None:
+    rates = ("plan.search=[uniform, rates]", "plan.rates='[0.5]+[0.5]*7'")
+    code, said, complained = user.command(tmp_path / "out", *rates, name=name)
+    assert (code, said) == (2, "")
+    assert complained.startswith("error: plan.rates: ")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_another_file_of_weights_is_another_run(
     user: User, finished: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -306,4 +319,4 @@ def test_a_command_in_a_process_of_its_own_fails_without_a_traceback(user: User,
 
 def test_the_record_of_a_run_is_plain_json(finished: tuple[Path, dict[str, Any]]) -> None:
     record = json.loads((finished[0] / "run.json").read_text())
-    assert set(record) == {"format", "settings", "images", "seconds", "stages", "files"}
+    assert set(record) == {"format", "settings", "images", "weights", "seconds", "stages", "files"}

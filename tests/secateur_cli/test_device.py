@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from runs_for_tests import User
+from secateur.errors import ConfigError
 from secateur.modes import device_of, placed
-from secateur_cli.comparison import measuring, scoring, setting
+from secateur_cli.comparison import measuring, scoring, setting, training
 from secateur_cli.stages import error_curves, job, planning, preparation, recovery, searching
 
 
@@ -27,6 +28,20 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_written(user: 
     code, _, complained = user.command(tmp_path / "run", "device=gpu")
     assert code == 2
     assert "device: 'gpu' is not allowed; allowed: 'cpu', 'cuda'" in " ".join(complained.split())
+
+
+@pytest.mark.parametrize("section", ["train", "fine_tune"])
+def test_a_precision_that_the_device_lacks_is_refused_before_anything_is_written(
+    user: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, section: str
+) -> None:
+    def refuse(device: torch.device, precision: str) -> None:
+        if precision != "float32":
+            raise ConfigError(f"the device {device.type} does not train in {precision}")
+
+    monkeypatch.setattr(preparation, "check_precision", refuse)
+    code, _, complained = user.command(tmp_path / "run", f"{section}.precision=float16")
+    assert (code, complained) == (2, f"error: {section}.precision: the device cpu does not train in float16\n")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.fixture
@@ -45,7 +60,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
     for module in (preparation, setting):
         monkeypatch.setattr(module, "check_device", lambda config: None)
-    for module in (job, planning, error_curves, searching, recovery, setting, scoring, measuring):
+    for module in (job, planning, error_curves, searching, recovery, training, scoring, measuring):
         monkeypatch.setattr(module, "placed", recording(module.__name__.rpartition(".")[2]))
     return found
 
@@ -79,8 +94,8 @@ def test_a_comparison_reads_its_images_there(user: User, tmp_path: Path, asked: 
     code, _, complained = user.command(tmp_path / "out", *sections, COMPARED, "device=cuda", name="compare")
     assert code == 0, complained
     judged, recovered = [("measuring", 1)], [("measuring", 1), ("measuring", 1), ("measuring", 2), ("measuring", 1)]
-    of_a_plan = [("scoring", 1), *recovered, ("setting", 1), *judged]
-    trained = [("setting", 1)]
+    of_a_plan = [("scoring", 1), *recovered, ("training", 1), *judged]
+    trained = [("training", 1)]
     assert asked == [
         *trained,
         *judged,

@@ -147,3 +147,30 @@ def test_points_of_other_images_are_refused(user: User, tmp_path: Path, monkeypa
     assert code == 2
     assert "is of another search or comparison: data: " in complained
     assert points(output) == before
+
+
+def test_a_training_that_was_stopped_does_not_go_on_with_other_images(
+    user: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, quick = tmp_path / "out", ("--seeds", "1", "--at", "60%", "--lines", "uniform")
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr(Job, "keep", stop)
+        assert figure(user, output, *quick)[0] == 130
+    before = contents(output)
+
+    def prepare_other(*given: Any, **more: Any) -> Job:
+        job = prepare(*given, **more)
+        job.data = replace(job.data, calibration=job.data.validation)
+        return job
+
+    with monkeypatch.context() as other:
+        other.setattr(bench, "prepare", prepare_other)
+        code, _, complained = figure(user, output, *quick)
+    assert code == 2
+    assert "holds a run on other training images" in complained
+    assert contents(output) == before
+    assert figure(user, output, *quick)[0] == 0

@@ -17,6 +17,7 @@ from runs_for_tests import User, contents, write_user
 from secateur_cli.inputs.data import Data, load_data
 from secateur_cli.settings.config import DataConfig
 from secateur_cli.stages.identity import images_of
+from secateur_cli.stages.job import Job
 
 CHANGING = """
 from pathlib import Path
@@ -58,6 +59,29 @@ def test_other_images_are_refused_and_nothing_is_touched(
     assert owner.command(output, *quick(tmp_path), name=name)[0] == 0
 
 
+@pytest.mark.parametrize("setting", ["data.validation_share=0.3", "data.arguments={folder: elsewhere}"])
+def test_a_training_that_was_stopped_does_not_go_on_with_other_images(
+    owner: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    source, output = quick(tmp_path)[:2], tmp_path / "out"
+    with monkeypatch.context() as stopped:
+        stopped.setattr(Job, "keep", stop)
+        assert owner.command(output, *source)[0] == 130
+    before = contents(output)
+    assert "stages/epochs.safetensors" in before
+    code, _, complained = owner.command(output, *source, setting)
+    assert code == 2
+    assert f"{output} holds another run ({setting.partition('=')[0]}" in complained
+    (tmp_path / "train").touch()
+    code, _, complained = owner.command(output, *source)
+    assert code == 2
+    assert f"{output} holds a run on other training images" in complained
+    assert contents(output) == before
+
+
 def test_a_folder_that_does_not_say_of_which_images_it_is_goes_on_with_these(owner: User, tmp_path: Path) -> None:
     output, record = tmp_path / "out", tmp_path / "out" / "run.json"
     assert owner.command(output, *quick(tmp_path), name="search")[0] == 0
@@ -88,7 +112,7 @@ def of_user(monkeypatch: pytest.MonkeyPatch, **kinds: Any) -> Data:
 
 def test_augmented_batches_in_another_order_are_the_same_images(monkeypatch: pytest.MonkeyPatch) -> None:
     loader = DataLoader(Noisy(), batch_size=8, shuffle=True)
-    data = of_user(monkeypatch, train=loader, validation=loader, test=loader)
+    data = of_user(monkeypatch, train=loader, validation=loader, test=DataLoader(Noisy(), batch_size=8))
     found = images_of(data, seed=0)
     assert found.keys() == {"held-out", "training"}
     torch.rand(3)

@@ -8,19 +8,24 @@ import shlex
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
+from torch import nn
 
 from networks_for_tests import ChannelShuffle, Residual
 from runs_for_tests import User, contents, give
 from secateur.channel_graph import channel_groups
+from secateur.errors import ScoreError
 from secateur.findings import Finding, worst
+from secateur.records import ScoreTable
 from secateur_cli.doctor.examination import Examination
 from secateur_cli.doctor.network_findings import diagnose_network, left_out
 from secateur_cli.doctor.patience import patience
 from secateur_cli.progress import Progress
+from secateur_cli.stages import preparation
 
 MODULE = """
 import time
@@ -214,6 +219,43 @@ def test_a_data_set_that_torchvision_fetches(sick: User) -> None:
         f"python -c \"import torchvision; torchvision.datasets.CIFAR100('{sick.folder / 'gone'}', download=True)\"",
     )
     assert found["forward"].severity == "error"  # the network reads one colour
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("settings", "check", "message"),
+    [
+        (("device=cuda",), "device", "device: cuda: torch finds no CUDA device here"),
+        (("onnx.provider=tensorrt",), "onnx.provider", "the provider 'tensorrt' is not part of the installed onnxrunt"),
+        (("plan.budget={latency: 60%, provider: cuda}",), "plan.budget.latency", "the provider 'cuda' is not part of"),
+    ],
+)
+def test_what_a_run_refuses_at_once(
+    sick: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: tuple[str, ...], check: str, message: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+    found = examine(sick, *settings)
+    assert [name for name, finding in found.items() if finding.severity == "error"] == [check]
+    assert message in found[check].what
+    code, _, complained = sick.command(tmp_path / "run", *settings)
+    assert code == 2
+    assert message in complained
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_scores_for_fewer_bits_are_tried(sick: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    score = preparation.scores_by_name
+
+    def refusing(model: nn.Module, batches: object, criterion: str, **more: Any) -> ScoreTable:
+        if criterion == "di":
+            raise ScoreError("no layer can be scored by 'di'")
+        return score(model, batches, criterion, **more)  # type: ignore[arg-type]  # passed on as it came
+
+    monkeypatch.setattr(preparation, "scores_by_name", refusing)
+    found = examine(sick, "quantize={shares: [0.5, 0.5]}")
+    assert [name for name, finding in found.items() if finding.severity == "error"] == ["quantize"]
+    assert found["quantize"].what == "no layer can be scored by 'di'"
 
 
 def test_data_of_unknown_shape_ends_the_examination(sick: User, capsys: pytest.CaptureFixture[str]) -> None:

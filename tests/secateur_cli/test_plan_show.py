@@ -11,6 +11,8 @@ import pytest
 from runs_for_tests import give
 from secateur.files import write_json
 from secateur.records import ChannelGroup, Member, PruningPlan, Spent
+from secateur_cli import plan_file
+from secateur_cli.settings import plan_schema
 
 LAYERS = [f"stage{stage}.block{block}.second" for stage in range(2) for block in range(6)]
 
@@ -114,6 +116,21 @@ def test_a_plan_is_found_wherever_it_lies(file: Path, tmp_path: Path, finished: 
         code, said, _ = give("plan", "show", str(path))
         assert code == 0
         assert f"fingerprint {report['plan']['fingerprint']}" in said
+
+
+@pytest.mark.parametrize("search", plan_schema.LEARNT)
+def test_where_channels_are_learnt_the_plan_is_what_was_learnt(tmp_path: Path, search: str) -> None:
+    widths, learnt = tmp_path / "stages" / "plan.json", tmp_path / "stages" / "learnt.json"
+    widths.parent.mkdir()
+    write_json(tmp_path / "run.json", {"settings": {"search": search}})
+    write_json(widths, PLAN.to_json())
+    code, said, complained = give("plan", "show", str(tmp_path))
+    assert (code, said) == (2, "")
+    assert set(plan_file.LEARNT) == set(plan_schema.LEARNT)
+    assert complained.startswith(f"error: {tmp_path} holds no plan yet: which channels stay is still being learnt")
+    write_json(learnt, PLAN.to_json() | {"settings": {"search": search}})
+    for path in (tmp_path, learnt):
+        assert search in give("plan", "show", str(path))[1]
 
 
 @pytest.mark.parametrize(

@@ -113,3 +113,18 @@ def test_keys_that_are_refused(user: User, change: str, message: str) -> None:
     assert message in str(caught.value)
     with pytest.raises(ConfigError, match=r"fine_tune\.layer_by_layer: trains the network before the cut"):
         load_config(user.config, overrides=("fine_tune.layer_by_layer=true", "recover=sketch"))
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ("recover=sketch", ", and recover: sketch makes other filters"),
+        ("plan.search=[uniform, soft_clusters]", ", which search: soft_clusters has trained since"),
+        ("plan.search=autopruner", ", which search: autopruner has trained since"),
+    ],
+)
+def test_filters_are_not_frozen_by_scores_of_others(user: User, other: str, message: str) -> None:
+    assert load_config(user.config, overrides=("fine_tune.freeze=0.2", "recover=compensate"))
+    with pytest.raises(ConfigError, match=rf"fine_tune\.freeze: goes by the scores of filters.*{message}"):
+        load_config(user.config, overrides=("fine_tune.freeze=0.2", other))
+    assert load_config(user.config, overrides=("fine_tune.freeze=0", other))

@@ -24,7 +24,7 @@ from secateur_cli.report import choosing
 from secateur_cli.report.plots import widths_plot
 from secateur_cli.report.report import render_report, write_report
 from secateur_cli.report.verdict import agreement, verdict
-from secateur_cli.stages import learning
+from secateur_cli.settings.plan_schema import LEARNT
 from secateur_cli.wording import amount, speed, spread, wilson_interval
 
 MINUS = "\N{MINUS SIGN}"
@@ -163,7 +163,7 @@ def panels(page: str) -> list[str]:
 
 
 def test_every_search_that_learns_and_every_ablation_has_words() -> None:
-    assert set(choosing.LEARNT) == set(learning.LEARNT)
+    assert set(choosing.LEARNT) == set(LEARNT)
     assert {"low", *choosing.ABLATIONS} == set(get_args(Variant))
 
 

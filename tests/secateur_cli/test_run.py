@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -107,8 +108,27 @@ def test_a_finished_run_is_not_repeated(user: User, tmp_path: Path, monkeypatch:
     after = contents(output)
     assert {n for n in before if before[n] != after[n]} <= {"report.json", "report.html"}
     again = json.loads((output / "report.json").read_text())
-    for key in KEYS - {"created", "machine"}:
+    assert "the report names the software that the run was begun with" not in said
+    for key in KEYS:
         assert again[key] == report[key], key
+
+
+def test_a_finished_run_that_is_given_again_reports_what_it_was_made_by(
+    user: User, finished: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, report = shutil.copytree(finished[0], tmp_path / "run"), finished[1]
+    later = {**report["versions"], "torch": "99.0", "onnx": "98.0"}
+    monkeypatch.setattr(pipeline, "versions", lambda: later)
+    monkeypatch.delattr(pipeline.secateur_onnx, "describe_machine")
+    code, said, complained = user.command(output)
+    assert (code, complained) == (0, "")
+    again = json.loads((output / "report.json").read_text())
+    assert {key: again[key] for key in ("created", "versions", "machine")} == {
+        key: report[key] for key in ("created", "versions", "machine")
+    }
+    before = report["versions"]
+    line = next(line for line in said.splitlines() if "the software that the run was begun with" in line)
+    assert line.endswith(f": torch {before['torch']}, now 99.0; onnx {before['onnx']}, now 98.0")
 
 
 def test_both_searches_in_one_command(user: User, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Generator, Tensor
+from torch.utils.data import DataLoader, Subset, SubsetRandomSampler, TensorDataset
 
 from secateur.errors import ConfigError, DataError
 from secateur_cli.inputs import sources
@@ -117,6 +118,40 @@ def test_unusable_user_data(monkeypatch: pytest.MonkeyPatch, train: Any, message
 def test_unusable_return_values(monkeypatch: pytest.MonkeyPatch, returned: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         load_returned(monkeypatch, returned)
+
+
+def test_calibration_without_validation_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    returned = {"train": user_batches(), "calibration": user_batches(shift=1), "test": user_batches(shift=2)}
+    with pytest.raises(DataError, match=r"'my\.data:load' returned calibration without validation, .* validation too"):
+        load_returned(monkeypatch, returned)
+    data = load_returned(monkeypatch, returned | {"validation": user_batches(shift=3)})
+    assert rows(data.calibration) == rows(returned["calibration"])
+
+
+class Marked(TensorDataset):
+    def __init__(self) -> None:
+        super().__init__(*(torch.cat(part) for part in zip(*user_batches(), strict=True)))
+
+
+def test_held_out_images_that_are_trained_on_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches, images = user_batches(), Marked()
+    whole, shuffled = DataLoader(images, batch_size=4), DataLoader(images, batch_size=4, shuffle=True)
+    for one, other in ((batches, batches), (whole, whole), (shuffled, whole)):
+        with pytest.raises(DataError, match=r"'my\.data:load': test and train are the same; held-out images"):
+            load_returned(monkeypatch, (one, other))
+        splits = {"train": user_batches(shift=1), "validation": user_batches(shift=2), "calibration": one}
+        with pytest.raises(DataError, match="test and calibration are the same"):
+            load_returned(monkeypatch, splits | {"test": other})
+
+
+def test_two_parts_of_one_dataset_are_two_splits(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = Marked()
+    halves = [list(range(12)), list(range(12, 24))]
+    subsets = [DataLoader(Subset(images, half), batch_size=4) for half in halves]
+    sampled = [DataLoader(images, batch_size=4, sampler=SubsetRandomSampler(half)) for half in halves]
+    batched = [DataLoader(images, batch_sampler=[half[:6], half[6:]]) for half in halves]
+    for train, test in (subsets, sampled, batched):
+        assert len(rows(load_returned(monkeypatch, (train, test)).test)) == 12
 
 
 def test_later_batches_are_checked_when_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:

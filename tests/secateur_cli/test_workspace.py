@@ -132,6 +132,23 @@ def test_another_run_is_refused_once_a_stage_is_done(tmp_path: Path) -> None:
     assert contents(tmp_path) == before
 
 
+def test_other_settings_and_images_are_refused_once_a_stage_has_left_a_file(tmp_path: Path) -> None:
+    images = {"held-out": "1", "training": "2"}
+    workspace = Workspace(tmp_path, SETTINGS | {"seed": 1}).open({"held-out": "0"})
+    workspace.path("stages/.epochs.safetensors.4711.tmp").write_text("half")
+    workspace.close()
+    workspace = Workspace(tmp_path, SETTINGS).open(images)
+    workspace.path("stages/epochs.safetensors").write_text("whole")
+    workspace.close()
+    before = contents(tmp_path)
+    with pytest.raises(ConfigError, match=re.escape("holds another run (seed: 0 before, 1 now)")):
+        Workspace(tmp_path, SETTINGS | {"seed": 1})
+    with pytest.raises(ConfigError, match="holds a run on other training images"):
+        Workspace(tmp_path, SETTINGS).open({"training": "0"})
+    assert contents(tmp_path) == before
+    Workspace(tmp_path, SETTINGS).open(images).close()
+
+
 @pytest.mark.parametrize(
     "record",
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,7 +21,15 @@ from secateur_cli.doctor.patience import patience
 from secateur_cli.inputs.data import Data, load_data
 from secateur_cli.inputs.sources import build_network, network_factory
 from secateur_cli.settings.config import DataConfig, RunConfig, resolve
-from secateur_cli.stages.preparation import logits, rehearse_plan, rehearse_scores, rehearsed_setting
+from secateur_cli.stages.latency import check_latency
+from secateur_cli.stages.preparation import (
+    check_device,
+    logits,
+    rehearse_plan,
+    rehearse_quantization,
+    rehearse_scores,
+    rehearsed_setting,
+)
 from secateur_cli.stages.prescribed import read_shallow
 from secateur_cli.stages.timed_batches import check_batches
 from secateur_cli.wording import amount, tiny
@@ -52,6 +61,7 @@ def diagnose_network(job: Examination, *, seconds: float = PATIENCE) -> list[Fin
     Cost: builds the network, reads a few images, traces, scores two of them, exports: seconds, or a minute.
     """
     config, folder = job.config(), job.path.parent
+    _placed(job, config)
     torch.manual_seed(config.seed)
     model = _built(job, config, folder)
     data = job.attempt("data", lambda: load_data(config.data, folder=folder, seed=config.seed, limit=IMAGES))
@@ -70,6 +80,9 @@ def diagnose_network(job: Examination, *, seconds: float = PATIENCE) -> list[Fin
     job.note("forward", f"{tuple(example.shape)} to {outputs} outputs each")
     job.attempt("batch sizes", lambda: check_batches(config, model, example))
     mapped = _prunable(job, config, model, example, seconds=seconds)
+    if mapped is not None:
+        rehearse = partial(rehearse_quantization, config, mapped, example)
+        job.attempt("quantize", rehearse, title="scoring two images for the bits")
     _deployable(job, config, model if mapped is None else mapped, example)
     return job.findings
 
@@ -95,6 +108,13 @@ def left_out(skipped: Mapping[str, str]) -> Iterator[Finding]:
         else:
             why = "these layers keep all their channels, so that the others must pay for the budget alone"
             yield Finding("left out", f"{named}: {reason}", "warning", why)
+
+
+def _placed(job: Examination, config: RunConfig) -> None:
+    """Try where it is trained and timed."""
+    job.attempt("device", lambda: check_device(config))
+    job.attempt("onnx.provider", lambda: secateur_onnx.check_installation(provider=config.onnx.provider))
+    job.attempt("plan.budget.latency", lambda: check_latency(config))
 
 
 def _built(job: Examination, config: RunConfig, folder: Path) -> nn.Module | None:

@@ -29,7 +29,7 @@ from secateur_cli.progress import Progress
 from secateur_cli.settings.plan_schema import BudgetConfig, PlanConfig, Search
 from secateur_cli.settings.schema import FineTuneConfig, RunConfig, ScoreConfig
 from secateur_cli.stages.error_curves import begins_with_curves, error_curves
-from secateur_cli.stages.identity import identity_of
+from secateur_cli.stages.identity import identity_of, images_of
 from secateur_cli.stages.job import Job
 from secateur_cli.stages.latency import search_to_latency
 from secateur_cli.stages.pipeline import remove_channels, train_pruned
@@ -216,7 +216,7 @@ def _train(job: Job, folder: Path, claims: Claims) -> None:
         return
     with claims.claim("dense network", wait=True):
         settings = {"seed": job.config.seed, **job.config.deciding()}
-        workspace = Workspace(folder, settings, files=FILES).open()
+        workspace = Workspace(folder, settings, files=FILES).open(images_of(job.data, seed=job.config.seed))
         try:
             train_dense(replace(job, workspace=workspace))
         finally:

@@ -20,7 +20,7 @@ from secateur.search.selection import Variant
 from secateur_cli.figures.bench import Bench, with_search
 from secateur_cli.figures.cells import Cell, Planned, measure_cells
 from secateur_cli.figures.order import Found, Order
-from secateur_cli.stages.learning import LEARNT
+from secateur_cli.settings.plan_schema import LEARNT
 
 
 def selection_variants(order: Order) -> Found:
@@ -56,12 +56,16 @@ def frozen_shares(order: Order) -> Found:
     """Measure the accuracy after fine-tuning with shares of each layer's filters left as they are.
 
     Raises:
-        ConfigError: the run is not fine-tuned, or its search trains the network by itself.
+        ConfigError: the run is not fine-tuned, its search trains the network by itself, or it sketches the filters.
     """
     if order.config.plan.search[0] in LEARNT:
         raise ConfigError(
             f"plan.search: {order.config.plan.search[0]}: the figure frozen-shares needs a search that goes by scores, "
             "such as uniform"
+        )
+    if order.config.recover.method == "sketch":
+        raise ConfigError(
+            "recover: sketch: the figure frozen-shares freezes filters by their scores, and a sketch makes others"
         )
     training = order.config.fine_tune
     if training is None:

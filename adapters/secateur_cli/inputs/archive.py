@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
+from typing import Self
 
 from secateur.errors import DataError
 
@@ -21,11 +22,20 @@ BROKEN: tuple[type[Exception], ...] = (
     OSError,
     RuntimeError,
     NotImplementedError,
+    ValueError,  # of malformed numbers in a tar, and of names in a zip that are not the UTF-8 that they are said to be
 )
 with suppress(ImportError):  # a Python that is built without it reads no .xz
     import lzma
 
     BROKEN += (lzma.LZMAError,)
+READ_WHOLE = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+MAX_HEADER_BYTES = 2**20
 MAX_IMAGE_BYTES = 64 * 2**20
 MAX_ARCHIVE_BYTES = 8 * 2**30
 
@@ -49,8 +59,8 @@ def read_archive(path: Path) -> list[tuple[str, str, bytes]]:
 
     Raises:
         DataError: the archive is broken or not one, an image's name is absolute or leads out of the archive, an image
-            is a link or lies in no class folder, class folders lie in different folders, or an image (64 MiB) or all
-            of them (8 GiB) are too large for memory.
+            is a link or lies in no class folder, class folders lie in different folders, or an image (64 MiB), all
+            of them (8 GiB) or what a tar says of one (1 MiB) are too large for memory.
     """
     images: list[tuple[str, str, bytes]] = []
     parents: dict[str, str] = {}
@@ -67,6 +77,8 @@ def read_archive(path: Path) -> list[tuple[str, str, bytes]]:
                 raise DataError(f"{path}: image {name!r} lies in no class folder; expected CLASS/{place.name}")
             parents.setdefault(place.parent.parent.as_posix(), name)
             images.append((place.parent.name, place.as_posix(), data))
+    except DataError:  # a ValueError too
+        raise
     except BROKEN as error:
         raise DataError(f"{path} is not an archive that can be read: {error or type(error).__name__}") from error
     if len(parents) > 1:
@@ -75,8 +87,19 @@ def read_archive(path: Path) -> list[tuple[str, str, bytes]]:
     return sorted(images, key=lambda image: image[1])
 
 
+class _Header(tarfile.TarInfo):
+    """A header of a tar; one that says more of the next member is read whole, and refused where that is large."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        header = super().frombuf(buf, encoding, errors)
+        if header.size > MAX_HEADER_BYTES and header.type in READ_WHOLE:
+            raise tarfile.ReadError(f"{header.name!r} says of the next member more than {MAX_HEADER_BYTES:,} bytes")
+        return header
+
+
 def _read_tar(path: Path) -> Iterator[tuple[str, bytes]]:
-    with tarfile.open(path, "r:*") as archive:
+    with tarfile.open(path, "r:*", tarinfo=_Header) as archive:
         for member in archive:
             if not _is_wanted(path, member.name, size=member.size):
                 continue

@@ -4,7 +4,7 @@ The callable returns its splits as a mapping, as an object with attributes, or a
 `(train, validation, test)`:
 
     train        batches to train on; also scored on, unless there is
-    calibration  batches of training images without augmentation (optional)
+    calibration  batches of training images without augmentation (optional, beside validation)
     validation   batches to judge candidates on (optional)
     test         held-out batches
     classes      how many classes there are (optional)
@@ -18,10 +18,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
 from secateur.batches import begin_epoch, rebatch
 from secateur.errors import DataError, SecateurError
@@ -111,12 +112,21 @@ def user_splits(returned: Any, path: str, *, limit: int | None = None) -> dict[s
     """Return the splits of what `path` returned, by name; `calibration` falls back on `train`.
 
     Raises:
-        DataError: it is none of what this module's docstring lists, or a split is missing, empty or cannot be used.
+        DataError: it is none of what this module's docstring lists, a split is missing, empty or cannot be used, the
+            held-out images are those to train on, or there is calibration without validation.
     """
     given = _by_name(returned, path)
     classes = given.pop("classes", None)
     if classes is not None and (not isinstance(classes, int) or classes < 2):
         raise DataError(f"{path!r}: classes must be a whole number, at least 2; found {classes!r}")
+    if "calibration" in given and "validation" not in given:
+        raise DataError(
+            f"{path!r} returned calibration without validation, for which images of train would be set aside that "
+            "calibration may hold; return validation too, or no calibration"
+        )
+    for name in ("train", "calibration"):
+        if name in given and _images(given[name]) is _images(given["test"]):
+            raise DataError(f"{path!r}: test and {name} are the same; held-out images are never trained or scored on")
     splits = {}
     for name, source in given.items():
         if not isinstance(source, Iterable):
@@ -131,6 +141,15 @@ def in_memory(batches: UserBatches) -> Pixels:
     """Read a split once and return its images as they are."""
     inputs, labels = zip(*batches, strict=True)
     return Pixels(torch.cat(inputs), torch.cat(labels), levels=1.0)
+
+
+def _images(source: Any) -> Any:
+    """Return the object that holds the images: the dataset of a DataLoader that reads all of it, else the batches."""
+    if not isinstance(source, DataLoader) or source.batch_size is None:  # batches of the user's own choice
+        return source
+    sampler, images = source.sampler, cast(Any, source.dataset)
+    whole = isinstance(sampler, (RandomSampler, SequentialSampler)) and sampler.data_source is images
+    return images if whole else source
 
 
 def _by_name(returned: Any, path: str) -> dict[str, Any]:

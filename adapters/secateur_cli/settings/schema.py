@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from secateur.criteria import known_criterion
-from secateur_cli.settings.plan_schema import PlanConfig, Search
+from secateur_cli.settings.plan_schema import LEARNT, PlanConfig, Search
 from secateur_cli.settings.quantize_schema import QuantizeConfig
 from secateur_cli.settings.training_schema import FineTuneConfig, TrainConfig
 from secateur_cli.settings.values import Count, Method, Number, Section, Seed, Threads, as_tuple, with_home
@@ -220,6 +220,19 @@ class RunConfig(Section):
     def _sketched_once(self) -> Self:
         if self.recover.method == "sketch" and self.fine_tune is not None and self.fine_tune.layer_by_layer:
             raise ValueError("fine_tune.layer_by_layer: trains the network before the cut, and recover: sketch cuts it")
+        return self
+
+    @model_validator(mode="after")
+    def _frozen_by_scores(self) -> Self:
+        if self.fine_tune is None or not self.fine_tune.freeze:
+            return self
+        if self.recover.method == "sketch":
+            raise ValueError("fine_tune.freeze: goes by the scores of filters, and recover: sketch makes other filters")
+        for search in self.plan.search:
+            if search in LEARNT:
+                raise ValueError(
+                    f"fine_tune.freeze: goes by the scores of filters, which search: {search} has trained since"
+                )
         return self
 
     def smoke(self) -> RunConfig:

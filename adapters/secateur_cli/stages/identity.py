@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from secateur.batches import rebatch
 from secateur.journal import digest_of_batches, identify
+from secateur.modes import weights_hash
 from secateur.records import ChannelGroups
 from secateur_cli.inputs.data import Data, Split
 from secateur_cli.inputs.epochs import Epochs, seed_everything
@@ -60,3 +62,29 @@ def images_of(data: Data, *, seed: int) -> dict[str, str]:
     return {
         name: found[name] for name, split in splits.items() if isinstance(split, Epochs) or digest(split) == found[name]
     }
+
+
+def weights_of_builder(model: nn.Module, build: Callable[[], nn.Module], *, seed: int) -> str | None:
+    """Return a short hash of the weights that a network was built with, for `Workspace.open`.
+
+    Args:
+        model: as it was built, when the generators had just begun from the seed.
+        build: builds it.
+        seed: as for `identity_of`.
+
+    Returns: None where the builder brings others each time, so that they cannot be told from another network's, or
+        none before the first images.
+
+    Cost: builds the network once more.
+
+    Example:
+        >>> seed_everything(0)
+        >>> first = nn.Linear(2, 3)
+        >>> weights_of_builder(first, lambda: nn.Linear(2, 3), seed=0) == weights_hash(first)
+        True
+    """
+    if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
+        return None
+    seed_everything(seed)
+    found = weights_hash(model)
+    return found if weights_hash(build()) == found else None

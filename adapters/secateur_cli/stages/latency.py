@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -24,20 +25,26 @@ IDENTITY = {"holds": "times in ONNX Runtime"}  # each time is kept with the mach
 Steps = list[dict[str, Any]]
 
 
-def check_latency(config: RunConfig, model: nn.Module, example: Tensor) -> None:
-    """Refuse before any work what would stop the timing after it.
+def check_latency(config: RunConfig) -> None:
+    """Refuse before any work what would stop the timing of layers; nothing without a budget of latency.
 
     Raises:
         MissingDependencyError: onnx, onnxscript or onnxruntime is missing.
         ConfigError: the provider is not available, or not one whose layers can be timed.
-        NetworkError: the network cannot be exported.
     """
+    if config.plan.budget.latency is None:
+        return
     provider = _provider(config)
     if provider not in secateur_onnx.LATENCY_PROVIDERS:
         allowed = ", ".join(secateur_onnx.LATENCY_PROVIDERS)
         raise ConfigError(f"a latency is not measured on {provider!r}: give plan.budget.provider, one of {allowed}")
     secateur_onnx.check_installation(provider=provider)
-    with tempfile.TemporaryDirectory() as folder:
+
+
+def check_export(model: nn.Module, example: Tensor) -> None:
+    """Export the dense network into a folder that goes again. Raises NetworkError: it cannot be exported."""
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is worth saying comes again with the file that stays
         secateur_onnx.export(model, example, Path(folder) / "dense.onnx")
 
 

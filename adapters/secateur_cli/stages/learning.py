@@ -30,14 +30,15 @@ from secateur.weights import load_weights
 from secateur_cli.inputs.data import Data
 from secateur_cli.progress import Progress
 from secateur_cli.settings.learning_schema import AutoPrunerConfig, SoftClustersConfig
+from secateur_cli.settings.plan_schema import LEARNT
 from secateur_cli.settings.schema import PlanConfig, Search
 from secateur_cli.settings.values import Method
 from secateur_cli.stages.job import CHECKPOINT, Job, going_on
+from secateur_cli.workspace import LEARNT_PLAN
 
-LEARNT: tuple[Search, ...] = ("autopruner", "soft_clusters")
 BY_SCORES = ("scores", "reduction", "variant")
 """What a plan records of how scores chose its channels."""
-WEIGHTS, LEARNT_PLAN = "stages/learnt.safetensors", "stages/learnt.json"
+WEIGHTS = "stages/learnt.safetensors"
 Found = tuple[nn.Module, PruningPlan, dict[str, Any]]
 """The network that was trained, the plan, and what the report tells of it."""
 

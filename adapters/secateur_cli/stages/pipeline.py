@@ -72,11 +72,10 @@ def run_job(
         config, search, folder=folder, output=output, progress=progress, smoke=smoke, files=FILES, begun=begun
     )
     job.hooks = hooks or job.hooks
-    job.facts |= {"format": 1, "created": datetime.now(UTC).isoformat(timespec="seconds"), "smoke": smoke}
-    machine = secateur_onnx.describe_machine(provider=config.onnx.provider).to_json()
-    job.facts |= {"versions": versions(), "machine": machine | {"threads": torch.get_num_threads()}}
+    job.facts |= {"format": 1, "smoke": smoke}
     try:
         train_dense(job)
+        say_where(job)
         job.judge("dense", job.model)
         scores = score(job)
         plan = choose_widths(job, scores)
@@ -100,6 +99,28 @@ def versions() -> dict[str, str]:
     packages = ("secateur", "torch", "torch-pruning", "onnx")
     runtime = {"onnxruntime": str(secateur_onnx.describe_machine().onnxruntime)}
     return {"python": python_version()} | {name: version(name) for name in packages} | runtime
+
+
+def say_where(job: Job) -> None:
+    """Record when, by which software and on which machine the run was begun; say where the software is another now.
+
+    The training of the dense network, if there is one, has come to its end by then: until then nothing is reported.
+    """
+
+    def work() -> dict[str, Any]:
+        machine = secateur_onnx.describe_machine(provider=job.config.onnx.provider).to_json()
+        return {
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": versions(),
+            "machine": machine | {"threads": torch.get_num_threads()},
+        }
+
+    found = job.once("software and machine", work)
+    job.facts |= found
+    before = found["versions"]
+    changed = [f"{name} {before[name]}, now {new}" for name, new in versions().items() if before.get(name, new) != new]
+    if changed:
+        job.progress.say(f"the report names the software that the run was begun with: {'; '.join(changed)}")
 
 
 def remove_channels(job: Job, plan: PruningPlan) -> nn.Module:

@@ -17,6 +17,7 @@ from secateur.cost import cost_model
 from secateur.criteria import GROUP_CRITERIA
 from secateur.errors import BudgetError, CheckpointError, ConfigError, DataError, NetworkError
 from secateur.modes import evaluating
+from secateur.precision import check_precision
 from secateur.records import ChannelGroups, PruningPlan, ScoreTable
 from secateur.scoring import scores_by_name
 from secateur.search import format_cost
@@ -33,9 +34,9 @@ from secateur_cli.progress import Progress
 from secateur_cli.settings.config import resolve
 from secateur_cli.settings.schema import PlanConfig, RunConfig, ScoreConfig, Search
 from secateur_cli.stages.few_bits import needs_scores, plan_bits
-from secateur_cli.stages.identity import images_of
+from secateur_cli.stages.identity import images_of, weights_of_builder
 from secateur_cli.stages.job import Job
-from secateur_cli.stages.latency import check_latency
+from secateur_cli.stages.latency import check_export, check_latency
 from secateur_cli.stages.learning import rehearse_learning
 from secateur_cli.stages.prescribed import (
     PRESCRIBED,
@@ -69,8 +70,11 @@ def prepare(
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     seed_everything(config.seed)
+    build, weights = network_factory(config.network, folder), None
     with progress.waiting("building the network"):
         model = build_network(config.network, folder).eval()
+        if config.train is None and config.network.weights is None:
+            weights = weights_of_builder(model, build, seed=config.seed)
     workspace = Workspace(output, run_settings(config, search, folder=folder, smoke=smoke), files=files, begun=begun)
     data = load_data(config.data, folder=folder, seed=config.seed)
     outputs = logits(model, data.example).shape[1]
@@ -78,17 +82,23 @@ def prepare(
     model = with_channel_maps(model, data.example)
     groups = channel_groups(model, data.example, ignore=config.plan.ignore, residual=config.plan.residual)
     costs = tuple(cost_model(name, model, data.example, groups) for name in config.plan.budget.counted)
-    if config.plan.budget.latency is not None and "plan" not in workspace.stages:
-        check_latency(config, model, data.example)
+    timed = config.plan.budget.latency is not None and "plan" not in workspace.stages
+    if timed:
+        check_latency(config)
     shallow = read_shallow(config.plan, data.example, folder)
     setting = rehearsed_setting(config, model, data.example, groups, shallow)
     rehearse_quantization(config, model, data.example)
     if "benchmark" not in workspace.stages:
         check_batches(config, model, data.example)
-    rehearse_plan(config, search, rehearse_scores(config, model, data.example), setting)
+    scores = rehearse_scores(config, model, data.example)
+    for each in dict.fromkeys((search, *config.plan.search)):  # also those that follow in folders of their own
+        rehearse_plan(config, each, scores, setting)
+    if timed or ("onnx" in files and "onnx" not in workspace.stages):
+        with progress.waiting("exporting to ONNX, to see whether it can be done"):
+            check_export(model, data.example)
     with progress.waiting("looking at the images"):
         images = images_of(data, seed=config.seed)
-    workspace.open(images)
+    workspace.open(images, weights=weights)
     if workspace.stages:
         progress.say(f"continuing the run in {output}; done so far: {', '.join(workspace.stages)}")
     if workspace.lost is not None:
@@ -110,16 +120,20 @@ def prepare(
         "data": dict(data.describe),
         "accuracy": [],
     }
-    build = network_factory(config.network, folder)
     return Job(config, search, workspace, progress, build, model, data, groups, costs, shallow, facts)
 
 
 def check_device(config: RunConfig) -> None:
-    """Refuse a device that torch does not find. Raises ConfigError."""
+    """Refuse a device that torch does not find, or that does not train as it is told to. Raises ConfigError."""
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
             "device: cuda: torch finds no CUDA device here; `secateur doctor` may say why. Or device: cpu"
         )
+    for name, settings in {"train": config.train, "fine_tune": config.fine_tune}.items():
+        try:
+            check_precision(torch.device(config.device), settings.precision if settings else "float32")
+        except ConfigError as error:
+            raise ConfigError(f"{name}.precision: {error}") from error
 
 
 def run_settings(config: RunConfig, search: Search, *, folder: Path, smoke: bool) -> dict[str, Any]:

@@ -27,9 +27,9 @@ from secateur.search import (
 )
 from secateur.search.budget import allowed_cost
 from secateur_cli.inputs.epochs import seed_everything
+from secateur_cli.settings.plan_schema import LEARNT
 from secateur_cli.stages.job import Job
 from secateur_cli.stages.judge import judge_of
-from secateur_cli.stages.learning import LEARNT
 from secateur_cli.stages.prescribed import PRESCRIBED, Setting, prescribed_plan
 
 WAYS = {
