@@ -177,8 +177,8 @@ def benchmark(
     def opened() -> list[InferenceSession]:
         return [create_session(path, provider=provider, threads=threads) for path in (dense_path, pruned_path)]
 
-    sizes = [stored_bytes(path) for path in (dense_path, pruned_path)]
     pair = opened()
+    sizes = [stored_bytes(path) for path in (dense_path, pruned_path)]
     spec, shape = _common_input(*pair)
     for batch_size in batch_sizes:
         spec.require((batch_size, *shape))
