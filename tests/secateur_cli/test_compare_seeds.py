@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from runs_for_tests import User, write_user
+from runs_for_tests import DATA, User, write_user
 from secateur.weights import save_weights
 from secateur_cli.comparison.schema import CompareRun
 from secateur_cli.comparison.setting import Setting, look
@@ -19,7 +19,7 @@ from secateur_cli.settings.config import load_config
 
 CONFIG = """
 network: {build: secateur_user_networks:Small}
-data: {source: secateur_user_data:load}
+data: {source: secateur_seeds_data:load}
 train: {epochs: 1, learning_rate: 0.1}
 plan: {round_to: 2}
 fine_tune: null
@@ -41,8 +41,7 @@ def user(tmp_path: Path) -> User:
     """A user with a comparison to make, and two more ways to load the data."""
     user = write_user(tmp_path)
     user.config.write_text(CONFIG, encoding="utf-8")
-    with (tmp_path / "secateur_user_data.py").open("a", encoding="utf-8") as file:
-        file.write(UNSPLIT)
+    (tmp_path / "secateur_seeds_data.py").write_text(DATA + UNSPLIT, encoding="utf-8")
     return user
 
 
@@ -57,7 +56,7 @@ def images(split: Split) -> list[Any]:
 
 
 DIGITS = ("network={build: secateur.networks:digits_resnet}", "data={source: digits, limit: 200}")
-SHUFFLED = ("data={source: secateur_user_data:unsplit}",)
+SHUFFLED = ("data={source: secateur_seeds_data:unsplit}",)
 
 
 @pytest.mark.parametrize("changes", [DIGITS, SHUFFLED], ids=["digits", "shuffled"])
@@ -80,10 +79,10 @@ def test_a_network_that_was_trained_elsewhere_has_another_division_each_seed(use
 
 def test_seeds_that_change_nothing_are_refused(user: User, tmp_path: Path) -> None:
     """Batches in a fixed order, with their own validation: three seeds would be one measurement told as three."""
-    in_order = "data={source: secateur_user_data:in_order}"
+    in_order = "data={source: secateur_seeds_data:in_order}"
     code, _, complained = user.command(tmp_path / "out", in_order, name="compare", columns=400)
     assert code == 2
-    assert "compare.seeds: secateur_user_data:in_order gives the same images in the same order under" in complained
+    assert "compare.seeds: secateur_seeds_data:in_order gives the same images in the same order under" in complained
     assert "the seeds 0 and 1" in complained
     assert not (tmp_path / "out").exists()
     assert setting_of(user, in_order, "compare.seeds=[3]").config.compare.seeds == (3,)
