@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -77,6 +78,8 @@ def test_blocks_of_channels_are_found_and_filled() -> None:
     assert table.blocks == (16, 32)
     for inputs, outputs in itertools.product((8, 72, 80, 136, 250), (8, 100, 200, 256)):
         assert table(inputs, outputs) == pytest.approx(-(-inputs // 16) * -(-outputs // 32))
+    noisy = LayerTable((32, 40, 64), (8,), np.array([[1.0], [2.0], [3.0]]), blocks=(32, 1))
+    assert [noisy(inputs, 8) for inputs in (32, 33, 40, 41, 64)] == [1.0, 2.0, 2.0, 3.0, 3.0]
     smooth = LayerTable.of(rows, rows, [float(i + o) for i, o in itertools.product(rows, rows)], step=8)
     assert smooth.blocks == (1, 1)
 

@@ -6,6 +6,7 @@ dense enough to show such blocks, widths between its knots count as the next ful
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import json
 import math
@@ -129,8 +130,19 @@ def _block(widths: Sequence[int], times: NDArray[np.float64], step: int) -> int:
 
 
 def _filled(width: int, knots: Sequence[int], block: int) -> int:
-    """Return the width, rounded up to a full block where it lies between knots."""
-    return width if width in knots else -(-width // block) * block
+    """Return the width, rounded up to a full block where it lies between knots, but not past the next of them.
+
+    A wider layer that was measured itself would else seem faster than a narrower one that was not.
+
+    Example:
+        >>> [_filled(width, (32, 40, 64), 32) for width in (32, 33, 41)]
+        [32, 40, 64]
+    """
+    if width in knots:
+        return width
+    above = bisect.bisect(knots, width)
+    full = -(-width // block) * block
+    return min(full, knots[above]) if above < len(knots) else full
 
 
 @dataclass(frozen=True)
