@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -119,6 +119,7 @@ def test_unknown_forms_and_unfit_targets_are_refused() -> None:
     offset=st.sampled_from([0.0, 10.0, 1e4]),
     fault=st.sampled_from(["none", "equal images", "equal channels", "dead channel", "first image far off"]),
 )
+@example(seed=70190, shape=(6, 7, 1, 1), rho=1e-5, scale=1.0, offset=0.0, fault="dead channel")
 @settings(max_examples=120, deadline=None)
 def test_mixed_precision_is_close_to_double(
     seed: int, shape: tuple[int, ...], rho: float, scale: float, offset: float, fault: str
@@ -142,7 +143,7 @@ def test_mixed_precision_is_close_to_double(
                 ridge.mask_derivatives(maps, targets, rho=rho, form="dual")
             return
         mixed = ridge.mask_derivatives(maps, targets, rho=rho, form="dual")
-    assert float((mixed - double).abs().max()) <= 1e-3 * float(double.max())
+    assert float((mixed - double).abs().max()) <= 2 * ridge.ROUNDING * float(double.max())
     assert bool((mixed[double == 0] == 0).all())
 
 

@@ -135,7 +135,7 @@ class DI:
         batch_size: images in a kernel, at least 2.
         samples: how many images to read unless the caller says otherwise.
         precision: "double" is float64 throughout; "mixed" multiplies large maps in float32 for eq. (6) where a bound on
-            rounding allows it, which moves no score by more than 1e-3 of the largest (1e-6 on common networks).
+            rounding allows it, which moves no score by more than 4e-3 of the largest (1e-6 on common networks).
         memory: bytes that `update` may hold beside the maps; it works on fewer channels at a time to keep to it.
 
     Raises:
