@@ -8,10 +8,7 @@ from pathlib import Path
 from secateur.checkpoint import PLAN_FILE
 from secateur.errors import PlanError
 from secateur.records import PruningPlan
-from secateur_cli.workspace import LEARNT_PLAN, PLAN, RUN_FILE
-
-LEARNT = ("autopruner", "soft_clusters")
-"""The searches whose first plan says only how many channels stay."""
+from secateur_cli.workspace import LEARNT, LEARNT_PLAN, PLAN, RUN_FILE
 
 
 def read_plan(path: Path) -> PruningPlan:

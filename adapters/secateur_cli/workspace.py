@@ -10,13 +10,15 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from secateur.errors import CheckpointError, ConfigError
 from secateur.files import write_json
 
 RUN_FILE = "run.json"
 PLAN, LEARNT_PLAN = "stages/plan.json", "stages/learnt.json"
+LEARNT: tuple[Literal["autopruner", "soft_clusters"], ...] = ("autopruner", "soft_clusters")
+"""The searches that train the network, to the widths of the uniform one: their first plan says only how many stay."""
 FORMAT = 1
 UNFINISHED = re.compile(r"\..+\.\d+\.tmp")  # how `secateur.files.replacing` names what it has not finished
 

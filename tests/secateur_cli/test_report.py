@@ -24,8 +24,8 @@ from secateur_cli.report import choosing
 from secateur_cli.report.plots import widths_plot
 from secateur_cli.report.report import render_report, write_report
 from secateur_cli.report.verdict import agreement, verdict
-from secateur_cli.settings.plan_schema import LEARNT
 from secateur_cli.wording import amount, speed, spread, wilson_interval
+from secateur_cli.workspace import LEARNT
 
 MINUS = "\N{MINUS SIGN}"
 

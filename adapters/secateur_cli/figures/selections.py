@@ -20,7 +20,7 @@ from secateur.search.selection import Variant
 from secateur_cli.figures.bench import Bench, with_search
 from secateur_cli.figures.cells import Cell, Planned, measure_cells
 from secateur_cli.figures.order import Found, Order
-from secateur_cli.settings.plan_schema import LEARNT
+from secateur_cli.workspace import LEARNT
 
 
 def selection_variants(order: Order) -> Found:

@@ -39,8 +39,6 @@ OWN = NEEDED | {
 
 VARIED: tuple[Search, ...] = ("uniform", "rates")
 """The searches whose widths do not depend on which channels go."""
-LEARNT: tuple[Search, ...] = ("autopruner", "soft_clusters")
-"""The searches that train the network, to the widths of the uniform one."""
 
 
 def _budget(value: Any) -> Any:

@@ -13,10 +13,11 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from secateur.criteria import known_criterion
-from secateur_cli.settings.plan_schema import LEARNT, PlanConfig, Search
+from secateur_cli.settings.plan_schema import PlanConfig, Search
 from secateur_cli.settings.quantize_schema import QuantizeConfig
 from secateur_cli.settings.training_schema import FineTuneConfig, TrainConfig
 from secateur_cli.settings.values import Count, Method, Number, Section, Seed, Threads, as_tuple, with_home
+from secateur_cli.workspace import LEARNT
 
 __all__ = [
     "DataConfig",

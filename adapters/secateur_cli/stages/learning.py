@@ -30,11 +30,10 @@ from secateur.weights import load_weights
 from secateur_cli.inputs.data import Data
 from secateur_cli.progress import Progress
 from secateur_cli.settings.learning_schema import AutoPrunerConfig, SoftClustersConfig
-from secateur_cli.settings.plan_schema import LEARNT
 from secateur_cli.settings.schema import PlanConfig, Search
 from secateur_cli.settings.values import Method
 from secateur_cli.stages.job import CHECKPOINT, Job, going_on
-from secateur_cli.workspace import LEARNT_PLAN
+from secateur_cli.workspace import LEARNT, LEARNT_PLAN
 
 BY_SCORES = ("scores", "reduction", "variant")
 """What a plan records of how scores chose its channels."""

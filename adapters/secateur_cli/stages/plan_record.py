@@ -9,7 +9,7 @@ from typing import Any
 from secateur.records import ChannelGroup, PruningPlan, ScoreTable
 from secateur.search import allowed_widths
 from secateur.search.swaps import losses_of
-from secateur_cli.settings.plan_schema import LEARNT
+from secateur_cli.workspace import LEARNT
 
 
 def plan_record(search: str, plan: PruningPlan, scores: ScoreTable, curves: ScoreTable | None) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from secateur.scoring import scores_by_name
 from secateur.weights import load_weights
 from secateur_cli.costs import spending
 from secateur_cli.progress import Progress
-from secateur_cli.settings.plan_schema import LEARNT
 from secateur_cli.settings.schema import RunConfig, Search
 from secateur_cli.stages.error_curves import CURVES, error_curves
 from secateur_cli.stages.job import Hooks, Job
@@ -24,7 +23,7 @@ from secateur_cli.stages.latency import search_to_latency
 from secateur_cli.stages.learning import WEIGHTS, learn_channels
 from secateur_cli.stages.plan_record import plan_record
 from secateur_cli.stages.preparation import prepare
-from secateur_cli.workspace import LEARNT_PLAN, PLAN
+from secateur_cli.workspace import LEARNT, LEARNT_PLAN, PLAN
 
 DENSE_WEIGHTS = "stages/dense.safetensors"
 SCORES = "stages/scores.json"

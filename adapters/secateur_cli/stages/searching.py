@@ -27,10 +27,10 @@ from secateur.search import (
 )
 from secateur.search.budget import allowed_cost
 from secateur_cli.inputs.epochs import seed_everything
-from secateur_cli.settings.plan_schema import LEARNT
 from secateur_cli.stages.job import Job
 from secateur_cli.stages.judge import judge_of
 from secateur_cli.stages.prescribed import PRESCRIBED, Setting, prescribed_plan
+from secateur_cli.workspace import LEARNT
 
 WAYS = {
     "greedy": "greedy search, percent of the way",

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.errors import ConfigError, NetworkError
 from secateur.feature_maps.operations import Kind, kind_of
-from secateur.feature_maps.trail import Trail, address, is_held_elsewhere
+from secateur.feature_maps.trail import Trail, address, is_held_elsewhere, tensors_among
 from secateur.modes import unwrapped
 
 Tap = Literal["act", "bn", "conv", "sum"]
@@ -212,13 +212,8 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
     def _take(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> list[Trail]:
         """Remove and return the trails whose tensors are among the arguments, each once."""
         met: list[Trail] = []
-        for argument in (*args, *kwargs.values()) if kwargs else args:
-            if isinstance(argument, Tensor):
-                met += self._trails.pop(address(argument), ())
-            elif isinstance(argument, (list, tuple)):
-                for item in argument:
-                    if isinstance(item, Tensor):
-                        met += self._trails.pop(address(item), ())
+        for tensor in tensors_among((*args, *kwargs.values()) if kwargs else args):
+            met += self._trails.pop(address(tensor), ())
         return met
 
     def _hand_over(self, trail: Trail) -> None:

@@ -47,7 +47,7 @@ from: x * sigmoid(x), x * tanh(softplus(x)), x * relu6(x + 3) / 6, x / (1 + abs(
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -202,7 +202,7 @@ class Trail:
 
     def _seen_by(self, args: Sequence[Any]) -> Trail:
         """Return the trail on the tensor that an operation reads, where it is not on its last view."""
-        layouts = [(a.shape, a.stride()) for a in _tensors_of(args) if self._is(a)]
+        layouts = [(a.shape, a.stride()) for a in tensors_among(args) if self._is(a)]
         trail: Trail | None = self
         while trail is not None:
             if (trail.tensor.shape, trail.tensor.stride()) in layouts:
@@ -253,7 +253,13 @@ class Trail:
         return start
 
 
-def _tensors_of(args: Sequence[Any]) -> Iterator[Tensor]:
+def tensors_among(args: Iterable[Any]) -> Iterator[Tensor]:
+    """Yield the tensors among the arguments of an operation, and in their lists.
+
+    Example:
+        >>> len([*tensors_among((torch.zeros(1), 2, [torch.ones(1), None]))])
+        2
+    """
     for argument in args:
         if isinstance(argument, Tensor):
             yield argument

@@ -67,7 +67,8 @@ def _check_train(model: nn.Module, train: Batches) -> tuple[Tensor, Tensor, int]
     if isinstance(train, Sequence):
         for batch in batches:
             check_labels(unpack(batch)[1], answers)
-    return inputs, answers, 1 + sum(1 for _ in batches) if (count := _count(train)) is None else count
+    count = _count(train)
+    return inputs, answers, 1 + sum(1 for _ in batches) if count is None else count
 
 
 def _count(train: Batches) -> int | None:
