@@ -178,3 +178,16 @@ def test_scores_below_zero_are_no_errors(lowest: float) -> None:
     curves = ScoreTable({"a": torch.zeros(4), "b": torch.tensor([lowest, lowest, 0.0, 1.0], dtype=torch.float64)})
     with pytest.raises(ScoreError, match=f"the group 'b' are no error curve: they fall to {lowest:g}"):
         curve_plan(groups_of("ab", 4), curves, Prices({"a": 1, "b": 1}, 4), "50%", round_to=1)
+
+
+def test_ties_are_those_of_the_scores_that_the_curves_were_made_in_the_order_of() -> None:
+    """Curves rise with every channel, so that they show no ties where a criterion has put equal channels in a row."""
+    groups, cost = groups_of("ab", 4), Prices({"a": 1.0, "b": 1.0}, 4)
+    scores = ScoreTable({"a": torch.tensor([2.0, 1.0, 1.0, 1.0]), "b": torch.tensor([1.0, 2.0, 3.0, 4.0])})
+    curves = ScoreTable({"a": torch.tensor([4.0, 1.0, 2.0, 3.0]), "b": torch.tensor([1.0, 2.0, 3.0, 4.0])})
+    plan = curve_plan(groups, curves, cost, "50%", round_to=1, order=scores)
+    assert plan.widths == {"a": 2, "b": 2}
+    assert plan.ties == {"a": 3}
+    assert curve_plan(groups, curves, cost, "50%", round_to=1).ties == {}
+    part = ScoreTable({"b": torch.tensor([1.0, 1.0, 1.0, 4.0])})  # a has no scores: its curve decides by itself
+    assert curve_plan(groups, curves, cost, "50%", round_to=1, order=part).ties == {"b": 3}

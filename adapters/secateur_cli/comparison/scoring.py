@@ -151,7 +151,7 @@ def _search(setting: Setting, cell: Cell, scores: ScoreTable, curves: ScoreTable
         given = prescribed.Setting(setting.model, setting.data.example, setting.groups, costs, budget, None, cell.seed)
         return prescribed.prescribed_plan(cell.search, plan, scores, given)
     if curves is not None:
-        return curve_plan(setting.groups, curves, costs, budget, **widths)
+        return curve_plan(setting.groups, curves, costs, budget, order=scores, **widths)
     with _judging(setting, cell) as evaluate:
         return greedy_plan(setting.groups, scores, costs, budget, evaluate, delta=plan.delta, **widths)
 

@@ -73,7 +73,7 @@ def search(job: Job, scores: ScoreTable, curves: ScoreTable | None) -> tuple[Pru
         return _judged(job, scores, rank)
 
     if job.search == "greedy":
-        begin = _begin(job, curves, config.greedy_from) if curves is not None and config.greedy_from else None
+        begin = _begin(job, scores, curves, config.greedy_from) if curves is not None and config.greedy_from else None
 
         def greedy(evaluate: Evaluate, on_step: Callable[[Step], None], journal: Journal) -> PruningPlan:
             return greedy_plan(
@@ -90,24 +90,25 @@ def search(job: Job, scores: ScoreTable, curves: ScoreTable | None) -> tuple[Pru
 
     if curves is None:
         raise ScoreError(f"search: {job.search} begins with error curves, and there are none")
-    start = curve_plan(job.groups, curves, job.costs, job.budgets, **widths)
+    start = curve_plan(job.groups, curves, job.costs, job.budgets, order=scores, **widths)
     if job.search == "curves":
         return start, []
 
     def refine(evaluate: Evaluate, on_step: Callable[[Step], None], _: Journal) -> PruningPlan:
         found = (job.groups, curves, job.costs, job.budgets, evaluate, start)
-        return refine_plan(*found, max_evaluations=config.evaluations, on_step=on_step, **widths)
+        return refine_plan(*found, max_evaluations=config.evaluations, order=scores, on_step=on_step, **widths)
 
     return _judged(job, curves, refine)
 
 
-def _begin(job: Job, curves: ScoreTable, share: str) -> PruningPlan:
+def _begin(job: Job, scores: ScoreTable, curves: ScoreTable, share: str) -> PruningPlan:
     """Return the curves' plan at this share of each cost, or at its budget where that is larger."""
     config, larger = job.config.plan, {}
     for cost in job.costs:
         dense = cost({})
         larger[cost.name] = max(allowed_cost(share, dense), allowed_cost(job.budgets[cost.name], dense))
-    return curve_plan(job.groups, curves, job.costs, larger, round_to=config.round_to, min_keep=config.min_keep)
+    widths = {"round_to": config.round_to, "min_keep": config.min_keep}
+    return curve_plan(job.groups, curves, job.costs, larger, order=scores, **widths)
 
 
 def _rescoring(job: Job) -> tuple[str, Callable[[Kept], ScoreTable]]:

@@ -49,6 +49,7 @@ def curve_plan(
     *,
     round_to: int = 8,
     min_keep: int = 1,
+    order: ScoreTable | None = None,
 ) -> PruningPlan:
     """Return the plan whose summed error is least among those that the budget allows, by the groups' error curves.
 
@@ -65,6 +66,8 @@ def curve_plan(
         budget: "50%", "60.5M" or the largest cost as a number, see `parse_budget`; for several costs a mapping from
             their names to that.
         round_to, min_keep: see `allowed_widths`; with 1 every width is allowed.
+        order: the scores that the curves were made in the order of, `reconstruction_scores(..., order=...)`: channels
+            that tie by them are told apart by their place alone, which the curves do not show and `plan.ties` counts.
 
     Raises:
         as `uniform_plan`; and ScoreError where the error at an allowed width is below 0.
@@ -90,7 +93,7 @@ def curve_plan(
         ({'a': 1, 'b': 3}, (0, 1, 2))
     """
     problem = state_problem(
-        groups, scores, cost, budget, round_to=round_to, min_keep=min_keep, reduction="sum", variant="low"
+        *(groups, scores, cost, budget), round_to=round_to, min_keep=min_keep, reduction="sum", order=order
     )
     errors = {name: _curve(values.tolist(), problem.widths[name]) for name, values in problem.scores.items()}
     _check_errors(errors)

@@ -37,6 +37,7 @@ class Problem:
         settings: what the plan records whatever the search.
         left: group -> the channels that may still be kept, ascending; absent groups have all.
         ties: group of `left` -> the ties by which those were chosen.
+        order: group -> the scores that its error curve was made in the order of, by which ties are counted.
     """
 
     groups: Mapping[str, ChannelGroup]
@@ -49,6 +50,7 @@ class Problem:
     settings: Mapping[str, Any]
     left: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     ties: Mapping[str, int] = field(default_factory=dict)
+    order: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def dense(self) -> dict[str, int]:
@@ -137,7 +139,8 @@ class Problem:
         for name, width in widths.items():
             left = self._left(name)
             cut = width < len(left)
-            ties = ties_at_cut(self.scores[name][left], width, variant=self.variant) if cut else 0
+            decides = self.order.get(name, self.scores.get(name))
+            ties = 0 if not cut or decides is None else ties_at_cut(decides[left], width, variant=self.variant)
             found[name] = ties if cut else self.ties.get(name, 0)
         return found
 
@@ -155,11 +158,13 @@ def state_problem(
     variant: Variant = "low",
     seed: int = 0,
     start: PruningPlan | None = None,
+    order: ScoreTable | None = None,
 ) -> Problem:
     """Check everything that can be checked before a search, and return the problem.
 
     Args:
         start: the plan that the search goes on from, if it does.
+        order: the scores whose order the scores, error curves, were made in; None where they decide by themselves.
 
     Raises:
         NetworkError: there is no group to prune.
@@ -184,7 +189,9 @@ def state_problem(
     if limits is not None:
         widths = _within(limits, widths, groups)
     spendings = state_spendings(cost, budget, {name: group.width for name, group in groups.items()})
-    problem = Problem(groups, combined, spendings, widths, reduction, variant, seed, settings)
+    known = {} if order is None else _known(scored, order)
+    ordered = {name: group.combine(order or {}) for name, group in known.items()}
+    problem = Problem(groups, combined, spendings, widths, reduction, variant, seed, settings, order=ordered)
     lowest = problem.narrowest
     if start is not None:
         _check_same_groups(groups, start)
@@ -224,7 +231,7 @@ def _check_same_groups(groups: Mapping[str, ChannelGroup], start: PruningPlan) -
 
 def _with_scores(groups: Mapping[str, ChannelGroup], scores: ScoreTable) -> dict[str, ChannelGroup]:
     """Return the groups that can be decided about; say which cannot."""
-    scored = {name: g for name, g in groups.items() if any(member.layer in scores for member in g.producers)}
+    scored = _known(groups, scores)
     if not scored:
         raise ScoreError(f"none of the {len(scores)} scored layers produces the channels of a group that can be pruned")
     left = [name for name in groups if name not in scored]
@@ -236,6 +243,11 @@ def _with_scores(groups: Mapping[str, ChannelGroup], scores: ScoreTable) -> dict
             stacklevel=4,
         )
     return scored
+
+
+def _known(groups: Mapping[str, ChannelGroup], scores: ScoreTable) -> dict[str, ChannelGroup]:
+    """Return the groups that a table has scores of."""
+    return {name: group for name, group in groups.items() if any(m.layer in scores for m in group.producers)}
 
 
 def _within(

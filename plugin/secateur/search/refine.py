@@ -57,6 +57,7 @@ def refine_plan(
     round_to: int = 8,
     min_keep: int = 1,
     reduction: Reduction = "sum",
+    order: ScoreTable | None = None,
     on_step: Callable[[RefineStep], None] | None = None,
 ) -> PruningPlan:
     """Return the plan that swaps lead to from `start`: worth more by `evaluate`, or `start`'s own widths.
@@ -96,6 +97,7 @@ def refine_plan(
         breadth: how many swaps are compared at a time: with one, the first that is worth more is accepted.
         round_to, min_keep: see `allowed_widths`; a width of `start` that they do not allow can be left, not reached.
         reduction: how the scores of a group's producers combine.
+        order: the scores that error curves were made in the order of, by which ties are counted, as by `curve_plan`.
         on_step: called after each accepted swap with a `RefineStep`.
 
     Raises:
@@ -132,7 +134,12 @@ def refine_plan(
         raise ConfigError(f"unknown promise {promise!r}; allowed: {', '.join(get_args(Promise))}")
     check_counts(max_evaluations=max_evaluations, breadth=breadth)
     problem = state_problem(
-        groups, scores, cost, budget, round_to=round_to, min_keep=min_keep, reduction=reduction, start=start
+        *(groups, scores, cost, budget),
+        round_to=round_to,
+        min_keep=min_keep,
+        reduction=reduction,
+        start=start,
+        order=order,
     )
     _check_budgets(problem, start)
     losses = {name: losses_of(values.tolist(), promise) for name, values in problem.scores.items()}
