@@ -87,6 +87,12 @@ def test_intervals_against_cost_lie_within_the_panel_and_within_0_to_100(monkeyp
     low, high = axes.get_ylim()
     assert low < 15
     assert high > 100
+    panels.clear()
+    elsewhere = {"criterion": "hrank", "macs": {"value": 40.0}, "accuracy": {"cut": shares[0]}}
+    plots.cost_panels([*rows, row | elsewhere], "cut", dense={"macs": 100.0, "accuracy": 0.95})
+    first, second = (panel.axes[0] for panel in panels)
+    assert first.get_xlim() == second.get_xlim()
+    assert first.get_ylim() == second.get_ylim()
 
 
 def test_one_measurement_has_no_interval() -> None:
@@ -170,6 +176,32 @@ def test_a_lead_of_a_few_images_may_be_chance() -> None:
         assert f"di (secateur) {verb}" in said
         assert ("which may be chance" in said) == (verb == "is first")
         assert "di (secateur) leads" in verdicts(rows_of(records, ["cut"]), ["cut"])[0]
+
+
+@pytest.mark.parametrize("images", [400, 1000, 5000])
+def test_a_lead_of_six_images_is_one_whatever_the_accuracies(images: int) -> None:
+    for right in range(0, images - 6, max(1, images // 200)):
+        records = [record("l1", seed, right / images, house="NNI", plan=f"b{seed}") for seed in range(3)]
+        records += [record("di", seed, (right + 6) / images, plan=f"a{seed}") for seed in range(3)]
+        (said,) = verdicts(rows_of(records, ["cut"]), ["cut"], images=images)
+        assert "di (secateur) leads" in said, right
+
+
+def test_a_speed_over_networks_is_a_ratio_as_far_from_one_as_its_inverse() -> None:
+    def found(ratios: list[float]) -> dict[str, float]:
+        records = []
+        for seed, ratio in enumerate(ratios):
+            latency = {"comparisons": [{"batch_size": 1} | timed("end to end", ratio)]}
+            records.append(record("l1", seed, 0.7, plan=f"b{seed}") | {"latency": latency})
+        (row,) = rows_of(records, ["cut"])
+        return dict(row["speed"]["1"])
+
+    speed, inverse = found([1.4, 1.8]), found([1 / 1.4, 1 / 1.8])
+    assert speed["ratio"] == pytest.approx((1.4 * 1.8) ** 0.5)
+    assert 0 < speed["lower"] < speed["ratio"] < speed["upper"]
+    assert (inverse["ratio"], inverse["lower"]) == pytest.approx((1 / speed["ratio"], 1 / speed["upper"]))
+    reach = t_quantile(1) * math.log(1.8 / 1.4) / 2
+    assert math.log(speed["upper"] / speed["ratio"]) == pytest.approx(reach)
 
 
 def test_what_no_seed_changes_is_one_difference_and_no_lead() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,12 +12,13 @@ from secateur_cli.comparison import plots
 from secateur_cli.comparison.contenders import HOUSES
 from secateur_cli.comparison.tables import LEADS, alike, missing, share, trained_before, untouched
 from secateur_cli.comparison.verdicts import blocks_of, called, is_measured, standing, verdicts
-from secateur_cli.report.page import Figure, Section, Table, as_text
+from secateur_cli.report.page import Figure, Section, Table, as_text, part
 from secateur_cli.report.report import moment, readable, render_page
 from secateur_cli.report.sections import SEARCHES
 from secateur_cli.wording import NONE, amount, percent
 
 TEMPLATE = "comparison.html.jinja"
+SCORING = "Processor time of scoring all layers, with its 95% t-interval where seeds have scores of their own."
 READING = (
     "Accuracy is top-1 on the held-out images in percent: the mean over seeds ± half of its 95% t-interval. Without ± "
     "it is one measurement: a single seed, or channels that no seed changes. The interval is over seeds, not over "
@@ -167,8 +169,20 @@ def _scoring(found: Mapping[str, Any]) -> Section | None:
         "What the scores of all layers take, on top of what the process holds; a first call includes what is loaded or "
         "compiled for it. Processor time is that of all threads, and hardly changes with what else the machine does."
     )
+    device = str(part(found, "config").get("device") or "cpu")
+    here = f"Memory and processor time are the machine's own; what {device} takes is not in them."
     header = ["criterion", "processor s", "s", "memory, MiB", "images", "scores"]
-    return Section("scoring", "Scoring", [text], [Figure(plots.scoring_plot(rows), "")], tables=[Table(header, table)])
+    figure = Figure(plots.scoring_plot(rows), SCORING)
+    return Section(
+        "scoring", "Scoring", [text] if device == "cpu" else [text, here], [figure], tables=[Table(header, table)]
+    )
+
+
+def _cautions(cells: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what was said of the times of networks: that the machine was busy, and how often."""
+    timed = {str(cell["latency"]): cell["latency"] for cell in cells if cell["latency"]}
+    said = Counter(c["caution"] for latency in timed.values() for c in latency["comparisons"] if c.get("caution"))
+    return [f"Of {count} measured speeds: {caution}." for caution, count in said.items()]
 
 
 def _how(found: Mapping[str, Any]) -> Section:
@@ -178,6 +192,7 @@ def _how(found: Mapping[str, Any]) -> Section:
         READING.format(images=images, point=100 / max(images, 1), leads=LEADS),
         THEIRS,
         *untouched(found["rows"]),
+        *_cautions(found["cells"]),
         *missing(found),
     ]
     facts = [

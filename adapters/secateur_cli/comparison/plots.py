@@ -88,19 +88,24 @@ def cost_panels(rows: Sequence[Row], stage: str, *, dense: Mapping[str, float]) 
     low = min(max(0.0, share["value"] - (share["reach"] or 0.0)) for share in shares)
     high = max(min(1.0, share["value"] + (share["reach"] or 0.0)) for share in shares)
     limits = (100 * low - 2, 100 * max(high, dense["accuracy"] or 0.0) + 2)
+    spent = [100 * row["macs"]["value"] / dense["macs"] for found in by_criterion.values() for row in found]
+    reach = (min(spent) - 3, max(spent) + 3)
     return [
-        (criterion, _cost_panel(found, stage, dense["macs"], limits, f"cost-{number}"))
+        (criterion, _cost_panel(found, stage, dense["macs"], (reach, limits), f"cost-{number}"))
         for number, (criterion, found) in enumerate(by_criterion.items())
     ]
 
 
-def _cost_panel(rows: Sequence[Row], stage: str, macs: float, limits: tuple[float, float], name: str) -> str:
+def _cost_panel(
+    rows: Sequence[Row], stage: str, macs: float, scale: tuple[tuple[float, float], tuple[float, float]], name: str
+) -> str:
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         axes.grid()
         for search in dict.fromkeys(row["search"] for row in rows):
             _line(axes, [row for row in rows if row["search"] == search], stage, macs, search)
-        axes.set_ylim(*limits)
+        axes.set_xlim(*scale[0])
+        axes.set_ylim(*scale[1])
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.set_xlabel("MACs (% of dense)")

@@ -12,7 +12,7 @@ from secateur_cli.comparison.learning import learnt_epochs
 from secateur_cli.comparison.scoring import decided
 from secateur_cli.comparison.setting import Setting
 from secateur_cli.comparison.verdicts import called, verdicts
-from secateur_cli.intervals import Mean, mean
+from secateur_cli.intervals import Mean, geometric_mean, mean
 
 Facts = Mapping[str, Any]
 Record = dict[str, Any]
@@ -170,13 +170,10 @@ def _speed(records: Sequence[Record]) -> Record | None:
         if comparison["measured"] != "end to end":
             continue
         ratios = [latency["comparisons"][idx]["ratio"] for latency in timed.values()]
-        over = mean(ratios)
-        if over is not None and len(timed) > 1:
-            low, high = over.ends
-        else:
-            low, high = comparison["lower"], comparison["upper"]
+        one = comparison["ratio"], comparison["lower"], comparison["upper"]
+        ratio, low, high = geometric_mean(ratios) if len(timed) > 1 else one
         found[str(comparison["batch_size"])] = {
-            "ratio": sum(ratios) / len(ratios),
+            "ratio": ratio,
             "lower": low,
             "upper": high,
             "networks": len(timed),
