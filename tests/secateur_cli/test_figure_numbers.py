@@ -193,6 +193,14 @@ def test_criteria_that_the_network_does_not_allow_are_left_out_unless_named(user
         measure(user, "criteria-over-ratios", *settings, seeds=1, at="50%", lines="bn_scale")
 
 
+def test_a_figure_removes_the_lowest_scores_whatever_variants_the_run_has(user: User) -> None:
+    asked: dict[str, Any] = {"seeds": 1, "at": "0.5", "lines": "uniform", "until": "removed"}
+    ablation = ("plan.search=uniform", "plan.variant=[reverse,low]", *UNTRAINED)
+    found = measure(user, "allocations", *ablation, **asked)
+    usual = measure(user, "allocations", "plan.search=uniform", *UNTRAINED, **asked)
+    assert [row["plan"] for row in found.rows[1:]] == [row["plan"] for row in usual.rows[1:]]
+
+
 def test_no_filter_frozen_is_the_run_itself(user: User, finished: tuple[Path, dict[str, Any]]) -> None:
     found = measure(user, "frozen-shares", seeds=1, at="0,0.5")
     rows = [row for row in found.rows if row["at"] in (None, 0.0)]

@@ -162,7 +162,7 @@ def test_bars_are_the_intervals_over_seeds() -> None:
     assert container.get_label() == "curves"
     ends = container.lines[2][0].get_segments()[1][:, 1] / 100
     assert sorted(ends) == pytest.approx(student_interval(shares), abs=1e-3)
-    assert container.lines[0].get_xdata() == pytest.approx([70, 50, 30])
+    assert container.lines[0].get_xdata() == pytest.approx([30, 50, 70])
     assert panel.xaxis_inverted()
 
 
@@ -213,3 +213,37 @@ def test_files_are_complete_and_the_same_each_time(tmp_path: Path) -> None:
     assert pdf.startswith(b"%PDF")
     assert imread(tmp_path / "a" / "allocations.png").shape[1] > 1000
     assert dict(matplotlib.rcParams) == before
+
+
+@pytest.mark.parametrize("name", ["accuracy-against-delta", "accuracy-against-rho", "allocations"])
+def test_a_line_goes_from_left_to_right_whatever_the_order_of_its_points(name: str) -> None:
+    found = invented(name)
+    turned = Found(sorted(found.rows, key=lambda row: (row["at"] != 10, row["at"] != 0.5)), found.about)
+    with paper():
+        figure = DRAWINGS[name](turned)
+    for container in bars(figure.axes[0]):
+        x = [float(value) for value in container.lines[0].get_xdata()]
+        assert x == sorted(x)
+
+
+def test_a_layer_that_keeps_the_same_in_all_seeds_is_drawn_beside_one_that_does_not() -> None:
+    """The mean of three times 8 of 36 is not 8 of 36: the bar would reach below nothing."""
+    rows = [
+        {"line": "curves", "seed": s, "layer": name, "width": 36, "kept": kept, "cost": "macs", "share": 0.5}
+        for s in SEEDS
+        for name, kept in (("a", 8), ("b", 8 + s))
+    ]
+    assert sum([100 * 8 / 36] * 3) / 3 != 100 * 8 / 36
+    with paper():
+        figure = DRAWINGS["widths"](Found(rows, {"costs": ["macs"]}))
+    assert len(bars(figure.axes[0])) == 1
+
+
+def test_lines_of_a_layer_stay_beside_its_place() -> None:
+    names = [f"plan {number}" for number in range(MOST_LINES)]
+    row = {"seed": 0, "layer": "a", "width": 16, "kept": 8, "cost": "macs", "share": 0.5}
+    with paper():
+        figure = DRAWINGS["widths"](Found([row | {"line": name} for name in names], {"costs": ["macs"]}))
+    places = [float(container.lines[0].get_xdata()[0]) for container in bars(figure.axes[0])]
+    assert len({*places}) == MOST_LINES
+    assert 0.5 < min(places) < max(places) < 1.5

@@ -30,7 +30,7 @@ def delta_plot(found: Found) -> Figure:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
         _dense(upper, points)
         for number, stage in enumerate(stages(points)):
-            own = [p for p in points if p["stage"] == stage]
+            own = sorted((p for p in points if p["stage"] == stage), key=lambda p: float(p["at"]))
             with_bars(upper, [100 * p["at"] for p in own], [p["accuracy"] for p in own], label=stage, number=number)
         upper.set_ylabel(ACCURACY)
         deltas = sorted({row["at"] for row in found.rows if row["at"] is not None})
@@ -123,7 +123,7 @@ def _lines(
         for axes, stage in zip(panels, steps, strict=False):
             _dense(axes, points)
             for number, line in enumerate(lines):
-                own = [p for p in points if p["line"] == line and p["stage"] == stage]
+                own = sorted((p for p in points if p["line"] == line and p["stage"] == stage), key=x)
                 spreads = [p["accuracy"] for p in own]
                 label = name_of(line)
                 with_bars(axes, [x(p) for p in own], spreads, label=label, number=number, lines=len(lines))

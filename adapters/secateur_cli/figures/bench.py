@@ -154,7 +154,7 @@ class Bench:
 
 
 def with_search(settings: PlanConfig, search: Search, *, macs: float | None = None) -> PlanConfig:
-    """Return the section `plan` for one search, and with a share of the MACs as its budget where that is given.
+    """Return the section `plan` for one search, the lowest scores going, to a share of the MACs where that is given.
 
     Example:
         >>> plan = PlanConfig(search=("uniform", "greedy"), budget=BudgetConfig(parameters="40%"), rescore=1)
@@ -163,7 +163,7 @@ def with_search(settings: PlanConfig, search: Search, *, macs: float | None = No
         (('uniform',), None, {'macs': '30%'})
     """
     budget = settings.budget if macs is None else BudgetConfig(macs=f"{100 * macs:g}%")
-    return settings.for_search(search).model_copy(update={"budget": budget})
+    return settings.for_search(search).model_copy(update={"budget": budget, "variant": ("low",)})
 
 
 @contextmanager

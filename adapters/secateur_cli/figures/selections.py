@@ -79,6 +79,7 @@ def frozen_shares(order: Order) -> Found:
 
 
 def _by_run(stand: Bench) -> Planned:
-    """Return the plan of the first search of the run."""
-    plan, _ = stand.planned(with_search(stand.config.plan, stand.config.plan.search[0]))
+    """Return the plan of the first search and variant of the run."""
+    settings = stand.config.plan
+    plan, _ = stand.planned(settings.for_search(settings.search[0]))
     return Planned(plan, stand.scored(stand.config.score).table)

@@ -36,7 +36,7 @@ def widths_plot(found: Found) -> Figure:
         lower.bar(range(1, len(layers) + 1), widths, width=0.8, facecolor="white", edgecolor="#9ca3af", linewidth=0.8,
                   label="dense network")  # fmt: skip
         for number, line in enumerate(lines):
-            shift = 0.18 * (number - (len(lines) - 1) / 2)
+            shift = min(0.18, 0.8 / len(lines)) * (number - (len(lines) - 1) / 2)
             share = fmean(row["share"] for row in kept[line][layers[0]])
             label = (
                 f"{name_of(line)} ({100 * share:.1f}% of the MACs)"
@@ -67,8 +67,8 @@ def _draw(
     values = [[100 * row["kept"] / row["width"] if whole else row["kept"] for row in rows] for rows in kept.values()]
     y = [sum(own) / len(own) for own in values]
     reach = [
-        [m - min(own) for m, own in zip(y, values, strict=True)],
-        [max(own) - m for m, own in zip(y, values, strict=True)],
+        [max(0.0, m - min(own)) for m, own in zip(y, values, strict=True)],
+        [max(0.0, max(own) - m) for m, own in zip(y, values, strict=True)],
     ]
     x = [place + shift for place in range(1, len(y) + 1)]
     style = look(number) | {"markersize": 3.2, "linewidth": 0.8}

@@ -16,6 +16,7 @@ import torch
 from secateur.errors import ConfigError
 from secateur.files import replacing, write_json
 from secateur_cli.figures.cells import summarised
+from secateur_cli.figures.names import name_of
 from secateur_cli.figures.order import Found, Order
 from secateur_cli.report.report import plain
 from secateur_onnx.machine import cpu_name
@@ -49,6 +50,8 @@ def caption(name: str, shows: str, found: Found, order: Order) -> str:
     note = found.about.get("note")
     if note:
         words.append(f"{note[0].upper()}{note[1:]}.")
+    if left := found.about.get("left out"):
+        words.append(f"Left out: {', '.join(map(name_of, left))}, which cannot score this network.")
     return " ".join(words)
 
 
@@ -75,7 +78,7 @@ def record_of(name: str, shows: str, found: Found, order: Order, *, command: str
         "seeds": list(order.seeds),
         "at": list(order.at),
         "lines": list(order.lines),
-        "until": order.until,
+        "until": order.until if points else None,
         "config": order.config.canonical(),
         "versions": {"python": python_version()} | {package: _version(package) for package in PACKAGES},
         "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
