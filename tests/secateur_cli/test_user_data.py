@@ -142,6 +142,9 @@ def test_held_out_images_that_are_trained_on_are_refused(monkeypatch: pytest.Mon
         splits = {"train": user_batches(shift=1), "validation": user_batches(shift=2), "calibration": one}
         with pytest.raises(DataError, match="test and calibration are the same"):
             load_returned(monkeypatch, splits | {"test": other})
+        chosen = {"train": user_batches(shift=1), "validation": one, "test": other}
+        with pytest.raises(DataError, match=r"test and validation are the same; .* choose epochs"):
+            load_returned(monkeypatch, chosen)
 
 
 def test_two_parts_of_one_dataset_are_two_splits(monkeypatch: pytest.MonkeyPatch) -> None:

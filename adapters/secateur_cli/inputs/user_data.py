@@ -124,9 +124,12 @@ def user_splits(returned: Any, path: str, *, limit: int | None = None) -> dict[s
             f"{path!r} returned calibration without validation, for which images of train would be set aside that "
             "calibration may hold; return validation too, or no calibration"
         )
-    for name in ("train", "calibration"):
+    for name in ("train", "calibration", "validation"):
         if name in given and _images(given[name]) is _images(given["test"]):
-            raise DataError(f"{path!r}: test and {name} are the same; held-out images are never trained or scored on")
+            raise DataError(
+                f"{path!r}: test and {name} are the same; held-out images are never trained or scored on, nor do they "
+                "choose epochs or candidates (without validation images of train are set aside for that)"
+            )
     splits = {}
     for name, source in given.items():
         if not isinstance(source, Iterable):
