@@ -7,6 +7,7 @@ References:
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,16 @@ from secateur_onnx.comparison import milliseconds as in_milliseconds
 NONE = "\N{EN DASH}"
 PROVIDERS = {"cpu": "CPU", "cuda": "CUDA", "tensorrt": "TensorRT"}
 NORMAL_95 = 1.959963984540054
+
+
+def is_shown(character: str) -> bool:
+    """Return whether a character is text that can be seen, or room between such.
+
+    Example:
+        >>> is_shown("é"), is_shown("\N{NO-BREAK SPACE}"), is_shown("\N{RIGHT-TO-LEFT OVERRIDE}")
+        (True, True, False)
+    """
+    return character.isprintable() or character in "\n\t" or unicodedata.category(character) == "Zs"
 
 
 def amount(value: float | None, unit: str = "") -> str:

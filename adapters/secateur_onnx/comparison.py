@@ -153,9 +153,9 @@ def milliseconds(value: float) -> str:
     """Return a time with three digits, in seconds from one second on.
 
     Example:
-        >>> milliseconds(0.71234), milliseconds(26.61), milliseconds(1234.5)
-        ('0.712 ms', '26.6 ms', '1.23 s')
+        >>> milliseconds(0.071234), milliseconds(26.61), milliseconds(1234.5)
+        ('0.0712 ms', '26.6 ms', '1.23 s')
     """
     if value >= 999.5:
         return f"{value / 1000:.2f} s"
-    return f"{value:.{min(3, max(0, 2 - math.floor(math.log10(value or 1))))}f} ms"
+    return f"{value:.{min(6, max(0, 2 - math.floor(math.log10(value or 1))))}f} ms"

@@ -138,6 +138,8 @@ def test_groups_that_stay_whole_say_why() -> None:
     assert [len(group.get("errors", [])) for group in record["groups"]] == [9, 0, 0, 9, 5]
     free = plan_record("curves", replace(plan, settings={"round_to": 2}), scores, curves)
     assert free["groups"][3]["whole"] == "the search met the budget without it"
+    rates = plan_record("rates", replace(plan, settings={"round_to": 2}), scores, None)
+    assert rates["groups"][3]["whole"] == "its stated share removes none"
     greedy = plan_record("greedy", plan, scores, curves)  # by the scores: the curves were but its start
     assert greedy["groups"][1]["whole"] == "no smaller width is allowed: a multiple of 8, and at least 1"
     page = Page(render_report({"plan": free}))

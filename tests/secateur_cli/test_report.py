@@ -21,7 +21,7 @@ from reports_for_tests import Page, full_report, hostile_report, minimal_report,
 from secateur.errors import MissingDependencyError
 from secateur.search.selection import Variant
 from secateur_cli.report import choosing
-from secateur_cli.report.plots import widths_plot
+from secateur_cli.report.plots import BLUE, RUST, widths_plot
 from secateur_cli.report.report import render_report, write_report
 from secateur_cli.report.verdict import agreement, verdict
 from secateur_cli.wording import amount, speed, spread, wilson_interval
@@ -85,6 +85,16 @@ def test_fewer_bits_are_told(page: Page) -> None:
         "few bits and activations CUDA dequantised floats no speed is claimed not seen here",
     ):
         assert text in told.words, text
+
+
+def test_uniform_bits_are_not_said_of_the_ends_of_the_network() -> None:
+    report = quantized_report()
+    report["quantization"]["order"] = "uniform"
+    for ends, said in ((8, " Those of the first and the last layer have 8."), (None, "")):
+        report["config"]["quantize"] = {"order": "uniform", "bits": [4], "ends": ends, "learning_rate": 0.01}
+        words = Page(render_report(report)).words
+        assert f"All filters have as many bits.{said} On average a weight" in words
+        assert "At a learning rate of 0.01." in words
 
 
 def test_evidence_names_what_ran(page: Page) -> None:
@@ -156,6 +166,49 @@ def test_no_line_is_drawn_where_it_is_not_the_cut() -> None:
     assert lines == [1]
     assert [panel.count("stroke-dasharray") for panel in panels(page)] == [0]
     assert "Circles are kept, crosses removed. Scores of different groups" in Page(page).words
+
+
+def test_of_equal_scores_the_removed_ones_lie_beyond_the_cut() -> None:
+    report = planned({"search": "greedy"})
+    report["plan"]["groups"][0] |= {"width": 5, "kept": 3, "kept_channels": [2, 3, 4], "scores": [1, 1, 1, 1, 5]}
+    (panel,) = panels(render_report(report))
+    use = r'<use href="[^"]*" x="([\d.]+)" y="[\d.]+" style="fill: '
+    crosses, circles = ([float(x) for x in re.findall(use + colour, panel)] for colour in (RUST, BLUE))
+    assert (len(crosses), len(circles)) == (2, 3)
+    assert min(crosses) > max(circles)
+
+
+def test_a_sketch_keeps_no_channels_and_none_is_drawn_as_kept() -> None:
+    report = planned({"search": "uniform"}) | {"recovery": {"method": "sketch", "taken": {}, "norms": [], "left": {}}}
+    words = Page(render_report(report)).words
+    for text in ("Circles are kept", "dashed line", "Which channels are kept", " kept Scores", "crosses"):
+        assert text not in words, text
+    assert "Scores of different groups are not on one scale" in words
+
+
+def test_the_path_of_a_search_has_the_unit_of_its_cost_and_says_what_was_judged() -> None:
+    report = full_report()
+    report["plan"] |= {"cost": "latency", "budget": 0.0512, "search": "greedy"}
+    report["plan"]["settings"] = {"evaluation": {"measure": "loss", "images": 500, "recovery": "compensate"}}
+    for number, step in enumerate(report["search"]["steps"]):
+        step["cost"] = 0.0712 - number / 1e4
+    page = render_report(report)
+    assert f"steps from 0.0712 ms to {report['search']['steps'][-1]['cost']:.4f} ms, latency" in page
+    assert "0.0712 ms" in Page(page).words
+    assert "worth, by loss" in page
+
+
+def test_epochs_say_which_images_judged_them_and_which_was_taken(page: Page) -> None:
+    assert "epoch training loss top-1, validation" in page.words
+    report = full_report()
+    report["fine_tuning"]["chosen"] = 1
+    words = Page(render_report(report)).words
+    assert "Each epoch was judged on the validation images; the weights are those of epoch 1." in words
+
+
+def test_spaces_of_any_kind_are_shown() -> None:
+    report = full_report() | {"command": "secateur run '/a/My\N{NO-BREAK SPACE}runs/x\N{RIGHT-TO-LEFT OVERRIDE}.yaml'"}
+    assert "/a/My\N{NO-BREAK SPACE}runs/x\N{REPLACEMENT CHARACTER}.yaml" in render_report(report)
 
 
 def panels(page: str) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import traceback
-import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from rich.text import Text
 from secateur.errors import SecateurError
 from secateur_cli.failures import described, place
 from secateur_cli.interrupts import insistent_interrupts
+from secateur_cli.wording import is_shown
 
 FAILED, BAD_INPUT, STOPPED = 1, 2, 130
 
@@ -37,11 +37,7 @@ def visible(text: str) -> str:
         >>> print(visible("\x1b[31mred \ud800"))
         \x1b[31mred \ud800
     """
-    return "".join(c if _shown(c) else ascii(c)[1:-1] for c in text)
-
-
-def _shown(character: str) -> bool:
-    return character.isprintable() or character in "\n\t" or unicodedata.category(character) == "Zs"
+    return "".join(c if is_shown(c) else ascii(c)[1:-1] for c in text)
 
 
 class _PlainConsole(Console):

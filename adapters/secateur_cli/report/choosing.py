@@ -30,7 +30,7 @@ def chosen(report: Report) -> str:
         'by FilterSketch, to widths by hrank'
     """
     criterion, variant = _criterion(report), ablation(report)
-    if _sketched(report):
+    if sketched(report):
         return f"by FilterSketch, to widths by {criterion}" if criterion else "by FilterSketch"
     if learnt := LEARNT.get(_search(report)):
         return f"by {learnt}"
@@ -53,7 +53,7 @@ def removed(report: Report) -> str:
         'those in the middle of the scores by di'
     """
     criterion, variant = _criterion(report), ablation(report)
-    if not criterion or _search(report) in LEARNT or _sketched(report):
+    if not criterion or _search(report) in LEARNT or sketched(report):
         return ""
     which = _words(variant)[1] if variant else "of the lowest scores"
     return f"those {which}" if variant == "random" else f"those {which} by {criterion}"
@@ -83,16 +83,17 @@ def is_cut(report: Report) -> bool:
     return True
 
 
+def sketched(report: Report) -> bool:
+    """Return whether filters were made of all others, so that most layers keep no channel as it was."""
+    return part(report, "recovery").get("method") == "sketch"
+
+
 def _criterion(report: Report) -> str:
     return str(part(report, "scores").get("criterion") or "")
 
 
 def _search(report: Report) -> str:
     return str(part(report, "plan").get("search") or "")
-
-
-def _sketched(report: Report) -> bool:
-    return part(report, "recovery").get("method") == "sketch"
 
 
 def _words(variant: str) -> tuple[str, str]:

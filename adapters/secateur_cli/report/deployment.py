@@ -37,7 +37,7 @@ def speed_section(report: Report) -> Section | None:
         Figure(plots.time_plot(comparisons), "Median time of an image; whiskers: 10% to 90% of the batches."),
     ]
     rows = [
-        [batch(c, comparisons), *medians(c), *(f"{c[s]['images_per_second']:,.0f}" for s in ("dense", "pruned")),
+        [batch(c, comparisons), *medians(c), *(amount(c[s]["images_per_second"]) for s in ("dense", "pruned")),
          speed(c), spread(c), str(len(c["dense"].get("times_ms") or ()))] for c in comparisons
     ]  # fmt: skip
     header = ["", "dense", "pruned", "dense, images/s", "pruned, images/s", "pruned is", "interval", "rounds"]

@@ -17,7 +17,7 @@ def latency_section(report: Report) -> Section | None:
         f"The plan: {said(found)}.",
         "Layers were timed alone at a grid of widths; their sum says what a plan may take. Each plan was then exported "
         "and timed as a whole against the dense network, in turn, and what was measured corrected the next prediction. "
-        "The last figure is a measurement; the intervals are of 95%, over pairs of sessions.",
+        "What is told of the plan is a measurement; the intervals are of 95%, over pairs of sessions.",
     ]
     if found.get("where"):
         text.append(f"Measured on {as_text(found['where'])}.")

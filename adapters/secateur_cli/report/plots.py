@@ -93,21 +93,28 @@ def widths_plot(groups: Sequence[Mapping[str, Any]]) -> str:
     return drawn("widths", f"Channels kept: {said}", (COLUMN, 0.7 + ROW * len(shown)), draw)
 
 
-def score_plots(groups: Sequence[Mapping[str, Any]], *, cut: bool) -> list[tuple[Mapping[str, Any], str]]:
+def score_plots(
+    groups: Sequence[Mapping[str, Any]], *, cut: bool, kept: bool = True
+) -> list[tuple[Mapping[str, Any], str]]:
     """Return groups with a panel each, at most 12 spread evenly over the network: scores from best to worst.
 
     Args:
         groups: of the plan.
         cut: whether a line stands between what is kept and what is not.
+        kept: whether some channels are kept and others removed.
     """
     known = [g for g in groups if g.get("scores") and all(s is not None for s in g["scores"])]
     picked = [known[i] for i in spread_evenly(len(known), MAX_PANELS)]
-    return [(group, _score_panel(group, f"scores-{number}", cut=cut)) for number, group in enumerate(picked)]
+    return [
+        (group, _score_panel(group, f"scores-{number}", cut=cut and kept, marked=kept))
+        for number, group in enumerate(picked)
+    ]
 
 
-def _score_panel(group: Mapping[str, Any], name: str, *, cut: bool) -> str:
-    kept, scores = set(group.get("kept_channels") or ()), list(group["scores"])
-    order = sorted(range(len(scores)), key=lambda channel: -scores[channel])  # stable: ties in channel order
+def _score_panel(group: Mapping[str, Any], name: str, *, cut: bool, marked: bool) -> str:
+    scores = list(group["scores"])
+    kept = set((group.get("kept_channels") or ()) if marked else range(len(scores)))
+    order = sorted(range(len(scores)), key=lambda c: (-scores[c], -c))  # of equal scores the first channel goes first
     size = max(1.8, min(4.5, 90 / len(scores)))
 
     def draw(figure: Figure) -> None:
@@ -126,7 +133,8 @@ def _score_panel(group: Mapping[str, Any], name: str, *, cut: bool) -> str:
         axes.set_xlabel("channels, best first")
         axes.set_ylabel("score")
 
-    said = f"{group['name']}: {len(scores)} scores from {max(scores):.3g} to {min(scores):.3g}, {len(kept)} kept"
+    said = f"{group['name']}: {len(scores)} scores from {max(scores):.3g} to {min(scores):.3g}"
+    said += f", {len(kept)} kept" if marked else ""
     return drawn(name, f"Scores of {said}", (PANEL, 1.75), draw)
 
 
@@ -195,10 +203,12 @@ def time_plot(comparisons: Sequence[Mapping[str, Any]]) -> str:
     return drawn("times", f"Median time of a batch: {said}", (COLUMN, 1.0 + 0.42 * len(comparisons)), draw)
 
 
-def path_plot(steps: Sequence[Mapping[str, Any]], *, cost: str, budget: float | None) -> str:
+def path_plot(
+    steps: Sequence[Mapping[str, Any]], *, cost: str, unit: str, budget: float | None, measure: str = "accuracy"
+) -> str:
     """Return what the network was worth after each step of a search, against its cost, from right to left."""
     costs, worths = [s["cost"] for s in steps], [s["worth"] for s in steps]
-    shares = all(0 <= w <= 1 for w in worths)
+    shares = measure == "accuracy"
 
     def draw(figure: Figure) -> None:
         axes = _axes(figure, grid="both")
@@ -206,12 +216,12 @@ def path_plot(steps: Sequence[Mapping[str, Any]], *, cost: str, budget: float | 
         if budget is not None:
             axes.axvline(budget, color=INK, linestyle="--", linewidth=1)
         axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.xaxis.set_major_formatter(lambda value, _: amount(value))
+        axes.xaxis.set_major_formatter(lambda value, _: amount(value, unit))
         axes.invert_xaxis()
         axes.set_xlabel(cost if budget is None else f"{cost} (dashed: budget)")
-        axes.set_ylabel("top-1 accuracy, masked (%)" if shares else "worth")
+        axes.set_ylabel("top-1 on validation images (%)" if shares else f"worth, by {measure}")
 
-    said = f"{len(steps)} steps from {amount(costs[0])} to {amount(costs[-1])} {cost}"
+    said = f"{len(steps)} steps from {amount(costs[0], unit)} to {amount(costs[-1], unit)}, {cost}"
     return drawn("path", f"Path of the search: {said}", (COLUMN, 2.6), draw)
 
 
@@ -220,7 +230,10 @@ def epochs_plot(epochs: Sequence[Mapping[str, Any]], name: str) -> str:
 
     def draw(figure: Figure) -> None:
         upper, lower = figure.subplots(2, 1, sharex=True)
-        for axes, key, factor, label in ((upper, "accuracy", 100, "top-1 (%)"), (lower, "loss", 1, "training loss")):
+        for axes, key, factor, label in (
+            (upper, "accuracy", 100, "top-1, validation (%)"),
+            (lower, "loss", 1, "training loss"),
+        ):
             known = [(e["epoch"], factor * e[key]) for e in epochs if e.get(key) is not None]
             axes.plot([e for e, _ in known], [v for _, v in known], linewidth=1, **(PRUNED | {"markersize": 3.5}))
             axes.grid(axis="y")

@@ -28,9 +28,12 @@ def few_bits_section(report: Report) -> Section | None:
     if not found:
         return None
     shares, floats = part(found, "accuracy"), (report.get("accuracy") or [{}])[-1].get("accuracy")
+    ends = part(report, "config", "quantize").get("ends")
+    apart = "" if ends is None else f" Those of the first and the last layer have {ends}."
+    order, bits = ORDERS.get(str(found.get("order")), ""), found.get("bits_a_weight") or 0
+    clipped = THRESHOLDS.get(str(found.get("thresholds", "published")), "")
     text = [
-        f"{ORDERS.get(str(found.get('order')), '')} On average a weight has {found.get('bits_a_weight') or 0:.2f} "
-        f"bits; each filter has a scale of its own. {THRESHOLDS.get(str(found.get('thresholds', 'published')), '')} "
+        f"{order}{apart} On average a weight has {bits:.2f} bits; each filter has a scale of its own. {clipped} "
         "The sizes are those on disk, scales and the map of levels counted.",
         agreement(part(found, "parity")),
     ]

@@ -11,6 +11,7 @@ from secateur.errors import MissingDependencyError
 from secateur.files import replacing, write_json
 from secateur_cli.report.choosing import chosen
 from secateur_cli.report.verdict import verdict
+from secateur_cli.wording import is_shown
 
 JSON_FILE = "report.json"
 HTML_FILE = "report.html"
@@ -131,5 +132,5 @@ def _printable(value: Any) -> Any:
     if isinstance(value, list):
         return [_printable(inner) for inner in value]
     if isinstance(value, str):
-        return "".join(c if c.isprintable() or c == "\n" else "�" for c in value)
+        return "".join(c if is_shown(c) else "�" for c in value)
     return value

@@ -6,7 +6,7 @@ import yaml
 
 from secateur_cli.costs import label, spent, unit
 from secateur_cli.report import plots
-from secateur_cli.report.choosing import LEARNT, ablation, is_cut, removed
+from secateur_cli.report.choosing import LEARNT, ablation, is_cut, removed, sketched
 from secateur_cli.report.curves_section import curves_section
 from secateur_cli.report.deployment import medians, onnx_section, speed_section
 from secateur_cli.report.latency_section import latency_section
@@ -46,6 +46,7 @@ SEARCHES = {
     "global_ranking": "one ranking of all channels, its scales and offsets by group found by evolution",
     "cross_layer": "one ranking of the weights of all layers, each divided by what its layer costs",
 }
+PATH = "The path of the search."
 QUANTITIES = {
     "macs": ("MACs of one image", ""),
     "parameters": ("parameters", ""),
@@ -150,7 +151,8 @@ def _widths(report: Report) -> Section | None:
         [g["name"], str(g["width"]), str(g["kept"]), percent(g["kept"] / g["width"]), str(g.get("ties", 0)),
          ", ".join(g.get("layers") or [])] for g in groups
     ]  # fmt: skip
-    kept = [[g["name"], ranges(g["kept_channels"])] for g in groups if g.get("kept_channels")]
+    chosen = [] if sketched(report) else [g for g in groups if g.get("kept_channels")]
+    kept = [[g["name"], ranges(g["kept_channels"])] for g in chosen]
     folded = [Table(["group", "channels"], kept, "Which channels are kept")] if kept else []
     table = Table(["group", "dense", "kept", "share", "ties", "layers"], rows)
     whole = [[g["name"], str(g["whole"])] for g in groups if g.get("whole")]
@@ -161,18 +163,19 @@ def _widths(report: Report) -> Section | None:
 
 def _scores(report: Report) -> Section | None:
     groups = part(report, "plan").get("groups") or []
-    cut = is_cut(report)
-    drawn = plots.score_plots(groups, cut=cut)
+    cut, whole = is_cut(report), sketched(report)
+    drawn = plots.score_plots(groups, cut=cut, kept=not whole)
     if not drawn:
         return None
     some = f" Shown are {len(drawn)} of {len(groups)} groups, spread evenly." if len(drawn) < len(groups) else ""
     crosses = f"removed, in this ablation {removed(report) or 'others'}" if ablation(report) else "removed"
+    marks = f"Circles are kept, crosses {crosses}{', the dashed line is the cut' if cut else ''}. "
     text = (
         f"What {part(report, 'scores').get('criterion', 'the criterion')} says each channel is worth, larger is "
-        f"better; where layers share channels, a group's score combines theirs. Circles are kept, crosses {crosses}"
-        f"{', the dashed line is the cut' if cut else ''}. Scores of different groups are not on one scale.{some}"
+        f"better; where layers share channels, a group's score combines theirs. {'' if whole else marks}"
+        f"Scores of different groups are not on one scale.{some}"
     )
-    panels = [Figure(svg, f"{group['name']}: {group['kept']} of {group['width']} kept") for group, svg in drawn]
+    panels = [Figure(svg, f"{g['name']}{'' if whole else ': {kept} of {width} kept'.format(**g)}") for g, svg in drawn]
     rows = [[str(key).replace("_", " "), as_text(value)] for key, value in part(report, "scores", "settings").items()]
     tables = [Table(["setting", "value"], rows, "How the scores were made")] if rows else []
     return Section("scores", "Scores", [text], panels=panels, tables=tables)
@@ -183,16 +186,17 @@ def _search(report: Report) -> Section | None:
     steps = [s for s in steps if s.get("cost") is not None and s.get("worth") is not None]
     if not steps:
         return None
-    cost = label(str(plan.get("cost") or "cost"))
+    name = str(plan.get("cost") or "cost")
+    cost, of = label(name), unit(name)
     rows = [
-        [str(s.get("step")), str(s.get("group")), str(s.get("width")), amount(s["cost"]), f"{s['worth']:.4f}",
+        [str(s.get("step")), str(s.get("group")), str(s.get("width")), amount(s["cost"], of), f"{s['worth']:.4f}",
          str(s.get("candidates"))] for s in steps
     ]  # fmt: skip
     heads = ["step", "group", "width", cost, "worth", "candidates"]
     judged = part(plan, "settings", "evaluation")
+    measure = str(judged.get("measure", "accuracy"))
     how = (
-        f"by {judged.get('measure', 'accuracy')} on {judged.get('images', 'the')} validation images, "
-        f"{RECOVERIES[judged.get('recovery', 'none')]}"
+        f"by {measure} on {judged.get('images', 'the')} validation images, {RECOVERIES[judged.get('recovery', 'none')]}"
     )
     text = {
         "greedy": f"In each step the search narrowed the group whose loss the network felt least, judged {how}.",
@@ -200,7 +204,7 @@ def _search(report: Report) -> Section | None:
     }.get(str(plan.get("search")), f"Candidates were judged {how}.")
     if plan.get("search") == "refine":  # it goes along the budget, not towards it
         return Section("search", "Swaps of the search", [text], tables=[Table(heads, rows)])
-    figure = Figure(plots.path_plot(steps, cost=cost, budget=plan.get("budget")), "The path of the search.")
+    figure = Figure(plots.path_plot(steps, cost=cost, unit=of, budget=plan.get("budget"), measure=measure), PATH)
     steps_table = Table(heads, rows, f"All {len(rows)} steps")
     return Section("search", "Path of the search", [text], [figure], folded=[steps_table])
 
@@ -218,8 +222,8 @@ def _removal(report: Report) -> Section | None:
     if not found:
         return None
     text = (
-        "Before anything was recovered or trained, the outputs of the network with its channels removed were "
-        "compared with those of the network with them masked, on a batch of the data: largest difference "
+        "Before recovery and fine-tuning, the outputs of the network with its channels removed were compared with "
+        "those of the network with them masked, on two images of the data: largest difference "
         f"{tiny(found.get('largest_difference'))} of the largest output, "
         f"{tiny(found.get('tolerance'))} allowed."
     )

@@ -26,18 +26,23 @@ def training_section(report: Report, key: str, settings: str, title: str) -> Sec
         [str(e.get("epoch")), NONE if e.get("loss") is None else f"{e['loss']:.4f}", percent(e.get("accuracy"))]
         for e in epochs
     ]
-    table = Table(["epoch", "training loss", "top-1"], rows, f"All {len(rows)} epochs" if len(rows) > 8 else "")
+    table = Table(
+        ["epoch", "training loss", "top-1, validation"], rows, f"All {len(rows)} epochs" if len(rows) > 8 else ""
+    )
     name = key.replace("_", "-").replace(".", "-")
     figures = [Figure(plots.epochs_plot(epochs, name), "Accuracy and training loss by epoch.")] if len(rows) > 2 else []
     how = recipe_in_words(part(report, "config", settings))
     text = [how] if how else []
+    judged = any(e.get("accuracy") is not None for e in epochs)
+    if judged and (chosen := part(report, *key.split(".")).get("chosen")):
+        text.append(f"Each epoch was judged on the validation images; the weights are those of epoch {chosen}.")
     rounds = [
         [str(number), ", ".join(one["groups"]), str(one["epochs"]), str(one["chosen"]), percent(one["accuracy"])]
         for number, one in enumerate(part(report, key).get("rounds") or [], 1)
     ]
     if rounds:
         text.append(f"Layer by layer: {len(rounds)} rounds, in each of which the channels of a group went first.")
-        head = ["round", "group", "epochs", "chosen", "top-1"]
+        head = ["round", "group", "epochs", "chosen", "top-1, validation"]
         return Section(name, title, text, figures, tables=[Table(head, rounds)], folded=[table])
     if len(rows) > 8:
         return Section(name, title, text, figures, folded=[table])
@@ -51,8 +56,8 @@ def recipe_in_words(settings: Mapping[str, Any]) -> str:
         >>> recipe_in_words({"optimizer": "sgd", "learning_rate": 0.01, "schedule": "cosine", "freeze": 0.15})
         'By SGD at a learning rate of 0.01, falling on a cosine; 15.0% of the filters of each layer frozen.'
     """
-    if not settings.get("optimizer"):  # a report of an earlier version
-        return ""
+    if not settings.get("optimizer"):  # a report of an earlier version, or a section that says less
+        return _briefly(settings)
     name = {"sgd": "SGD", "adamw": "AdamW"}.get(settings["optimizer"], settings["optimizer"])
     steps = ", ".join(f"{milestone:g}" for milestone in settings.get("milestones") or ())
     falling = "falling on a cosine" if settings.get("schedule") == "cosine" else f"falling after epochs {steps}"
@@ -73,3 +78,10 @@ def recipe_in_words(settings: Mapping[str, Any]) -> str:
     if settings.get("precision", "float32") != "float32":
         words.append(f"convolutions in {settings['precision']}")
     return "; ".join(words) + "."
+
+
+def _briefly(settings: Mapping[str, Any]) -> str:
+    rate, precision = settings.get("learning_rate"), settings.get("precision", "float32")
+    if rate is None:
+        return ""
+    return f"At a learning rate of {rate}{'' if precision == 'float32' else f'; convolutions in {precision}'}."

@@ -53,7 +53,7 @@ def _group(
         record["errors"] = losses_of(group.combine(curves).tolist(), "curves")
     if len(kept) == group.width:
         by = scores if curves is None or search == "greedy" else curves
-        record["whole"] = _reason(group, plan.settings, by)
+        record["whole"] = _reason(search, group, plan.settings, by)
     return record
 
 
@@ -61,7 +61,7 @@ def _scored(group: ChannelGroup, scores: ScoreTable) -> bool:
     return any(member.layer in scores for member in group.producers)
 
 
-def _reason(group: ChannelGroup, settings: Mapping[str, Any], scores: ScoreTable) -> str:
+def _reason(search: str, group: ChannelGroup, settings: Mapping[str, Any], scores: ScoreTable) -> str:
     """Return why a group keeps all of its channels; `scores` are those that its width was decided by."""
     if not _scored(group, scores):
         skipped = scores.settings.get("skipped") or {}
@@ -70,4 +70,4 @@ def _reason(group: ChannelGroup, settings: Mapping[str, Any], scores: ScoreTable
     round_to, min_keep = settings.get("round_to", 1), settings.get("min_keep", 1)
     if len(allowed_widths(group.width, round_to=group.step(round_to), min_keep=min_keep)) == 1:
         return f"no smaller width is allowed: a multiple of {round_to}, and at least {min_keep}"
-    return "the search met the budget without it"
+    return "its stated share removes none" if search == "rates" else "the search met the budget without it"
