@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 import shutil
@@ -224,6 +225,10 @@ def test_two_processes_share_the_work(owner: User, tmp_path: Path) -> None:
     worked = [[line for line in printed.splitlines() if line.startswith("[")] for _, printed, _ in ends]
     names = [line.partition("] ")[2].partition(":")[0] for lines in worked for line in lines]
     assert len(names) == len(set(names)) == 6, "each cell by one of the two"
+    counts = [[int(line[1:].partition("/")[0]) for line in lines] for lines in worked]
+    assert all(own == sorted(own) for own in counts)
+    assert max(itertools.chain(*counts)) == 6, "what either has measured counts"
+    assert sum("left" not in line for line in itertools.chain(*worked)) >= 1
     assert all(cell["not_measured"] is None for cell in report(output)["cells"])
 
 

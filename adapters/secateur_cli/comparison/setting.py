@@ -62,10 +62,12 @@ class Setting:
     _of_seed: tuple[int, Data] | None = field(default=None, repr=False)
 
     def of_seed(self, seed: int) -> Data:
-        """Return the images of a seed; those of the last one asked for are kept.
+        """Return the images of a seed; those of the configuration's own and of the last other one are kept.
 
         Where the dense network is trained here, all seeds set the same images aside: those that it has not seen.
         """
+        if seed == self.config.seed:
+            return self.data
         if self._of_seed is None or self._of_seed[0] != seed:
             outputs = logits(self.model, self.data.example).shape[1]
             split_seed = None if self.config.train is None else self.config.seed

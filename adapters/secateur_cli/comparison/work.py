@@ -44,9 +44,9 @@ def work(setting: Setting, journal: Journal, claims: Claims, cells: Sequence[Cel
             with claims.claim(f"cell {cell.name}") as ours:
                 if ours and _is_open(setting, journal, cell, tried):
                     result = _measured(setting, journal, claims, cell, tried)
-                    say(f"[{len(cells) - clock.left + 1}/{len(cells)}] {cell.name}: {result}; {clock.tick()}")
+                    still = len(_unfinished(setting, journal, cells, tried))
+                    say(f"[{len(cells) - still}/{len(cells)}] {cell.name}: {result}; {clock.told(still)}")
         left = _unfinished(setting, journal, cells, tried)
-        clock.left = len(left)
         if left and len(left) == before:
             if not told:
                 say(f"waiting for {len(left)} cells that another process works at")
@@ -55,17 +55,16 @@ def work(setting: Setting, journal: Journal, claims: Claims, cells: Sequence[Cel
 
 
 class _Clock:
-    """The time left, by the mean of the cells that were measured in this process."""
+    """The time left at the pace of all processes that measure cells."""
 
     def __init__(self, left: int) -> None:
-        self.left, self._begun, self._done = left, time.monotonic(), 0
+        self._first, self._begun = left, time.monotonic()
 
-    def tick(self) -> str:
-        """Count a cell; return how long all have taken, and what is left at that pace, if anything is."""
-        self._done, self.left = self._done + 1, max(0, self.left - 1)
+    def told(self, left: int) -> str:
+        """Return how long has passed, and how long the cells that are left may take, if any are."""
         took = time.monotonic() - self._begun
-        left = f", about {duration(took / self._done * self.left)} left" if self.left else ""
-        return duration(took) + left
+        each = took / max(1, self._first - left)
+        return duration(took) + (f", about {duration(each * left)} left" if left else "")
 
 
 def _measured(setting: Setting, journal: Journal, claims: Claims, cell: Cell, tried: set[str]) -> str:
