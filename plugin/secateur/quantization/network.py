@@ -121,7 +121,7 @@ class _Rounded(nn.Module):
         with torch.no_grad():
             codes = rounded(by_filter(module, weight), self.bits, self.thresholds)
             values = as_weight(module, dequantize(codes)).to(weight.dtype)
-        return weight + (values - weight).detach()
+        return values + (weight - weight.detach())
 
 
 def _thresholds(model: nn.Module, plan: BitPlan) -> dict[str, Tensor]:
