@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations
 
+from secateur.errors import NetworkError
 from secateur.quantization import fake_quantized, quantize_network, uniform_bits
+from secateur.training import fine_tune
 from secateur.training.averaging import moving_average
-from training_for_tests import net
+from training_for_tests import blobs, net, state
 
 
 def test_the_average_has_the_bits_of_the_plan() -> None:
@@ -35,3 +40,25 @@ def test_what_is_trained_computes_with_the_weights_that_are_stored(kind: torch.d
             assert torch.equal(weight, stored.get_submodule(name).weight), name
             (gradient,) = torch.autograd.grad((weight * weight.detach()).sum(), [underneath])
             assert torch.equal(gradient, weight), name
+
+
+def test_frozen_filters_stay_frozen_while_weights_are_rounded() -> None:
+    model, filters = net(), {"0": (1, 6), "4": (0,)}
+    before = state(model)
+    with fake_quantized(model, uniform_bits(model, 4, ends=None)):
+        fine_tune(model, blobs(), epochs=2, learning_rate=0.1, weight_decay=0.1, freeze=filters)
+    for name, positions in filters.items():
+        for part in ("weight", "bias"):
+            own, old = model.get_submodule(name).get_parameter(part), before[f"{name}.{part}"]
+            held = [c for c in range(len(own)) if torch.equal(own[c], old[c])]
+            assert held == [*positions], f"{name}.{part}"
+
+
+@pytest.mark.parametrize("computed", [parametrizations.weight_norm, parametrizations.spectral_norm])
+def test_filters_that_are_computed_otherwise_cannot_be_frozen(computed: Callable[[nn.Module], nn.Module]) -> None:
+    model = net()
+    computed(model[0])
+    before = state(model)
+    with pytest.raises(NetworkError, match=r"'0' .* computed from other tensors"):
+        fine_tune(model, blobs(), freeze={"0": [1]})
+    assert all(torch.equal(value, before[name]) for name, value in state(model).items())

@@ -109,6 +109,7 @@ class _Rounded(nn.Module):
 
     bits: Tensor
     thresholds: Tensor
+    filter_by_filter = True  # see `secateur.training.frozen`
 
     def __init__(self, module: nn.Module, bits: Tensor, thresholds: Tensor) -> None:
         super().__init__()
