@@ -95,11 +95,7 @@ def export_quantized(
     onnx, path = require("onnx"), Path(path)
     require_folder(path)
     rounded, codes = quantize_network(model, plan, thresholds)
-    for name in codes:
-        if (kind := rounded.get_parameter(f"{name}.weight").dtype) != torch.float32:
-            raise NetworkError(
-                f"few bits are written of weights in float32; those of {name!r} are {kind}: use .float()"
-            )
+    check_weights(rounded, plan)
     wanted = sorted({b for bits in plan.bits.values() for b in bits.tolist()})
     chosen, wider = {}, {}
     for bits in wanted:
@@ -136,6 +132,24 @@ def export_quantized(
     file = ExportResult(path, result.opset, result.exporter, result.fallback_reason, size)
     stored = {b: TYPES[w][0] for b, w in chosen.items()}
     return QuantizedExport(file, stored, wider, left, rounded, tolerance_of(rounded, plan, example_inputs))
+
+
+def check_weights(model: nn.Module, plan: BitPlan) -> None:
+    """Refuse layers of a plan that `export_quantized` does not write.
+
+    Raises:
+        NetworkError: weights that are not float32.
+
+    Example:
+        >>> from secateur.quantization import uniform_bits
+        >>> net = nn.Sequential(nn.Linear(2, 2))
+        >>> check_weights(net, uniform_bits(net, 4))
+    """
+    for name in plan.bits:
+        if (kind := model.get_parameter(f"{name}.weight").dtype) != torch.float32:
+            raise NetworkError(
+                f"few bits are written of weights in float32; those of {name!r} are {kind}: use .float()"
+            )
 
 
 def narrowest(bits: int) -> tuple[int, list[str]]:
