@@ -113,6 +113,28 @@ def test_where_only_the_older_exporter_translates_two_bits_are_stored_wider(
     assert capfd.readouterr() == ("", "")
 
 
+class Silent(Branching):
+    """A layer of zeros runs before one of the same shape; the exporter folds batch norm and renames both weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.first
+        self.second = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3))
+        self.first = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3))
+        nn.init.zeros_(self.first[0].weight)
+
+
+def test_a_layer_of_zeros_is_not_taken_for_another_one(tmp_path: Path) -> None:
+    network = Silent().eval()
+    with pytest.warns(SecateurWarning, match="older exporter"):
+        done = export_quantized(network, uniform_bits(network, 4, ends=None), IMAGES, tmp_path / "net.onnx")
+    assert not done.left
+    scales = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(done.file.path).graph.initializer}
+    assert scales["second.0.codes.4.scale"].all()
+    assert not scales["first.0.codes.4.scale"].any()
+    assert check_parity(done.model, done.file.path, [IMAGES]).require().passed
+
+
 def test_the_rule_of_the_plan_is_that_of_the_file(tmp_path: Path) -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3))
     plan = uniform_bits(network, 2, ends=None, thresholds="least_squares")

@@ -10,7 +10,7 @@ where the plan has a range for it.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -180,15 +180,12 @@ def _replace(
     to: ActivationRange | None,
 ) -> str | None:
     """Put codes and scales in the place of a layer's weight; return its name, None if none is made of them."""
-    onnx = require("onnx")
     codes, bits = quantized.codes.cpu().numpy(), quantized.bits.cpu().numpy()
     ways = [isinstance(module, _ConvTransposeNd)]
     if isinstance(module, nn.Linear):
         ways.append(True)  # written as a product with the transposed weight
-    floating = [weight for weight in graph.initializer if weight.data_type == onnx.TensorProto.FLOAT]
-    for weight in sorted(floating, key=lambda weight: weight.name != f"{name}.weight"):  # mostly it keeps its name
+    for weight, values in _candidates(graph, f"{name}.weight"):
         for turned in ways:
-            values = onnx.numpy_helper.to_array(weight)
             scales = _scales(np.swapaxes(values, 0, 1) if turned and values.ndim > 1 else values, codes)
             if scales is None:
                 continue
@@ -201,6 +198,20 @@ def _replace(
                 graph.node.insert(place, node)
             return str(weight.name)
     return None
+
+
+def _candidates(graph: Any, own: str) -> Iterator[tuple[Any, NDArray[Any]]]:
+    """Yield the tensors that may be a weight, and their values: mostly it keeps its own name, and zeros fit any codes."""
+    onnx = require("onnx")
+    floating = [weight for weight in graph.initializer if weight.data_type == onnx.TensorProto.FLOAT]
+    zeros: list[tuple[Any, NDArray[Any]]] = []
+    for weight in sorted(floating, key=lambda weight: weight.name != own):
+        values = onnx.numpy_helper.to_array(weight)
+        if weight.name == own or values.any():
+            yield weight, values
+        else:
+            zeros.append((weight, values))
+    yield from zeros
 
 
 def _scales(values: NDArray[Any], codes: NDArray[Any]) -> NDArray[Any] | None:
