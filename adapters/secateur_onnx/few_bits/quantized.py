@@ -201,7 +201,7 @@ def _replace(
 
 
 def _candidates(graph: Any, own: str) -> Iterator[tuple[Any, NDArray[Any]]]:
-    """Yield the tensors that may be a weight, and their values: mostly it keeps its own name, and zeros fit any codes."""
+    """Yield the tensors that may be a weight, with values: mostly it keeps its own name, and zeros fit any codes."""
     onnx = require("onnx")
     floating = [weight for weight in graph.initializer if weight.data_type == onnx.TensorProto.FLOAT]
     zeros: list[tuple[Any, NDArray[Any]]] = []
