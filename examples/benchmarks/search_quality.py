@@ -3,7 +3,7 @@
     python examples/benchmarks/search_quality.py                        # all that is not recorded yet: hours
     python examples/benchmarks/search_quality.py --seeds 0 --epochs 0   # one seed, without training
     python examples/benchmarks/search_quality.py --worths               # what a greedy search is best judged by
-    python examples/benchmarks/search_quality.py --device cuda --precision bfloat16   # minutes
+    python examples/benchmarks/search_quality.py --device cuda          # minutes
     python examples/benchmarks/search_quality.py --show                 # the table of what is recorded
     python examples/benchmarks/search_quality.py --smoke                # ResNet-20, few images, one criterion, no bound
 
@@ -11,9 +11,10 @@ For each criterion the budget is spent uniformly, by the greedy search (raw accu
 by the criterion's own error curves (`secateur.reconstruction_scores(order=...)` and `secateur.curve_plan`); `refined`
 is a local search from the curves of `reconstruction`. Shown is the percentage of the 5,000 held-out images answered
 rightly: after the cut, with batch norm recalibrated, compensated, compensated with the channels of these widths chosen
-layer by layer (`secateur.reconstruct`, which is reconstruction's own way), and after the same two epochs from the
-compensated weights; the mean over the seeds and, behind the sign, half of its 95% t-interval. A seed decides which
-training images are scored, which are set aside to judge candidates on, and the order in training.
+layer by layer (`secateur.reconstruct`, which is reconstruction's own way), and after the same two epochs in bfloat16
+from the compensated weights (other --epochs and --precision have columns of their own); the mean over the seeds and,
+behind the sign, half of its 95% t-interval. A seed decides which training images are scored, which are set aside to
+judge candidates on, and the order in training.
 
 With --worths, greedy searches in the order of L1 are judged by different measures and recoveries instead. Every figure
 is recorded as soon as it is known, a line each in a file that the next call completes; the worths of candidates are
@@ -35,13 +36,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _record import Record, part, table
+from _record import USUAL, Record, part, stage_of, table, trainings
 from _trained_resnet56 import Setting, add_arguments, load
 
 import secateur
 from secateur.batches import rebatch
 from secateur.evaluation import CandidateWorth
 from secateur.journal import Journal, identify
+from secateur.precision import PRECISIONS
 from secateur.records import PruningPlan, ScoreTable
 from secateur.scoring import scores_by_name
 
@@ -53,9 +55,9 @@ WORTHS = [
     for measure in ("accuracy", "loss", "fidelity")
 ]
 BOUNDS = {"70%": 1.2, "50%": 3.8, "40%": 7.3}  # points that the error curves of reconstruction may lose, untrained
-STAGES = ("cut", "recalibrated", "compensated", "layer by layer", "trained")
+STAGES = ("cut", "recalibrated", "compensated", "layer by layer")
 IMAGES = 1000  # to compensate with, and to judge candidates on
-DELTA, LEARNING_RATE = 0.01, 0.03
+DELTA, LEARNING_RATE, EPOCHS = 0.01, 0.03, 2
 RECORD = Path(__file__).with_name("search_quality.jsonl")
 
 
@@ -120,8 +122,8 @@ def main() -> None:
     parser.add_argument("--criteria", nargs="*", default=list(CRITERIA))
     parser.add_argument("--searches", nargs="*", default=list(SEARCHES), choices=SEARCHES)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=2, help="train for so many epochs at the end; 0: not at all")
-    parser.add_argument("--precision", default="float32", help="of the training, such as bfloat16")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="train for so many epochs at the end; 0: not at all")
+    parser.add_argument("--precision", default=USUAL, choices=PRECISIONS, help="of the training")
     parser.add_argument("--worths", action="store_true", help="compare what a greedy search is judged by, instead")
     parser.add_argument(
         "--record", type=Path, help=f"completed, not repeated; default: {RECORD.name} beside the script"
@@ -160,7 +162,7 @@ def main() -> None:
             for cell in cells[first::parts]:
                 measure(seed, cell, record, epochs=epochs, precision=given.precision)
     names = ["dense", *(", ".join(cell[:2]) + " " + cell[2] for cell in cells)]
-    table(record, names, STAGES, counts=("macs", "seconds"))
+    table(record, names, [*STAGES, *trainings(record)], counts=("macs", "seconds"))
     if not given.smoke:
         check_curves(record)
 
@@ -169,8 +171,8 @@ def measure(seed: Seed, cell: tuple[str, str, str], record: Record, *, epochs: i
     """Record the stages of one plan that are not recorded yet."""
     (criterion, search, budget), (network, _, data) = cell, seed.setting
     key = f"{seed.number} {criterion}, {search} {budget}"
-    missing = {stage for stage in STAGES if stage not in record.rows.get(key, {})}
-    missing -= set() if epochs else {"trained"}
+    trained = stage_of(epochs, precision, usual=EPOCHS)
+    missing = {*STAGES, *([trained] if epochs else [])} - record.of(key).keys()
     missing -= set() if criterion == "reconstruction" else {"layer by layer"}
     if not missing:
         return
@@ -187,14 +189,14 @@ def measure(seed: Seed, cell: tuple[str, str, str], record: Record, *, epochs: i
         recalibrated = copy.deepcopy(cut)
         secateur.recalibrate_batch_norm(recalibrated, data.calibration)
         record.put(key, "recalibrated", seed.setting.accuracy(recalibrated))
-    if missing & {"compensated", "trained"}:
+    if missing & {"compensated", trained}:
         secateur.compensate(network, cut, plan, data.calibration, samples=IMAGES)
     if "compensated" in missing:
         record.put(key, "compensated", seed.setting.accuracy(cut))
     if "layer by layer" in missing:
         chosen = secateur.reconstruct(network, plan, data.calibration, samples=IMAGES).model
         record.put(key, "layer by layer", seed.setting.accuracy(chosen))
-    if "trained" in missing:
+    if trained in missing:
         options: dict[str, Any] = {
             "epochs": epochs,
             "learning_rate": LEARNING_RATE,
@@ -202,7 +204,7 @@ def measure(seed: Seed, cell: tuple[str, str, str], record: Record, *, epochs: i
             "precision": precision,
         }
         secateur.fine_tune(cut, data.train.fresh(), **options)
-        record.put(key, "trained", seed.setting.accuracy(cut))
+        record.put(key, trained, seed.setting.accuracy(cut))
 
 
 def check_curves(record: Record) -> None:
