@@ -108,3 +108,25 @@ def test_the_tables_show_the_trainings_that_are_recorded(
     started(script(name), monkeypatch, "--show")
     heading = next(line for line in capsys.readouterr().out.splitlines() if "trained" in line)
     assert all(f"  {stage}" in heading for stage in stages)
+
+
+def test_a_part_without_the_dense_row_measures_it(
+    script: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quality = script("search_quality")
+    rows = {"0 reconstruction, curves 50%": {"layer by layer": 88.0}}
+    path = write(tmp_path / "record.jsonl", **rows)
+    started(quality, monkeypatch, "--show", "--record", str(path))
+    assert "the curves lose" not in capsys.readouterr().out
+
+    class Setting:
+        network = None
+
+        def accuracy(self, _: Any) -> float:
+            return 89.5
+
+    monkeypatch.setattr(quality, "measure", lambda *_, **__: None)
+    monkeypatch.setattr(sys, "argv", ["search_quality.py", "--part", "2/3", "--seeds", "0", "--record", str(path)])
+    monkeypatch.setattr(quality, "load", lambda *_, **__: Setting())
+    quality.main()
+    assert "seed 0: the curves lose 1.50 points at 50%" in capsys.readouterr().out
