@@ -7,11 +7,16 @@ import json
 import sys
 from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from guides_for_tests import ROOT
+from secateur.channel_graph import channel_groups
+from secateur.networks import resnet20
+from secateur.records import ScoreTable
 
 FOLDER = ROOT / "examples" / "benchmarks"
 
@@ -108,6 +113,46 @@ def test_the_tables_show_the_trainings_that_are_recorded(
     started(script(name), monkeypatch, "--show")
     heading = next(line for line in capsys.readouterr().out.splitlines() if "trained" in line)
     assert all(f"  {stage}" in heading for stage in stages)
+
+
+def test_the_seconds_of_a_search_are_without_scores_and_with_curves(
+    script: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    quality, clock = script("search_quality"), [0.0]
+
+    def lasting(seconds: float, answer: Any = None) -> Any:
+        def work(*_: Any, **__: Any) -> Any:
+            clock[0] += seconds
+            return answer
+
+        return work
+
+    groups, images = channel_groups(network := resnet20().eval(), torch.randn(2, 3, 32, 32)), torch.randn(2, 3, 32, 32)
+    data = SimpleNamespace(
+        calibration=[images], validation=[(images, torch.zeros(2, dtype=torch.int64))], example=images
+    )
+    setting = script("_trained_resnet56").Setting(network, groups, data)
+    scores = ScoreTable({name: torch.rand(group.width) for name, group in groups.items()})
+    monkeypatch.setattr(quality, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(quality, "scores_by_name", lasting(10.0, scores))
+    for name, seconds in {"reconstruction_scores": 5.0, "curve_plan": 1.0, "uniform_plan": 2.0}.items():
+        monkeypatch.setattr(quality.secateur, name, lasting(seconds, scores))
+    monkeypatch.setattr(quality.secateur, "refine_plan", lasting(20.0))
+    monkeypatch.setattr(quality.Seed, "worth", lambda *_: lambda kept: 0.5)
+
+    def greedy(_: Any, scores: Any, *rest: Any, **__: Any) -> None:
+        clock[0] += 40.0
+        rest[2]({name: tuple(range(group.width)) for name, group in groups.items()})
+
+    monkeypatch.setattr(quality.secateur, "greedy_plan", greedy)
+    seed = quality.Seed(0, setting, tmp_path / "journals")
+    for _ in range(2):  # whatever was scored on the way
+        assert seed.plan("uniform", "l1", "70%")[1] == 2.0
+        assert seed.plan("curves", "l1", "70%")[1] == 6.0
+        assert seed.plan("curves", "reconstruction", "70%")[1] == 11.0
+        assert seed.plan("refined", "reconstruction", "70%")[1] == 31.0
+    assert seed.plan("greedy", "di", "70%")[1] == 40.0
+    assert seed.plan("greedy", "di", "50%")[1] is None
 
 
 def test_a_part_without_the_dense_row_measures_it(

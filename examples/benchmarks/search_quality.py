@@ -18,8 +18,10 @@ judge candidates on, and the order in training.
 
 With --worths, greedy searches in the order of L1 are judged by different measures and recoveries instead. Every figure
 is recorded as soon as it is known, a line each in a file that the next call completes; the worths of candidates are
-kept in journals beside it, so that the search down to half goes on where the one down to 70% ended. Several processes
-may share the work: `--part 1/3`, `--part 2/3`, `--part 3/3`. Asserted is what the error curves of reconstruction lose
+kept in journals beside it, so that the search down to half goes on where the one down to 70% ended. The seconds are
+those of the search: those of making error curves are in them, those of scores are not, and there are none for a search
+that went on from a journal; rows from before this rule also hold what was scored on the way. Several processes may
+share the work: `--part 1/3`, `--part 2/3`, `--part 3/3`. Asserted is what the error curves of reconstruction lose
 against the dense network, each seed by itself.
 """
 
@@ -63,30 +65,39 @@ RECORD = Path(__file__).with_name("search_quality.jsonl")
 
 @dataclass
 class Seed:
-    """One seed: its images, the scores, and the plans that have been made of them."""
+    """One seed: its images, the scores and error curves of the dense network, and the plans that were made of them."""
 
     number: int
     setting: Setting
     journals: Path
     plans: dict[str, PruningPlan] = field(default_factory=dict)
     tables: dict[str, ScoreTable] = field(default_factory=dict)
+    drawn: dict[str, tuple[ScoreTable, float]] = field(default_factory=dict)
 
     @cached_property
     def judges(self) -> list[Any]:
         return list(rebatch(self.setting.data.validation, None, samples=IMAGES))
 
     def scores(self, criterion: str) -> ScoreTable:
+        if criterion == "reconstruction":
+            return self.curves(criterion)[0]
         if criterion not in self.tables:
             network, groups, data = self.setting
             self.tables[criterion] = scores_by_name(network, data.calibration, criterion, groups=groups)
         return self.tables[criterion]
 
-    def curves(self, criterion: str) -> ScoreTable:
-        if criterion == "reconstruction":
-            return self.scores(criterion)
-        network, groups, data = self.setting
-        order = self.scores(criterion)
-        return secateur.reconstruction_scores(network, groups, data.calibration, samples=IMAGES, order=order)
+    def curves(self, criterion: str) -> tuple[ScoreTable, float]:
+        """Return a criterion's error curves, and in how many seconds they were made."""
+        if criterion not in self.drawn:
+            network, groups, data = self.setting
+            order = None if criterion == "reconstruction" else self.scores(criterion)
+            begun = time.perf_counter()
+            if order is None:
+                found = scores_by_name(network, data.calibration, criterion, groups=groups)
+            else:
+                found = secateur.reconstruction_scores(network, groups, data.calibration, samples=IMAGES, order=order)
+            self.drawn[criterion] = found, time.perf_counter() - begun
+        return self.drawn[criterion]
 
     def worth(self, measure: Any, recovery: Any) -> CandidateWorth:
         network, groups, data = self.setting
@@ -99,21 +110,32 @@ class Seed:
         identity = identify(network, groups, self.judges, seed=self.number, settings={"search": name})
         return Journal.open(self.journals / f"{self.number} {name}.sqlite", identity)
 
-    def plan(self, search: str, criterion: str, budget: str) -> PruningPlan:
-        groups, cost = self.setting.groups, self.setting.cost
-        if search == "uniform":
-            return secateur.uniform_plan(groups, self.scores(criterion), cost, budget, round_to=1)
+    def plan(self, search: str, criterion: str, budget: str) -> tuple[PruningPlan, float | None]:
+        """Return what a search finds, and its seconds, without those of the scores and with those of error curves.
+
+        There are none where the journal knew worths already.
+        """
         if search.startswith("greedy"):
-            _, measure, recovery = (search if " " in search else "greedy accuracy none").split()
-            with self.journal(f"{criterion} {measure} {recovery}") as journal:
-                worth = journal.remembering(self.worth(measure, recovery))
-                scores = journal.scores(criterion, lambda: self.scores(criterion))
-                return secateur.greedy_plan(groups, scores, cost, budget, worth, delta=DELTA, round_to=1)
-        curves = self.curves(criterion)
-        plan = secateur.curve_plan(groups, curves, cost, budget, round_to=1)
-        if search == "curves":
-            return plan
-        return secateur.refine_plan(groups, curves, cost, budget, self.worth("loss", "compensate"), plan, round_to=1)
+            return self.greedy(search, criterion, budget)
+        by_curves = search != "uniform"
+        scores, seconds = self.curves(criterion) if by_curves else (self.scores(criterion), 0.0)
+        groups, cost = self.setting.groups, self.setting.cost
+        begun = time.perf_counter()
+        plan = (secateur.curve_plan if by_curves else secateur.uniform_plan)(groups, scores, cost, budget, round_to=1)
+        if search == "refined":
+            worth = self.worth("loss", "compensate")
+            plan = secateur.refine_plan(groups, scores, cost, budget, worth, plan, round_to=1)
+        return plan, seconds + time.perf_counter() - begun
+
+    def greedy(self, search: str, criterion: str, budget: str) -> tuple[PruningPlan, float | None]:
+        groups, cost = self.setting.groups, self.setting.cost
+        _, measure, recovery = (search if " " in search else "greedy accuracy none").split()
+        with self.journal(f"{criterion} {measure} {recovery}") as journal:
+            scores = journal.scores(criterion, lambda: self.scores(criterion))
+            known, begun = journal.evaluations, time.perf_counter()
+            worth = journal.remembering(self.worth(measure, recovery))
+            plan = secateur.greedy_plan(groups, scores, cost, budget, worth, delta=DELTA, round_to=1)
+            return plan, None if known else time.perf_counter() - begun
 
 
 def main() -> None:
@@ -177,9 +199,9 @@ def measure(seed: Seed, cell: tuple[str, str, str], record: Record, *, epochs: i
     if not missing:
         return
     if key not in seed.plans:
-        begun = time.perf_counter()
-        seed.plans[key] = seed.plan(search, criterion, budget)
-        record.put(key, "seconds", time.perf_counter() - begun)
+        seed.plans[key], seconds = seed.plan(search, criterion, budget)
+        if seconds is not None:
+            record.put(key, "seconds", seconds)
     plan = seed.plans[key]
     record.put(key, "macs", 100 * plan.cost_after / plan.cost_before)
     cut = secateur.apply_plan(network, plan)
