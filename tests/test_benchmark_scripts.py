@@ -175,3 +175,14 @@ def test_a_part_without_the_dense_row_measures_it(
     monkeypatch.setattr(quality, "load", lambda *_, **__: Setting())
     quality.main()
     assert "seed 0: the curves lose 1.50 points at 50%" in capsys.readouterr().out
+
+
+def test_a_record_whose_pruned_network_is_not_there_is_refused_at_once(
+    script: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    quantization = script("quantization")
+    path = write(tmp_path / "record.jsonl", **{"0 pruned": {"rounded": 88.0}})
+    with pytest.raises(SystemExit, match=r"record\.pruned.* --record names another file, --show prints"):
+        started(quantization, monkeypatch, "--record", str(path))
+    with pytest.raises(ReachedError):
+        started(quantization, monkeypatch, "--record", str(tmp_path / "new.jsonl"))

@@ -1,21 +1,23 @@
 """What fewer bits cost: a trained ResNet-56, pruned to half of its MACs, then quantized by DI's order and by others.
 
-    python examples/benchmarks/quantization.py --device cuda                        # minutes
-    python examples/benchmarks/quantization.py --bits 4                             # one average, an hour on one thread
-    python examples/benchmarks/quantization.py --epochs 0                           # without training, minutes
-    python examples/benchmarks/quantization.py --thresholds largest least_squares   # clipped by other rules
-    python examples/benchmarks/quantization.py --show                               # the table of what is recorded
-    python examples/benchmarks/quantization.py --smoke                              # few images, nothing is asserted
+    python examples/benchmarks/quantization.py --record own.jsonl --device cuda         # minutes
+    python examples/benchmarks/quantization.py --record own.jsonl --bits 4              # an hour on one thread
+    python examples/benchmarks/quantization.py --record own.jsonl --epochs 0            # without training, minutes
+    python examples/benchmarks/quantization.py --record own.jsonl --thresholds largest least_squares   # other rules
+    python examples/benchmarks/quantization.py --show                                   # the table of what is recorded
+    python examples/benchmarks/quantization.py --smoke                                  # few images, no accuracy meant
 
 The network is cut by its error curves, compensated and fine-tuned for --prune-epochs. For each average number of bits
 its size in bytes is that of all filters with as many bits; two levels, one above and one below, are mixed to the same
 size, with more bits for the filters of high DI, of low DI, or drawn at random. Each rule of --thresholds by which
-filters are clipped has rows of its own; those that name none are of the published rule. Shown are the bytes of the file
-and the percentage of the 5,000 held-out images answered rightly, first rounded for all of them, then after --epochs of
-training through the rounding, which --train-images shortens; what is trained longer than an epoch or in another
-precision than bfloat16 has columns of its own. Every figure is recorded as soon as it is known, a line each in a file
-that the next call completes; the pruned network is kept beside it. Asserted is that every file is at most as large as
-the uniform one, as large as claimed, and that ONNX Runtime computes the same from the ONNX file.
+filters are clipped has rows of its own; those that name none are of the published rule. Shown are the bytes of the
+packed file (of the dense and of the pruned network four for each parameter, and no file) and the percentage of the
+5,000 held-out images answered rightly, first rounded for all of them, then after --epochs of training through the
+rounding, which --train-images shortens; what is trained longer than an epoch or in another precision than bfloat16 has
+columns of its own. Every figure is recorded as soon as it is known, a line each in a file that the next call completes;
+the pruned network is kept beside it, and where it is not, as beside the record that is part of the repository, only
+--show and a record of one's own (--record) are had. Asserted is that every file is at most as large as the uniform one,
+as large as claimed, and that ONNX Runtime computes the same from the ONNX file.
 """
 
 from __future__ import annotations
@@ -88,9 +90,15 @@ def main() -> None:
 
 def complete(record: Record, given: argparse.Namespace) -> None:
     """Measure what is not recorded yet: first what needs no training, for all plans."""
+    folder = record.path.with_suffix(".pruned")
+    if record.of("0 pruned") and not is_kept(folder):
+        sys.exit(
+            f"{record.path} is of a pruned network that is not in {folder}: --record names another file, --show prints "
+            "what is recorded"
+        )
     setting = load(given)
     print(f"{setting.name}, {given.threads} threads, load {os.getloadavg()[0]:.1f}", flush=True)
-    network = pruned(setting, given, record.path.with_suffix(".pruned"))
+    network = pruned(setting, given, folder)
     known = record.of("0 pruned").get("rounded")
     if known is not None and abs(known - setting.accuracy(network)) > 0.01:
         sys.exit(f"{record.path} is of another pruned network; --record names another file")
@@ -145,11 +153,15 @@ def cells(given: argparse.Namespace) -> list[Cell]:
     return sorted(found, key=lambda cell: given.bits.index(cell.bits))
 
 
+def is_kept(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in (PLAN_FILE, MODEL_FILE))
+
+
 def pruned(setting: Setting, given: argparse.Namespace, folder: Path) -> nn.Module:
     """Return the network cut to half of its MACs, compensated and fine-tuned; from its folder, if it is there."""
     network, groups, data = setting
     build = resnet20 if given.smoke else resnet56
-    if not all((folder / name).is_file() for name in (PLAN_FILE, MODEL_FILE)):
+    if not is_kept(folder):
         samples = 100 if given.smoke else IMAGES
         curves = secateur.reconstruction_scores(network, groups, data.calibration, samples=samples)
         plan = secateur.curve_plan(groups, curves, setting.cost, PRUNED, round_to=1)
