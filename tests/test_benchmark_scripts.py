@@ -186,3 +186,24 @@ def test_a_record_whose_pruned_network_is_not_there_is_refused_at_once(
         started(quantization, monkeypatch, "--record", str(path))
     with pytest.raises(ReachedError):
         started(quantization, monkeypatch, "--record", str(tmp_path / "new.jsonl"))
+
+
+@pytest.mark.parametrize("name", ["quantization", "search_quality", "fine_tuning"])
+def test_smoke_runs_begin_anew_and_leave_nothing(
+    script: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    module, opened = script(name), list[Path]()
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "smoke.jsonl", **{"0 dense": {"cut": 1.0}})
+
+    class Watched(module.Record):  # type: ignore[misc, name-defined]  # the module is imported by its name
+        def __init__(self, path: Path, device: str = "cpu") -> None:
+            opened.append(path)
+            super().__init__(path, device)
+            assert not self.rows
+
+    monkeypatch.setattr(module, "Record", Watched)
+    with pytest.raises(ReachedError):
+        started(module, monkeypatch, "--smoke")
+    assert tmp_path not in opened[0].parents
+    assert "resnet56" not in capsys.readouterr().out

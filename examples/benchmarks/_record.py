@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+import atexit
 import json
+import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +44,15 @@ class Record:
 
     def over_seeds(self, name: str, stage: str) -> list[float]:
         return [row[stage] for key, row in self.rows.items() if key.partition(" ")[2] == name and stage in row]
+
+
+def record_of(given: argparse.Namespace, default: Path) -> Path:
+    """Return the file that is named, else the default; of a smoke run one that is not there yet and goes at its end."""
+    if given.record is not None or not given.smoke:
+        return given.record or default
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder)
+    return Path(folder) / "smoke.jsonl"
 
 
 def stage_of(epochs: int, precision: str, *, usual: int, images: int | None = None) -> str:

@@ -5,7 +5,7 @@
     python examples/benchmarks/quantization.py --record own.jsonl --epochs 0            # without training, minutes
     python examples/benchmarks/quantization.py --record own.jsonl --thresholds largest least_squares   # other rules
     python examples/benchmarks/quantization.py --show                                   # the table of what is recorded
-    python examples/benchmarks/quantization.py --smoke                                  # few images, no accuracy meant
+    python examples/benchmarks/quantization.py --smoke                                  # few images, anew each time
 
 The network is cut by its error curves, compensated and fine-tuned for --prune-epochs. For each average number of bits
 its size in bytes is that of all filters with as many bits; two levels, one above and one below, are mixed to the same
@@ -16,8 +16,8 @@ packed file (of the dense and of the pruned network four for each parameter, and
 rounding, which --train-images shortens; what is trained longer than an epoch or in another precision than bfloat16 has
 columns of its own. Every figure is recorded as soon as it is known, a line each in a file that the next call completes;
 the pruned network is kept beside it, and where it is not, as beside the record that is part of the repository, only
---show and a record of one's own (--record) are had. Asserted is that every file is at most as large as the uniform one,
-as large as claimed, and that ONNX Runtime computes the same from the ONNX file.
+--show and a record of one's own (--record) are had. Asserted is, of smoke runs too, that every file is at most as large
+as the uniform one, as large as claimed, and that ONNX Runtime computes the same from the ONNX file.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import torch
-from _record import USUAL, Record, stage_of, table, trainings
+from _record import USUAL, Record, record_of, stage_of, table, trainings
 from _trained_resnet56 import Setting, add_arguments, load
 from torch import nn
 
@@ -75,13 +75,12 @@ def main() -> None:
         "--record", type=Path, help=f"completed, not repeated; default: {RECORD.name} beside the script"
     )
     parser.add_argument("--show", action="store_true", help="measure nothing")
-    parser.add_argument("--smoke", action="store_true", help="few images, nothing is asserted")
+    parser.add_argument("--smoke", action="store_true", help="few images, recorded nowhere")
     add_arguments(parser)
     given = parser.parse_args()
     if given.smoke:
         given.bits, given.orders, given.prune_epochs, given.epochs = [3], ["uniform", "DI"], 0, 0
-    place = given.record or (Path("smoke.jsonl") if given.smoke else RECORD)
-    record = Record(place, torch.cuda.get_device_name() if given.device == "cuda" else given.device)
+    record = Record(record_of(given, RECORD), torch.cuda.get_device_name() if given.device == "cuda" else given.device)
     if not given.show:
         complete(record, given)
     names = ["dense", "pruned", *(cell.name for cell in cells(given))]

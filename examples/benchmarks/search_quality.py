@@ -38,7 +38,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _record import USUAL, Record, part, stage_of, table, trainings
+from _record import USUAL, Record, part, record_of, stage_of, table, trainings
 from _trained_resnet56 import Setting, add_arguments, load
 
 import secateur
@@ -160,7 +160,7 @@ def main() -> None:
     if given.smoke:
         given.criteria, given.budgets, given.seeds = given.criteria[:1], given.budgets[:1], given.seeds[:1]
         given.searches, given.epochs = ["curves"], 0
-    place = given.record or (Path("smoke.jsonl") if given.smoke else RECORD)
+    place = record_of(given, RECORD)
     record = Record(place, torch.cuda.get_device_name() if given.device == "cuda" else given.device)
     cells = [
         (criterion, search, budget)
