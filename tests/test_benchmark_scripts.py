@@ -207,3 +207,19 @@ def test_smoke_runs_begin_anew_and_leave_nothing(
         started(module, monkeypatch, "--smoke")
     assert tmp_path not in opened[0].parents
     assert "resnet56" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (("--device", "cuda"), "--provider says where"), (("--clock", "process", "--threads", "2"), "on one thread"),
+    (("--clock", "process", "--provider", "cuda"), "of this process"),
+])  # fmt: skip
+def test_latency_budget_refuses_what_it_would_measure_wrongly(
+    script: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    message: str,
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        started(script("latency_budget"), monkeypatch, *arguments)
+    assert message in capsys.readouterr().err
