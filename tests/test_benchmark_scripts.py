@@ -223,3 +223,48 @@ def test_latency_budget_refuses_what_it_would_measure_wrongly(
     with pytest.raises(SystemExit, match="2"):
         started(script("latency_budget"), monkeypatch, *arguments)
     assert message in capsys.readouterr().err
+
+
+class Clock:
+    """What a script is timed by, which notes when it was asked."""
+
+    def __init__(self, events: list[str]) -> None:
+        self.events = events
+
+    def perf_counter(self) -> float:
+        self.events.append("clock")
+        return 0.0
+
+
+def noting(events: list[str], what: str) -> Any:
+    """Return a function that notes its calls and gives back what it was given first."""
+
+    def note(*arguments: Any, **_: Any) -> Any:
+        events.append(what)
+        return arguments[0]
+
+    return note
+
+
+def test_the_plain_way_of_di_is_timed_after_a_pass_that_does_not_count(
+    script: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, events = script("di_speed"), list[str]()
+    monkeypatch.setattr(module, "time", Clock(events))
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 1), torch.nn.ReLU())
+    network[1].register_forward_hook(lambda *_: events.append("pass"))
+    scores, _ = module.plain_scores(network, [(torch.randn(4, 1, 3, 3), torch.arange(4) % 2)])
+    assert [*scores] == ["0"]
+    assert events == ["clock", "pass", "clock", "clock", "pass", "clock"]
+
+
+@pytest.mark.parametrize(("way", "work"), [("forward", "pass"), ("compensate", "compensate")])
+def test_recovery_is_timed_after_a_pass_that_does_not_count(
+    script: Any, monkeypatch: pytest.MonkeyPatch, way: str, work: str
+) -> None:
+    module, events = script("recovery_memory"), list[str]()
+    monkeypatch.setattr(module, "time", Clock(events))
+    monkeypatch.setattr(module.secateur, "apply_plan", lambda *_: noting(events, "pass"))
+    monkeypatch.setattr(module.secateur, "compensate", noting(events, "compensate"))
+    module.work(way, 1, 1, smoke=True)
+    assert events == ["pass", "clock", work, "clock"]
