@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -216,6 +217,29 @@ def test_deployment_needs_no_torch(deployed: Path, model: str, right: float) -> 
     share = re.search(r"^top-1 +(\d+\.\d)% of 50 images$", printed, re.MULTILINE)
     assert share is not None
     assert float(share[1]) >= right
+
+
+def test_deployment_is_timed_after_a_run_that_does_not_count(
+    deployed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = importlib.util.spec_from_file_location("deploy", EXAMPLES / "04_deploy.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    events, session_run = list[str](), module.run
+
+    def noted(session: Any, images: Any, batch: int) -> Any:
+        events.append(f"{len(images)} images")
+        return session_run(session, images, batch)
+
+    monkeypatch.setattr(module, "run", noted)
+    monkeypatch.setattr(module.time, "perf_counter", lambda: float(events.append("clock") or 0))
+    command = ["04_deploy.py", str(deployed / "model.onnx"), str(deployed / "images.npy"), "--divide", "16"]
+    monkeypatch.setattr(sys, "argv", command)
+    module.main()
+    assert events == ["32 images", "clock", "50 images", "clock"]
+    assert "50 in 0.000 s on CPUExecutionProvider" in capsys.readouterr().out
 
 
 def test_deployment_tells_costs_with_their_digits() -> None:

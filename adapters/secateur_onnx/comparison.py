@@ -94,7 +94,7 @@ class Comparison:
         if self.faster:
             return f"{ratio}x faster ({spread})"
         if self.slower:
-            return f"slower: {ratio}x the speed of the dense network ({spread})"
+            return f"slower: {ratio}x as fast ({spread})"
         return f"not faster ({ratio}x, {spread})"
 
     @property

@@ -25,6 +25,7 @@ from secateur_onnx.open_batch import FixedBatchError, Passed, fixes_batch
 from secateur_onnx.packages import require
 
 MIN_OPSET = 7
+NEWEST_TRACED = 23  # the last version of the operators that torch's older exporter writes
 Exporter = Literal["dynamo", "torchscript"]
 Translation = tuple[Any, Exporter, str | None]
 LOGGERS = ("torch", "torch.onnx", "torch.export", "onnxscript", "onnx_ir")
@@ -214,6 +215,8 @@ def _translate_with_dynamo(model: nn.Module, example: Tensor, opset: int | None)
 
 
 def _translate_with_torchscript(model: nn.Module, example: Tensor, opset: int | None) -> Any:
+    if opset is not None and opset > NEWEST_TRACED:
+        raise NetworkError(f"it knows no opset above {NEWEST_TRACED}; opset {opset} was asked for")
     buffer: Any = io.BytesIO()  # accepted, though the annotation names paths alone
     torch.onnx.export(
         model,

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+import atexit
 import json
+import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +14,8 @@ from pathlib import Path
 import torch
 
 from secateur_cli.intervals import mean
+
+USUAL = "bfloat16"  # what was trained in where a stage names no precision
 
 
 @dataclass
@@ -40,13 +46,38 @@ class Record:
         return [row[stage] for key, row in self.rows.items() if key.partition(" ")[2] == name and stage in row]
 
 
+def record_of(given: argparse.Namespace, default: Path) -> Path:
+    """Return the file that is named, else the default; of a smoke run one that is not there yet and goes at its end."""
+    if given.record is not None or not given.smoke:
+        return given.record or default
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder)
+    return Path(folder) / "smoke.jsonl"
+
+
+def stage_of(epochs: int, precision: str, *, usual: int, images: int | None = None) -> str:
+    """Return under which name the accuracy after a training is recorded.
+
+    In it is what differs from the rows that came first: another number of epochs than the `usual` one, fewer images in
+    an epoch, another precision than bfloat16.
+    """
+    length = "" if epochs == usual else f" {epochs}x"
+    return "trained" + length + (f" {images:,}" if images else "") + ("" if precision == USUAL else f" in {precision}")
+
+
+def trainings(record: Record) -> list[str]:
+    """Return the names of all trainings that are recorded."""
+    return sorted({stage for row in record.rows.values() for stage in row if stage.startswith("trained")})
+
+
 def table(record: Record, names: Sequence[str], stages: Sequence[str], *, counts: Sequence[str] = ()) -> None:
     """Print the mean over the seeds and half of its 95% t-interval; of `counts`, before the stages, the mean alone."""
     width = max([40, *(len(name) + 2 for name in names)])
-    print(f"\n{'':{width}}" + "".join(f"{c:>9}" for c in counts) + "".join(f"{stage:>16}" for stage in stages))
+    wide = max([16, *(len(stage) + 2 for stage in stages)])
+    print(f"\n{'':{width}}" + "".join(f"{c:>9}" for c in counts) + "".join(f"{stage:>{wide}}" for stage in stages))
     for name in names:
         cells = [f"{_mean(record.over_seeds(name, count), reach=False):>9}" for count in counts]
-        cells += [f"{_mean(record.over_seeds(name, stage), reach=True):>16}" for stage in stages]
+        cells += [f"{_mean(record.over_seeds(name, stage), reach=True):>{wide}}" for stage in stages]
         print(f"{name:{width}}" + "".join(cells))
 
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _record import Record, part, table
+from _record import Record, part, record_of, table
 from _trained_resnet56 import add_arguments, load
 from torch import nn
 
@@ -71,9 +71,10 @@ def main() -> None:
     given = parser.parse_args()
     if given.smoke:
         given.seeds, given.epochs, given.ways = given.seeds[:1], 1, ["recalibrated", "teacher", "frozen 25%"]
-    record = Record(given.record or (Path("smoke.jsonl") if given.smoke else RECORD), given.device)
+    record = Record(record_of(given, RECORD), given.device)
     names = [f"removed: {variant}" for variant in VARIANTS] if given.ablation else given.ways
-    print(f"resnet56 on {given.device}, {given.threads} threads, load {os.getloadavg()[0]:.1f}", flush=True)
+    name = "resnet20" if given.smoke else "resnet56"
+    print(f"{name} on {given.device}, {given.threads} threads, load {os.getloadavg()[0]:.1f}", flush=True)
     for seed in () if given.show else given.seeds:
         number, parts = given.part
         missing = [name for name in names[number::parts] if "held-out" not in record.of(_key(given, seed, name))]

@@ -99,8 +99,12 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="a small network, few images, short timing, no bound")
     add_arguments(parser, threads=1)
     given = parser.parse_args()
-    if given.smoke and given.provider == "cpu":
+    if given.smoke and (given.provider, given.threads) == ("cpu", 1):
         given.clock = "process"
+    if given.device != "cpu":
+        parser.error("--device: plans are made and judged on the processor; --provider says where files are timed")
+    if given.clock == "process" and (given.provider, given.threads) != ("cpu", 1):
+        parser.error("--clock process counts what runs on one thread of this process: not a device, nor --threads 2")
     torch.set_num_threads(given.threads)
     print(f"threads: {given.threads}, clock: {given.clock}, load {os.getloadavg()[0]:.1f}")
     missed: list[str] = []

@@ -1,20 +1,23 @@
 """What fewer bits cost: a trained ResNet-56, pruned to half of its MACs, then quantized by DI's order and by others.
 
-    python examples/benchmarks/quantization.py --device cuda --precision bfloat16   # minutes
-    python examples/benchmarks/quantization.py --bits 4                             # one average, an hour on one thread
-    python examples/benchmarks/quantization.py --epochs 0                           # without training, minutes
-    python examples/benchmarks/quantization.py --thresholds largest least_squares   # clipped by other rules
-    python examples/benchmarks/quantization.py --show                               # the table of what is recorded
-    python examples/benchmarks/quantization.py --smoke                              # few images, nothing is asserted
+    python examples/benchmarks/quantization.py --record own.jsonl --device cuda         # minutes
+    python examples/benchmarks/quantization.py --record own.jsonl --bits 4              # an hour on one thread
+    python examples/benchmarks/quantization.py --record own.jsonl --epochs 0            # without training, minutes
+    python examples/benchmarks/quantization.py --record own.jsonl --thresholds largest least_squares   # other rules
+    python examples/benchmarks/quantization.py --show                                   # the table of what is recorded
+    python examples/benchmarks/quantization.py --smoke                                  # few images, anew each time
 
 The network is cut by its error curves, compensated and fine-tuned for --prune-epochs. For each average number of bits
 its size in bytes is that of all filters with as many bits; two levels, one above and one below, are mixed to the same
 size, with more bits for the filters of high DI, of low DI, or drawn at random. Each rule of --thresholds by which
-filters are clipped has rows of its own; those that name none are of the published rule. Shown are the bytes of the file
-and the percentage of the 5,000 held-out images answered rightly, first rounded for all of them, then after --epochs of
-training through the rounding, which --train-images shortens. Every figure is recorded as soon as it is known, a line
-each in a file that the next call completes; the pruned network is kept beside it. Asserted is that every file is at
-most as large as the uniform one, as large as claimed, and that ONNX Runtime computes the same from the ONNX file.
+filters are clipped has rows of its own; those that name none are of the published rule. Shown are the bytes of the
+packed file (of the dense and of the pruned network four for each parameter, and no file) and the percentage of the
+5,000 held-out images answered rightly, first rounded for all of them, then after --epochs of training through the
+rounding, which --train-images shortens; what is trained longer than an epoch or in another precision than bfloat16 has
+columns of its own. Every figure is recorded as soon as it is known, a line each in a file that the next call completes;
+the pruned network is kept beside it, and where it is not, as beside the record that is part of the repository, only
+--show and a record of one's own (--record) are had. Asserted is, of smoke runs too, that every file is at most as large
+as the uniform one, as large as claimed, and that ONNX Runtime computes the same from the ONNX file.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import torch
-from _record import Record, table
+from _record import USUAL, Record, record_of, stage_of, table, trainings
 from _trained_resnet56 import Setting, add_arguments, load
 from torch import nn
 
@@ -36,6 +39,7 @@ import secateur
 from secateur.batches import rebatch
 from secateur.checkpoint import MODEL_FILE, PLAN_FILE, load_pruned, save_pruned
 from secateur.networks import resnet20, resnet56
+from secateur.precision import PRECISIONS
 from secateur.quantization import (
     BitPlan,
     ThresholdRule,
@@ -54,7 +58,7 @@ LEVELS: dict[int, tuple[tuple[int, int], ...]] = {8: ((10, 6),), 4: ((6, 3), (5,
 RULES: tuple[ThresholdRule, ...] = get_args(ThresholdRule)
 ORDERS = {"DI": "scores", "reversed": "reversed", "random": "random"}
 COUNTS, STAGES = ("bytes", "as ONNX"), ("bits a weight", "rounded")
-PRUNED, IMAGES, LEARNING_RATE = "50%", 1000, 0.01
+PRUNED, IMAGES, LEARNING_RATE, EPOCHS = "50%", 1000, 0.01, 1
 RECORD = Path(__file__).with_name("quantization.jsonl")
 
 
@@ -63,32 +67,37 @@ def main() -> None:
     parser.add_argument("--bits", type=int, nargs="*", default=list(LEVELS), choices=list(LEVELS))
     parser.add_argument("--orders", nargs="*", default=["uniform", *ORDERS], choices=["uniform", *ORDERS])
     parser.add_argument("--thresholds", nargs="*", default=["published"], choices=RULES, help="rules of clipping")
-    parser.add_argument("--epochs", type=int, default=1, help="of training through the rounding")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of training through the rounding")
     parser.add_argument("--prune-epochs", type=int, default=1, help="of training after pruning")
     parser.add_argument("--train-images", type=int, help="of an epoch of training through the rounding; default: all")
-    parser.add_argument("--precision", default="float32", help="of the training, such as bfloat16")
+    parser.add_argument("--precision", default=USUAL, choices=PRECISIONS, help="of the training")
     parser.add_argument(
         "--record", type=Path, help=f"completed, not repeated; default: {RECORD.name} beside the script"
     )
     parser.add_argument("--show", action="store_true", help="measure nothing")
-    parser.add_argument("--smoke", action="store_true", help="few images, nothing is asserted")
+    parser.add_argument("--smoke", action="store_true", help="few images, recorded nowhere")
     add_arguments(parser)
     given = parser.parse_args()
     if given.smoke:
         given.bits, given.orders, given.prune_epochs, given.epochs = [3], ["uniform", "DI"], 0, 0
-    place = given.record or (Path("smoke.jsonl") if given.smoke else RECORD)
-    record = Record(place, torch.cuda.get_device_name() if given.device == "cuda" else given.device)
+    record = Record(record_of(given, RECORD), torch.cuda.get_device_name() if given.device == "cuda" else given.device)
     if not given.show:
         complete(record, given)
     names = ["dense", "pruned", *(cell.name for cell in cells(given))]
-    table(record, names, [*STAGES, *stages_of(record)], counts=COUNTS)
+    table(record, names, [*STAGES, *trainings(record)], counts=COUNTS)
 
 
 def complete(record: Record, given: argparse.Namespace) -> None:
     """Measure what is not recorded yet: first what needs no training, for all plans."""
+    folder = record.path.with_suffix(".pruned")
+    if record.of("0 pruned") and not is_kept(folder):
+        sys.exit(
+            f"{record.path} is of a pruned network that is not in {folder}: --record names another file, --show prints "
+            "what is recorded"
+        )
     setting = load(given)
     print(f"{setting.name}, {given.threads} threads, load {os.getloadavg()[0]:.1f}", flush=True)
-    network = pruned(setting, given, record.path.with_suffix(".pruned"))
+    network = pruned(setting, given, folder)
     known = record.of("0 pruned").get("rounded")
     if known is not None and abs(known - setting.accuracy(network)) > 0.01:
         sys.exit(f"{record.path} is of another pruned network; --record names another file")
@@ -143,24 +152,15 @@ def cells(given: argparse.Namespace) -> list[Cell]:
     return sorted(found, key=lambda cell: given.bits.index(cell.bits))
 
 
-def stage_of(given: argparse.Namespace, epochs: int) -> str:
-    """Return under which name an accuracy is recorded: how long the training was is part of it."""
-    if not epochs:
-        return "rounded"
-    length = f" {epochs}x" if epochs > 1 else ""
-    return f"trained{length}" + (f" {given.train_images:,}" if given.train_images else "")
-
-
-def stages_of(record: Record) -> list[str]:
-    """Return the names of all trainings that are recorded."""
-    return sorted({stage for row in record.rows.values() for stage in row if stage.startswith("trained")})
+def is_kept(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in (PLAN_FILE, MODEL_FILE))
 
 
 def pruned(setting: Setting, given: argparse.Namespace, folder: Path) -> nn.Module:
     """Return the network cut to half of its MACs, compensated and fine-tuned; from its folder, if it is there."""
     network, groups, data = setting
     build = resnet20 if given.smoke else resnet56
-    if not all((folder / name).is_file() for name in (PLAN_FILE, MODEL_FILE)):
+    if not is_kept(folder):
         samples = 100 if given.smoke else IMAGES
         curves = secateur.reconstruction_scores(network, groups, data.calibration, samples=samples)
         plan = secateur.curve_plan(groups, curves, setting.cost, PRUNED, round_to=1)
@@ -184,7 +184,9 @@ def measure(
     epochs: int,
 ) -> None:
     """Record what a plan costs and what it leaves, before or after training, unless that is known."""
-    key, stage = f"0 {cell.name}", stage_of(given, epochs)
+    key, stage = f"0 {cell.name}", "rounded"
+    if epochs:
+        stage = stage_of(epochs, given.precision, usual=EPOCHS, images=given.train_images)
     if stage in record.of(key):
         return
     trained, data = copy.deepcopy(network), setting.data.train.fresh()

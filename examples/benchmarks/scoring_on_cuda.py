@@ -4,10 +4,11 @@
     python examples/benchmarks/scoring_on_cuda.py --smoke      # a small network, seconds
 
 For each criterion: seconds on the processor and on the device, each beside a forward pass over the same images there,
-and how far the scores of the two lie apart, as a share of the largest score of the layer. Asserted is that they agree
-to a hundredth, reconstruction to a tenth: its channels leave one after the other, and an early tie may fall
-differently. HRank is asserted to count the same ranks but for one in a hundred: what lies at the tolerance of the rank
-may round differently. Where there is no device, a sentence says so and only the processor is timed.
+and how far the scores of the two lie apart: the largest difference in a layer as a share of its largest score. Asserted
+is, of HRank and DI, that this is at most a hundredth in every layer, and of reconstruction a tenth: its channels leave
+one after the other, and an early tie may fall differently. A score of HRank is a mean of ranks, which differ where what
+lies at the tolerance of the rank rounds differently; single ranks are not compared, nor is the order of the channels.
+Where there is no device, a sentence says so and only the processor is timed.
 """
 
 from __future__ import annotations

@@ -91,3 +91,26 @@ def check_precision(device: torch.device, precision: Precision) -> None:
         raise ConfigError(
             f"the device {device.type} does not train in {precision} ({reason}); precision: float32 works everywhere"
         ) from error
+
+
+def check_scaling(network: nn.Module, precision: Precision) -> None:
+    """Refuse to train weights in float16 by a scaled loss: torch does not scale their gradient back.
+
+    Raises:
+        ConfigError: the precision is float16, and so is a parameter that needs a gradient.
+
+    Example:
+        >>> check_scaling(nn.Linear(1, 1).half(), "float32")
+        >>> check_scaling(nn.Linear(1, 1).half(), "float16")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        secateur.errors.ConfigError: the parameter 'weight' is float16, whose gradient cannot be scaled back: use ...
+    """
+    if precision != "float16":
+        return
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad and parameter.dtype == torch.float16:
+            raise ConfigError(
+                f"the parameter {name!r} is float16, whose gradient cannot be scaled back: use .float() on the network "
+                "to train it with precision: float16, or train it as it is with precision: float32"
+            )

@@ -70,6 +70,35 @@ def test_gradients_pass_within_the_range_alone() -> None:
     assert inputs.grad.tolist() == [0, 1, 1, 0]
 
 
+@pytest.mark.parametrize(
+    ("kind", "threshold"), [(torch.float16, 65504.0), (torch.float16, 4e4), (torch.float32, 3.4e38)]
+)
+@pytest.mark.parametrize("bits", [2, 8, 16])
+@pytest.mark.parametrize("gradients", [True, False])
+def test_ranges_that_end_where_the_number_format_does(
+    kind: torch.dtype, threshold: float, bits: int, gradients: bool
+) -> None:
+    most = torch.finfo(kind).max
+    inputs = torch.tensor([-most, 0.3 * threshold, most], dtype=kind, requires_grad=gradients)
+    outputs = round_activation(inputs, ActivationRange(bits, threshold, signed=True))
+    assert bool(torch.isfinite(outputs).all())
+    expected = naive.rounded_activation_by_loops(inputs.tolist(), bits, threshold, signed=True)
+    for own, wanted in zip(outputs.tolist(), expected, strict=True):
+        if abs(wanted) <= most:
+            assert own == pytest.approx(wanted, rel=1e-3)
+        else:
+            assert 0.5 * most < abs(own) <= most
+    if gradients:
+        outputs[1].backward()
+        assert inputs.grad is not None
+        assert inputs.grad.tolist() == [0, 1, 0]
+
+
+def test_double_precision_is_rounded_as_single_precision_is() -> None:
+    to = ActivationRange(8, 0.01, signed=True)
+    assert torch.equal(round_activation(IMAGES.double(), to), round_activation(IMAGES, to).double())
+
+
 def read_by(net: nn.Module, layer: str) -> Tensor:
     """What a layer reads of all images, in the network with rounded weights."""
     seen: list[Tensor] = []
@@ -177,7 +206,7 @@ def test_empty_batches_are_passed_over() -> None:
     assert calibrated(net, plan, [IMAGES[:0], IMAGES]).activations == calibrated(net, plan, [IMAGES]).activations
 
 
-@pytest.mark.parametrize("threshold", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("threshold", [0.0, -1.0, float("nan"), float("inf"), 1e-46, 1e39])
 def test_ranges_that_reach_nowhere(threshold: float) -> None:
     with pytest.raises(ConfigError, match="finite and above zero; found"):
         ActivationRange(8, threshold, signed=False)
@@ -189,6 +218,14 @@ def test_what_overflows_inside_is_named() -> None:
         net[0].weight.fill_(1e30)
     with pytest.raises(DataError, match="'1' reads NaN or infinite"):
         calibrated(net, uniform_bits(net, 8), [IMAGES * 1e30])
+
+
+def test_a_layer_that_is_not_there_is_named_and_no_hook_stays() -> None:
+    net, to = network(), ActivationRange(8, 1.0, signed=False)
+    for name in ("nosuch", "3.weight", "0.conv"):
+        with pytest.raises(ConfigError, match=f"'{name}' reads is to be rounded, but the network has no such layer"):
+            round_inputs(net, {"0": to, name: to})
+    assert not any(module._forward_pre_hooks for module in net.modules())
 
 
 def test_a_range_without_bits_is_of_another_network() -> None:

@@ -236,6 +236,16 @@ def test_a_layer_that_stands_in_two_places(tmp_path: Path) -> None:
     assert "2.weight" not in load_file(path)
 
 
+def test_a_network_that_is_one_layer(tmp_path: Path) -> None:
+    net, other, path = nn.Linear(16, 8), nn.Linear(16, 8), tmp_path / "net.safetensors"
+    plan = uniform_bits(net, 4, ends=None)
+    assert save_quantized(net, plan, path) == path.stat().st_size == quantized_bytes(net, plan)
+    assert set(load_file(path)) == {"weight.codes.4", "weight.scales", "bias"}
+    assert torch.equal(load_quantized(other, path).bits[""], plan.bits[""])
+    assert torch.equal(other.weight, quantize_network(net, plan)[0].weight)
+    assert torch.equal(other.bias, net.bias)
+
+
 def test_the_rule_of_the_plan_is_that_of_training_and_of_the_file(net: nn.Sequential, tmp_path: Path) -> None:
     plan, path = uniform_bits(net, 2, thresholds="least_squares"), tmp_path / "net.safetensors"
     expected = {n: thresholds_of(filters_of(net.get_submodule(n)), b, "least_squares") for n, b in plan.bits.items()}
@@ -327,4 +337,4 @@ def test_half_precision_is_rounded_as_it_is_stored(kind: torch.dtype) -> None:
     with fake_quantized(net, plan), torch.no_grad():
         within = net(inputs)
     assert within.dtype == kind
-    assert torch.allclose(within.float(), quantize_network(net, plan)[0](inputs).float(), atol=1e-2)
+    assert torch.equal(within, quantize_network(net, plan)[0](inputs))

@@ -136,7 +136,7 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     ((network("Locked"),), "cannot be copied"),
     ((network("Talkative"),), "only tensors can be saved and loaded; the network also has the state _extra_state"),
     ((network("Normed"),), "layer 'second' are computed by a parametrization"),
-    ((network("Frozen"),), "cannot be trained; set fine_tune: null"),
+    ((network("Frozen"),), "cannot be trained; set train: null and fine_tune: null"),
     ((network("Counted"),), "turns the batch size into a Python number, as len(x) "),
     ((network("Half"),), "does not run on the data"),
     (("network.build=secateur_user_networks:Flat",), "nothing in this network can be pruned"),

@@ -94,7 +94,7 @@ def test_verdict_of_a_gain_below_the_noise_is_not_faster() -> None:
 def test_verdict_slower() -> None:
     found = compare(list(0.5 * NOISE), list(NOISE), batch_size=1)
     assert (found.faster, found.slower) == (False, True)
-    assert found.verdict == "slower: 0.50x the speed of the dense network (95% interval 0.50 to 0.50)"
+    assert found.verdict == "slower: 0.50x as fast (95% interval 0.50 to 0.50)"
 
 
 def test_verdict_never_calls_one_faster_than_one() -> None:

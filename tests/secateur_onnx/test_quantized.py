@@ -15,12 +15,12 @@ import torch
 from torch import nn
 
 from networks_for_tests import randomise_batch_norm
-from secateur.errors import ConfigError, NetworkError
+from secateur.errors import ConfigError, NetworkError, SecateurWarning
 from secateur.networks import resnet20
 from secateur.quantization import ActivationRange, BitPlan, bit_plan, quantize_network, thresholds_of, uniform_bits
 from secateur.records import ScoreTable
 from secateur_onnx import check_parity, export, export_quantized
-from secateur_onnx.few_bits import quantized
+from secateur_onnx.few_bits import stored_types
 
 IMAGES = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(0))
 
@@ -77,13 +77,62 @@ def test_it_runs_without_torch(tmp_path: Path) -> None:
 
 
 def test_a_wider_type_stands_in_and_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    refused = quantized._refused
-    monkeypatch.setattr(quantized, "_refused", lambda width: f"no {width} bits" if width < 8 else refused(width))
+    refused = stored_types._refused
+    monkeypatch.setattr(stored_types, "_refused", lambda width: f"no {width} bits" if width < 8 else refused(width))
     network = mixed()
     done = export_quantized(network, uniform_bits(network, 2, ends=None), IMAGES, tmp_path / "net.onnx")
     assert done.stored == {2: "INT8"}
     assert done.wider == {2: "no 2 bits; no 4 bits"}
     check_parity(done.model, done.file.path, [IMAGES]).require()
+
+
+class Branching(nn.Module):
+    """Branches on a value, which the current exporter refuses and the older one does not see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first: torch.Tensor = self.first(x)
+        second: torch.Tensor = self.second(first.relu() if bool(first.abs().sum() >= 0) else -first)
+        return second
+
+
+def test_where_only_the_older_exporter_translates_two_bits_are_stored_wider(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    network = Branching().eval()
+    plan = bit_plan(network, ScoreTable({}), levels=(8, 2), shares=(0.5, 0.5), ends=None)
+    with pytest.warns(SecateurWarning, match="older exporter: .*data-dependent"):
+        done = export_quantized(network, plan, IMAGES, tmp_path / "net.onnx")
+    assert (done.file.exporter, done.file.opset) == ("torchscript", 21)
+    assert done.stored == {2: "INT4", 8: "INT8"}
+    assert done.wider == {2: "no exporter of torch translates the network with opset 25, which INT2 needs"}
+    assert check_parity(done.model, done.file.path, [IMAGES]).require().passed
+    assert capfd.readouterr() == ("", "")
+
+
+class Silent(Branching):
+    """A layer of zeros runs before one of the same shape; the exporter folds batch norm and renames both weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.first
+        self.second = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3))
+        self.first = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3))
+        nn.init.zeros_(self.first[0].weight)
+
+
+def test_a_layer_of_zeros_is_not_taken_for_another_one(tmp_path: Path) -> None:
+    network = Silent().eval()
+    with pytest.warns(SecateurWarning, match="older exporter"):
+        done = export_quantized(network, uniform_bits(network, 4, ends=None), IMAGES, tmp_path / "net.onnx")
+    assert not done.left
+    scales = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(done.file.path).graph.initializer}
+    assert scales["second.0.codes.4.scale"].all()
+    assert not scales["first.0.codes.4.scale"].any()
+    assert check_parity(done.model, done.file.path, [IMAGES]).require().passed
 
 
 def test_the_rule_of_the_plan_is_that_of_the_file(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import ConfigError, DataError
-from secateur.precision import PRECISIONS, Precision, check_precision, scaler_of
+from secateur.precision import PRECISIONS, Precision, check_precision, check_scaling, scaler_of
 from secateur.training import fine_tune
 from secateur.training.steps import Steps
 from training_for_tests import blobs, net, state
@@ -82,6 +82,17 @@ def test_a_device_without_such_arithmetic_is_refused_before_any_step(monkeypatch
     with pytest.raises(ConfigError, match=r"the device cpu does not train in float16 \(\"slow.*'Half'\); precision: f"):
         fine_tune(model, blobs(), precision="float16")
     check_precision(torch.device("cpu"), "float32")
+
+
+def test_weights_in_float16_whose_loss_would_be_scaled_are_refused_before_any_step() -> None:
+    model = net()
+    model[4].half()
+    before = state(model)
+    with pytest.raises(ConfigError, match=r"'4\.weight' is float16, .* cannot be scaled back: use \.float\(\)"):
+        fine_tune(model, blobs(), precision="float16", clip_norm=1.0)
+    assert all(torch.equal(value, before[name]) for name, value in state(model).items())
+    model[4].requires_grad_(False)
+    check_scaling(model, "float16")
 
 
 def test_only_float16_is_scaled() -> None:

@@ -84,6 +84,17 @@ def test_the_moving_average_is_that_of_a_loop(values: list[float], decay: float)
     assert average.module.weight.item() == pytest.approx(twins.moving_average(values, decay), rel=1e-9, abs=1e-9)
 
 
+@pytest.mark.parametrize("kind", [torch.int64, torch.int32, torch.bool, torch.uint8])
+def test_what_is_no_fraction_is_not_averaged(kind: torch.dtype) -> None:
+    model = nn.Module()
+    model.register_buffer("counts", torch.tensor([0, 1, 1], dtype=kind))
+    average = moving_average(model, 0.99)
+    for counts in ([1, 1, 1], [1, 1, 0], [1, 0, 1]):
+        model.counts = torch.tensor(counts, dtype=kind)
+        average.update_parameters(model)
+        assert average.module.counts.tolist() == model.counts.tolist()
+
+
 def test_the_average_is_what_is_judged_and_kept() -> None:
     model, weights = net(), list[dict[str, Tensor]]()
     history = fine_tune(

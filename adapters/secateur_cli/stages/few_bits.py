@@ -25,10 +25,12 @@ from secateur.quantization import (
     save_quantized,
     uniform_bits,
 )
+from secateur.quantization.quantizer import MOST
 from secateur.records import PruningPlan, ScoreTable
 from secateur_cli.settings.quantize_schema import QuantizeConfig
 from secateur_cli.stages.job import Job
 from secateur_cli.wording import with_room
+from secateur_onnx.few_bits.quantized import check_weights
 
 QUANTIZED, QUANTIZED_ONNX = "model.quantized.safetensors", "model.quantized.onnx"
 EXAMPLE = 64  # images that say how far rounded activations may be apart
@@ -74,6 +76,17 @@ def plan_bits(settings: QuantizeConfig, model: nn.Module, scores: ScoreTable, *,
         seed=seed,
         thresholds=rule,
     )
+
+
+def check_layers(model: nn.Module) -> None:
+    """Refuse before any work layers that cannot have fewer bits, whatever is decided of them.
+
+    Raises:
+        NetworkError: there are none, they share a weight or compute it, or weights that no ONNX file has in few bits.
+    """
+    bits = uniform_bits(model, MOST)
+    bits.check(model)
+    check_weights(model, bits)
 
 
 def give_fewer_bits(job: Job, plan: PruningPlan, pruned: nn.Module) -> None:

@@ -17,7 +17,7 @@ from secateur.cost import cost_model
 from secateur.criteria import GROUP_CRITERIA
 from secateur.errors import BudgetError, CheckpointError, ConfigError, DataError, NetworkError
 from secateur.modes import evaluating
-from secateur.precision import check_precision
+from secateur.precision import check_precision, check_scaling
 from secateur.records import ChannelGroups, PruningPlan, ScoreTable
 from secateur.scoring import scores_by_name
 from secateur.search import format_cost
@@ -33,7 +33,8 @@ from secateur_cli.inputs.sources import build_network, network_factory
 from secateur_cli.progress import Progress
 from secateur_cli.settings.config import resolve
 from secateur_cli.settings.schema import PlanConfig, RunConfig, ScoreConfig, Search
-from secateur_cli.stages.few_bits import needs_scores, plan_bits
+from secateur_cli.settings.training_schema import TrainConfig
+from secateur_cli.stages.few_bits import check_layers, needs_scores, plan_bits
 from secateur_cli.stages.identity import images_of, weights_of_builder
 from secateur_cli.stages.job import Job
 from secateur_cli.stages.latency import check_export, check_latency
@@ -129,11 +130,18 @@ def check_device(config: RunConfig) -> None:
         raise ConfigError(
             "device: cuda: torch finds no CUDA device here; `secateur doctor` may say why. Or device: cpu"
         )
-    for name, settings in {"train": config.train, "fine_tune": config.fine_tune}.items():
+    for name, settings in trainings(config).items():
         try:
-            check_precision(torch.device(config.device), settings.precision if settings else "float32")
+            check_precision(torch.device(config.device), settings.precision)
         except ConfigError as error:
             raise ConfigError(f"{name}.precision: {error}") from error
+
+
+def trainings(config: RunConfig) -> dict[str, TrainConfig]:
+    """Return what is trained in the main job: section of the configuration -> how."""
+    few_bits = None if config.quantize is None else config.quantize.training
+    sections = {"train": config.train, "fine_tune": config.fine_tune, "quantize": few_bits}
+    return {name: settings for name, settings in sections.items() if settings is not None}
 
 
 def run_settings(config: RunConfig, search: Search, *, folder: Path, smoke: bool) -> dict[str, Any]:
@@ -184,10 +192,12 @@ def rehearse_scores(config: RunConfig, model: nn.Module, example: Tensor) -> Sco
 
 
 def rehearse_quantization(config: RunConfig, model: nn.Module, example: Tensor) -> None:
-    """Let DI score two images where it decides who keeps more bits, to be refused now and not after the training.
+    """Check the layers, and let DI score two images where it decides who keeps more bits.
 
-    Raises: SecateurError: layers that DI cannot score.
+    Raises: SecateurError: layers that cannot have fewer bits, or that DI cannot score.
     """
+    if config.quantize is not None:
+        check_layers(model)
     if needs_scores(config.quantize):
         rehearse_scores(config.model_copy(update={"score": ScoreConfig(criterion="di")}), model, example)
 
@@ -205,7 +215,7 @@ def rehearse_plan(config: RunConfig, search: Search, scores: ScoreTable, setting
     """State the search's problem, to be refused now and not after the training.
 
     Raises: SecateurError: groups without scores, a budget that is met already or out of reach, a size that even the
-        narrowest widths exceed, weights that cannot be saved or trained, images to recover on that do not fit into
+        narrowest widths exceed, weights that cannot be saved, images to recover on that do not fit into
         memory.
     """
     plan, model, costs = config.plan, setting.model, setting.costs
@@ -229,11 +239,31 @@ def rehearse_plan(config: RunConfig, search: Search, scores: ScoreTable, setting
     if search == "greedy" and plan.greedy_from is not None:
         _check_start(plan, setting)
     tensors_of(model)
+    rehearse_training(config, model)
     calibration_images(config.recover, setting.example)
-    if (config.train or config.fine_tune) and not any(p.requires_grad for p in model.parameters()):
-        raise NetworkError("no parameter of the network needs a gradient, so it cannot be trained; set fine_tune: null")
     if config.fine_tune and config.fine_tune.feature_weight and not block_ends(model, setting.example):
         raise ConfigError("fine_tune.feature_weight: no module of the network ends a residual block; leave it 0")
+
+
+def rehearse_training(config: RunConfig, model: nn.Module) -> None:
+    """Refuse a network that cannot be trained as it is told to.
+
+    Raises:
+        NetworkError: it has nothing to train.
+        ConfigError: its weights are not trained in the precision that is given.
+    """
+    asked = trainings(config)
+    if asked and not any(p.requires_grad for p in model.parameters()):
+        without = {"train": "train: null", "fine_tune": "fine_tune: null", "quantize": "quantize.epochs: 0"}
+        raise NetworkError(
+            "no parameter of the network needs a gradient, so it cannot be trained; set "
+            + " and ".join(without[name] for name in asked)
+        )
+    for name, settings in asked.items():
+        try:
+            check_scaling(model, settings.precision)
+        except ConfigError as error:
+            raise ConfigError(f"{name}.precision: {error}") from error
 
 
 def _check_size(config: RunConfig, model: nn.Module, narrowest: PruningPlan) -> None:

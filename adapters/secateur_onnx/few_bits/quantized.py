@@ -9,9 +9,8 @@ where the plan has a range for it.
 
 from __future__ import annotations
 
-import functools
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,13 +23,11 @@ from torch.nn.modules.conv import _ConvTransposeNd
 
 from secateur.errors import NetworkError
 from secateur.quantization import ActivationRange, BitPlan, Quantized, quantize_network
-from secateur.quantization.packing import pack
-from secateur_onnx.exporting import ExportResult, export, require_folder, write_checked
+from secateur_onnx.exporting import NEWEST_TRACED, ExportResult, export, require_folder, write_checked
 from secateur_onnx.few_bits.rounded_inputs import opset_of, round_inputs_of, tolerance_of, with_room_for_bias
+from secateur_onnx.few_bits.stored_types import StoredTypes, codes_tensor, stored_types
 from secateur_onnx.packages import require
 
-TYPES = {2: ("INT2", 25), 4: ("INT4", 21), 8: ("INT8", 21), 16: ("INT16", 21)}
-"""Bits of a type -> its name, and the first version of the ONNX operators in which DequantizeLinear takes it."""
 ROUNDING = 1e-4  # of a filter's largest weight: how far the exporter's folding may be from codes times a scale
 
 
@@ -89,36 +86,25 @@ def export_quantized(
         >>> done.stored, done.file.file_bytes < 64 * 64 * 9
         ({4: 'INT4'}, True)
 
-    Deviations: the runtime turns codes into float32 and computes in it; where a type has no operator or the runtime
-    refuses it, the next wider one is taken. Transposed convolutions in groups keep float32.
+    Deviations: the runtime turns codes into float32 and computes in it; where a type has no operator, the runtime
+    refuses it, or no exporter translates the network with operators that know it, the next wider one is taken.
+    Transposed convolutions in groups keep float32.
     """
     onnx, path = require("onnx"), Path(path)
     require_folder(path)
     rounded, codes = quantize_network(model, plan, thresholds)
-    for name in codes:
-        if (kind := rounded.get_parameter(f"{name}.weight").dtype) != torch.float32:
-            raise NetworkError(
-                f"few bits are written of weights in float32; those of {name!r} are {kind}: use .float()"
-            )
-    wanted = sorted({b for bits in plan.bits.values() for b in bits.tolist()})
-    chosen, wider = {}, {}
-    for bits in wanted:
-        chosen[bits], refused = narrowest(bits)
-        if refused:
-            wider[bits] = "; ".join(refused)
-    needed = [TYPES[width][1] for width in chosen.values()] + [opset_of(to) for to in plan.activations.values()]
+    check_weights(rounded, plan)
     plain = quantize_network(model, replace(plan, activations={}), thresholds)[0] if plan.activations else rounded
     with tempfile.TemporaryDirectory() as folder:
-        result = export(
-            plain, example_inputs, Path(folder) / path.name, metadata=metadata, opset=max(needed, default=None)
-        )
-        proto = onnx.load(result.path)
+        unpacked = Path(folder) / path.name
+        result, types = _export_for(plan, plain, example_inputs, unpacked, metadata)
+        proto = onnx.load(unpacked)
     left, made = dict[str, str](), list[str]()
     for name, quantized in codes.items():
         module, to = rounded.get_submodule(name), plan.activations.get(name)
         if isinstance(module, _ConvTransposeNd) and module.groups > 1:
             left[name] = "a transposed convolution in groups"
-        elif (weight := _replace(proto.graph, name, module, quantized, chosen, to)) is not None:
+        elif (weight := _replace(proto.graph, name, module, quantized, types.widths, to)) is not None:
             made.append(name)
             if to is not None:
                 round_inputs_of(proto.graph, name, weight, to)
@@ -134,55 +120,50 @@ def export_quantized(
         raise NetworkError(f"what {lost[0]!r} reads cannot be rounded in the ONNX file: {left[lost[0]]}")
     size = write_checked(proto, path)
     file = ExportResult(path, result.opset, result.exporter, result.fallback_reason, size)
-    stored = {b: TYPES[w][0] for b, w in chosen.items()}
-    return QuantizedExport(file, stored, wider, left, rounded, tolerance_of(rounded, plan, example_inputs))
+    tolerance = tolerance_of(rounded, plan, example_inputs)
+    return QuantizedExport(file, types.names, types.wider, left, rounded, tolerance)
 
 
-def narrowest(bits: int) -> tuple[int, list[str]]:
-    """Return the width of the narrowest type that holds numbers of `bits` bits and works, and why narrower ones do not.
+def _export_for(
+    plan: BitPlan,
+    model: nn.Module,
+    example_inputs: Tensor | tuple[Tensor, ...],
+    path: Path,
+    metadata: Mapping[str, object] | None,
+) -> tuple[ExportResult, StoredTypes]:
+    """Export the network with operators that know the narrowest types; with older ones where no exporter can."""
+    bits = {b for own in plan.bits.values() for b in own.tolist()}
+
+    def exported(types: StoredTypes) -> ExportResult:
+        needed = [*types.opsets, *(opset_of(to) for to in plan.activations.values())]
+        return export(model, example_inputs, path, metadata=metadata, opset=max(needed, default=None))
+
+    types = stored_types(bits)
+    try:
+        return exported(types), types
+    except NetworkError:
+        older = stored_types(bits, newest=NEWEST_TRACED)
+        if older.widths == types.widths:
+            raise
+        return exported(older), older
+
+
+def check_weights(model: nn.Module, plan: BitPlan) -> None:
+    """Refuse layers of a plan that `export_quantized` does not write.
 
     Raises:
-        NetworkError: none works.
+        NetworkError: weights that are not float32.
 
     Example:
-        >>> narrowest(3)
-        (4, [])
+        >>> from secateur.quantization import uniform_bits
+        >>> net = nn.Sequential(nn.Linear(2, 2))
+        >>> check_weights(net, uniform_bits(net, 4))
     """
-    refused: list[str] = []
-    for width in sorted(TYPES):
-        if width >= bits:
-            reason = _refused(width)
-            if reason is None:
-                return width, refused
-            refused.append(reason)
-    raise NetworkError(f"no type for {bits} bits can be stored here: {'; '.join(refused)}")
-
-
-@functools.cache
-def _refused(width: int) -> str | None:
-    """Return why a type cannot be used here; None where a session has run it."""
-    onnx, onnxruntime = require("onnx"), require("onnxruntime")
-    name, opset = TYPES[width]
-    if not hasattr(onnx.TensorProto, name) or onnx.defs.onnx_opset_version() < opset:
-        return f"onnx {onnx.__version__} does not know {name}"
-    helper = onnx.helper
-    graph = helper.make_graph(
-        [helper.make_node("DequantizeLinear", ["codes", "scale"], ["output"], axis=0)],
-        "probe",
-        [],
-        [helper.make_tensor_value_info("output", onnx.TensorProto.FLOAT, [2, 1])],
-        [_codes_tensor(np.array([[1], [-1]]), "codes", width), _floats(np.ones(2), "scale")],
-    )
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
-    proto.ir_version = min(proto.ir_version, helper.find_min_ir_version_for(proto.opset_import))
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    try:
-        session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        found = session.run(None, {})[0]
-    except Exception as error:  # onnxruntime's errors have no common class of their own
-        return f"onnxruntime {onnxruntime.__version__} refuses {name}: {str(error).splitlines()[0]}"
-    return None if found.tolist() == [[1.0], [-1.0]] else f"onnxruntime {onnxruntime.__version__} misreads {name}"
+    for name in plan.bits:
+        if (kind := model.get_parameter(f"{name}.weight").dtype) != torch.float32:
+            raise NetworkError(
+                f"few bits are written of weights in float32; those of {name!r} are {kind}: use .float()"
+            )
 
 
 def _equal(first: Quantized, second: Quantized) -> bool:
@@ -199,15 +180,12 @@ def _replace(
     to: ActivationRange | None,
 ) -> str | None:
     """Put codes and scales in the place of a layer's weight; return its name, None if none is made of them."""
-    onnx = require("onnx")
     codes, bits = quantized.codes.cpu().numpy(), quantized.bits.cpu().numpy()
     ways = [isinstance(module, _ConvTransposeNd)]
     if isinstance(module, nn.Linear):
         ways.append(True)  # written as a product with the transposed weight
-    floating = [weight for weight in graph.initializer if weight.data_type == onnx.TensorProto.FLOAT]
-    for weight in sorted(floating, key=lambda weight: weight.name != f"{name}.weight"):  # mostly it keeps its name
+    for weight, values in _candidates(graph, f"{name}.weight"):
         for turned in ways:
-            values = onnx.numpy_helper.to_array(weight)
             scales = _scales(np.swapaxes(values, 0, 1) if turned and values.ndim > 1 else values, codes)
             if scales is None:
                 continue
@@ -220,6 +198,20 @@ def _replace(
                 graph.node.insert(place, node)
             return str(weight.name)
     return None
+
+
+def _candidates(graph: Any, own: str) -> Iterator[tuple[Any, NDArray[Any]]]:
+    """Yield the tensors that may be a weight, with values: mostly it keeps its own name, and zeros fit any codes."""
+    onnx = require("onnx")
+    floating = [weight for weight in graph.initializer if weight.data_type == onnx.TensorProto.FLOAT]
+    zeros: list[tuple[Any, NDArray[Any]]] = []
+    for weight in sorted(floating, key=lambda weight: weight.name != own):
+        values = onnx.numpy_helper.to_array(weight)
+        if weight.name == own or values.any():
+            yield weight, values
+        else:
+            zeros.append((weight, values))
+    yield from zeros
 
 
 def _scales(values: NDArray[Any], codes: NDArray[Any]) -> NDArray[Any] | None:
@@ -248,7 +240,7 @@ def _dequantized(
     for width in sorted({chosen[b] for b in set(bits.tolist())}):
         own = np.flatnonzero([chosen[b] == width for b in bits.tolist()])
         base = f"{name}.codes.{width}"
-        tensors += [_codes_tensor(codes[own], base, width), _floats(scales[own], f"{base}.scale")]
+        tensors += [codes_tensor(codes[own], base, width), _floats(scales[own], f"{base}.scale")]
         nodes.append(helper.make_node("DequantizeLinear", [base, f"{base}.scale"], [f"{base}.values"], axis=0))
         levels.append(f"{base}.values")
         order.append(own)
@@ -264,13 +256,6 @@ def _dequantized(
         last = f"{name}.turned"
     nodes[-1].output[0] = weight
     return nodes, tensors
-
-
-def _codes_tensor(codes: NDArray[Any], name: str, width: int) -> Any:
-    onnx = require("onnx")
-    kind = getattr(onnx.TensorProto, TYPES[width][0])
-    stream = pack(torch.from_numpy(codes.reshape(-1)), width).numpy().tobytes()  # ONNX's order: lowest bits first
-    return onnx.helper.make_tensor(name, kind, codes.shape, stream, raw=True)
 
 
 def _floats(values: NDArray[Any], name: str) -> Any:

@@ -109,6 +109,7 @@ class _Rounded(nn.Module):
 
     bits: Tensor
     thresholds: Tensor
+    filter_by_filter = True  # see `secateur.training.frozen`
 
     def __init__(self, module: nn.Module, bits: Tensor, thresholds: Tensor) -> None:
         super().__init__()
@@ -121,7 +122,7 @@ class _Rounded(nn.Module):
         with torch.no_grad():
             codes = rounded(by_filter(module, weight), self.bits, self.thresholds)
             values = as_weight(module, dequantize(codes)).to(weight.dtype)
-        return weight + (values - weight).detach()
+        return values + (weight - weight.detach())
 
 
 def _thresholds(model: nn.Module, plan: BitPlan) -> dict[str, Tensor]:

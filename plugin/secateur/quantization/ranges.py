@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from secateur.errors import ConfigError
 from secateur.hooks import first_input, with_first_input
-from secateur.quantization.quantizer import check_bits
+from secateur.quantization.quantizer import MOST, check_bits
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class ActivationRange:
 
     Attributes:
         bits: of a code, 2..16.
-        threshold: t > 0, finite; beyond it values are clipped.
+        threshold: t > 0, finite, and so is what a code of one is worth; beyond it values are clipped.
         signed: whether the layer reads values below zero.
     """
 
@@ -36,7 +36,7 @@ class ActivationRange:
 
     def __post_init__(self) -> None:
         check_bits(torch.tensor([self.bits]))
-        if not 0 < self.threshold < math.inf:
+        if not 0 < self.threshold < math.inf or not 0 < self.scale < math.inf:
             raise ConfigError(f"the threshold of activations must be finite and above zero; found {self.threshold}")
 
     @property
@@ -60,9 +60,11 @@ def round_activation(inputs: Tensor, to: ActivationRange) -> Tensor:
         >>> round_activation(torch.tensor([-1.0, 0.3, 0.9, 7.0]), ActivationRange(2, 1.5, signed=False)).tolist()
         [0.0, 0.5, 1.0, 1.5]
 
-    Deviations: signed codes reach one step beyond -t, as the types of ONNX do.
+    Deviations: signed codes reach one step beyond -t, as the types of ONNX do; codes that stand for more than the
+    number format of the inputs holds are left out.
     """
-    low, high = to.codes
+    held = math.floor(min(torch.finfo(inputs.dtype).max / to.scale, 2.0**MOST))
+    low, high = max(to.codes[0], -held), min(to.codes[1], held)
     scale = torch.tensor(to.scale, dtype=torch.float32, device=inputs.device)
     with torch.no_grad():
         rounded = ((inputs.float() / scale).round().clamp(low, high) * scale).to(inputs.dtype)
@@ -79,6 +81,9 @@ def round_inputs(model: nn.Module, activations: Mapping[str, ActivationRange]) -
         model: changed in place, by hooks.
         activations: layer -> range, see `BitPlan`.
 
+    Raises:
+        ConfigError: the network lacks such a layer; none rounds then.
+
     Example:
         >>> net = nn.Sequential(nn.Linear(1, 1, bias=False))
         >>> handles = round_inputs(net, {"0": ActivationRange(2, 3.0, signed=False)})
@@ -86,9 +91,12 @@ def round_inputs(model: nn.Module, activations: Mapping[str, ActivationRange]) -
         True
         >>> handles[0].remove()
     """
+    modules = dict(model.named_modules(remove_duplicate=False))
+    missing = [name for name in activations if name not in modules]
+    if missing:
+        raise ConfigError(f"what {missing[0]!r} reads is to be rounded, but the network has no such layer")
     return [
-        model.get_submodule(name).register_forward_pre_hook(_Rounding(to), with_kwargs=True)
-        for name, to in activations.items()
+        modules[name].register_forward_pre_hook(_Rounding(to), with_kwargs=True) for name, to in activations.items()
     ]
 
 

@@ -142,7 +142,7 @@ def _contents(
     others = {name: tensor for name, tensor in tensors_of(model).items() if name not in replaced}
     tensors = {name: tensor.cpu().clone().contiguous() for name, tensor in others.items()}
     for name, own in parts.items():
-        tensors |= {f"{name}.weight.{part}": tensor for part, tensor in own.items()}
+        tensors |= {f"{_weight_in(name)}.{part}": tensor for part, tensor in own.items()}
     layers = {name: _levels(bits) for name, bits in plan.bits.items()}
     ranges = {name: [to.bits, to.threshold, to.signed] for name, to in plan.activations.items()}
     about = {"format": FORMAT, "bits": json.dumps(layers)}
@@ -154,7 +154,12 @@ def _contents(
 def _weights_of(model: nn.Module, name: str) -> list[str]:
     """Return the name of a layer's weight, and its other names, where one module stands in several places."""
     module = model.get_submodule(name)
-    return [f"{own}.weight" for own, other in model.named_modules(remove_duplicate=False) if other is module]
+    return [_weight_in(own) for own, other in model.named_modules(remove_duplicate=False) if other is module]
+
+
+def _weight_in(name: str) -> str:
+    """Return the name of a layer's weight; a network that is itself one layer has the empty name."""
+    return f"{name}.weight" if name else "weight"
 
 
 def _levels(bits: Tensor) -> list[int]:
@@ -181,7 +186,7 @@ def _unpacked(tensors: dict[str, Tensor], name: str, levels: list[int], shape: t
     C, size = shape[0], shape[1:].numel()
 
     def take(part: str) -> Tensor:
-        return tensors.pop(f"{name}.weight.{part}")
+        return tensors.pop(f"{_weight_in(name)}.{part}")
 
     places = torch.zeros(C, dtype=torch.int64)
     if len(levels) > 1:

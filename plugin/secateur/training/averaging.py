@@ -14,6 +14,7 @@ def moving_average(model: nn.Module, decay: float) -> AveragedModel:
 
     Formula, for the weights and buffers w_t after step t = 1, 2, ...: a_1 = w_1, and
     a_t = d_t * a_(t-1) + (1 - d_t) * w_t with d_t = min(decay, t / (t + 9)), which lets go of the first steps early.
+    Whole numbers and truth values have no average: a_t = w_t.
 
     Args:
         model: left as it is.
@@ -32,6 +33,10 @@ def moving_average(model: nn.Module, decay: float) -> AveragedModel:
     @torch.no_grad()
     def follow(averages: Tensors, weights: Tensors, done: Tensor | int) -> None:
         step = int(done) + 1
-        get_ema_multi_avg_fn(min(decay, step / (step + 9)))(averages, weights, done)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        if averages[0].is_floating_point() or averages[0].is_complex():  # all that are given at once are of one kind
+            get_ema_multi_avg_fn(min(decay, step / (step + 9)))(averages, weights, done)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        else:
+            for average, weight in zip(averages, weights, strict=True):
+                average.copy_(weight)
 
     return AveragedModel(model, multi_avg_fn=follow, use_buffers=True)

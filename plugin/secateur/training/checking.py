@@ -13,7 +13,7 @@ from secateur.errors import DataError
 from secateur.evaluation import check_labels
 from secateur.evaluation.arithmetic import fastest_format
 from secateur.modes import device_of, evaluating, reading
-from secateur.precision import Precision, check_precision
+from secateur.precision import Precision, check_precision, check_scaling
 
 
 def check_data(
@@ -29,7 +29,7 @@ def check_data(
     Raises:
         DataError: batches that can be read only once, no batch, no validation batch, labels that the network cannot
             answer, or with `across` processes that have different numbers of batches.
-        ConfigError: a precision that the device does not compute in.
+        ConfigError: a precision that the device does not compute in, or that the weights are not trained in.
 
     Example:
         >>> inputs, answers, batches = check_data(nn.Linear(2, 3), [(torch.ones(4, 2), torch.arange(4) % 3)] * 2, None)
@@ -40,6 +40,7 @@ def check_data(
 
     def check() -> int:
         check_precision(device_of(model), precision)
+        check_scaling(model, precision)
         inputs, answers, batches = _check_train(model, train)
         held.append((inputs, answers))
         if validate is not None:

@@ -102,7 +102,8 @@ def fine_tune(
         on_step: called after each step, before it enters the average, with the number of steps done and their total.
 
     Raises:
-        ConfigError: an unknown number, one out of range, or a precision that the device does not compute in.
+        ConfigError: an unknown number, one out of range, a precision that the device does not compute in, or
+            float16 for weights that are float16 themselves.
         NetworkError: no parameter needs a gradient; a teacher with other classes, or filters that are not there.
         CheckpointError: the checkpoint is of another run (network, recipe, teacher, processes), or none at all.
         DataError: no images, to train on or to validate on; images of a second size on which the network does not run;

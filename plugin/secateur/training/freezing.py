@@ -11,10 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.utils import parametrize
 
 from secateur.errors import ConfigError, NetworkError, ScoreError
 from secateur.records import PruningPlan
@@ -79,13 +81,14 @@ def frozen(
     weight decay, and what the optimizer remembers of them (momentum) is zero.
 
     Args:
-        model: holds the layers.
+        model: holds the layers. A weight that is computed by a parametrization is held by what lies under it, if the
+            parametrization keeps filters apart and says so (`filter_by_filter`), as that of `fake_quantized` does.
         filters: layer -> positions of its filters (output channels); see `highest_filters`.
         optimizer: any of torch's, over the parameters of `model`.
 
     Raises:
         NetworkError: no such layer, one that is neither a linear layer nor a convolution (transposed ones are not
-            taken), or no such filter.
+            taken), one whose weight or bias is computed from other tensors in another way, or no such filter.
 
     Cost: a copy of the frozen rows, which each step writes back.
 
@@ -103,8 +106,8 @@ def frozen(
     with ExitStack() as stack:
         for name, positions in filters.items():
             layer = _layer(model, name, positions)
-            for parameter in (layer.weight, layer.bias):
-                if isinstance(parameter, nn.Parameter) and parameter.requires_grad:
+            for parameter in _parameters(layer, name):
+                if parameter.requires_grad:
                     rows = torch.tensor(list(positions), dtype=torch.int64, device=parameter.device)
                     handle = parameter.register_hook(_silent(rows))  # type: ignore[no-untyped-call]  # torch leaves it untyped
                     stack.callback(handle.remove)
@@ -126,6 +129,25 @@ def _layer(model: nn.Module, name: str, positions: Sequence[int]) -> _ConvNd | n
     if not all(0 <= position < len(layer.weight) for position in positions):
         raise NetworkError(f"the layer {name!r} has the filters 0..{len(layer.weight) - 1}; asked for {[*positions]}")
     return layer
+
+
+def _parameters(layer: _ConvNd | nn.Linear, name: str) -> list[nn.Parameter]:
+    """Return what has a row for each filter and decides what the filter is."""
+    found: list[nn.Parameter] = []
+    for part in ("weight", "bias"):
+        tensor: Tensor | None = getattr(layer, part)
+        if parametrize.is_parametrized(layer, part):
+            steps: Any = getattr(layer.parametrizations, part)
+            if all(getattr(step, "filter_by_filter", False) for step in steps):
+                tensor = steps.original
+        if isinstance(tensor, nn.Parameter):
+            found.append(tensor)
+        elif tensor is not None:
+            raise NetworkError(
+                f"the filters of {name!r} cannot be frozen, since its {part} is computed from other tensors; make it a "
+                "parameter first"
+            )
+    return found
 
 
 def _silent(rows: Tensor) -> Callable[[Tensor], Tensor]:
