@@ -9,11 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from guides_for_tests import ROOT
+from guides_for_tests import MEASUREMENTS, README, ROOT, section, tables
 from secateur_cli.intervals import Mean, mean
 
-PAGE = (ROOT / "examples/guides/measurements.md").read_text(encoding="utf-8")
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 NAMES = {"L1": "l1", "DI": "di", "HRank": "hrank", "reconstruction": "reconstruction"}
 
 
@@ -24,20 +22,6 @@ def recorded(name: str) -> dict[str, dict[str, float]]:
         entry = json.loads(line)
         rows.setdefault(entry["row"], {})[entry["stage"]] = entry["value"]
     return rows
-
-
-def section(title: str) -> str:
-    (found,) = re.findall(rf"^## {title}\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
-    return str(found)
-
-
-def tables(text: str) -> list[list[list[str]]]:
-    """Return the tables of a text without their headings: rows of cells, stars removed."""
-    found = re.findall(r"^\|[-|]+\|\n((?:\|.*\n?)+)", text, re.MULTILINE)
-    return [
-        [[cell.strip() for cell in row.replace("*", "").strip("|").split("|")] for row in table.splitlines()]
-        for table in found
-    ]
 
 
 SEARCHES = recorded("search_quality")
@@ -177,7 +161,7 @@ def test_whole_runs_are_those_of_the_readme() -> None:
 
 
 def test_every_script_and_configuration_that_is_named_exists() -> None:
-    for name in set(re.findall(r"`(?:secateur \w+(?: [a-z-]+)? )?(examples/[\w/.]+)", " ".join(PAGE.split()))):
+    for name in set(re.findall(r"`(?:secateur \w+(?: [a-z-]+)? )?(examples/[\w/.]+)", " ".join(MEASUREMENTS.split()))):
         assert (ROOT / name.replace(" ", "")).exists(), name
-    for name in set(re.findall(r"`(\w+\.(?:py|jsonl))", PAGE)):
+    for name in set(re.findall(r"`(\w+\.(?:py|jsonl))", MEASUREMENTS)):
         assert Path(ROOT / "examples/benchmarks" / name).exists(), name

@@ -1,0 +1,121 @@
+"""What examples/guides/measurements.md tells of the criteria of three houses is what the comparison has found."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+
+from guides_for_tests import README, ROOT, section, tables
+from secateur_cli.intervals import Mean, mean
+
+CRITERIA = {
+    "group magnitude, p = 1, Torch-Pruning": ("Torch-Pruning", "magnitude p=1"),
+    "reconstruction, secateur": ("secateur", "reconstruction"),
+    "FPGM, NNI": ("NNI", "fpgm"),
+    "FPGM, Torch-Pruning": ("Torch-Pruning", "fpgm"),
+    "L1, NNI": ("NNI", "l1"),
+    "Taylor, NNI": ("NNI", "taylor"),
+    "scale of batch norm, Torch-Pruning": ("Torch-Pruning", "bn-scale"),
+    "Taylor, Torch-Pruning": ("Torch-Pruning", "taylor"),
+    "DI, secateur": ("secateur", "di"),
+    "random": ("secateur", "random"),
+    "HRank, secateur": ("secateur", "hrank"),
+}
+BUDGETS, SEARCHES = ("70%", "50%", "30%"), ("uniform", "curves")
+TEXT = " ".join(section("Criteria of three houses").split())
+with (ROOT / "examples/compare/resnet56.csv").open(encoding="utf-8", newline="") as file:
+    COMPARED = list(csv.DictReader(file))
+
+
+def compared(criterion: str, search: str, budget: str, stage: str) -> dict[str, float]:
+    """What the comparison of criteria found: seed -> top-1 in percent; one where no seed changes the channels."""
+    cells = [
+        cell
+        for cell in COMPARED
+        if (cell["house"], cell["criterion"], cell["search"]) == (*CRITERIA[criterion], search)
+        and cell["budget"] == f"{budget} of the MACs"
+    ]
+    assert sorted(cell["seed"] for cell in cells) == ["0", "1", "2"]
+    shared = stage == "cut" and len({cell["plan"] for cell in cells}) == 1
+    return {cell["seed"]: 100 * float(cell[f"accuracy_{stage}"]) for cell in (cells[:1] if shared else cells)}
+
+
+def over_seeds(criterion: str, *where: str) -> Mean:
+    over = mean([*compared(criterion, *where).values()])
+    assert over is not None
+    return over
+
+
+def as_told(over: Mean) -> str:
+    return f"{over.value:.1f}" if over.reach is None else f"{over.value:.1f} ±{over.reach:.1f}"
+
+
+def test_every_cell_of_the_comparison_was_measured() -> None:
+    cells = {tuple(cell[key] for key in ("house", "criterion", "search", "budget", "seed")) for cell in COMPARED}
+    assert len(cells) == len(COMPARED) == len(CRITERIA) * len(SEARCHES) * len(BUDGETS) * 3 == 198
+    assert not any(cell["not_measured"] for cell in COMPARED)
+    assert "all 198 cells" in TEXT
+
+
+@pytest.mark.parametrize(("table", "search"), [*enumerate(SEARCHES)])
+def test_criteria_of_three_houses(table: int, search: str) -> None:
+    """Compensated at three budgets, then the two stages before at half of the MACs; the best at half comes first."""
+    found = {
+        name: [
+            *(over_seeds(name, search, budget, "compensated") for budget in BUDGETS),
+            *(over_seeds(name, search, "50%", stage) for stage in ("cut", "recalibrated")),
+        ]
+        for name in CRITERIA
+    }
+    first = sorted(found, key=lambda name: -found[name][1].value)
+    rows = tables(section("Criteria of three houses"))[table]
+    assert rows == [[name, *map(as_told, found[name])] for name in first]
+
+
+def ahead(criterion: str, other: str, search: str, budget: str) -> Mean:
+    """Return by how much a criterion is ahead of another once compensated, seed by seed."""
+    ours, theirs = (compared(name, search, budget, "compensated") for name in (criterion, other))
+    by = mean([ours[seed] - theirs[seed] for seed in ours])
+    assert by is not None
+    return by
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+@pytest.mark.parametrize("search", SEARCHES)
+def test_none_leads_and_chance_and_hrank_are_last(search: str, budget: str) -> None:
+    order = sorted(CRITERIA, key=lambda name: over_seeds(name, search, budget, "compensated").value)
+    assert any(ahead(order[-1], other, search, budget).ends[0] <= 0 for other in order[:-1])
+    assert {*order[:2]} == {"random", "HRank, secateur"}
+
+
+@pytest.mark.parametrize(
+    ("told", "criterion", "other"),
+    [
+        ("ahead of random ones by {}, {} and {} points", "HRank, secateur", "random"),
+        ("DI is behind L1 by {}, {} and {}", "L1, NNI", "DI, secateur"),
+    ],
+)
+def test_differences_by_uniform_widths(told: str, criterion: str, other: str) -> None:
+    by = [ahead(criterion, other, "uniform", budget) for budget in BUDGETS]
+    assert told.format(*(f"{each.value:.1f} ({each.ends[0]:.1f} to {each.ends[1]:.1f})" for each in by)) in TEXT
+
+
+def test_what_the_error_curves_give() -> None:
+    ends = []
+    for budget in BUDGETS:
+        uniform, curves = (
+            [over_seeds(n, search, budget, "compensated").value for n in CRITERIA] for search in SEARCHES
+        )
+        more = [after - before for before, after in zip(uniform, curves, strict=True)]
+        ends += [f"{min(more):.1f}", f"{max(more):.1f}"]
+    assert "gain {} to {} points at 70%, {} to {} at 50% and {} to {} at 30%".format(*ends) in TEXT
+
+
+def test_what_the_readme_says_of_all_criteria() -> None:
+    ends = []
+    for search in SEARCHES:
+        means = [over_seeds(name, search, "50%", "compensated").value for name in CRITERIA]
+        ends += [f"{min(means):.0f}", f"{max(means):.0f}"]
+    said = "{} to {}% by uniform widths and {} to {}% by error curves".format(*ends)
+    assert said in " ".join(README.split())
