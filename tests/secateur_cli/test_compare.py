@@ -13,7 +13,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -23,7 +23,8 @@ from secateur import accuracy, apply_plan, channel_groups, compensate, uniform_p
 from secateur.channel_graph import host_importance_scores
 from secateur.cost import cost_model
 from secateur.weights import load_weights
-from secateur_cli.comparison.schema import CompareRun
+from secateur_cli.comparison.document import MARKS, render_comparison
+from secateur_cli.comparison.schema import CompareRun, CompareSearch
 from secateur_cli.inputs.data import load_data
 from secateur_cli.inputs.sources import build_network
 from secateur_cli.settings.config import load_config
@@ -162,6 +163,14 @@ def test_csv_and_page(finished: tuple[Path, str]) -> None:
     assert "http" not in page.replace("http-equiv", "")
     assert "top-1 accuracy (%; dashed: dense)" in page
     assert "Small: 4 criteria compared" in page
+
+
+def test_the_page_names_the_marks_of_the_searches_that_were_compared(finished: tuple[Path, str]) -> None:
+    assert set(MARKS) == set(get_args(CompareSearch))
+    found = report(finished[0])
+    more = [row | {"budget": "40% of the MACs"} for row in found["rows"]]
+    page = render_comparison(found | {"rows": [*found["rows"], *more]})
+    assert "all on one scale. Hollow circles, dashed: uniform widths; squares: widths by error curves.</p>" in page
 
 
 def test_the_same_command_measures_nothing_again_and_more_criteria_join(

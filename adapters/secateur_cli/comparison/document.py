@@ -19,6 +19,12 @@ from secateur_cli.wording import NONE, amount, percent
 
 TEMPLATE = "comparison.html.jinja"
 SCORING = "Processor time of scoring all layers, with its 95% t-interval where seeds have scores of their own."
+MARKS = {
+    "uniform": "hollow circles, dashed: uniform widths",
+    "curves": "squares: widths by error curves",
+    "greedy": "triangles, dotted: the greedy search",
+    "cross_layer": "diamonds, dots and dashes: one ranking of the weights of all layers",
+}
 READING = (
     "Accuracy is top-1 on the held-out images in percent: the mean over seeds ± half of its 95% t-interval. Without ± "
     "it is one measurement: a single seed, or channels that no seed changes. The interval is over seeds, not over "
@@ -138,11 +144,9 @@ def _against_cost(found: Mapping[str, Any]) -> Section | None:
     if len({row["budget"] for row in found["rows"] if row["accuracy"][stage]}) < 2:
         return None
     panels = plots.cost_panels(found["rows"], stage, dense=found["dense"])
-    text = (
-        f"Accuracy ({stage}) against what the network costs, all on one scale. Hollow circles, dashed: uniform widths; "
-        "squares: widths by error curves; triangles, dotted: the greedy search; diamonds, dots and dashes: one ranking "
-        "of the weights of all layers."
-    )
+    drawn = dict.fromkeys(row["search"] for row in found["rows"])
+    marks = "; ".join(marked for search, marked in MARKS.items() if search in drawn)
+    text = f"Accuracy ({stage}) against what the network costs, all on one scale. {marks[0].upper()}{marks[1:]}."
     return (
         Section("cost", "Accuracy against MACs", [text], panels=[Figure(svg, name) for name, svg in panels])
         if panels
