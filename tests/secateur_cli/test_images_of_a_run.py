@@ -122,9 +122,10 @@ def test_augmented_batches_in_another_order_are_the_same_images(monkeypatch: pyt
 
 def test_batches_that_are_drawn_anew_are_not_told_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
     once, anew = DataLoader(Noisy(), batch_size=8), DataLoader(Noisy(unseeded=True), batch_size=8)
+    other = DataLoader(Noisy(), batch_size=8)
     own = DataLoader(Noisy(), batch_size=8, shuffle=True, generator=torch.Generator().manual_seed(0))
     for train in (anew, own):
-        data = of_user(monkeypatch, train=train, validation=once, test=once)
+        data = of_user(monkeypatch, train=train, validation=other, test=once)
         assert images_of(data, seed=0).keys() == {"held-out"}
 
 

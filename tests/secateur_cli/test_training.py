@@ -126,5 +126,6 @@ def test_an_epoch_is_known_by_its_number() -> None:
     assert torch.cat([labels for _, labels in epochs]).tolist() == orders[1] != orders[0]
 
 
-def test_recipes_of_earlier_reports_say_nothing() -> None:
-    assert recipe_in_words({"epochs": 1, "learning_rate": 0.1}) == ""
+def test_recipes_of_earlier_reports_say_what_they_hold() -> None:
+    assert recipe_in_words({"epochs": 1, "learning_rate": 0.1}) == "At a learning rate of 0.1."
+    assert recipe_in_words({"epochs": 1}) == ""

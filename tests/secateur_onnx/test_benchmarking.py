@@ -114,7 +114,7 @@ def test_scattered_times_come_with_a_caution() -> None:
 def test_the_ends_of_short_scattered_times_are_told_apart() -> None:
     caution = compare([0.0000062, 0.0000134] * 10, [0.00001] * 20, batch_size=1).caution
     assert caution is not None
-    assert "scatter from 0.006 ms to 0.013 ms" in caution
+    assert "scatter from 0.00620 ms to 0.0134 ms" in caution
 
 
 def test_record_of_a_run(dense_file: Path, pruned_file: Path) -> None:

@@ -30,7 +30,7 @@ def told_apart(names: Sequence[str], most: int = MAX_LETTERS) -> list[str]:
         >>> told_apart(["stem", "layer1.0.conv1"])
         ['stem', 'layer1.0.conv1']
         >>> told_apart(["di pool=gap rho=0.001 on 1,280", "di pool=gap rho=0.01 on 1,280", "l1"], 18)
-        ['di pool=…n 1,280 1', 'di pool=…n 1,280 2', 'l1']
+        ['di pool=…on 1,280 1', 'di pool=…on 1,280 2', 'l1']
     """
     short = [shortened(name, most) for name in names]
     if len({*short}) == len({*names}):
