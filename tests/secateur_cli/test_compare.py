@@ -165,6 +165,19 @@ def test_csv_and_page(finished: tuple[Path, str]) -> None:
     assert "Small: 4 criteria compared" in page
 
 
+def test_the_page_tells_of_busy_machines_and_of_devices(finished: tuple[Path, str]) -> None:
+    found = report(finished[0])
+    calm, busy = {"batch_size": 1, "measured": "end to end"}, {"caution": "the times of the dense network scatter"}
+    latency = {"comparisons": [calm | busy, calm]}
+    cells = [found["cells"][0] | {"latency": latency}, *found["cells"][1:]]
+    page = render_comparison(found | {"cells": cells, "config": found["config"] | {"device": "cuda"}})
+    assert "Speeds to be doubted: 1 of 2, of the first of which the times of the dense network scatter." in page
+    assert "what cuda takes is not in them" in page
+    plain = render_comparison(found)
+    assert "to be doubted" not in plain
+    assert "is not in them" not in plain
+
+
 def test_the_page_names_the_marks_of_the_searches_that_were_compared(finished: tuple[Path, str]) -> None:
     assert set(MARKS) == set(get_args(CompareSearch))
     found = report(finished[0])

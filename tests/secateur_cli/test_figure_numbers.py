@@ -25,6 +25,7 @@ from secateur_cli.figures.catalogue import FIGURES, order_of
 from secateur_cli.figures.cells import summarised
 from secateur_cli.figures.intervals import spread_of, spread_of_shares
 from secateur_cli.figures.order import Found, Order
+from secateur_cli.figures.writing import record_of
 from secateur_cli.inputs.epochs import seed_everything
 from secateur_cli.progress import Progress
 from secateur_cli.settings.config import load_config
@@ -189,6 +190,11 @@ def test_criteria_that_the_network_does_not_allow_are_left_out_unless_named(user
     found = measure(user, "criteria-over-ratios", *settings, seeds=1, at="50%")
     assert "bn_scale" in found.about["left out"]
     assert "bn_scale" not in {row["line"] for row in found.rows}
+    asked = order(user, "criteria-over-ratios", *settings, seeds=1, at="50%")
+    record = record_of("criteria-over-ratios", "criteria", found, asked, command="")
+    assert "Left out: BN scale, which cannot score this network." in record["caption"]
+    assert record["until"] == "removed"
+    assert record_of("widths", "kept widths", Found([], {}), asked, command="")["until"] is None
     with pytest.raises(Exception, match="no layer that 'bn_scale' could score"):
         measure(user, "criteria-over-ratios", *settings, seeds=1, at="50%", lines="bn_scale")
 

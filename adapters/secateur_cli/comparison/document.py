@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -183,10 +182,13 @@ def _scoring(found: Mapping[str, Any]) -> Section | None:
 
 
 def _cautions(cells: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return what was said of the times of networks: that the machine was busy, and how often."""
+    """Return how many speeds come from a busy machine, and what was said of the first of them; nothing without any."""
     timed = {str(cell["latency"]): cell["latency"] for cell in cells if cell["latency"]}
-    said = Counter(c["caution"] for latency in timed.values() for c in latency["comparisons"] if c.get("caution"))
-    return [f"Of {count} measured speeds: {caution}." for caution, count in said.items()]
+    comparisons = [comparison for latency in timed.values() for comparison in latency["comparisons"]]
+    said = [comparison["caution"] for comparison in comparisons if comparison.get("caution")]
+    if not said:
+        return []
+    return [f"Speeds to be doubted: {len(said)} of {len(comparisons)}, of the first of which {said[0]}."]
 
 
 def _how(found: Mapping[str, Any]) -> Section:

@@ -22,7 +22,7 @@ FEWEST_IMAGES = 6
 """A lead of fewer images counts as chance: five that one of two equal networks alone gets right are all on one side in
 2 * 2^-5, a sixteenth, of all cases; six in a thirty-second."""
 NAMED = 4
-ROUNDING = 1e-7
+ROUNDING = 1e-7  # of 100: differences of shares are not exact, and six images are six
 
 
 @dataclass(frozen=True)

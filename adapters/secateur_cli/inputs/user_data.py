@@ -128,7 +128,7 @@ def user_splits(returned: Any, path: str, *, limit: int | None = None) -> dict[s
         if name in given and _images(given[name]) is _images(given["test"]):
             raise DataError(
                 f"{path!r}: test and {name} are the same; held-out images are never trained or scored on, nor do they "
-                "choose epochs or candidates (without validation images of train are set aside for that)"
+                "choose epochs or candidates; where validation is left out, images of train are set aside for that"
             )
     splits = {}
     for name, source in given.items():

@@ -68,9 +68,9 @@ def ablation(report: Report) -> str:
 def is_cut(report: Report) -> bool:
     """Return whether each group keeps the channels above one of its scores, by the method: the cut.
 
-    A search that scores the network anew on its way, and an ablation, remove others too.
+    A search that scores the network anew on its way, and an ablation, remove others too; a sketch keeps none.
     """
-    if ablation(report):
+    if ablation(report) or sketched(report):
         return False
     for group in part(report, "plan").get("groups") or []:
         kept, scores = set(group.get("kept_channels") or ()), group.get("scores") or []

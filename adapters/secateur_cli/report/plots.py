@@ -106,8 +106,7 @@ def score_plots(
     known = [g for g in groups if g.get("scores") and all(s is not None for s in g["scores"])]
     picked = [known[i] for i in spread_evenly(len(known), MAX_PANELS)]
     return [
-        (group, _score_panel(group, f"scores-{number}", cut=cut and kept, marked=kept))
-        for number, group in enumerate(picked)
+        (group, _score_panel(group, f"scores-{number}", cut=cut, marked=kept)) for number, group in enumerate(picked)
     ]
 
 

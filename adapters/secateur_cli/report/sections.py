@@ -46,7 +46,6 @@ SEARCHES = {
     "global_ranking": "one ranking of all channels, its scales and offsets by group found by evolution",
     "cross_layer": "one ranking of the weights of all layers, each divided by what its layer costs",
 }
-PATH = "The path of the search."
 QUANTITIES = {
     "macs": ("MACs of one image", ""),
     "parameters": ("parameters", ""),
@@ -204,7 +203,8 @@ def _search(report: Report) -> Section | None:
     }.get(str(plan.get("search")), f"Candidates were judged {how}.")
     if plan.get("search") == "refine":  # it goes along the budget, not towards it
         return Section("search", "Swaps of the search", [text], tables=[Table(heads, rows)])
-    figure = Figure(plots.path_plot(steps, cost=cost, unit=of, budget=plan.get("budget"), measure=measure), PATH)
+    drawn = plots.path_plot(steps, cost=cost, unit=of, budget=plan.get("budget"), measure=measure)
+    figure = Figure(drawn, "The path of the search.")
     steps_table = Table(heads, rows, f"All {len(rows)} steps")
     return Section("search", "Path of the search", [text], [figure], folded=[steps_table])
 

@@ -215,8 +215,7 @@ def rehearse_plan(config: RunConfig, search: Search, scores: ScoreTable, setting
     """State the search's problem, to be refused now and not after the training.
 
     Raises: SecateurError: groups without scores, a budget that is met already or out of reach, a size that even the
-        narrowest widths exceed, weights that cannot be saved, images to recover on that do not fit into
-        memory.
+        narrowest widths exceed, weights that cannot be saved, images to recover on that do not fit into memory.
     """
     plan, model, costs = config.plan, setting.model, setting.costs
     state_spendings(costs, setting.budgets, {})
