@@ -21,7 +21,8 @@ from reports_for_tests import Page, full_report, hostile_report, minimal_report,
 from secateur.errors import MissingDependencyError
 from secateur.search.selection import Variant
 from secateur_cli.report import choosing
-from secateur_cli.report.plots import BLUE, RUST, widths_plot
+from secateur_cli.report.drawing import BLUE, RUST
+from secateur_cli.report.plots import widths_plot
 from secateur_cli.report.report import render_report, write_report
 from secateur_cli.report.verdict import agreement, verdict
 from secateur_cli.wording import amount, speed, spread, wilson_interval

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from secateur_cli.comparison.tables import SHORT
 from secateur_cli.comparison.verdicts import called
-from secateur_cli.report.plots import BLUE, COLUMN, GREY, INK, PANEL, RUST, drawn, name_rows
+from secateur_cli.report.drawing import BLUE, COLUMN, GREY, INK, PANEL, RUST, drawn, name_rows
 from secateur_cli.wording import percent
 
 Row = Mapping[str, Any]

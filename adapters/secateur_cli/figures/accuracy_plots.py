@@ -14,7 +14,7 @@ from secateur_cli.figures.intervals import spread_of
 from secateur_cli.figures.names import name_of
 from secateur_cli.figures.order import Found
 from secateur_cli.figures.paper import WIDE, legend_above, logarithmic, look, sheet, with_bars
-from secateur_cli.report.plots import GREY
+from secateur_cli.report.drawing import GREY
 
 ACCURACY = "top-1 accuracy (%)"
 HEIGHT = 2.7

@@ -19,7 +19,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from secateur.files import replacing
 from secateur_cli.figures.intervals import Spread
-from secateur_cli.report.plots import BLUE, GREY, INK, RUST, styled
+from secateur_cli.report.drawing import BLUE, GREY, INK, RUST, styled
 
 WIDE, NARROW = 7.0, 3.4  # inches: both columns of a page, and one
 ASIDE = 2.4  # points between the lines of one figure, so that their bars are seen side by side

@@ -12,8 +12,8 @@ from matplotlib.ticker import MaxNLocator
 
 from secateur_cli.figures.order import Found
 from secateur_cli.figures.paper import NARROW, WIDE, legend_above, look, sheet
+from secateur_cli.report.drawing import GREY
 from secateur_cli.report.picking import spread_evenly
-from secateur_cli.report.plots import GREY
 from secateur_cli.report.shortening import shortened
 
 ACROSS, MOST_PANELS = 3, 6

@@ -13,7 +13,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from secateur_cli.report.plots import BLUE, COLUMN, GREY, INK, MAX_ROWS, drawn
+from secateur_cli.report.drawing import BLUE, COLUMN, GREY, INK, drawn
+from secateur_cli.report.plots import MAX_ROWS
 from secateur_cli.report.shortening import told_apart
 from secateur_cli.wording import percent
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from secateur_cli.report.plots import COLUMN, DENSE, PRUNED, drawn
+from secateur_cli.report.drawing import COLUMN, DENSE, PRUNED, drawn
 from secateur_cli.wording import amount
 
 NAMESPACES = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
