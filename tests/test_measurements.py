@@ -127,7 +127,7 @@ def test_what_the_readme_says_of_two_epochs() -> None:
     for search in ("uniform", "curves"):
         means = [statistics.mean(found(f"{name}, {search} 50%", "trained").values()) for name in NAMES.values()]
         ends += [f"{min(means):.1f}", f"{max(means):.1f}"]
-    assert "after two epochs at {} to {}% and {} to {}%".format(*ends) in " ".join(README.split())
+    assert "After two epochs: {} to {}% and {} to {}%".format(*ends) in " ".join(README.split())
 
 
 def test_training() -> None:

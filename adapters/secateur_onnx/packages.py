@@ -9,6 +9,7 @@ from types import ModuleType
 from secateur.errors import MissingDependencyError
 
 INSTALL = 'pip install "secateur[onnx]" (or, for an NVIDIA device, pip install "secateur[onnx-gpu]")'
+ON_A_GPU = 'for an NVIDIA device: pip uninstall -y onnxruntime, then pip install "secateur[onnx-gpu]"'
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 
 

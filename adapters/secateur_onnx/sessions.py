@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from secateur.errors import CheckpointError, ConfigError, DataError
-from secateur_onnx.packages import INSTALL, require
+from secateur_onnx.packages import ON_A_GPU, require
 from secateur_onnx.raw_session import PROVIDERS, RECORD_ASSIGNMENT, open_session
 
 if TYPE_CHECKING:
@@ -209,6 +209,6 @@ def provider_name(provider: str, available: list[str]) -> str:
         raise ConfigError(f"unknown provider {provider!r}; allowed: {', '.join(PROVIDERS)}; available here: {here}")
     if PROVIDERS[provider] not in available:
         raise ConfigError(
-            f"the provider {provider!r} is not part of the installed onnxruntime; available here: {here}; {INSTALL}"
+            f"the provider {provider!r} is not part of the installed onnxruntime; available here: {here}; {ON_A_GPU}"
         )
     return PROVIDERS[provider]

@@ -204,6 +204,19 @@ def test_features_of_linear_layers_are_maps_of_one_pixel(rule: Criterion[Any]) -
     assert outcomes[0] == outcomes[1]
 
 
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [
+        ("l1", "weights, `weight_scores`"),
+        ("taylor", "weights and gradients, `gradient_scores`"),
+        ("reconstruction", "the layers behind, `reconstruction_scores`"),
+    ],
+)
+def test_a_criterion_that_reads_something_else_says_who_takes_it(name: str, where: str) -> None:
+    with pytest.raises(ConfigError, match=f"the criterion '{name}' reads {where} takes it; allowed here: di, fisher"):
+        criterion(name)
+
+
 def test_unknown_names_and_options_name_the_nearest(rule: Criterion[Any]) -> None:
     with pytest.raises(ConfigError, match=rf"did you mean '{rule.name}'\? Allowed: {', '.join(sorted(CRITERIA))}"):
         criterion(rule.name + "x")

@@ -35,9 +35,17 @@ def test_more_than_a_quarter_is_saturated_and_dead_channels_are_not() -> None:
 def test_a_saturated_layer_is_named_with_its_count() -> None:
     """Raw convolution outputs of random images are of full rank throughout."""
     net, images = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU()), torch.randn(10, 1, 6, 6)
-    with pytest.warns(SaturationWarning, match=r"hrank gives .* in 1 of 1 layers.*: 0 \(8 of 8\)"):
+    with pytest.warns(
+        SaturationWarning, match=r"in 1 of 1 layers.*: 0 \(8 of 8\); more images, the tap 'act' or another"
+    ):
         table = collect_scores(net, [images], "hrank", tap="conv")
     assert table.settings["saturated"] == {"0": 8}
+
+
+def test_the_tap_that_is_in_use_is_not_recommended() -> None:
+    net, images = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU()), torch.ones(4, 1, 6, 6)
+    with pytest.warns(SaturationWarning, match=r"; more images or another criterion may tell them apart"):
+        collect_scores(net.requires_grad_(False), [0 * images], "hrank")
 
 
 def test_a_telling_criterion_does_not_warn() -> None:

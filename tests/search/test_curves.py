@@ -180,6 +180,12 @@ def test_scores_below_zero_are_no_errors(lowest: float) -> None:
         curve_plan(groups_of("ab", 4), curves, Prices({"a": 1, "b": 1}, 4), "50%", round_to=1)
 
 
+def test_scores_by_another_criterion_are_no_errors() -> None:
+    scores = ScoreTable({name: torch.arange(4.0) for name in "ab"}, settings={"criterion": "hrank"})
+    with pytest.raises(ScoreError, match=r"these are scores by hrank, and no error curves; `reconstruction_scores"):
+        curve_plan(groups_of("ab", 4), scores, Prices({"a": 1, "b": 1}, 4), "50%", round_to=1)
+
+
 def test_ties_are_those_of_the_scores_that_the_curves_were_made_in_the_order_of() -> None:
     """Curves rise with every channel, so that they show no ties where a criterion has put equal channels in a row."""
     groups, cost = groups_of("ab", 4), Prices({"a": 1.0, "b": 1.0}, 4)

@@ -79,7 +79,7 @@ def test_run_reads_the_search_in_the_folder_of_the_code(me: Path) -> None:
 def test_run_says_where_the_plan_lies(me: Path) -> None:
     code, printed, _ = give("nni", "run", str(me / "experiment.yml"), "--output", str(me / "here"), columns=300)
     assert code == 0
-    assert f"the plan lies in {me / 'code' / 'out' / 'plan.json'}" in printed
+    assert f"the plan is in {me / 'code' / 'out' / 'plan.json'}" in printed
 
 
 HOLDING = """

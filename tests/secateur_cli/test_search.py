@@ -65,9 +65,9 @@ def test_a_search_leaves_a_plan_and_prints_it(searched: tuple[Path, str]) -> Non
     plan = load_plan(output)
     assert f"fingerprint {plan.fingerprint}" in said
     assert "2 groups" in said
-    table = said[said.index("2 groups") : said.index("the plan lies in")]  # where it lies may take more
+    table = said[said.index("2 groups") : said.index("the plan is in")]  # where it lies may take more
     assert max(len(line) for line in table.splitlines()) <= 80
-    assert f"the plan lies in {output / 'plan.json'}" in said
+    assert f"the plan is in {output / 'plan.json'}" in said
 
 
 def test_a_search_without_evaluations_keeps_no_journal_and_needs_no_onnx(
@@ -127,7 +127,9 @@ def test_a_search_from_the_curves_that_scores_anew_goes_on_where_it_ended(
 ) -> None:
     settings = (*GREEDY, "plan.greedy_from=80%", "plan.rescore=2", "score.criterion=l1")
     whole, output = tmp_path / "whole", tmp_path / "run"
-    assert user.command(whole, *settings, name="search")[0] == 0
+    code, said, _ = user.command(whole, *settings, name="search", flags=("--resume",))
+    assert code == 0
+    assert f"{whole} holds no search to go on with: a new one begins" in " ".join(said.split())
     found = load_plan(whole).settings
     assert found["start"]["search"] == "curves"
     assert found["rescored"] == (found["steps"] - 1) // 2 > 0

@@ -73,6 +73,6 @@ def _compare(path: Path, output: Path | None, changes: Sequence[str], *, show: b
         console.print(table)
     for line in [*found["verdicts"], *notes(found, width=console.width)]:
         progress.say(line)
-    progress.say(f"everything lies in {target}")
+    progress.say(f"results are in {target}")
     if smoke:
         progress.say("a smoke run: accuracy and speed mean nothing here")

@@ -62,7 +62,9 @@ def workspaces(config: RunConfig, target: Path, *, folder: Path, smoke: bool) ->
     searches, variants = config.plan.search, config.plan.variant
     several = len(searches) * len(variants) > 1
     if several and ((target / RUN_FILE).exists() or (target.exists() and not target.is_dir())):
-        raise ConfigError(f"the output {target} holds another run or is a file; choose another with --output")
+        raise ConfigError(
+            f"the output {target} holds another run or is a file; choose another, such as --output {target}-searches"
+        )
     found = {}
     for search, variant in itertools.product(searches, variants):
         name = search if len(variants) == 1 else variant if len(searches) == 1 else f"{search}-{variant}"

@@ -68,9 +68,9 @@ def run(
             progress.say(f"NNI's web page: {experiment.url}")
             with progress.task(what) as advance:
                 trials = follow(experiment, on_change=changed)
-        progress.say(f"{len(trials)} trials; everything lies in {folder}")
+        progress.say(f"{len(trials)} trials; results are in {folder}")
         if arguments is not None:
-            progress.say(f"the plan lies in {code_folder(settings) / str(arguments['output']) / 'plan.json'}")
+            progress.say(f"the plan is in {code_folder(settings) / str(arguments['output']) / 'plan.json'}")
 
 
 @contextmanager

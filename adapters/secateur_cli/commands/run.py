@@ -25,7 +25,9 @@ def run(
     config: Config,
     output: Output = None,
     change: Changes = None,
-    smoke: Annotated[bool, typer.Option("--smoke", help="A few images, seconds: shows that everything runs.")] = False,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="A few images and the first search, seconds: shows that everything runs.")
+    ] = False,
     int8: Annotated[
         bool, typer.Option("--int8", help="Write static INT8 too, and time it: --set onnx.int8=true.")
     ] = False,
@@ -54,7 +56,7 @@ def _run(path: Path, output: Path | None, changes: Sequence[str], smoke: bool) -
         except MissingDependencyError as error:
             progress.say(f"report.json is written; report.html is not: {error}")
         reports[name] = report
-        progress.say(f"everything lies in {folder}")
+        progress.say(f"results are in {folder}")
     for name, report in reports.items():
         for table in (summary(name, report), *quantized_tables(report)):
             console.print(table)

@@ -49,9 +49,11 @@ def _search(path: Path, output: Path | None, changes: Sequence[str], resume: boo
                 f"{workspace.folder} holds a search that is not finished; continue it with --resume, or choose another "
                 "folder with --output"
             )
+        if resume and not workspace.stages:
+            progress.say(f"{workspace.folder} holds no search to go on with: a new one begins")
     for name, (own, search, workspace) in places.items():
         with warnings_said(progress):
             plans[name] = plan_job(own, search, folder=path.parent, output=workspace.folder, progress=progress)
-        progress.say(f"the plan lies in {workspace.folder / 'plan.json'}")
+        progress.say(f"the plan is in {workspace.folder / 'plan.json'}")
     for plan in plans.values():
         print_plan(console, plan_facts(plan))

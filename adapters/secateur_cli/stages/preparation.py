@@ -291,4 +291,7 @@ def _digest(config: RunConfig, folder: Path) -> str | None:
         with resolve(config.network.weights, folder).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise CheckpointError(f"cannot read the weights {config.network.weights}: {error.strerror}") from error
+        raise CheckpointError(
+            f"cannot read the weights {config.network.weights}: {error.strerror}; to take yours: "
+            "--set network.weights=PATH"
+        ) from error

@@ -64,6 +64,14 @@ GRADIENT_CRITERIA: Mapping[str, type[GradientCriterion]] = MappingProxyType({"ta
 GROUP_CRITERIA: Mapping[str, type[Reconstruction]] = MappingProxyType({"reconstruction": Reconstruction})
 """Each criterion that reads what the layers behind a group of channels do with them: its name and its class."""
 
+_KINDS: tuple[tuple[Mapping[str, object], str, str], ...] = (
+    (CRITERIA, "feature maps", "collect_scores"),
+    (WEIGHT_CRITERIA, "weights", "weight_scores"),
+    (GRADIENT_CRITERIA, "weights and gradients", "gradient_scores"),
+    (GROUP_CRITERIA, "the layers behind", "reconstruction_scores"),
+)
+"""Each table, what its criteria read, and which function takes their names."""
+
 __all__ = [
     "CRITERIA",
     "DI",
@@ -223,6 +231,12 @@ def options_of(rule: object) -> dict[str, Any]:
 
 def _build(known: Mapping[str, type[T]], name: str, options: Mapping[str, Any]) -> T:
     if name not in known:
+        for others, reads, function in _KINDS:
+            if name in others:
+                raise ConfigError(
+                    f"the criterion {name!r} reads {reads}, `{function}` takes it; allowed here: "
+                    f"{', '.join(sorted(known))}"
+                )
         raise ConfigError(_unknown("criterion", name, sorted(known)))
     allowed = sorted(inspect.signature(known[name]).parameters)
     for option in options:

@@ -116,7 +116,7 @@ def collect_scores(
     found, skipped = jointly(streams.scores, across, what=what)[0]
     scores = {layer: rounded(values, DIGITS) for layer, values in found.items()}
     table = ScoreTable(scores, settings=settings | {"skipped": skipped, "saturated": saturated_layers(scores)})
-    warn_of_saturation(rule.name, table, table.settings["saturated"])
+    warn_of_saturation(rule.name, tap, table, table.settings["saturated"])
     return table
 
 

@@ -44,16 +44,17 @@ def saturated_layers(scores: Mapping[str, Tensor]) -> dict[str, int]:
     return {layer: tie for layer, tie in ties.items() if tie > SATURATED * len(scores[layer])}
 
 
-def warn_of_saturation(criterion: str, scores: Mapping[str, Tensor], saturated: Mapping[str, int]) -> None:
+def warn_of_saturation(criterion: str, tap: str, scores: Mapping[str, Tensor], saturated: Mapping[str, int]) -> None:
     """Say in which layers ties decide, if there are any."""
     if not saturated:
         return
     said = [f"{layer} ({tie} of {len(scores[layer])})" for layer, tie in list(saturated.items())[:NAMED]]
+    elsewhere = "" if tap == "act" else ", the tap 'act'"
     more = f" and {len(saturated) - NAMED} more" if len(saturated) > NAMED else ""
     warnings.warn(
         f"{criterion} gives more than a quarter of the channels the same score in {len(saturated)} of {len(scores)} "
-        f"layers, where their order decides: {', '.join(said)}{more}; more images, the tap 'act' or another criterion "
-        "may tell them apart",
+        f"layers, where their order decides: {', '.join(said)}{more}; "
+        f"more images{elsewhere} or another criterion may tell them apart",
         SaturationWarning,
         stacklevel=4,
     )

@@ -35,6 +35,7 @@ from secateur.search.problem import Problem, state_problem
 from secateur.search.spending import Budgets, Costs
 from secateur.search.uniform import uniform_widths
 
+RECONSTRUCTION = "reconstruction"  # whose scores are errors
 SWEEPS = 20  # over the groups, for a cost that is no sum over them
 HALVINGS = 40  # of the interval of prices
 HIGHEST = 1e30  # a price at which no error counts
@@ -70,7 +71,8 @@ def curve_plan(
             that tie by them are told apart by their place alone, which the curves do not show and `plan.ties` counts.
 
     Raises:
-        as `uniform_plan`; and ScoreError where the error at an allowed width is below 0.
+        as `uniform_plan`; and ScoreError where the scores are by another criterion than reconstruction, or the error
+            at an allowed width is below 0.
 
     Cost: evaluations of `cost` for each pair of groups, and for each width of a group beside each choice of widths of
     the groups that its cost depends on: thousands where costs are sums, some hundred thousand for layers in a row;
@@ -92,6 +94,7 @@ def curve_plan(
         >>> plan.widths, plan["b"]
         ({'a': 1, 'b': 3}, (0, 1, 2))
     """
+    _check_criterion(scores)
     problem = state_problem(
         *(groups, scores, cost, budget), round_to=round_to, min_keep=min_keep, reduction="sum", order=order
     )
@@ -125,6 +128,16 @@ def _curve(scores: list[float], widths: tuple[int, ...]) -> dict[int, float]:
     """Return the error at each allowed width: the score of the last channel that goes, 0 where none does."""
     ordered = sorted(scores)
     return {width: ordered[len(scores) - width - 1] if width < len(scores) else 0.0 for width in widths}
+
+
+def _check_criterion(scores: ScoreTable) -> None:
+    """Refuse scores by another criterion: where none is below 0 they would pass for errors."""
+    criterion = scores.settings.get("criterion", RECONSTRUCTION)
+    if criterion != RECONSTRUCTION:
+        raise ScoreError(
+            f"these are scores by {criterion}, and no error curves; `reconstruction_scores(model, groups, loader, "
+            "order=scores)` makes the curves of channels in their order"
+        )
 
 
 def _check_errors(errors: Curves) -> None:
