@@ -10,8 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from secateur.search import format_cost
-from secateur_cli.costs import COUNTED, label, spent
+from secateur_cli.costs import COUNTED, label, spent, unit
 from secateur_cli.wording import PROVIDERS, amount, milliseconds, peaks, percent
 
 
@@ -34,8 +33,8 @@ def summary(search: str, report: Mapping[str, Any]) -> Table:
     for name in dict.fromkeys([*COUNTED, *budgets]):
         dense, pruned = (cost.get(name) or budgets[name])["before"], (cost.get(name) or budgets[name])["after"]
         allowed = f"allowed {percent(budgets[name]['budget'] / dense)}" if name in budgets else ""
-        written = milliseconds if name == "latency" else format_cost
-        table.add_row(label(name), written(dense), written(pruned), f"{pruned / dense:.1%}", allowed)
+        told = (amount(count, unit(name)) for count in (dense, pruned))
+        table.add_row(label(name), *told, f"{pruned / dense:.1%}", allowed)
     _add_measured(table, timed)
     return table
 

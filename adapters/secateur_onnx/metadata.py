@@ -27,7 +27,7 @@ def plan_metadata(plan: PruningPlan) -> dict[str, object]:
     Keys: "plan", the plan's fingerprint; "criterion", which decided the channels, and "search", which decided their
     number, or both where it learns, where the plan says so; "variant", of an ablation, that removed others than the
     lowest scores ("random" goes by no criterion); "budget", for each cost what the network needs before and after, and
-    what was allowed.
+    what was allowed, where the plan was made for a budget.
 
     Example:
         >>> settings = {"search": "uniform", "scores": {"criterion": "hrank"}}
@@ -45,8 +45,10 @@ def plan_metadata(plan: PruningPlan) -> dict[str, object]:
         "variant": None if variant == "low" else variant,
         "search": plan.settings.get("search"),
     }
-    spent: dict[str, object] = {"budget": {name: asdict(cost) for name, cost in plan.spent.items()}}
-    return {key: value for key, value in known.items() if value is not None} | spent
+    costs = {name: asdict(cost) for name, cost in plan.spent.items()}
+    if plan.settings.get("search") == "ratio":  # of `secateur.prune`: nobody has given a budget
+        costs = {name: {key: cost[key] for key in ("before", "after")} for name, cost in costs.items()}
+    return {key: value for key, value in known.items() if value is not None} | {"budget": costs}
 
 
 def as_strings(metadata: Mapping[str, object] | None) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -52,11 +53,24 @@ def test_tables_hold_everything_at_any_width(file: Path, columns: int) -> None:
     words = said.split()
     for word in (
         *LAYERS[:-1], "stem", "64", "32", "50.0%", "5", "head.[bold]0", "37.5%", "125", "62.7", "1.40", "MB", "58.8%",
-        "greedy", "scores.criterion", "hrank", PLAN.fingerprint,
+        "greedy", "criterion", "hrank", PLAN.fingerprint,
     ):  # fmt: skip
         assert word in {w.rstrip(",") for w in words}, word
     assert "2 groups, 35 of 72 channels kept" in said
-    assert "scores.tap" not in said
+    assert "tap" not in words, "is not set"
+
+
+def test_the_criterion_of_curves_is_that_of_their_order(tmp_path: Path) -> None:
+    order = {"criterion": "hrank", "tap": "act", "samples": 500}
+    scores = {"criterion": "reconstruction", "samples": 1000, "rows": {"stem": 4096}, "order": order}
+    plan = dataclasses.replace(PLAN, settings={"search": "curves", "scores": scores})
+    write_json(tmp_path / "curves.json", plan.to_json())
+    lines = [line.split() for line in give("plan", "show", str(tmp_path / "curves.json"))[1].splitlines()]
+    found = lines[lines.index(["how", "it", "was", "found"]) + 1 : -1]
+    assert found == [
+        ["search", "curves"], ["criterion", "hrank"], ["tap", "act"], ["images", "500"],
+        ["curves", "by", "reconstruction"], ["images", "of", "the", "curves", "1000"],
+    ]  # fmt: skip
 
 
 def test_groups_that_share_nothing_need_no_column(tmp_path: Path) -> None:

@@ -48,7 +48,9 @@ def test_a_file_tells_the_plan_it_comes_from(tmp_path: Path, network: nn.Sequent
 
 def test_several_budgets_and_a_torch_pruning_importance(network: nn.Sequential) -> None:
     plan = secateur.prune(network, IMAGES, secateur.WeightImportance("l1")).plan
-    assert plan_metadata(plan)["criterion"] == "WeightImportance"
+    about = plan_metadata(plan)
+    assert about["criterion"] == "WeightImportance"
+    assert about["budget"] == {"parameters": {"before": plan.cost_before, "after": plan.cost_after}}, "none was given"
     two = PruningPlan((), {}, "macs", 8.0, 4.0, 4.0, further={"bytes": Spent(6.0, 2.0, 3.0)})
     assert plan_metadata(two) == {
         "plan": two.fingerprint,

@@ -23,7 +23,7 @@ def _plan() -> None:
 @app.command()
 def show(
     path: Annotated[Path, typer.Argument(help="A plan.json, or the folder of a run or a search.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print data instead of a table.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print data instead of a table, with every setting.")] = False,
     trace: Trace = False,
 ) -> None:
     """Print a plan: widths of each group, costs with their budgets, how it was found."""

@@ -85,11 +85,22 @@ def _settings(settings: Mapping[str, Any]) -> Table:
     table = Table(title=Text("how it was found", style="bold"), title_justify="left", box=None, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    if "latency" in settings:
-        settings = {**settings, "latency": _latency(settings["latency"])}
-    for name, value in _flat(settings, ""):
+    for name, value in _flat(_told(settings), ""):
         table.add_row(name, value)
     return table
+
+
+def _told(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings by which channels and widths were chosen, without those of every layer."""
+    scores = settings.get("scores")
+    told: dict[str, Any] = {"search": settings.get("search")}
+    if isinstance(scores, Mapping):
+        curves = scores if isinstance(scores.get("order"), Mapping) else {}
+        chosen = curves.get("order") or scores
+        told |= {key: chosen.get(key) for key in ("criterion", "tap")} | {"images": chosen.get("samples")}
+        told |= {"curves by": curves.get("criterion"), "images of the curves": curves.get("samples")}
+    told |= {name: value for name, value in settings.items() if name not in ("search", "scores")}
+    return told | ({"latency": _latency(settings["latency"])} if "latency" in settings else {})
 
 
 def _latency(search: Any) -> Any:

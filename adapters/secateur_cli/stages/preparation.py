@@ -20,7 +20,6 @@ from secateur.modes import evaluating
 from secateur.precision import check_precision, check_scaling
 from secateur.records import ChannelGroups, PruningPlan, ScoreTable
 from secateur.scoring import scores_by_name
-from secateur.search import format_cost
 from secateur.search.budget import allowed_cost
 from secateur.search.problem import state_problem
 from secateur.search.spending import state_spendings
@@ -49,6 +48,7 @@ from secateur_cli.stages.prescribed import (
 )
 from secateur_cli.stages.recovery import calibration_images
 from secateur_cli.stages.timed_batches import check_batches
+from secateur_cli.wording import amount
 from secateur_cli.workspace import Workspace
 
 
@@ -106,7 +106,7 @@ def prepare(
         lost = output / workspace.lost
         what = "is not what was written" if lost.is_file() else "is gone"
         progress.say(f"{lost} {what}: making it again, and what follows from it")
-    dense = ", ".join(format_cost(cost({}), cost.unit) for cost in setting.costs)
+    dense = ", ".join(amount(cost({}), cost.unit) for cost in setting.costs)
     number = "1 group" if len(groups) == 1 else f"{len(groups)} groups"
     progress.say(f"{config.network.build}: {dense}, {number} of channels can be pruned")
     if data.classes is not None and data.classes < outputs:
