@@ -315,7 +315,7 @@ def test_wrong_number_of_channels_in_mean() -> None:
 
 
 def test_missing_cifar_names_the_folder(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no complete cifar10 in .*cifar-10-batches-py .*set data\.root"):
+    with pytest.raises(DataError, match=r"no complete cifar10 in .*cifar-10-batches-py; set data\.root"):
         load(DataConfig(source="cifar10", root=tmp_path))
     with pytest.raises(DataError, match="cifar-100-python"):
         load(DataConfig(source="cifar100", root=tmp_path))

@@ -67,8 +67,9 @@ def read_cifar(source: str, root: Path) -> LabelledImages:
     try:
         train, test = kind(root, train=True, download=False), kind(root, train=False, download=False)
     except (RuntimeError, OSError) as error:
+        root, reason = root.resolve(), f" ({error})" if isinstance(error, OSError) else ""
         raise DataError(
-            f"no complete {source} in {root / kind.base_folder} ({error}); set data.root to the folder that holds "
+            f"no complete {source} in {root / kind.base_folder}{reason}; set data.root to the folder that holds "
             f"{kind.base_folder!r}, or fetch it with torchvision.datasets.{kind.__name__}({str(root)!r}, download=True)"
         ) from error
     pixels = [torch.from_numpy(images.data).permute(0, 3, 1, 2).contiguous() for images in (train, test)]
