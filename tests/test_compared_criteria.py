@@ -31,14 +31,14 @@ def recorded(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-COMPARED = recorded("resnet56.csv")
+COMPARED, TRAINED = recorded("resnet56.csv"), recorded("resnet56_trained.csv")
 
 
 def compared(criterion: str, search: str, budget: str, stage: str) -> dict[str, float]:
     """What the comparison of criteria found: seed -> top-1 in percent; one where no seed changes the channels."""
     cells = [
         cell
-        for cell in COMPARED
+        for cell in (TRAINED if stage == "fine_tuned" else COMPARED)
         if (cell["house"], cell["criterion"], cell["search"]) == (*CRITERIA[criterion], search)
         and cell["budget"] == f"{budget} of the MACs"
     ]
@@ -79,9 +79,9 @@ def test_criteria_of_three_houses(table: int, search: str) -> None:
     assert rows == [[name, *map(as_told, found[name])] for name in first]
 
 
-def ahead(criterion: str, other: str, search: str, budget: str) -> Mean:
-    """Return by how much a criterion is ahead of another once compensated, seed by seed."""
-    ours, theirs = (compared(name, search, budget, "compensated") for name in (criterion, other))
+def ahead(criterion: str, other: str, search: str, budget: str, stage: str = "compensated") -> Mean:
+    """Return by how much a criterion is ahead of another at a stage, seed by seed."""
+    ours, theirs = (compared(name, search, budget, stage) for name in (criterion, other))
     by = mean([ours[seed] - theirs[seed] for seed in ours])
     assert by is not None
     return by
@@ -127,12 +127,35 @@ def test_what_the_readme_says_of_all_criteria() -> None:
     assert said in " ".join(README.split())
 
 
+def test_the_trained_cells_are_those_of_the_comparison() -> None:
+    """What comes before training is the same to the last image."""
+    keys = ("house", "criterion", "search", "budget", "seed")
+    stages = ("accuracy_cut", "accuracy_recalibrated", "accuracy_compensated")
+    before = {tuple(cell[key] for key in keys): [cell[stage] for stage in stages] for cell in COMPARED}
+    assert len(TRAINED) == len(CRITERIA) * 3
+    for cell in TRAINED:
+        assert [cell[stage] for stage in stages] == before[tuple(cell[key] for key in keys)]
+
+
 def test_what_two_epochs_leave_of_the_criteria() -> None:
-    names = {key: name for name, key in CRITERIA.items()}
-    cells = recorded("resnet56_trained.csv")
-    assert {(cell["search"], cell["budget"], cell["seed"]) for cell in cells} == {("uniform", "50% of the MACs", "0")}
-    trained = {names[cell["house"], cell["criterion"]]: 100 * float(cell["accuracy_fine_tuned"]) for cell in cells}
-    before = {name: compared(name, "uniform", "50%", "compensated")["0"] for name in trained}
-    order = sorted(trained, key=lambda name: -trained[name])
+    trained = {name: over_seeds(name, "uniform", "50%", "fine_tuned") for name in CRITERIA}
+    order = sorted(trained, key=lambda name: -trained[name].value)
+    before = {name: over_seeds(name, "uniform", "50%", "compensated") for name in CRITERIA}
     rows = tables(section("Criteria of three houses"))[2]
-    assert rows == [[name, f"{before[name]:.1f}", f"{trained[name]:.1f}"] for name in order]
+    assert rows == [[name, as_told(before[name]), as_told(trained[name])] for name in order]
+    assert order[9:] == ["HRank, secateur", "random"]
+    assert round(trained[order[0]].value - trained[order[8]].value, 1) <= 0.6
+    assert all(ahead(order[0], name, "uniform", "50%", "fine_tuned").ends[0] <= 0 for name in order[1:9])
+
+
+@pytest.mark.parametrize(
+    ("told", "criterion", "other"),
+    [
+        ("it is ahead of L1 by {}", "DI, secateur", "L1, NNI"),
+        ("HRank is behind L1 by {}", "L1, NNI", "HRank, secateur"),
+        ("ahead of random ones by {}, which may be chance", "HRank, secateur", "random"),
+    ],
+)
+def test_differences_after_two_epochs(told: str, criterion: str, other: str) -> None:
+    by = ahead(criterion, other, "uniform", "50%", "fine_tuned")
+    assert told.format(f"{by.value:.1f} ({by.ends[0]:.1f} to {by.ends[1]:.1f})") in TEXT
