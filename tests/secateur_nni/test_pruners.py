@@ -13,7 +13,15 @@ from nni.compression.pruning import AGPPruner, L1NormPruner, LinearPruner
 from nni.compression.pruning.tools import generate_sparsity
 from torch import Tensor, nn
 
-from networks_for_tests import ConcatTwice, Depthwise, Grouped, randomise_batch_norm, torchvision_network
+from networks_for_tests import (
+    ConcatTwice,
+    Depthwise,
+    DepthwiseUnet,
+    Grouped,
+    ResidualOverConcat,
+    randomise_batch_norm,
+    torchvision_network,
+)
 from secateur import channel_groups, collect_scores, uniform_plan
 from secateur.cost import ParameterCost
 from secateur.criteria import MeanActivation, criterion
@@ -51,6 +59,23 @@ def test_masked_equals_removed(name: str) -> None:
     for layer, module in network.named_modules():
         if isinstance(module, nn.Conv2d):
             assert removed.get_submodule(layer).out_channels == module.out_channels - module.out_channels // 2
+
+
+@pytest.mark.parametrize(("network", "first"), [(DepthwiseUnet, "encoder"), (ResidualOverConcat, "left")])
+@pytest.mark.parametrize("ratio", [0.6, 0.9])
+def test_a_layer_that_makes_only_some_channels_of_a_group_keeps_one(
+    network: type[nn.Module], first: str, ratio: float
+) -> None:
+    """What it makes is worth least."""
+    net, images = network().eval(), torch.rand(2, 3, 8, 8)
+    nn.init.zeros_(net.get_submodule(first).weight)
+    config_list = [{"op_types": ["Conv2d", "ConvTranspose2d"], "sparse_ratio": ratio}]
+    pruner = FeatureMapPruner(net, config_list, batches=[images], criterion="variance", tap="conv")
+    _, masks = pruner.compress()
+    pruner.unwrap_model()
+    assert len(kept(masks, first)) == 1
+    removed = apply_masks(net, masks, images)
+    assert all(0 not in parameter.shape for parameter in removed.parameters())
 
 
 @pytest.mark.parametrize(
