@@ -144,16 +144,34 @@ def test_prune_does_so(name: str, options: Any, ratio: float) -> None:
     assert all(0 not in parameter.shape for parameter in result.model.parameters())
 
 
-@each_network
-def test_reconstruct_does_so(name: str) -> None:
-    network, (group, layer) = type(NETWORKS[name])().eval(), PARTIAL[name]
-    nn.init.zeros_(network.get_submodule("encoder_norm" if name == "DepthwiseUnet" else layer).weight)
-    groups = channel_groups(network, IMAGES, check=False)
-    kept = {group: (0, groups[group].width - 1)}
-    plan = PruningPlan(tuple(groups.values()), kept, "none", 0.0, 0.0, 0.0)
-    done = reconstruct(network, plan, [IMAGES])
-    assert all(0 not in parameter.shape for parameter in done.model.parameters())
-    done.model(IMAGES)
+class SideBySide(nn.Module):
+    """Two layers side by side before a depthwise one, whose channels one layer reads; what the first makes is tiny."""
+
+    def __init__(self, left: int = 6) -> None:
+        super().__init__()
+        self.left, self.right = nn.Conv2d(3, left, 3), nn.Conv2d(3, 14 - left, 3)
+        self.depthwise, self.head = nn.Conv2d(14, 14, 3, groups=14), nn.Conv2d(14, 4, 1)
+        nn.init.zeros_(self.left.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.depthwise(torch.cat([self.left(x), self.right(x)], 1)))
+
+
+def test_reconstruct_does_so() -> None:
+    network, images = SideBySide().eval(), torch.randn(32, 3, 8, 8)
+    groups = channel_groups(network, images)
+    for kept in ((0, 6), (0, 1, 2, 6), tuple(range(13))):
+        plan = PruningPlan(tuple(groups.values()), {"depthwise": kept}, "none", 0.0, 0.0, 0.0)
+        done = reconstruct(network, plan, [images])
+        assert done.model.left.out_channels == max(1, len(kept) - 8)
+        assert done.plan.widths == plan.widths
+        assert done.model(images).shape == network(images).shape
+
+
+@pytest.mark.parametrize("left", [1, 3, 13])
+def test_a_group_is_tried_without_emptying_a_layer(left: int) -> None:
+    """Or it would be left out, since the network does not run then."""
+    assert [*channel_groups(SideBySide(left), IMAGES)] == ["depthwise"]
 
 
 @each_network

@@ -111,8 +111,8 @@ def elimination(
         ridge: r, as a share of the mean of the diagonal of U'U.
         keep: at how many channels to stop.
         order: all channels in the order in which they go; None: always the one of least loss.
-        parts: channels of which one must stay, `ChannelGroup.parts`: the last of a part does not go. No order is given
-            then.
+        parts: channels of which one must stay, `ChannelGroup.parts`: the last of a part does not go. A given order is
+            followed whatever they are.
 
     Returns:
         Channels and errors, both of the length `len(owned) - keep`; errors never fall. Of equal losses the channel with
@@ -141,8 +141,8 @@ def elimination(
     count = len(readings[0].owned)
     if any(len({len(columns) for columns in reading.owned if columns}) > 1 for reading in readings):
         raise ScoreError("the channels own different numbers of a reader's inputs, and cannot be compared")
-    if parts and (order is not None or keep < len(parts)):
-        raise ScoreError(f"cannot keep {keep} channels, one of each of {len(parts)} parts, in the order {order}")
+    if keep < len(parts):
+        raise ScoreError(f"cannot keep {keep} channels, of which {len(parts)} parts need one each")
     if order is None:
         gone, error, losses = _cheapest_first([reading.adapting(ridge) for reading in readings], count, keep, parts)
     elif sorted(order) == list(range(count)):
