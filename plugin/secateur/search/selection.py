@@ -153,6 +153,9 @@ def ties_at_cut(scores: Tensor, keep: int, *, variant: Variant = "low", parts: C
     Zero where every removed channel differs in score from every kept one: only a number above zero means that the order
     of the channels decided. Zero for "random", which no score decides.
 
+    Args:
+        scores, keep, variant, parts: as `select`.
+
     Raises:
         ScoreError, ConfigError: as `select`.
 
