@@ -88,6 +88,39 @@ class Chunked(_Headed):
         return self.classify(torch.relu(self.left(left)) + torch.relu(self.right(right)))
 
 
+class DepthwiseUnet(_Headed):
+    """A depthwise convolution over the encoder's channels and those that come back up: each layer makes only some."""
+
+    def __init__(self) -> None:
+        super().__init__(6)
+        self.encoder = nn.Conv2d(3, 6, 3, padding=1)
+        self.encoder_norm = nn.BatchNorm2d(6)
+        self.down = nn.Conv2d(6, 8, 3, stride=2, padding=1)
+        self.up = nn.ConvTranspose2d(8, 5, 2, stride=2)
+        self.depthwise = nn.Conv2d(11, 11, 3, padding=1, groups=11)
+        self.project = nn.Conv2d(11, 6, 1)
+        randomise_batch_norm(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.encoder_norm(self.encoder(x)))
+        both = torch.cat([x, self.up(torch.relu(self.down(x)))], 1)
+        return self.classify(torch.relu(self.project(torch.relu(self.depthwise(both)))))
+
+
+class ResidualOverConcat(_Headed):
+    """A shortcut around a layer that reads two others side by side."""
+
+    def __init__(self) -> None:
+        super().__init__(13)
+        self.left = nn.Conv2d(3, 8, 3)
+        self.right = nn.Conv2d(3, 5, 3)
+        self.body = nn.Conv2d(13, 13, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(torch.cat([self.left(x), self.right(x)], 1))
+        return self.classify(torch.relu(x + self.body(x)))
+
+
 class ConcatTwice(_Headed):
     """A feature map concatenated with itself."""
 

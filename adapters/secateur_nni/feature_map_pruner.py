@@ -174,7 +174,7 @@ class FeatureMapPruner(StepwisePruner):  # type: ignore[misc]  # NNI has no type
             scores = metrics[name]["weight"].flatten()[first]
             masked = space.mask.flatten(1).sum(1)[first].cpu() == 0
             scores[masked] = scores.min() - 1
-            kept[name] = select(scores, _width(group.width, space))
+            kept[name] = select(scores, _width(group, space), parts=group.parts)
         return masks_of(self.selection.groups, kept, self._target_spaces)
 
     def _fuse_preprocess(self, evaluator: Evaluator) -> None:
@@ -209,8 +209,9 @@ def whole_producer(group: ChannelGroup) -> Any:
     return next(member for member in group.producers if member.layer == group.name)
 
 
-def _width(width: int, space: Any) -> int:
-    """Return how many of `width` channels stay by the ratios that a target space has by now; schedules change them."""
+def _width(group: ChannelGroup, space: Any) -> int:
+    """Return how many of a group's channels stay by the ratios that a target space has; schedules change them."""
     setting = Setting(min_sparse_ratio=space.min_sparse_ratio or 0.0, max_sparse_ratio=space.max_sparse_ratio or 1.0)
-    least, most = setting.limits(width)
-    return min(most, max(least, keep_count(width, space.sparse_ratio)))
+    least, most = setting.limits(group.width)
+    fewest = min(group.width, len(group.parts))
+    return max(fewest, min(most, max(least, keep_count(group.width, space.sparse_ratio))))

@@ -74,7 +74,7 @@ def warn_where_zeros_end(model: nn.Module, groups: Mapping[str, ChannelGroup], i
         >>> str(told[0].message)[:31]
         'masked is not what removed is: '
     """
-    trial = {name: tuple(range(group.width // 2, group.width)) for name, group in groups.items()}
+    trial = {n: tuple(sorted({*range(g.width // 2, g.width), *map(max, g.parts)})) for n, g in groups.items()}
     trial = {name: kept for name, kept in trial.items() if not mixes_channels(model, groups[name])}
     if _written_zero(model, groups, trial, inputs) <= TOLERANCE:
         return

@@ -122,7 +122,8 @@ def _masked_channels(model: nn.Module, group: ChannelGroup, masked: dict[str, fr
     members = writers + [m for m in group.members if m.role == "carrier" and m.layer in masked]
     found = {member.layer: _channels(group, member, masked.get(member.layer, frozenset())) for member in members}
     lost = set().union(*found.values())
-    odd = [layer for layer, channels in found.items() if channels != lost]
+    own = {member.layer: {c for c, positions in enumerate(member.indices) if positions} for member in members}
+    odd = [layer for layer, channels in found.items() if channels != lost & own[layer]]
     if odd:
         raise PlanError(
             f"layers that fall together are masked at different channels ({', '.join(found)}; {odd[0]} masks fewer): "

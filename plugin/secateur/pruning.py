@@ -59,8 +59,8 @@ def prune(
 
     The names are Torch-Pruning's. Of the C channels of a scope floor(ratio * C) go, exactly: those with the lowest
     scores, the lower index first among equals. A scope is a channel group; with `global_pruning` all groups together;
-    with `isomorphic` too, all groups of the same build. Every group keeps at least one channel and at least
-    (1 - max_pruning_ratio) of its own; what a group cannot give under global ranking, the next in the ranking give.
+    with `isomorphic` too, all groups of the same build. Every layer keeps at least one channel and every group at
+    least (1 - max_pruning_ratio) of its own; what a group cannot give under global ranking, the next in it give.
 
     Args:
         example_inputs: a tensor or a tuple of the network's arguments.
@@ -120,10 +120,13 @@ def prune(
         for scope in scopes.values():
             known = {name: scores[name] for name in scope.groups if name in scores}
             full = {name: dense[name].width for name in known}
-            for name, width in _widths(known, full, scope.ratio * step / iterative_steps, max_pruning_ratio).items():
-                allowed = allowed_widths(len(known[name]), round_to=groups[name].step(round_to))
-                decision[name] = select(known[name], next_allowed(width, allowed))
-                ties[name] = ties_at_cut(known[name], len(decision[name]))
+            fewest = {name: len(groups[name].parts) for name in known}
+            ratio = scope.ratio * step / iterative_steps
+            for name, width in _widths(known, full, fewest, ratio, max_pruning_ratio).items():
+                parts, round_own = groups[name].parts, groups[name].step(round_to)
+                allowed = allowed_widths(len(known[name]), min_keep=fewest[name], round_to=round_own)
+                decision[name] = select(known[name], next_allowed(width, allowed), parts=parts)
+                ties[name] = ties_at_cut(known[name], len(decision[name]), parts=parts)
         pruned = apply_plan(pruned, PruningPlan(tuple(groups.values()), decision, "parameters", 0, 0, 0))
         for name, channels in decision.items():
             kept[name] = tuple(kept[name][c] for c in channels)
@@ -157,13 +160,19 @@ class _Scope:
     groups: list[str]
 
 
-def _widths(scores: Mapping[str, Tensor], full: Mapping[str, int], ratio: float, max_ratio: float) -> dict[str, int]:
+def _widths(
+    scores: Mapping[str, Tensor],
+    full: Mapping[str, int],
+    fewest: Mapping[str, int],
+    ratio: float,
+    max_ratio: float,
+) -> dict[str, int]:
     """Return how many channels each group of a scope keeps when `ratio` of the scope's channels has gone.
 
     All channels are walked through by score, ascending, then by group and index; each goes if its group can spare it.
     """
     widths = {name: len(values) for name, values in scores.items()}
-    least = {name: max(1, width - math.floor(max_ratio * width + 1e-9)) for name, width in full.items()}
+    least = {name: max(fewest[name], width - math.floor(max_ratio * width + 1e-9)) for name, width in full.items()}
     goal = sum(full.values()) - math.floor(ratio * sum(full.values()) + 1e-9)
     order = sorted(
         (score, rank, idx, name) for rank, name in enumerate(scores) for idx, score in enumerate(scores[name].tolist())

@@ -13,7 +13,14 @@ from nni.compression.pruning import AGPPruner, L1NormPruner, LinearPruner
 from nni.compression.pruning.tools import generate_sparsity
 from torch import Tensor, nn
 
-from networks_for_tests import ConcatTwice, Depthwise, Grouped, randomise_batch_norm, torchvision_network
+from networks_for_tests import (
+    ConcatTwice,
+    Depthwise,
+    Grouped,
+    ResidualOverConcat,
+    randomise_batch_norm,
+    torchvision_network,
+)
 from secateur import channel_groups, collect_scores, uniform_plan
 from secateur.cost import ParameterCost
 from secateur.criteria import MeanActivation, criterion
@@ -51,6 +58,22 @@ def test_masked_equals_removed(name: str) -> None:
     for layer, module in network.named_modules():
         if isinstance(module, nn.Conv2d):
             assert removed.get_submodule(layer).out_channels == module.out_channels - module.out_channels // 2
+
+
+@pytest.mark.parametrize("worst", ["left", "right"])
+@pytest.mark.parametrize("ratio", [0.6, 0.9])
+def test_a_layer_that_makes_only_some_channels_of_a_group_keeps_one(worst: str, ratio: float) -> None:
+    net, images = ResidualOverConcat().eval(), torch.rand(4, 3, 8, 8)
+    config_list = [{"op_types": ["Conv2d"], "sparse_ratio": ratio}]
+    nn.init.zeros_(net.body.weight)
+    nn.init.zeros_(net.get_submodule(worst).weight)
+    pruner = FeatureMapPruner(net, config_list, batches=[images], criterion="variance", tap="conv")
+    _, masks = pruner.compress()
+    pruner.unwrap_model()
+    assert len(kept(masks, worst)) == 1
+    assert len(kept(masks, "body")) == 13 - int(13 * ratio)
+    removed = apply_masks(net, masks, images)
+    assert removed.get_submodule(worst).out_channels == 1
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def _reason(search: str, group: ChannelGroup, settings: Mapping[str, Any], score
         skipped = scores.settings.get("skipped") or {}
         reasons = [skipped[member.layer] for member in group.producers if member.layer in skipped]
         return "; ".join(reasons) or "none of its layers has scores"
-    round_to, min_keep = settings.get("round_to", 1), settings.get("min_keep", 1)
+    round_to, min_keep = settings.get("round_to", 1), max(settings.get("min_keep", 1), len(group.parts))
     if len(allowed_widths(group.width, round_to=group.step(round_to), min_keep=min_keep)) == 1:
         return f"no smaller width is allowed: a multiple of {round_to}, and at least {min_keep}"
     return "its stated share removes none" if search == "rates" else "the search met the budget without it"

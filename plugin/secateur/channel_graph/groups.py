@@ -180,7 +180,7 @@ def _keep_what_verifies(
 ) -> tuple[list[ChannelGroup], dict[str, str]]:
     """Return the groups whose removal equals masking, and for the others the reason to leave them alone."""
     by_name = {group.name: group for group in groups}
-    trial = {group.name: _lopsided(group.width, idx) for idx, group in enumerate(groups)}
+    trial = {group.name: _lopsided(group, idx) for idx, group in enumerate(groups)}
     mixed = {name for name in trial if mixes_channels(model, by_name[name])}
     blind = {name for name in mixed if attends(model, by_name[name])}
     wrong: dict[str, str] = {}
@@ -203,9 +203,10 @@ def _keep_what_verifies(
     return [group for group in groups if group.name not in wrong], wrong
 
 
-def _lopsided(width: int, idx: int) -> tuple[int, ...]:
+def _lopsided(group: ChannelGroup, idx: int) -> tuple[int, ...]:
     """Return channels to keep that no shuffle or swap of halves maps onto themselves, nor onto the next group's."""
-    return tuple(range(max(1, width // 3) + idx % max(1, width // 2), width))
+    first = max(1, group.width // 3) + idx % max(1, group.width // 2)
+    return tuple(sorted({*range(first, group.width), *map(max, group.parts)}))
 
 
 def named_layers(model: nn.Module, names: Iterable[str]) -> frozenset[str]:

@@ -153,7 +153,7 @@ def zero_outputs(module: nn.Module, positions: list[int], *, name: str) -> Calla
     for tensor in (module.weight, module.bias):
         if tensor is not None:
             values = tensor.detach()
-            rows = torch.tensor(positions, device=values.device)
+            rows = torch.tensor(positions, dtype=torch.long, device=values.device)
             undo.append((values, rows, values.index_select(0, rows)))
             values.index_fill_(0, rows, 0.0)
     return lambda: [values.index_copy_(0, rows, old) for values, rows, old in undo]

@@ -34,7 +34,7 @@ References:
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -97,7 +97,12 @@ class Reconstruction:
 
 
 def elimination(
-    readings: Sequence[Reader], *, ridge: float = 1e-2, keep: int = 0, order: Sequence[int] | None = None
+    readings: Sequence[Reader],
+    *,
+    ridge: float = 1e-2,
+    keep: int = 0,
+    order: Sequence[int] | None = None,
+    parts: Collection[Collection[int]] = (),
 ) -> tuple[list[int], list[float]]:
     """Return the channels in the order in which they go, and the squared error once each is gone; see the module.
 
@@ -106,6 +111,8 @@ def elimination(
         ridge: r, as a share of the mean of the diagonal of U'U.
         keep: at how many channels to stop.
         order: all channels in the order in which they go; None: always the one of least loss.
+        parts: channels of which one must stay, `ChannelGroup.parts`: the last of a part does not go. A given order is
+            followed whatever they are.
 
     Returns:
         Channels and errors, both of the length `len(owned) - keep`; errors never fall. Of equal losses the channel with
@@ -114,7 +121,8 @@ def elimination(
     Raises:
         ConfigError: a ridge that is not positive, or so small that float64 cannot solve.
         ScoreError: there is no reading, they tell of different numbers of channels, channels of one reader own
-            different numbers of columns, or `order` does not name each channel once.
+            different numbers of columns, `order` does not name each channel once, or fewer are to stay than there are
+            parts.
 
     Cost: D^3 + d^3 + d^2 O for each reader of D columns, d of them owned by the channels, and O outputs, in float64;
     three times 8 D^2 bytes, 9 d^2 of them throughout. In a given order D^3 / 3 + D^2 O, and twice 8 D^2 bytes. Less
@@ -133,8 +141,10 @@ def elimination(
     count = len(readings[0].owned)
     if any(len({len(columns) for columns in reading.owned if columns}) > 1 for reading in readings):
         raise ScoreError("the channels own different numbers of a reader's inputs, and cannot be compared")
+    if keep < len(parts):
+        raise ScoreError(f"cannot keep {keep} channels, of which {len(parts)} parts need one each")
     if order is None:
-        gone, error, losses = _cheapest_first([reading.adapting(ridge) for reading in readings], count, keep)
+        gone, error, losses = _cheapest_first([reading.adapting(ridge) for reading in readings], count, keep, parts)
     elif sorted(order) == list(range(count)):
         solved = [reading.in_order(order, ridge) for reading in readings]
         gone, error = list(order), sum(least for least, _ in solved)
@@ -144,16 +154,22 @@ def elimination(
     return gone[: count - keep], list(itertools.accumulate(losses[: count - keep], initial=error))[1:]
 
 
-def _cheapest_first(readers: Sequence[Adapting], count: int, keep: int) -> tuple[list[int], float, list[float]]:
+def _cheapest_first(
+    readers: Sequence[Adapting], count: int, keep: int, parts: Collection[Collection[int]]
+) -> tuple[list[int], float, list[float]]:
     """Return the channels in the order of least loss, the error with all of them, and what each adds as it goes."""
     alive = torch.ones(count, dtype=torch.bool)
+    within = torch.zeros(len(parts), count, dtype=torch.bool)
+    for row, part in zip(within, parts, strict=True):
+        row[list(part)] = True
     gone: list[int] = []
     found: list[float] = []
     for _ in range(count - keep):
         losses = torch.zeros(count, dtype=torch.float64)
         for reader in readers:
             losses[reader.channels] += reader.losses().cpu()
-        losses[~alive] = torch.inf
+        left = within & alive
+        losses[~alive | left[left.sum(1) == 1].any(0)] = torch.inf
         channel = int(losses.argmin())
         for reader in readers:
             reader.remove(channel)

@@ -130,6 +130,10 @@ def autoprune(
     attached = Attached(network, {name: groups[name] for name in widths}, example[:2], recipe)
     saved = GateCheckpoint(checkpoint, model, recipe, widths, order, project=project, across=across)
     learnt, entries = dict[str, Learnt](), saved.epochs
+
+    def stay(gate: Learnt) -> tuple[int, ...]:
+        return gate.channels(widths[gate.group] if project else None, parts=groups[gate.group].parts)
+
     steps, total = recipe.epochs * batches, recipe.epochs * batches * len(order)
     modes = [(module, module.training) for module in network.modules()]
     device = device_of(network)
@@ -164,11 +168,11 @@ def autoprune(
                     on_epoch(found)
             for gate in map(Learnt.from_json, finished[-1]["learnt"]):
                 learnt[gate.group] = gate
-                attached.gates[gate.group].settle(gate.channels(widths[gate.group] if project else None))
+                attached.gates[gate.group].settle(stay(gate))
     for module, training in modes:
         module.training = training
     network.zero_grad(set_to_none=True)
-    kept = {name: gate.channels(widths[name] if project else None) for name, gate in learnt.items()}
+    kept = {name: stay(gate) for name, gate in learnt.items()}
     settings = {
         "search": "autopruner",
         "recipe": asdict(recipe) | {"alpha": list(recipe.alpha)},
@@ -188,7 +192,8 @@ def _widths(groups: Mapping[str, ChannelGroup], keep: float | Widths) -> dict[st
     if not isinstance(keep, Mapping):
         if not 0 < keep < 1:
             raise ConfigError(f"keep must be a share in (0, 1) or widths by group; found {keep!r}")
-        return {name: max(1, round(keep * group.width)) for name, group in groups.items()}
+        fewest = {name: min(group.width, len(group.parts)) for name, group in groups.items()}
+        return {name: max(fewest[name], round(keep * group.width)) for name, group in groups.items()}
     return narrowed(groups, keep)
 
 

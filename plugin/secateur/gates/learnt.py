@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from secateur.records.parts import spare
 
 
 @dataclass(frozen=True)
@@ -47,22 +49,25 @@ class Learnt:
         """
         return cls(**{**data, "shares": torch.tensor(data["shares"]), "code": torch.tensor(data["code"])})
 
-    def channels(self, width: int | None) -> tuple[int, ...]:
+    def channels(self, width: int | None, *, parts: Collection[Collection[int]] = ()) -> tuple[int, ...]:
         """Return the channels that stay, ascending.
 
         Args:
             width: exactly so many: those kept in most of the last steps, then those of the largest v. None: what the
                 code says, at least one.
+            parts: channels of which one must stay, `ChannelGroup.parts`: of each the first by this order stays before
+                others do, and at least as many channels stay.
 
         Example:
             >>> gate = Learnt("conv", torch.tensor([1.0, 0.0, 1.0]), torch.tensor([0.7, 0.1, 0.9]), 2.0, 0.5, 0.6, True)
             >>> gate.channels(None), gate.channels(1)
             ((0, 2), (2,))
         """
-        count = max(1, int((self.shares > 0.5).sum())) if width is None else width
+        asked = max(1, int((self.shares > 0.5).sum())) if width is None else width
+        count = min(len(self.shares), max(asked, len(parts)))
         by_code = torch.argsort(self.code, descending=True, stable=True)
         best = by_code[torch.argsort(self.shares[by_code], descending=True, stable=True)]
-        return tuple(sorted(best[:count].tolist()))
+        return tuple(sorted(spare(best.tolist()[::-1], parts)[len(best) - count :]))
 
 
 @dataclass(frozen=True)

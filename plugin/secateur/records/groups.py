@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Literal, cast, get_args
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from secateur.counts import check_counts
 from secateur.errors import ConfigError, PlanError, ScoreError
 from secateur.index_maps import Indices, group_width, pack_indices, unpack_indices, whole
+from secateur.records.parts import smallest_parts
 
 Role = Literal["producer", "carrier", "consumer", "masked"]
 Reduction = Literal["sum", "mean", "max"]
@@ -79,6 +81,23 @@ class ChannelGroup:
     def masked(self) -> bool:
         """Whether channels that go stay in the network as zeros: no layer becomes smaller."""
         return any(m.role == "masked" for m in self.members)
+
+    @cached_property
+    def parts(self) -> tuple[frozenset[int], ...]:
+        """Channels of which one must stay, so that no layer is left without any: all of them, or those of some layers.
+
+        As many channels as there are parts can always be chosen so that one of each stays.
+
+        Example:
+            >>> left, right = ((0,), (1,), (), ()), ((), (), (0,), (1,))
+            >>> both = ((0,), (1,), (2,), (3,))
+            >>> ChannelGroup("conv", 4, (Member("conv", "producer", both),)).parts
+            (frozenset({0, 1, 2, 3}),)
+            >>> halves = Member("a", "producer", left), Member("b", "producer", right)
+            >>> ChannelGroup("dw", 4, (*halves, Member("dw", "producer", both))).parts
+            (frozenset({0, 1}), frozenset({2, 3}))
+        """
+        return smallest_parts(self.width, [member.indices for member in self.members if member.role != "masked"])
 
     def step(self, round_to: int) -> int:
         """Return of how many of its channels the widths are multiples where those of its layers are of `round_to`.
@@ -154,7 +173,7 @@ def narrowed(groups: Mapping[str, ChannelGroup], keep: Mapping[str, int]) -> dic
 
     Raises:
         PlanError: an unknown group.
-        ConfigError: a width out of range, or no group becomes narrower.
+        ConfigError: a width out of range, so that a layer would have no channel, or no group becomes narrower.
 
     Example:
         >>> own = ((0,), (1,))
@@ -165,8 +184,12 @@ def narrowed(groups: Mapping[str, ChannelGroup], keep: Mapping[str, int]) -> dic
     for name, width in keep.items():
         if name not in groups:
             raise PlanError(f"no channel group {name!r}; known: {', '.join(groups)}")
-        if not 1 <= width <= groups[name].width:
-            raise ConfigError(f"the group {name!r} has {groups[name].width} channels; asked to keep {width}")
+        full = groups[name].width
+        least = min(full, len(groups[name].parts))
+        if not least <= width <= full:
+            raise ConfigError(
+                f"the group {name!r} has {full} channels; asked to keep {width}, allowed: {least}..{full}"
+            )
     narrower = {name: width for name, width in keep.items() if width < groups[name].width}
     if not narrower:
         raise ConfigError("keep leaves every group as wide as it is: nothing would go")

@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -45,7 +45,7 @@ class PruningPlan:
 
     Raises:
         PlanError: a cost or a group that is named twice, or kept channels that are not ascending, out of range or none
-            at all, or of an unknown group.
+            at all, or of an unknown group; or a layer is left without any.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -61,7 +61,8 @@ class PruningPlan:
     def __post_init__(self) -> None:
         if self.cost in self.further:
             raise PlanError(f"the plan has two budgets for the cost {self.cost!r}; a cost has one")
-        widths = {group.name: group.width for group in self.groups}
+        groups = {group.name: group for group in self.groups}
+        widths = {name: group.width for name, group in groups.items()}
         if len(widths) < len(self.groups):
             raise PlanError("the plan has two groups of one name")
         for name, channels in self.kept.items():
@@ -76,6 +77,7 @@ class PruningPlan:
                     f"the kept channels of {name!r} must lie in 0..{widths[name] - 1}; found "
                     f"{channels[0]}..{channels[-1]}"
                 )
+            _check_layers(groups[name], channels)
 
     def __getitem__(self, name: str) -> tuple[int, ...]:
         """Return the kept channels of a group."""
@@ -167,6 +169,17 @@ def _check_size(groups: Any) -> None:
     )
     if positions > MOST:
         raise PlanError(f"the layers of the plan have {positions} positions; no network has so many")
+
+
+def _check_layers(group: ChannelGroup, channels: Sequence[int]) -> None:
+    """Refuse kept channels of a group of which none passes through one of its layers: that layer would be empty."""
+    for member in group.members:
+        if member.role != "masked" and any(member.indices) and not any(member.indices[c] for c in channels):
+            own = [c for c, positions in enumerate(member.indices) if positions]
+            raise PlanError(
+                f"the plan leaves the layer {member.layer!r} no channel; of those of {group.name!r} that pass through "
+                f"it, {reprlib.repr(own)}, at least one must stay"
+            )
 
 
 def _amount(value: Any) -> float:

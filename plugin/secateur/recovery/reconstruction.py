@@ -9,7 +9,7 @@ target still lacks. Then its weights are solved for, as in `secateur.recovery.co
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -66,7 +66,7 @@ def reconstruct(
 
     Chosen anew are the channels that a single layer reads. Those that several layers read (residual streams,
     concatenations), or one whose D x D equations do not fit in memory, stay as the plan has them: how the later readers
-    will look is not known yet when the first comes to its turn.
+    will look is not known yet when the first comes to its turn. The last channel that a layer has does not go.
 
     Args:
         model: the dense network; left as it is.
@@ -119,7 +119,14 @@ def reconstruct(
             if isinstance(step.equations, NormalEquations):
                 equations = step.equations.shifted(before)  # of all that its outputs should be
                 kept[name] = _choose(
-                    equations, step.target, module, readers[name], len(kept[name]), live[step.layer], ridge
+                    equations,
+                    step.target,
+                    module,
+                    readers[name],
+                    len(kept[name]),
+                    live[step.layer],
+                    ridge,
+                    groups[name].parts,
                 )
             else:
                 left[name] = "its reader's equations do not fit in memory: its channels are those of the plan"
@@ -139,7 +146,8 @@ def reconstruct(
 def _only_reader(group: ChannelGroup, plan: PruningPlan, todo: Mapping[str, Target]) -> Member | None:
     """Return the one layer that reads the channels of a group, if it can choose among them."""
     readers = [member for member in group.members if member.role == "consumer"]
-    return readers[0] if len(readers) == 1 and readers[0].layer in todo and plan.removed(group.name) else None
+    enough = len(group.parts) <= len(plan[group.name]) < group.width
+    return readers[0] if len(readers) == 1 and readers[0].layer in todo and enough else None
 
 
 def _choose(
@@ -150,10 +158,11 @@ def _choose(
     keep: int,
     live: Tensor,
     ridge: float,
+    parts: Collection[Collection[int]],
 ) -> tuple[int, ...]:
     """Return the channels that a layer had best keep, by the equations of what its outputs should be."""
     readings = readings_of(equations, module, target, reader, live=live)
-    order, _ = elimination(readings, ridge=ridge, keep=keep)
+    order, _ = elimination(readings, ridge=ridge, keep=keep, parts=parts)
     return tuple(sorted({*range(len(reader.indices))} - {*order}))
 
 

@@ -93,7 +93,11 @@ class Problem:
         A group that keeps what its own scores would is as the search itself would have left it, ties included.
         """
         own = {
-            name for name in self.scores if self.variant == "low" and start[name] == self._stay(name, len(start[name]))
+            name
+            for name in self.scores
+            if self.variant == "low"
+            and len(self.groups[name].parts) <= len(start[name])
+            and start[name] == self._stay(name, len(start[name]))
         }
         return replace(self, left={name: start[name] for name in self.groups if name not in own}, ties=start.ties)
 
@@ -130,8 +134,19 @@ class Problem:
         left = self._left(name)
         if width == len(left):  # also of a group without scores
             return tuple(left)
-        seed = zlib.crc32(name.encode(), self.seed)
-        return tuple(left[c] for c in select(self.scores[name][left], width, variant=self.variant, seed=seed))
+        chosen = select(
+            self.scores[name][left],
+            width,
+            variant=self.variant,
+            seed=zlib.crc32(name.encode(), self.seed),
+            parts=self._parts(name),
+        )
+        return tuple(left[c] for c in chosen)
+
+    def _parts(self, name: str) -> list[set[int]]:
+        """Return the group's parts as places among the channels that are left."""
+        left = self._left(name)
+        return [{place for place, c in enumerate(left) if c in part} for part in self.groups[name].parts]
 
     def _ties(self, widths: Widths) -> dict[str, int]:
         """Return the ties at the last cut of each group."""
@@ -140,8 +155,10 @@ class Problem:
             left = self._left(name)
             cut = width < len(left)
             decides = self.order.get(name, self.scores.get(name))
-            ties = 0 if not cut or decides is None else ties_at_cut(decides[left], width, variant=self.variant)
-            found[name] = ties if cut else self.ties.get(name, 0)
+            if cut and decides is not None:
+                found[name] = ties_at_cut(decides[left], width, variant=self.variant, parts=self._parts(name))
+            else:
+                found[name] = 0 if cut else self.ties.get(name, 0)
         return found
 
 
@@ -183,7 +200,7 @@ def state_problem(
     scored = _with_scores(groups, scores)
     combined = {name: group.combine(scores, reduction=reduction) for name, group in scored.items()}
     widths = {
-        name: allowed_widths(group.width, min_keep=min_keep, round_to=group.step(round_to))
+        name: allowed_widths(group.width, min_keep=max(min_keep, len(group.parts)), round_to=group.step(round_to))
         for name, group in scored.items()
     }
     if limits is not None:

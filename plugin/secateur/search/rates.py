@@ -77,9 +77,9 @@ def rate_widths(
     """
     widths = {name: group.width for name, group in groups.items()}
     for name, named in _by_group(groups, rates).items():
-        step = groups[name].step(round_to)
+        step, least = groups[name].step(round_to), max(min_keep, len(groups[name].parts))
         kept = {
-            layer: keep_count(widths[name], rate, mode=mode, round_to=step, min_keep=min_keep)
+            layer: keep_count(widths[name], rate, mode=mode, round_to=step, min_keep=least)
             for layer, rate in named.items()
         }
         if len(set(kept.values())) > 1:

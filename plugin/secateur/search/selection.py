@@ -9,7 +9,7 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Literal
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from secateur.counts import check_counts
 from secateur.errors import ConfigError, ScoreError
+from secateur.records.parts import spare
 
 CountMode = Literal["secateur", "hrank", "hrankplus"]
 Variant = Literal["low", "reverse", "random", "edge", "middle"]
@@ -27,7 +28,8 @@ def allowed_widths(width: int, *, min_keep: int = 1, round_to: int = 1) -> tuple
 
     Rule: the multiples of `round_to` from `min_keep` up, and always the full width: a group that is narrower than
     `round_to`, or no multiple of it, may stay as it is, but is never widened and never emptied.
-    Where a channel stands for several of a layer, give `ChannelGroup.step(round_to)`.
+    Where a channel stands for several of a layer, give `ChannelGroup.step(round_to)`; where layers have only a part of
+    the channels, at least as many must stay as the group has `parts`.
 
     Raises:
         ConfigError: `min_keep` or `round_to` below 1 or no whole number, or no channel at all.
@@ -87,7 +89,9 @@ def keep_count(width: int, rate: float, *, min_keep: int = 1, round_to: int = 1,
     return next_allowed(keep, allowed_widths(width, min_keep=min_keep, round_to=round_to))
 
 
-def select(scores: Tensor, keep: int, *, variant: Variant = "low", seed: int = 0) -> tuple[int, ...]:
+def select(
+    scores: Tensor, keep: int, *, variant: Variant = "low", seed: int = 0, parts: Collection[Collection[int]] = ()
+) -> tuple[int, ...]:
     """Return the `keep` channels that stay, ascending.
 
     The channels are sorted by score, ascending and stable, so that among equal scores the lower index is removed
@@ -99,15 +103,17 @@ def select(scores: Tensor, keep: int, *, variant: Variant = "low", seed: int = 0
         middle   k from position floor((C - k) / 2) on
         random   k drawn with `seed`, whatever the scores
 
-    The variants are the ablations of [Lin2020] and [Hou2020].
+    The variants are the ablations of [Lin2020] and [Hou2020]. What goes at k goes at k + 1 too.
 
     Args:
         scores: (C,), larger = keep.
         keep: how many stay, 1..C; exactly so many are returned.
+        parts: channels of which one must stay, `ChannelGroup.parts`: of each the one that would go last stays, and the
+            next in the order goes instead.
 
     Raises:
         ScoreError: the scores are not a vector of finite numbers.
-        ConfigError: `keep` out of range or an unknown variant.
+        ConfigError: `keep` out of range or below the number of parts, or an unknown variant.
 
     Deviations: [Lin2020] sorts with an unstable sort; the split of `edge` is not published.
 
@@ -117,31 +123,38 @@ def select(scores: Tensor, keep: int, *, variant: Variant = "low", seed: int = 0
         >>> scores = torch.tensor([3.0, 1.0, 1.0, 2.0])
         >>> select(scores, 3), select(scores, 2), select(scores, 2, variant="reverse")
         ((0, 2, 3), (0, 3), (1, 2))
+        >>> select(scores, 2, parts=[{0, 3}, {1, 2}])
+        (0, 2)
     """
-    _check(scores, keep)
-    C, k = len(scores), len(scores) - keep
-    order = torch.argsort(scores, stable=True).tolist()
+    _check(scores, keep, parts)
+    going = spare(_in_order(torch.argsort(scores, stable=True).tolist(), variant, seed), parts)
+    return tuple(sorted(going[len(scores) - keep :]))
+
+
+def _in_order(ascending: list[int], variant: Variant, seed: int) -> list[int]:
+    """Return channels in the order in which a variant removes them, given those of ascending scores."""
+    inwards = [ascending[rank // 2 if rank % 2 else -1 - rank // 2] for rank in range(len(ascending))]
     if variant == "low":
-        removed = order[:k]
-    elif variant == "reverse":
-        removed = order[C - k :]
-    elif variant == "edge":
-        removed = order[: k // 2] + order[C - (k - k // 2) :]
-    elif variant == "middle":
-        start = (C - k) // 2
-        removed = order[start : start + k]
-    elif variant == "random":
-        removed = torch.randperm(C, generator=torch.Generator().manual_seed(seed)).tolist()[:k]
-    else:
-        raise ConfigError(f"unknown variant {variant!r}; allowed: low, reverse, edge, middle, random")
-    return tuple(sorted(set(range(C)) - set(removed)))
+        return ascending
+    if variant == "reverse":
+        return ascending[::-1]
+    if variant == "edge":
+        return inwards
+    if variant == "middle":
+        return inwards[::-1]
+    if variant == "random":
+        return torch.randperm(len(ascending), generator=torch.Generator().manual_seed(seed)).tolist()
+    raise ConfigError(f"unknown variant {variant!r}; allowed: low, reverse, edge, middle, random")
 
 
-def ties_at_cut(scores: Tensor, keep: int, *, variant: Variant = "low") -> int:
-    """Return how many channels share a score with one that `select(scores, keep, variant=...)` decides otherwise about.
+def ties_at_cut(scores: Tensor, keep: int, *, variant: Variant = "low", parts: Collection[Collection[int]] = ()) -> int:
+    """Return how many channels share a score with one that `select(scores, keep, ...)` decides otherwise about.
 
     Zero where every removed channel differs in score from every kept one: only a number above zero means that the order
     of the channels decided. Zero for "random", which no score decides.
+
+    Args:
+        scores, keep, variant, parts: as `select`.
 
     Raises:
         ScoreError, ConfigError: as `select`.
@@ -151,15 +164,16 @@ def ties_at_cut(scores: Tensor, keep: int, *, variant: Variant = "low") -> int:
         (2, 0)
     """
     kept = torch.zeros(len(scores), dtype=torch.bool)
-    kept[list(select(scores, keep, variant=variant))] = True
+    kept[list(select(scores, keep, variant=variant, parts=parts))] = True
     if variant == "random":
         return 0
     torn = scores[kept][torch.isin(scores[kept], scores[~kept])]
     return int(torch.isin(scores, torn).sum())
 
 
-def _check(scores: Tensor, keep: int) -> None:
+def _check(scores: Tensor, keep: int, parts: Collection[Collection[int]]) -> None:
     if scores.ndim != 1 or not bool(torch.isfinite(scores).all()):
         raise ScoreError(f"scores must be a vector of finite numbers; they have shape {tuple(scores.shape)}")
-    if not 1 <= keep <= len(scores):
-        raise ConfigError(f"cannot keep {keep} of {len(scores)} channels; allowed: 1..{len(scores)}")
+    least = min(len(scores), max(1, len(parts)))
+    if not least <= keep <= len(scores):
+        raise ConfigError(f"cannot keep {keep} of {len(scores)} channels; allowed: {least}..{len(scores)}")

@@ -163,7 +163,8 @@ def check_mergeable(model: nn.Module, group: ChannelGroup) -> None:
 
     Raises:
         PlanError: its channels are only masked.
-        NetworkError: a layer that is neither linear nor a plain convolution nor, on the way, a batch norm.
+        NetworkError: a layer that is neither linear nor a plain convolution nor, on the way, a batch norm, or that has
+            only some of the channels.
 
     Example:
         >>> own = ((0,), (1,))
@@ -176,6 +177,11 @@ layers, convolutions without groups, batch norms
     if group.masked:
         raise PlanError(f"the channels of {group.name!r} are only masked, never removed: they cannot be merged")
     for member in group.members:
+        if not all(member.indices):
+            raise NetworkError(
+                f"channels of {group.name!r} cannot be merged: {member.layer!r} has only some of them, so that they do "
+                "not come from the same layers"
+            )
         module = model.get_submodule(member.layer) if member.axis is None else None
         plain = isinstance(module, nn.Linear) or (
             isinstance(module, _ConvNd) and not isinstance(module, _ConvTransposeNd) and module.groups == 1
