@@ -79,7 +79,8 @@ def test_it_goes_on_from_error_curves_and_keeps_what_they_removed_gone() -> None
         asked.append(dict(kept))
         return float(len(kept["a"]))
 
-    start = curve_plan(*case.arguments, "80%", round_to=1)
+    groups, errors, cost = case.arguments
+    start = curve_plan(groups, ScoreTable(errors), cost, "80%", round_to=1)
     assert start.widths == {"a": 6, "b": 8}
     plan = greedy_plan(*case.arguments, "60%", evaluate, start=start, delta=0.05, round_to=1)
     assert all(set(kept["a"]) <= set(start["a"]) for kept in asked)

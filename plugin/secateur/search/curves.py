@@ -62,7 +62,8 @@ def curve_plan(
 
     Args:
         groups: the channel groups by name.
-        scores: errors that can be compared across groups, as `reconstruction_scores(..., relative=True)` gives them.
+        scores: errors that can be compared across groups, as `reconstruction_scores(..., relative=True)` gives them;
+            your own without a criterion in their settings.
         cost: non-decreasing in every width; or several such, whose budgets are all met.
         budget: "50%", "60.5M" or the largest cost as a number, see `parse_budget`; for several costs a mapping from
             their names to that.
