@@ -34,7 +34,9 @@ def recorded(name: str) -> list[dict[str, str]]:
 COMPARED, TRAINED = recorded("resnet56.csv"), recorded("resnet56_trained.csv")
 
 
-def compared(criterion: str, search: str, budget: str, stage: str) -> dict[str, float]:
+def compared(
+    criterion: str, search: str, budget: str, stage: str, seeds: tuple[str, ...] = ("0", "1", "2")
+) -> dict[str, float]:
     """What the comparison of criteria found: seed -> top-1 in percent; one where no seed changes the channels."""
     cells = [
         cell
@@ -42,7 +44,7 @@ def compared(criterion: str, search: str, budget: str, stage: str) -> dict[str, 
         if (cell["house"], cell["criterion"], cell["search"]) == (*CRITERIA[criterion], search)
         and cell["budget"] == f"{budget} of the MACs"
     ]
-    assert sorted(cell["seed"] for cell in cells) == ["0", "1", "2"]
+    assert tuple(sorted(cell["seed"] for cell in cells)) == seeds
     shared = stage == "cut" and len({cell["plan"] for cell in cells}) == 1
     return {cell["seed"]: 100 * float(cell[f"accuracy_{stage}"]) for cell in (cells[:1] if shared else cells)}
 
@@ -132,7 +134,7 @@ def test_the_trained_cells_are_those_of_the_comparison() -> None:
     keys = ("house", "criterion", "search", "budget", "seed")
     stages = ("accuracy_cut", "accuracy_recalibrated", "accuracy_compensated")
     before = {tuple(cell[key] for key in keys): [cell[stage] for stage in stages] for cell in COMPARED}
-    assert len(TRAINED) == len(CRITERIA) * 3
+    assert len(TRAINED) == len(CRITERIA) * (3 + 1), "and one seed by error curves"
     for cell in TRAINED:
         assert [cell[stage] for stage in stages] == before[tuple(cell[key] for key in keys)]
 
@@ -141,11 +143,23 @@ def test_what_two_epochs_leave_of_the_criteria() -> None:
     trained = {name: over_seeds(name, "uniform", "50%", "fine_tuned") for name in CRITERIA}
     order = sorted(trained, key=lambda name: -trained[name].value)
     before = {name: over_seeds(name, "uniform", "50%", "compensated") for name in CRITERIA}
+    curves = {name: compared(name, "curves", "50%", "fine_tuned", ("0",))["0"] for name in CRITERIA}
     rows = tables(section("Criteria of three houses"))[2]
-    assert rows == [[name, as_told(before[name]), as_told(trained[name])] for name in order]
+    assert rows == [[name, as_told(before[name]), as_told(trained[name]), f"{curves[name]:.1f}"] for name in order]
     assert order[9:] == ["HRank, secateur", "random"]
     assert round(trained[order[0]].value - trained[order[8]].value, 1) <= 0.6
     assert all(ahead(order[0], name, "uniform", "50%", "fine_tuned").ends[0] <= 0 for name in order[1:9])
+
+
+def test_what_the_error_curves_give_after_two_epochs() -> None:
+    told: list[str] = []
+    for stage, seeds in (("fine_tuned", ("0",)), ("compensated", ("0", "1", "2"))):
+        gained = [
+            compared(name, "curves", "50%", stage, seeds)["0"] - compared(name, "uniform", "50%", stage)["0"]
+            for name in CRITERIA
+        ]
+        told += [f"{end:.1f}" for end in (min(gained), max(gained), sum(gained) / len(gained))]
+    assert "by {} to {} points, {} in the mean; before training by {} to {}, {} in the mean".format(*told) in TEXT
 
 
 @pytest.mark.parametrize(
