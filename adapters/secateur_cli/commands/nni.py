@@ -164,17 +164,15 @@ def export(
 
 def _read(folder: Path) -> tuple[list[Trial], str | None]:
     """Return the trials of an experiment, and the address of its page while its manager runs."""
+    from secateur_nni.experiments.manager import is_running
     from secateur_nni.experiments.results import read_trials
 
-    page = None
     try:
         record = json.loads((folder / "experiment.json").read_text(encoding="utf-8"))
-        from secateur_nni.experiments.manager import is_running
-
-        if is_running(record):
-            page = f"http://localhost:{record['port']}"
+        address = f"http://localhost:{record['port']}"
     except (OSError, ValueError, KeyError, TypeError):
         raise ConfigError(f"{folder} is not the folder of an experiment of NNI") from None
+    page = address if is_running(record) else None
     trials = read_trials(folder)
     return (trials if page else [_ended(trial) for trial in trials]), page
 

@@ -173,10 +173,14 @@ def make_output(said: Path) -> None:
 def is_running(record: Mapping[str, Any]) -> bool:
     """Return whether the experiment that an experiment.json tells of still has its manager.
 
+    Raises:
+        ConfigError: a proxy would take what is meant for the manager.
+
     Example:
         >>> is_running({"id": "none", "port": free_port()})
         False
     """
+    refuse_proxy()
     with suppress(Exception):  # whatever listens there, it is not the manager
         return bool(rest.get(int(record["port"]), "/experiment").get("id") == record["id"])
     return False

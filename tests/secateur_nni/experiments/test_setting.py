@@ -138,7 +138,7 @@ def test_proxy_that_swallows_localhost(tmp_path: Path, monkeypatch: pytest.Monke
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HTTP_PROXY", "http://proxy.invalid:80")
-    with pytest.raises(ConfigError, match=r"would go to the proxy of HTTP_PROXY.*export NO_PROXY=localhost"):
+    with pytest.raises(ConfigError, match=r"would go to the proxy of HTTP_PROXY.*export no_proxy=localhost"):
         start(tmp_path)
     assert not (tmp_path / "experiment").exists()
 
