@@ -7,6 +7,7 @@ and trials and tuner their user's home back.
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import shlex
@@ -70,7 +71,7 @@ def running(config: ExperimentConfig, *, folder: str | Path, port: int | None = 
     """Within the block, an experiment of NNI runs; after it no process of it does, even if this one was killed.
 
     Args:
-        config: see `load_experiment`; its experimentWorkingDirectory is replaced.
+        config: see `load_experiment`; it stays as it is, and its experimentWorkingDirectory is not used.
         folder: where the experiment keeps its files; made if missing.
         port: of the manager and its web page; None: one that is free.
 
@@ -103,6 +104,7 @@ def running(config: ExperimentConfig, *, folder: str | Path, port: int | None = 
     if (said := search_file(config)) is not None:
         make_output(said)
     (folder / "home" / "nni-experiments").mkdir(parents=True, exist_ok=True)
+    config = copy.deepcopy(config)
     config.experiment_working_directory = str(folder)
     if platform == "local":
         config.trial_command = at_home(str(config.trial_command))
@@ -249,7 +251,8 @@ def last_words(folder: Path, *, lines: int = 3) -> str:
         ''
     """
     found: list[str] = []
-    for path in sorted(folder.glob("*/log/*.log")):
+    logs = (path for path in folder.glob("*/log/*.log") if not path.parents[1].is_symlink())  # as NNI's _latest is
+    for path in sorted(logs):
         with suppress(OSError):
             text = path.read_text(encoding="utf-8", errors="replace").splitlines()
             found += [line for line in text if re.search(r"ERROR|Error:", line)][-lines:]

@@ -200,11 +200,11 @@ def test_home_in_paths_is_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise RuntimeError("enough")
 
     monkeypatch.setattr(manager.launcher, "start_experiment", start)
-    with (
-        pytest.raises(ProcessError, match="enough"),
-        running(load_experiment(written(tmp_path, text)), folder=tmp_path / "out"),
-    ):
+    config = load_experiment(written(tmp_path, text))
+    before = config.json()
+    with pytest.raises(ProcessError, match="enough"), running(config, folder=tmp_path / "out"):
         pytest.fail("it has started")
+    assert config.json() == before
     assert told[0]["trialCodeDirectory"] == str(me / "code")
     assert told[0]["searchSpace"]["x"]["_value"] == [1, 2]
     if service == "remote":
@@ -224,6 +224,7 @@ def test_last_words_are_the_errors_of_the_logs(tmp_path: Path) -> None:
     log.parent.mkdir(parents=True)
     log.write_text("INFO well\nERROR one\nConfigError: two\nINFO well\n", encoding="utf-8")
     log.with_name("nnimanager.log").write_text("ERROR a\nERROR b\n", encoding="utf-8")
+    (tmp_path / "_latest").symlink_to(tmp_path / "abc")  # by NNI, to the experiment's own folder
     words = "ERROR one / ConfigError: two / ERROR a / ERROR b"
     assert last_words(tmp_path) == f"; its logs in {tmp_path} say: {words}"
     assert last_words(tmp_path, lines=1) == f"; its logs in {tmp_path} say: ConfigError: two / ERROR b"
