@@ -72,7 +72,8 @@ def running(config: ExperimentConfig, *, folder: str | Path, port: int | None = 
 
     Args:
         config: see `load_experiment`; it stays as it is, and its experimentWorkingDirectory is not used.
-        folder: where the experiment keeps its files; made if missing.
+        folder: where the experiment keeps its files; made if missing. Neither there nor in the output of a search may
+            another experiment run; `secateur nni run` sees to both, from Python it is the caller's to do.
         port: of the manager and its web page; None: one that is free.
 
     Raises:
