@@ -192,7 +192,7 @@ def test_a_node_binary_that_does_not_run() -> None:
 
 def test_a_proxy_before_localhost() -> None:
     finding = of(replace(SOUND, proxied=True), "NNI's address")
-    assert (finding.severity, finding.mend) == ("warning", ("export NO_PROXY=localhost,127.0.0.1",))
+    assert (finding.severity, finding.mend) == ("warning", ("export no_proxy=localhost,127.0.0.1",))
 
 
 @pytest.mark.parametrize(

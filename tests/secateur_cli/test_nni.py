@@ -76,6 +76,18 @@ def test_status_of_a_killed_experiment_calls_nothing_running(experiment: Path) -
     assert printed.splitlines()[0] == "1 succeeded, 1 reported; the experiment has ended"
 
 
+@pytest.mark.parametrize("command", ["status", "export"])
+def test_no_experiment_is_called_ended_behind_a_proxy(
+    experiment: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy.invalid:80")
+    code, printed, complained = give("nni", command, str(experiment), columns=300)
+    assert (code, printed) == (2, "")
+    assert "requests to localhost would go to the proxy of HTTP_PROXY" in complained
+
+
 def test_export_writes_tables_and_the_front(experiment: Path) -> None:
     code, printed, _ = give("nni", "export", str(experiment), columns=200)
     assert code == 0

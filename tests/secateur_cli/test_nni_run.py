@@ -85,24 +85,52 @@ def test_run_says_where_the_plan_lies(me: Path) -> None:
 HOLDING = """
 import sys
 from pathlib import Path
-from secateur_cli.commands.nni import alone
-with alone(Path(sys.argv[1])):
+from secateur_cli.commands.nni import claimed
+with claimed(Path(sys.argv[1]), sys.argv[2], "another"):
     print("up", flush=True)
     sys.stdin.read()
 """
 
 
+@contextmanager
+def another_process(folder: Path, what: str) -> Iterator[None]:
+    """Within the block, another process does something in a folder."""
+    command, pipe = [sys.executable, "-c", HOLDING, str(folder), what], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        yield
+        process.communicate()
+
+
 @pytest.mark.usefixtures("_as_if_run")
 def test_run_leaves_a_folder_to_the_experiment_that_runs_there(me: Path) -> None:
     command = ("nni", "run", str(me / "experiment.yml"), "--output", str(me / "here"))
-    pipe = subprocess.PIPE
-    first = subprocess.Popen([sys.executable, "-c", HOLDING, str(me / "here")], stdin=pipe, stdout=pipe, text=True)
-    assert first.stdout is not None
-    assert first.stdout.readline() == "up\n"
-    code, _, complained = give(*command, columns=300)
-    first.communicate()
+    with another_process(me / "here", "experiment"):
+        code, _, complained = give(*command, columns=300)
     assert code == 2
     assert f"another experiment runs in {me / 'here'}" in complained
+    assert give(*command)[0] == 0
+
+
+@pytest.mark.usefixtures("_as_if_run")
+def test_run_leaves_an_output_to_the_search_that_writes_there(me: Path) -> None:
+    """Both would tell of themselves in one search.json, and the first would end by the second's error."""
+    command = ("nni", "run", str(me / "experiment.yml"), "--output", str(me / "here"))
+    output = me / "code" / "out"
+    with another_process(output, "search"):
+        (output / "search.json").write_text('{"state": "searching"}', encoding="utf-8")
+        code, _, complained = give(*command, columns=300)
+    assert code == 2
+    assert f"another search runs in {output}; wait for its end, or choose another tuner.classArgs.output" in complained
+    assert (output / "search.json").read_text(encoding="utf-8") == '{"state": "searching"}'
+    assert not (me / "here").exists()
+    assert give(*command)[0] == 0
+
+
+@pytest.mark.usefixtures("_as_if_run")
+def test_run_whose_search_writes_beside_its_trials(me: Path) -> None:
+    command = ("nni", "run", str(me / "experiment.yml"), "--output", str(me / "code" / "out"))
     assert give(*command)[0] == 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -45,8 +45,11 @@ def run(
         settings = load_experiment(config)
         check_command(settings)
         arguments = greedy_arguments(settings)
+        searching: AbstractContextManager[None] = nullcontext()
         if arguments is not None:
             _check_search(arguments, code_folder(settings))
+            plan = code_folder(settings) / str(arguments["output"]) / "plan.json"
+            searching = claimed(plan.parent, "search", "another tuner.classArgs.output")
         folder = with_home(output or Path("runs") / f"nni-{config.stem}")
         console = plain_console()
         progress = Progress(console)
@@ -64,13 +67,13 @@ def run(
 
         what = "trials" if arguments is None else "candidates"
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: NNI's processes must not stay
-        with alone(folder), running(settings, folder=folder, port=port) as experiment:
+        with searching, alone(folder), running(settings, folder=folder, port=port) as experiment:
             progress.say(f"NNI's web page: {experiment.url}")
             with progress.task(what) as advance:
                 trials = follow(experiment, on_change=changed)
         progress.say(f"{len(trials)} trials; results are in {folder}")
         if arguments is not None:
-            progress.say(f"the plan is in {code_folder(settings) / str(arguments['output']) / 'plan.json'}")
+            progress.say(f"the plan is in {plan}")
 
 
 @contextmanager
@@ -80,17 +83,33 @@ def alone(folder: Path) -> Iterator[None]:
     Raises:
         ConfigError: one runs there or has run there, or the folder cannot be written.
     """
-    elsewhere = "choose another folder with --output"
+    other = "another folder with --output"
+    with claimed(folder, "experiment", other):
+        if (folder / "trials.json").exists():
+            raise ConfigError(f"{folder} holds an experiment already; choose {other}")
+        yield
+
+
+@contextmanager
+def claimed(folder: Path, what: str, other: str) -> Iterator[None]:
+    """Within the block, no other process does the same in a folder, which is made if it is missing.
+
+    Args:
+        folder: where it is done; the file lock in it is made.
+        what: is done there.
+        other: what to choose instead of the folder, to be put into an error.
+
+    Raises:
+        ConfigError: another process does it there, or the folder cannot be written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         claims = Claims(folder / "lock")
     except OSError as error:
-        raise ConfigError(f"the output {folder} cannot be used ({error.strerror}); {elsewhere}") from error
-    with claims, claims.claim("experiment") as ours:
+        raise ConfigError(f"the output {folder} cannot be used ({error.strerror}); choose {other}") from error
+    with claims, claims.claim(what) as ours:
         if not ours:
-            raise ConfigError(f"another experiment runs in {folder}; wait for its end, or {elsewhere}")
-        if (folder / "trials.json").exists():
-            raise ConfigError(f"{folder} holds an experiment already; {elsewhere}")
+            raise ConfigError(f"another {what} runs in {folder}; wait for its end, or choose {other}")
         yield
 
 
@@ -164,17 +183,15 @@ def export(
 
 def _read(folder: Path) -> tuple[list[Trial], str | None]:
     """Return the trials of an experiment, and the address of its page while its manager runs."""
+    from secateur_nni.experiments.manager import is_running
     from secateur_nni.experiments.results import read_trials
 
-    page = None
     try:
         record = json.loads((folder / "experiment.json").read_text(encoding="utf-8"))
-        from secateur_nni.experiments.manager import is_running
-
-        if is_running(record):
-            page = f"http://localhost:{record['port']}"
+        address = f"http://localhost:{record['port']}"
     except (OSError, ValueError, KeyError, TypeError):
         raise ConfigError(f"{folder} is not the folder of an experiment of NNI") from None
+    page = address if is_running(record) else None
     trials = read_trials(folder)
     return (trials if page else [_ended(trial) for trial in trials]), page
 

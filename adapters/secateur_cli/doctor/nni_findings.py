@@ -6,6 +6,7 @@ from secateur.findings import Finding
 from secateur.installed import fits, unmet
 from secateur_cli.doctor.environment import Environment
 from secateur_nni.locks import WHY, unfit_filelock
+from secateur_nni.proxies import MEND
 
 SETUPTOOLS = "setuptools>=77.0.3,<82"  # 82 removed pkg_resources; torch asks for 77.0.3
 
@@ -62,4 +63,4 @@ def _proxy(here: Environment) -> Finding:
         return Finding("NNI's address", "localhost, without a proxy")
     why = "NNI asks its own manager on localhost, and the proxy does not know it: experiments do not start"
     what = "requests to localhost would go to a proxy"
-    return Finding("NNI's address", what, "warning", why, ("export NO_PROXY=localhost,127.0.0.1",))
+    return Finding("NNI's address", what, "warning", why, (MEND,))

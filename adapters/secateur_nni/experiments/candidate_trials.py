@@ -79,6 +79,7 @@ class CandidateTrials:
         self._send: Send | None = None
         self._waiting: dict[str, dict[str, Any]] = {}  # candidate -> parameters, still to be sent
         self._open: set[str] = set()  # candidates whose worth is wanted
+        self._past: set[str] = set()  # those of earlier steps
         self._worths: dict[str, float] = {}
         self._failures: dict[str, list[str]] = {}
         self._counted: dict[str, int] = {}  # candidate -> its failures before it was last sent
@@ -97,8 +98,8 @@ class CandidateTrials:
         with self._changed:
             self._heard = time.monotonic()
             name = said.get("candidate") if isinstance(said, Mapping) else None
-            if name not in self._open:
-                self._stale += 1
+            if not isinstance(name, str) or name not in self._open:
+                self._stale += isinstance(name, str) and name in self._past
             elif "error" in said:
                 self._failures[name].append(str(said["error"]))
             elif isinstance(said.get("worth"), (int, float)) and name not in self._worths:
@@ -140,6 +141,7 @@ class CandidateTrials:
                 }
                 for name, idx in names.items()
             }
+            self._past |= self._open
             self._open, self._worths, self._failures = set(names), {}, {name: [] for name in names}
             self._counted, self._stale = dict.fromkeys(names, 0), 0
             self._waiting, self._heard = dict(asked), time.monotonic()
@@ -192,7 +194,7 @@ class CandidateTrials:
             for name in missing:
                 failures = self._failures[name]
                 if name in silent:
-                    failures.append("its trial ended without a word; see the trials' stderr in NNI's web page")
+                    failures.append("no trial reported under its name; see the trials' stderr in NNI's web page")
                 self._counted[name] = len(failures)
                 if len(failures) > self._retries:
                     raise EvaluationError(

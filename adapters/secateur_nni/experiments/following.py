@@ -73,7 +73,7 @@ def follow(
             if time.monotonic() - done > IDLE or not any(trial.status in OUT for trial in trials):
                 return trials
         if status == "ERROR":
-            silent = "" if greedy is None else f", and its search could not write why to {greedy.parent}"
+            silent = "" if greedy is None else f", and its search has not said why in {greedy.parent}"
             raise ProcessError(f"NNI's experiment failed{silent}{last_words(running.folder)}")
         if status in ("DONE", "STOPPED"):
             if greedy is not None:

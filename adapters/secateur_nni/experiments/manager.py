@@ -7,6 +7,7 @@ and trials and tuner their user's home back.
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import shlex
@@ -70,8 +71,9 @@ def running(config: ExperimentConfig, *, folder: str | Path, port: int | None = 
     """Within the block, an experiment of NNI runs; after it no process of it does, even if this one was killed.
 
     Args:
-        config: see `load_experiment`; its experimentWorkingDirectory is replaced.
-        folder: where the experiment keeps its files; made if missing.
+        config: see `load_experiment`; it stays as it is, and its experimentWorkingDirectory is not used.
+        folder: where the experiment keeps its files; made if missing. Neither there nor in the output of a search may
+            another experiment run; `secateur nni run` sees to both, from Python it is the caller's to do.
         port: of the manager and its web page; None: one that is free.
 
     Raises:
@@ -103,6 +105,7 @@ def running(config: ExperimentConfig, *, folder: str | Path, port: int | None = 
     if (said := search_file(config)) is not None:
         make_output(said)
     (folder / "home" / "nni-experiments").mkdir(parents=True, exist_ok=True)
+    config = copy.deepcopy(config)
     config.experiment_working_directory = str(folder)
     if platform == "local":
         config.trial_command = at_home(str(config.trial_command))
@@ -173,10 +176,14 @@ def make_output(said: Path) -> None:
 def is_running(record: Mapping[str, Any]) -> bool:
     """Return whether the experiment that an experiment.json tells of still has its manager.
 
+    Raises:
+        ConfigError: a proxy would take what is meant for the manager.
+
     Example:
         >>> is_running({"id": "none", "port": free_port()})
         False
     """
+    refuse_proxy()
     with suppress(Exception):  # whatever listens there, it is not the manager
         return bool(rest.get(int(record["port"]), "/experiment").get("id") == record["id"])
     return False
@@ -245,7 +252,8 @@ def last_words(folder: Path, *, lines: int = 3) -> str:
         ''
     """
     found: list[str] = []
-    for path in sorted(folder.glob("*/log/*.log")):
+    logs = (path for path in folder.glob("*/log/*.log") if not path.parents[1].is_symlink())  # as NNI's _latest is
+    for path in sorted(logs):
         with suppress(OSError):
             text = path.read_text(encoding="utf-8", errors="replace").splitlines()
             found += [line for line in text if re.search(r"ERROR|Error:", line)][-lines:]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,8 +27,11 @@ KEYS = [
     *("experimentName", "trialCommand", "trialCodeDirectory", "trialConcurrency", "trialGpuNumber", "maxTrialNumber"),
     *("maxExperimentDuration", "maxTrialDuration", "searchSpace", "searchSpaceFile", "tuner", "assessor"),
     *("trainingService", "nniManagerIp", "logLevel", "debug", "experimentWorkingDirectory", "sharedStorage"),
-    *("tunerGpuIndices", "advisor", "useAnnotation", "experimentType"),
+    *("tunerGpuIndices", "experimentType"),
 ]
+INSTEAD = {"advisor": "tuner", "useannotation": "searchSpace"}  # NNI 3.0 refuses these wherever the others are given
+PROGRAM = re.compile(r"\s*(?:(?!PATH=)\w+=[\w./:,@%+-]*\s+)*([\w.+-]+)(?=[\s;&|]|$)")
+"""What begins a command with a plain word, assignments left out; it need not be a program, but a builtin or keyword."""
 BY_ROLE = ("kubeflow", "frameworkcontroller")  # training services whose roles have a command each
 NEEDED = ("trialCommand", "trialConcurrency", "tuner", "trainingService")
 
@@ -54,6 +59,8 @@ def load_experiment(path: str | Path) -> ExperimentConfig:
     settings = _read(path)
     unknown = [key for key in settings if _plain(key) not in map(_plain, KEYS)]
     if unknown:
+        if (instead := INSTEAD.get(_plain(unknown[0]))) is not None:
+            raise ConfigError(f"{path}: {unknown[0]}: NNI no longer uses it; leave it out, and give {instead}")
         near = difflib.get_close_matches(unknown[0], KEYS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"allowed: {', '.join(KEYS)}"
         raise ConfigError(f"{path}: {unknown[0]}: unknown key; {hint}")
@@ -90,7 +97,10 @@ def greedy_arguments(config: ExperimentConfig) -> dict[str, Any] | None:
     """
     tuner = config.tuner
     ours = f"{GreedyTuner.__module__}.{GreedyTuner.__name__}"
-    if tuner is None or (tuner.name != BUILTIN_NAME and tuner.class_name not in (ours, "secateur_nni.GreedyTuner")):
+    if tuner is None:
+        return None
+    named = str(tuner.name).lower() == BUILTIN_NAME.lower()  # as NNI looks names up
+    if not named and tuner.class_name not in (ours, "secateur_nni.GreedyTuner"):
         return None
     arguments: dict[str, Any] = dict(tuner.class_args or {})
     missing = [name for name in ("search", "output") if name not in arguments]
@@ -129,17 +139,27 @@ def code_folder(config: ExperimentConfig) -> Path:
 
 
 def check_command(config: ExperimentConfig) -> None:
-    """Refuse a trialCommand whose program is not on this machine, where the trials run here.
+    """Refuse a trialCommand that the shell of the trials cannot begin, where they run on this machine.
+
+    The shell itself is asked, since a command may begin with one of its own (`source`, `cd`, `if`). What begins with no
+    plain word, a path or a variable, say, is let pass.
 
     Raises:
-        ConfigError: there is no such program: NNI would let every trial fail.
+        ConfigError: there is no such program, or no shell: NNI would let every trial fail.
 
     Example:
         >>> check_command(ExperimentConfig("local", trial_command="python trial.py"))
     """
     platform = getattr(config.training_service, "platform", None)
-    program = str(config.trial_command).split()[0] if config.trial_command else ""
-    if platform == "local" and program.isidentifier() and shutil.which(program, path=trial_path()) is None:
+    begins = PROGRAM.match(str(config.trial_command or ""))
+    if platform != "local" or begins is None:
+        return
+    path, program = trial_path(), begins[1]
+    bash = shutil.which("bash", path=path)
+    if bash is None:
+        raise ConfigError("trialCommand: trials of this machine are started by bash, which is not found on it")
+    asked = [bash, "-c", 'type -- "$1"', bash, program]
+    if subprocess.run(asked, env=os.environ | {"PATH": path}, capture_output=True, check=False).returncode != 0:
         raise ConfigError(f"trialCommand: {program!r} is not found on this machine")
 
 

@@ -130,7 +130,7 @@ class GreedyTuner(Tuner):  # type: ignore[misc]  # NNI has no types
                 _logger.error(f"the search failed ({what}), which could not be written: {why}")
                 logging.shutdown()
                 os._exit(1)  # NNI ends an experiment whose tuner is gone, but none whose tuner has only raised
-            raise
+            _logger.error(f"the search failed: {what}", exc_info=True)
 
     def _find_plan(self) -> None:
         # NNI gives a tuner ten seconds to come up (core/tuner_command_channel.js); torch may take longer than that.

@@ -73,6 +73,8 @@ class FakeManager:
                 self.trials.reported({"default": 0.0, "worth": worth(parameters["kept"])} | name)
                 if self.random.random() < 0.3:
                     self.trials.reported({"worth": -1.0} | name)  # NNI may tell a result twice
+            elif fate == "forgets its name":
+                self.trials.reported({"default": 0.0, "worth": worth(parameters["kept"])})
             elif fate == "raises":
                 self.trials.reported({"default": -1e9, "error": "RuntimeError: out of memory"} | name)
         self.trials.ended()
@@ -143,6 +145,30 @@ def test_candidate_that_always_fails_ends_the_search() -> None:
     assert "failed in 3 trials" in told
     assert "out of memory" in told
     assert "c keeps 3" in told
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+@pytest.mark.parametrize("fate", ["forgets its name", "dies"])
+def test_trials_that_never_name_their_candidate_end_the_search(concurrency: int, fate: str) -> None:
+    trials = CandidateTrials(retries=2)
+    manager = FakeManager(trials, concurrency=concurrency, fate=lambda _number, _asked: fate)
+    plan, errors = found(trials, manager)
+    assert plan is None
+    assert "failed in 3 trials" in str(errors[0])
+    assert "no trial reported under its name" in str(errors[0])
+
+
+@pytest.mark.parametrize("name", [None, "", "0.0", "9.9", 1.0, ["1.0"]])
+def test_names_that_are_no_candidate_excuse_nobody(name: Any) -> None:
+    trials = CandidateTrials(retries=0)
+
+    def trial(_number: int, _parameters: dict[str, Any]) -> None:
+        trials.reported({"candidate": name, "worth": 0.5})
+        trials.ended()
+
+    trials.requested([0], trial)
+    with pytest.raises(EvaluationError, match="failed in 1 trials"):
+        trials.judging(worth)({"a": (0, 1)})
 
 
 def test_trial_that_says_nothing_counts_as_failed() -> None:

@@ -87,7 +87,7 @@ def test_a_search_that_could_not_say_why(tmp_path: Path) -> None:
     manager.config = ExperimentConfig("local", trial_command="true", trial_concurrency=1, search_space={})
     arguments = {"search": "a:b", "output": str(tmp_path)}
     manager.config.tuner = AlgorithmConfig(name="SecateurGreedy", class_args=arguments)
-    with pytest.raises(ProcessError, match=rf"experiment failed, and its search could not write why to {tmp_path}"):
+    with pytest.raises(ProcessError, match=rf"experiment failed, and its search has not said why in {tmp_path}"):
         follow(Running(manager, tmp_path, 1))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -85,13 +86,31 @@ def test_search_that_cannot_write_why_it_failed_ends_its_process(user: Path) -> 
     assert UNSAID in done.stdout
 
 
+REFUSING = """
+from secateur_nni.experiments.tuner import GreedyTuner
+tuner = GreedyTuner("nowhere:search", "out")
+tuner.update_search_space({})
+tuner._thread.join()
+"""
+
+
+def test_search_that_is_refused_says_so_in_its_files_and_log_alone(user: Path) -> None:
+    """The standard error of NNI's dispatcher is that of the command that has started the experiment."""
+    done = subprocess.run([sys.executable, "-c", REFUSING], cwd=user, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert "the search failed: ConfigError: 'nowhere:search'" in done.stdout
+    assert "Traceback" in done.stdout
+    said = json.loads((user / "out" / "search.json").read_text(encoding="utf-8"))
+    assert (said["state"], said["judged"]) == ("failed", 0)
+
+
 @pytest.mark.nni_long
 def test_search_that_cannot_write_why_it_failed_ends_the_experiment(user: Path) -> None:
     """NNI waits 30 seconds for a tuner that has ended."""
     (user / "spoiling.py").write_text(SPOILING, encoding="utf-8")
     path = write_experiment(user, "worth")
     path.write_text(path.read_text(encoding="utf-8").replace("searching:", "spoiling:"), encoding="utf-8")
-    with pytest.raises(ProcessError, match=f"could not write why to .*out.*{re.escape(UNSAID)}"):
+    with pytest.raises(ProcessError, match=f"has not said why in .*out.*{re.escape(UNSAID)}"):
         run(user, path)
 
 

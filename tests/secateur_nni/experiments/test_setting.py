@@ -16,7 +16,7 @@ from secateur.installed import Package
 from secateur_nni import locks
 from secateur_nni.experiments import manager
 from secateur_nni.experiments.manager import free_port, last_words, refuse_busy, running
-from secateur_nni.experiments.setting import check_command, greedy_arguments, load_experiment
+from secateur_nni.experiments.setting import greedy_arguments, load_experiment
 
 WELL = """
 trialCommand: python trial.py
@@ -50,6 +50,12 @@ def test_paths_count_from_the_file(tmp_path: Path) -> None:
         ("searchSpace: {x: {_type: choice, _value: [1, 2]}}", "", "searchSpace: missing"),
         ("{platform: local}", "{platform: nowhere}", "NNI refuses the configuration"),
         ("{name: TPE}", "{nam: TPE}", "NNI refuses the configuration"),
+        (
+            "{name: TPE}",
+            "{name: TPE}\nadvisor: {name: BOHB}",
+            "advisor: NNI no longer uses it; leave it out, and give tuner",
+        ),
+        ("trialConcurrency: 1", "trialConcurrency: 1\nuse_annotation: true", "use_annotation: NNI no longer uses it"),
         ("{name: TPE}", "[", "line 7, column 1: not YAML"),
         (WELL, "- 1", "must be a mapping with keys of NNI such as trialCommand"),
     ],
@@ -88,16 +94,12 @@ def test_bad_arguments_of_the_tuner(tmp_path: Path, arguments: dict[str, Any], m
         greedy_arguments(config)
 
 
-def test_program_that_is_not_there(tmp_path: Path) -> None:
-    config = load_experiment(written(tmp_path, WELL.replace("python trial.py", "pythn trial.py")))
-    with pytest.raises(ConfigError, match="trialCommand: 'pythn' is not found on this machine"):
-        check_command(config)
-
-
-def test_program_beside_this_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trials find the programs of this environment first, whether it is activated or not."""
-    monkeypatch.setenv("PATH", str(tmp_path))
-    check_command(load_experiment(written(tmp_path, WELL)))
+@pytest.mark.parametrize("name", ["SecateurGreedy", "secateurgreedy", "SECATEURGREEDY"])
+def test_name_of_the_tuner_in_any_case(tmp_path: Path, name: str) -> None:
+    """NNI knows its tuners so, and starts ours."""
+    config = load_experiment(written(tmp_path, WELL))
+    config.tuner.name, config.tuner.class_args = name, dict(OURS)
+    assert greedy_arguments(config) == OURS
 
 
 def start(folder: Path, **given: Any) -> None:
@@ -138,7 +140,7 @@ def test_proxy_that_swallows_localhost(tmp_path: Path, monkeypatch: pytest.Monke
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HTTP_PROXY", "http://proxy.invalid:80")
-    with pytest.raises(ConfigError, match=r"would go to the proxy of HTTP_PROXY.*export NO_PROXY=localhost"):
+    with pytest.raises(ConfigError, match=r"would go to the proxy of HTTP_PROXY.*export no_proxy=localhost"):
         start(tmp_path)
     assert not (tmp_path / "experiment").exists()
 
@@ -198,11 +200,11 @@ def test_home_in_paths_is_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise RuntimeError("enough")
 
     monkeypatch.setattr(manager.launcher, "start_experiment", start)
-    with (
-        pytest.raises(ProcessError, match="enough"),
-        running(load_experiment(written(tmp_path, text)), folder=tmp_path / "out"),
-    ):
+    config = load_experiment(written(tmp_path, text))
+    before = config.json()
+    with pytest.raises(ProcessError, match="enough"), running(config, folder=tmp_path / "out"):
         pytest.fail("it has started")
+    assert config.json() == before
     assert told[0]["trialCodeDirectory"] == str(me / "code")
     assert told[0]["searchSpace"]["x"]["_value"] == [1, 2]
     if service == "remote":
@@ -222,6 +224,7 @@ def test_last_words_are_the_errors_of_the_logs(tmp_path: Path) -> None:
     log.parent.mkdir(parents=True)
     log.write_text("INFO well\nERROR one\nConfigError: two\nINFO well\n", encoding="utf-8")
     log.with_name("nnimanager.log").write_text("ERROR a\nERROR b\n", encoding="utf-8")
+    (tmp_path / "_latest").symlink_to(tmp_path / "abc")  # by NNI, to the experiment's own folder
     words = "ERROR one / ConfigError: two / ERROR a / ERROR b"
     assert last_words(tmp_path) == f"; its logs in {tmp_path} say: {words}"
     assert last_words(tmp_path, lines=1) == f"; its logs in {tmp_path} say: ConfigError: two / ERROR b"
