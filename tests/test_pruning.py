@@ -189,8 +189,12 @@ def test_every_group_that_stays_has_a_reason() -> None:
         ({"pruning_ratio": 1.2}, ConfigError, "pruning_ratio is 1.2; it must be a share in 0..1"),
         ({"max_pruning_ratio": -0.1}, ConfigError, "max_pruning_ratio is -0.1"),
         ({"isomorphic": True}, ConfigError, "needs global_pruning"),
+        ({"pruning_ratio": "50%"}, ConfigError, "pruning_ratio is '50%'; it must be a share in 0..1"),
+        ({"pruning_ratio_dict": {"stem": None}}, ConfigError, "pruning_ratio_dict of stem is None; it must be"),
         ({"iterative_steps": 0}, ConfigError, "at least 1"),
+        ({"iterative_steps": 2.5}, ConfigError, r"iterative_steps is 2\.5; it must be a whole number, at least 1"),
         ({"round_to": 0}, ConfigError, "round_to is 0"),
+        ({"importance": "l1"}, ConfigError, "importance must be a Torch-Pruning importance, .*; found 'l1'"),
         ({"ignored_layers": [nn.Linear]}, ConfigError, "not by type"),
         ({"ignored_layers": ["had"]}, NetworkError, "no layer 'had'; did you mean head"),
         ({"ignored_layers": [nn.Linear(1, 1)]}, NetworkError, "a Linear that was given is not a layer"),
@@ -199,12 +203,23 @@ def test_every_group_that_stays_has_a_reason() -> None:
 )
 def test_bad_settings_are_refused(settings: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        prune(Residual(), IMAGES, MAGNITUDE, **settings)
+        prune(Residual(), IMAGES, **{"importance": MAGNITUDE} | settings)
+
+
+def test_the_hosts_own_defaults_are_accepted() -> None:
+    net = Residual()
+    result = prune(net, IMAGES, MAGNITUDE, round_to=None, ignored_layers=None)
+    assert result.plan.kept == prune(net, IMAGES, MAGNITUDE).plan.kept
+    assert result.plan.settings["round_to"] == 1
 
 
 def test_bad_scores_are_refused() -> None:
     with pytest.raises(ScoreError, match="must give 8 finite scores for the group 'stem'; it gave 8, 1 of them NaN"):
         prune(Residual(), IMAGES, lambda g: torch.tensor([torch.nan, *[1.0] * (len(g[0].idxs) - 1)]))
+    with pytest.raises(
+        ScoreError, match="must give a tensor of 8 scores, or None, for the group 'stem'; it gave a list"
+    ):
+        prune(Residual(), IMAGES, lambda g: [1.0] * len(g[0].idxs))  # type: ignore[arg-type, return-value]  # that is it
     with pytest.raises(ScoreError, match="it gave 3"):
         prune(Residual(), IMAGES, lambda _: torch.ones(3))
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -212,6 +215,22 @@ def test_score_tables_survive_json_exactly() -> None:
     assert (list(again), len(again)) == (["a"], 1)
     with pytest.raises(ScoreError, match="not a score table"):
         ScoreTable.from_json({"scores": {"a": "x"}})
+
+
+def pickled(record: Any) -> Any:
+    return pickle.loads(pickle.dumps(record))  # noqa: S301  # bytes of our own
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, pickled])
+def test_records_can_be_copied_and_pickled(copied: Callable[[Any], Any]) -> None:
+    table = ScoreTable({"a": torch.rand(5)}, settings={"criterion": "di", "options": {"rho": 0.1}})
+    again = copied(table)
+    assert torch.equal(again["a"], table["a"])
+    assert again.settings == table.settings
+    assert again.settings["options"] is not table.settings["options"]
+    groups = ChannelGroups([group()], skipped={"head": "output"})
+    assert dict(copied(groups)) == dict(groups)
+    assert copied(groups).skipped == groups.skipped
 
 
 def test_channel_groups_are_a_mapping() -> None:

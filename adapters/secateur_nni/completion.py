@@ -8,6 +8,7 @@ once the channels are gone. The completed list masks batch norm along (`align`),
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +18,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from secateur.channel_graph import channel_groups
 from secateur.channel_graph.streams import is_depthwise
-from secateur.errors import ConfigError
+from secateur.errors import ConfigError, SecateurWarning
 from secateur.records import ChannelGroup, ChannelGroups, Member
 from secateur_nni.config_list import RATIOS, Setting, read_config_list
 from secateur_nni.host import PruningSetting
+from secateur_nni.masks import warn_where_zeros_end
 from secateur_nni.wrapping import check_unwrapped
 
 TIED_TO_OTHERS = "its channels fall together with those of a layer that cannot be pruned"
@@ -59,10 +61,15 @@ def complete_config_list(
         example_inputs: a tensor or a tuple of the network's arguments.
 
     Raises:
-        ConfigError: see `FeatureMapPruner`.
+        ConfigError: see `FeatureMapPruner`; or the list selects layers that NNI cannot mask alike, as a channel of some
+            layer that falls together with them is not one output of it.
         NetworkError: the network is wrapped, or cannot be traced.
 
-    Cost: that of `secateur.channel_groups`.
+    Warns:
+        SecateurWarning: a batch norm reads several layers at once, which NNI cannot mask along, or zeros end behind
+            some layer, so that masked is not what removed is.
+
+    Cost: that of `secateur.channel_groups`, and some forward passes on the example.
 
     Example:
         >>> import torch
@@ -72,7 +79,18 @@ def complete_config_list(
         [(['0'], ['sparse_ratio']), (['1'], ['target_names', 'target_settings'])]
     """
     selection = select_groups(model, config_list, example_inputs, with_ratio=True)
-    return [entry for entry in completed(model, selection) if "target_names" not in entry or "target_settings" in entry]
+    _check_tied(model, selection.groups)
+    entries = completed(model, selection)
+    left = [entry["op_names"][0] for entry in entries if is_left(entry)]
+    if left:
+        warnings.warn(
+            f"masked is not what removed is: NNI cannot mask the batch norm of {', '.join(left)} along, which reads "
+            "several layers at once and goes on to write its shift; FeatureMapPruner masks it",
+            SecateurWarning,
+            stacklevel=2,
+        )
+    warn_where_zeros_end(model, selection.groups, example_inputs, stacklevel=3)
+    return [entry for entry in entries if not is_left(entry)]
 
 
 def select_groups(
@@ -126,8 +144,9 @@ def completed(model: nn.Module, selection: Selection) -> list[dict[str, Any]]:
         setting = selection.settings[name]
         ratios = {key: getattr(setting, key) for key in RATIOS if getattr(setting, key) != getattr(Setting, key)}
         whole = [member.layer for member in group.producers if _is_whole(model, member)]
-        tied = {"dependency_group_id": name} if len(whole) == len(group.producers) > 1 else {}
-        entries += [{"op_names": [m.layer], **ratios, **tied} for m in group.producers if _is_known(model, m.layer)]
+        known = [member.layer for member in group.producers if _is_known(model, member.layer)]
+        tied = {"dependency_group_id": name} if len(known) > 1 and not untied(model, group) else {}
+        entries += [{"op_names": [layer], **ratios, **tied} for layer in known]
         for member in group.members:
             module = model.get_submodule(member.layer) if member.axis is None else None
             if member.role == "carrier" and isinstance(module, _BatchNorm) and module.affine:
@@ -140,6 +159,28 @@ def completed(model: nn.Module, selection: Selection) -> list[dict[str, Any]]:
     return entries
 
 
+def untied(model: nn.Module, group: ChannelGroup) -> list[str]:
+    """Return the layers that NNI cannot mask like the others of a group: a channel of it is not one output of theirs.
+
+    Example:
+        >>> import torch
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3, groups=2), nn.Conv2d(4, 2, 3))
+        >>> untied(net, channel_groups(net, torch.rand(2, 1, 8, 8))["0"])
+        ['0']
+    """
+    return [m.layer for m in group.producers if _is_known(model, m.layer) and not _is_whole(model, m)]
+
+
+def is_left(entry: Mapping[str, Any]) -> bool:
+    """Return whether NNI's own pruners cannot read an entry of `completed`: a batch norm that follows several layers.
+
+    Example:
+        >>> is_left({"op_names": ["norm"], "target_names": ["weight", "bias"]})
+        True
+    """
+    return "target_names" in entry and "target_settings" not in entry
+
+
 def _is_known(model: nn.Module, layer: str) -> bool:
     """Return whether NNI can mask layers of this type."""
     return type(model.get_submodule(layer)).__name__ in PruningSetting.registry
@@ -149,6 +190,17 @@ def _is_whole(model: nn.Module, member: Member) -> bool:
     """Return whether channel c of the group is output c of the layer, and all of them are."""
     rows = getattr(model.get_submodule(member.layer), "weight").shape[0]  # noqa: B009  # typed as a Tensor or a Module
     return len(member.indices) == rows and all(owned == (c,) for c, owned in enumerate(member.indices))
+
+
+def _check_tied(model: nn.Module, groups: Mapping[str, ChannelGroup]) -> None:
+    """Refuse groups whose layers no config list makes NNI's own pruners mask alike."""
+    odd = {name: apart for name, group in groups.items() if (apart := untied(model, group))}
+    if odd:
+        layers = [member.layer for name in odd for member in groups[name].producers]
+        reasons = "; ".join(f"a channel of {name!r} is not one output of {', '.join(odd[name])}" for name in odd)
+        raise ConfigError(
+            f"NNI cannot mask these alike ({reasons}); add 'exclude_op_names': {layers}, or use FeatureMapPruner"
+        )
 
 
 def _check_whole(model: nn.Module, said: Mapping[str, Setting], groups: ChannelGroups) -> None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any
 
 from torch import nn
@@ -78,8 +80,8 @@ def read_config_list(
 
     Raises:
         ConfigError: no list of mappings; an unknown key, or one that is refused, with the reason; a ratio that is no
-            float or out of range; a layer that does not exist, is selected twice or is neither a convolution nor
-            linear; an entry that selects nothing.
+            float or out of range; a layer or a type that does not exist, an expression that is none or matches no
+            layer; a layer that is selected twice or is neither a convolution nor linear; an entry that selects nothing.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3))
@@ -112,13 +114,13 @@ def _read(entry: Any, where: str, *, with_ratio: bool) -> Setting:
         names = entry.get(key, [])
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ConfigError(f"{key} of {where} must be a list of names; found {names!r}")
-    targets = entry.get("target_settings", {})
+    targets = _mapping(entry, "target_settings", "{'weight': {'sparse_ratio': 0.5}}", where)
     if set(entry.get("target_names", ["weight", "bias"])) != {"weight", "bias"} or not set(targets) <= {"weight"}:
         raise ConfigError(
             f"{where} asks for other targets than whole channels; target_names may be ['weight', 'bias'] and "
             "target_settings may have 'weight'"
         )
-    weight = targets.get("weight", {})
+    weight = _mapping(targets, "weight", "{'sparse_ratio': 0.5}", f"target_settings of {where}")
     _check_keys(weight, SETTINGS, f"target_settings of {where}")
     said = {key: value for key, value in {**entry, **weight}.items() if key in SETTINGS}
     if said.pop("granularity", "default") not in ("default", "out_channel"):
@@ -132,6 +134,10 @@ def _read(entry: Any, where: str, *, with_ratio: bool) -> Setting:
         raise ConfigError(
             f"{where} has a sparse_ratio, but the budget decides; min_sparse_ratio and max_sparse_ratio may bound it"
         )
+    if not isinstance(said.get("dependency_group_id"), (int, str, NoneType)):
+        raise ConfigError(
+            f"dependency_group_id of {where} must be a number or a name; found {said['dependency_group_id']!r}"
+        )
     setting = Setting(**said)
     if setting.min_sparse_ratio > setting.max_sparse_ratio:
         raise ConfigError(f"min_sparse_ratio of {where} is above its max_sparse_ratio")
@@ -140,6 +146,13 @@ def _read(entry: Any, where: str, *, with_ratio: bool) -> Setting:
     if setting.sparse_ratio == 1.0 or setting.min_sparse_ratio == 1.0:
         raise ConfigError(f"{where} masks whole layers; a ratio must be below 1.0, one channel must stay")
     return setting
+
+
+def _mapping(given: Mapping[str, Any], key: str, such_as: str, where: str) -> Mapping[str, Any]:
+    found = given.get(key, {})
+    if not isinstance(found, Mapping):
+        raise ConfigError(f"{key} of {where} must be a mapping such as {such_as}; found {found!r}")
+    return found
 
 
 def _check_keys(given: Mapping[str, Any], allowed: Sequence[str], where: str) -> None:
@@ -164,12 +177,7 @@ def _check_ratio(ratio: Any, name: str) -> None:
 def _select(model: nn.Module, entry: Mapping[str, Any], where: str) -> list[str]:
     """Return the layers that an entry selects, each of them one whose channels can be masked."""
     modules = dict(model.named_modules(remove_duplicate=False))
-    for key in ("op_names", "exclude_op_names"):
-        for name in entry.get(key, []):
-            if name not in modules:
-                near = difflib.get_close_matches(name, modules, n=3)
-                guess = f"; did you mean {' or '.join(near)}?" if near else ""
-                raise ConfigError(f"{key} of {where}: the network has no layer {name!r}{guess}")
+    _check_selectors(entry, where, modules)
     found, *_ = select_modules_by_config(model, dict(entry))
     selected = {name: module for name, module in modules.items() if name in found}  # NNI's order is that of a set
     if not selected:
@@ -190,3 +198,30 @@ def _select(model: nn.Module, entry: Mapping[str, Any], where: str) -> list[str]
                 f"{kind!r}, PruningSetting.default_setting), of nni.compression.base.setting"
             )
     return [*selected]
+
+
+def _check_selectors(entry: Mapping[str, Any], where: str, modules: Mapping[str, nn.Module]) -> None:
+    """Refuse names, types and expressions that fit nothing in the network, which NNI passes over."""
+    types = {type(module).__name__ for module in modules.values()} | {*PruningSetting.registry}
+    for key in (*SELECTORS, *EXCLUDES):
+        what, known = ("type", types) if key.endswith("types") else ("layer", {*modules})
+        for given in entry.get(key, []):
+            if key.endswith("re"):
+                _check_expression(given, modules, f"{key} of {where}")
+            elif given not in known:
+                near = difflib.get_close_matches(given, sorted(known), n=3)
+                guess = f"; did you mean {' or '.join(near)}?" if near else ""
+                raise ConfigError(f"{key} of {where}: the network has no {what} {given!r}{guess}")
+
+
+def _check_expression(expression: str, names: Iterable[str], where: str) -> None:
+    """Refuse what NNI would raise a bare re.error for, and what matches nothing, in silence there."""
+    try:
+        matched = any(re.match(expression, name) for name in names)
+    except re.error as error:
+        raise ConfigError(f"{where}: {expression!r} is no regular expression ({error})") from error
+    if not matched:
+        raise ConfigError(
+            f"{where}: {expression!r} matches no layer; NNI matches from the start of a name, so write "
+            f"{'.*' + expression!r} for names that hold it further on"
+        )

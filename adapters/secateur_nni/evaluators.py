@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -15,6 +15,7 @@ from secateur.modes import evaluating
 from secateur.protocols import Kept
 from secateur.records import ChannelGroup
 from secateur_nni.host import Evaluator, TorchEvaluator, is_traceable
+from secateur_nni.wrapping import check_unwrapped
 
 
 def torch_evaluator(
@@ -69,7 +70,9 @@ def check_evaluator(evaluator: Any, model: nn.Module, *, evaluates: bool = False
     """Refuse what is no evaluator of NNI, or one of another network.
 
     NNI finds the parameters of an optimizer in the network by identity and leaves out the others without a word
-    (compression/utils/constructor_helper.py, line 61): the optimizer of a copy's original trains nothing.
+    (compression/utils/constructor_helper.py, line 61): the optimizer of a copy's original trains nothing. Once it has
+    read an optimizer it keeps their names alone, and leaves out those that another network lacks (line 69); a pruned
+    copy has them all.
 
     Args:
         evaluator: an evaluator, or None where none is needed.
@@ -79,6 +82,7 @@ def check_evaluator(evaluator: Any, model: nn.Module, *, evaluates: bool = False
     Raises:
         ConfigError: another type; or it is missing, or has no evaluating_func, where it must evaluate; or its
             optimizers hold parameters that are not the network's.
+        NetworkError: the network is wrapped, so that its parameters have other names.
 
     Example:
         >>> check_evaluator(None, nn.Linear(2, 2))
@@ -93,16 +97,25 @@ def check_evaluator(evaluator: Any, model: nn.Module, *, evaluates: bool = False
         )
     if evaluates and isinstance(evaluator, TorchEvaluator) and evaluator.evaluating_func is None:
         raise ConfigError("the evaluator has no evaluating_func, which values the candidates; give it one")
+    check_unwrapped(model)
+    named = dict(model.named_parameters())
     own = {id(parameter) for parameter in model.parameters()}
     for optimizer in getattr(evaluator, "_tmp_optimizers", ()):  # until NNI has read them
-        held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        foreign = sum(id(parameter) not in own for parameter in held)
-        if foreign:
-            raise ConfigError(
-                f"{foreign} of the {len(held)} parameters of the evaluator's {type(optimizer).__name__} are not this "
-                "network's, and NNI would not train them: make the optimizer of this network's parameters(), after a "
-                "pruner that held it before has unwrapped it"
-            )
+        held = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+        _check_own(held, own, type(optimizer))
+    for helper in getattr(evaluator, "_optimizer_helpers", ()):  # afterwards
+        groups = helper.kwargs["params"] if "params" in helper.kwargs else helper.args[0]
+        _check_own([name for group in groups for name in group["params"]], named, helper.callable_obj)
+
+
+def _check_own(held: Collection[object], own: Container[object], optimizer: type) -> None:
+    foreign = sum(parameter not in own for parameter in held)
+    if foreign:
+        raise ConfigError(
+            f"{foreign} of the {len(held)} parameters of the evaluator's {optimizer.__name__} are not this network's, "
+            "and NNI would not train them: make the optimizer of this network's parameters(), after a pruner that held "
+            "it before has unwrapped it"
+        )
 
 
 class EvaluatorWorth:

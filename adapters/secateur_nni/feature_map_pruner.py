@@ -6,6 +6,7 @@ the network itself, in eval mode and without gradients: an evaluator is needed o
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
@@ -13,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from secateur import criteria
-from secateur.batches import Batches, check_repeatable, first_inputs
-from secateur.errors import ScoreError
+from secateur.batches import Batches, check_repeatable, first_batch, first_inputs
+from secateur.errors import DataError, ScoreError
 from secateur.feature_maps import Tap, collect_scores
 from secateur.modes import device_of
 from secateur.protocols import Criterion
@@ -63,9 +64,9 @@ class FeatureMapPruner(StepwisePruner):  # type: ignore[misc]  # NNI has no type
         ConfigError: an unknown criterion; a config list that selects nothing, or with unknown keys, integer ratios,
             global groups, thresholds or layers that cannot lose channels; an evaluator that is none of NNI's, or is
             another network's.
-        DataError: no image, or a generator, which can be read only once.
+        DataError: no image, none of the labels that the criterion reads, or a generator, which can be read only once.
         NetworkError: the network is wrapped by another pruner, or cannot be traced.
-        ScoreError: (by `compress`) the criterion cannot score a layer that is selected.
+        ScoreError: (by `compress`, before anything is trained) the criterion cannot score a layer that is selected.
 
     Warns:
         SecateurWarning: behind some layer zeros end, so that masked is not what removed is.
@@ -103,7 +104,13 @@ class FeatureMapPruner(StepwisePruner):  # type: ignore[misc]  # NNI has no type
         self.criterion: Criterion[Any] = criteria.as_criterion(criterion)
         check_repeatable(batches)
         check_evaluator(evaluator, model)
-        example = first_inputs(batches)[:2].to(device_of(model))
+        inputs, labels = first_batch(batches)
+        if self.criterion.needs_labels and labels is None:
+            raise DataError(
+                f"the criterion {self.criterion.name!r} reads labels, but the batches hold inputs alone; give pairs "
+                "(inputs, labels)"
+            )
+        example = inputs[:2].to(device_of(model))
         selection = select_groups(model, config_list, example, with_ratio=True)
         warn_where_zeros_end(model, selection.groups, example)
         entries = completed(model, selection)
@@ -178,9 +185,26 @@ class FeatureMapPruner(StepwisePruner):  # type: ignore[misc]  # NNI has no type
         return masks_of(self.selection.groups, kept, self._target_spaces)
 
     def _fuse_preprocess(self, evaluator: Evaluator) -> None:
-        """Make masks at the first step of a chain of compressors, where no schedule says when; NNI would make none."""
+        """Make masks at the first step of a chain of compressors, where no schedule says when; NNI would make none.
+
+        What scores cannot be made of is told now, before a schedule trains until masks are due.
+        """
+        self._check_scorable()
         self.first_step_gen = self.interval_steps < 0
         super()._fuse_preprocess(evaluator)
+
+    def _check_scorable(self) -> None:
+        """Refuse settings, and layers that the criterion passes by, tried on as few images as it takes at a time."""
+        few = self.criterion.batch_size or len(first_inputs(self.batches)) or 1
+        few = few if self.samples is None else min(few, self.samples)
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                table = collect_scores(self.bound_model, self.batches, self.criterion, tap=self.tap, samples=few)
+        except (DataError, ScoreError):  # of few images; more may do
+            return
+        check_scored(self.selection.groups, table)
+        for group in self.selection.groups.values():
+            group.combine(table, reduction=self.reduction)
 
 
 def check_scored(groups: Mapping[str, ChannelGroup], scores: ScoreTable) -> None:

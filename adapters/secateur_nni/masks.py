@@ -50,7 +50,9 @@ def masks_of(
     return masks
 
 
-def warn_where_zeros_end(model: nn.Module, groups: Mapping[str, ChannelGroup], inputs: Tensor) -> None:
+def warn_where_zeros_end(
+    model: nn.Module, groups: Mapping[str, ChannelGroup], inputs: Any, *, stacklevel: int = 4
+) -> None:
     """Warn of groups whose masked channels are not zero where they are read: there masked is not what removed is.
 
     A convolution and the batch norm behind it can be masked; an activation that turns zero into something else, such as
@@ -59,7 +61,8 @@ def warn_where_zeros_end(model: nn.Module, groups: Mapping[str, ChannelGroup], i
     Args:
         model: the network, not wrapped.
         groups: those that are masked.
-        inputs: (N, ...).
+        inputs: (N, ...), or a tuple of the network's arguments.
+        stacklevel: of the warning: how far above this function its user is.
 
     Warns:
         SecateurWarning: with the names of these groups.
@@ -84,12 +87,12 @@ def warn_where_zeros_end(model: nn.Module, groups: Mapping[str, ChannelGroup], i
             f"masked is not what removed is: what lies behind {', '.join(found)} turns zero into something else, so "
             "that the network computes other values while it is masked than once apply_masks has removed the channels",
             SecateurWarning,
-            stacklevel=4,
+            stacklevel=stacklevel,
         )
 
 
 def _written_zero(
-    model: nn.Module, groups: Mapping[str, ChannelGroup], kept: Mapping[str, Sequence[int]], inputs: Tensor
+    model: nn.Module, groups: Mapping[str, ChannelGroup], kept: Mapping[str, Sequence[int]], inputs: Any
 ) -> float:
     """Return how far the network that writes zeros is from one without these channels."""
     silent = copy_of(model)

@@ -21,7 +21,7 @@ from secateur.errors import ConfigError, DataError, ScoreError
 from secateur.modes import device_of
 from secateur.protocols import Kept
 from secateur.records import ChannelGroup, ChannelGroups, ScoreTable
-from secateur_nni.completion import Selection, completed
+from secateur_nni.completion import Selection, completed, is_left
 from secateur_nni.config_list import Setting
 from secateur_nni.evaluators import torch_evaluator
 from secateur_nni.host import own_pruner, traced_sgd
@@ -38,7 +38,7 @@ class OwnChoice:
     Attributes:
         kept: group -> the channels that its masks leave; groups that it was not asked for are absent.
         metrics: layer -> the metric of each of its channels, larger = keep, with the settings criterion, options,
-            samples and skipped.
+            samples (images really read) and skipped.
     """
 
     kept: Kept
@@ -99,16 +99,17 @@ def own_choice(
     copied = copy_of(model).eval()
     entries = _entries(copied, gone, name)
     seen: dict[str, Tensor] = {}
+    read: set[int] = set()
     try:
-        masks = _masks(copied, entries, held, name, dict(options or {}), seen)
+        masks = _masks(copied, entries, held, name, dict(options or {}), seen, read)
     except (DataError, ScoreError):
         raise
     except Exception as error:  # NNI's code, on any network
         raise ScoreError(f"{OWN_PRUNERS[name]} of NNI fails: {type(error).__name__}: {error}") from error
     example = held[0][0][:TRACED].to(device_of(model))
     plan = plan_of_masks(model, masks, example, groups=groups)
-    read = sum(len(inputs) for inputs, _ in held) if reads else 0
-    settings = {"criterion": f"nni:{name}", "options": dict(options or {}), "samples": read, "skipped": {}}
+    images = sum(len(held[batch][0]) for batch in read)
+    settings = {"criterion": f"nni:{name}", "options": dict(options or {}), "samples": images, "skipped": {}}
     return OwnChoice(dict(plan.kept), ScoreTable(_by_producer(gone, seen), settings=settings))
 
 
@@ -139,7 +140,7 @@ def _entries(model: nn.Module, gone: Mapping[str, tuple[ChannelGroup, int]], nam
     left = [record.name for record, _ in gone.values() if not any(m.layer in named for m in record.producers)]
     if left:
         raise ScoreError(f"NNI does not know the type of the layers of {', '.join(left)}, and cannot mask them")
-    return [entry for entry in entries if "target_names" not in entry or "target_settings" in entry]
+    return [entry for entry in entries if not is_left(entry)]
 
 
 def _norms(model: nn.Module, group: ChannelGroup, ratio: float) -> list[dict[str, Any]]:
@@ -163,14 +164,18 @@ def _masks(
     name: str,
     options: dict[str, Any],
     seen: dict[str, Tensor],
+    read: set[int],
 ) -> dict[str, dict[str, Tensor | None]]:
-    """Return NNI's masks; put the metrics that it makes them of into `seen`, layer -> (C,)."""
+    """Return NNI's masks.
+
+    The metrics that it makes them of are put into `seen`, layer -> (C,), and which batches it reads into `read`.
+    """
     arguments: dict[str, Any] = {}
     if name in READS_IMAGES:
         if any(labels is None for _, labels in held):
             raise DataError(f"{OWN_PRUNERS[name]} of NNI reads gradients of a loss: the images need labels")
         steps = {"training_steps": len(held) if name == "taylor" else 50}
-        arguments = {"evaluator": _evaluator(network, held), **steps, **options}
+        arguments = {"evaluator": _evaluator(network, held, read), **steps, **options}
     pruner = own_pruner(OWN_PRUNERS[name])(network, entries, **arguments)
     masks_of = pruner._generate_sparsity
 
@@ -184,8 +189,11 @@ def _masks(
     return {layer: dict(targets) for layer, targets in masks.items()}
 
 
-def _evaluator(network: nn.Module, held: list[Any]) -> Any:
-    """Return an evaluator whose training goes through the images and changes no weight of the network."""
+def _evaluator(network: nn.Module, held: list[Any], read: set[int]) -> Any:
+    """Return an evaluator whose training goes through the images and changes no weight of the network.
+
+    The batches that it has gone through are put into `read`.
+    """
     device = device_of(network)
 
     def train(
@@ -199,6 +207,7 @@ def _evaluator(network: nn.Module, held: list[Any]) -> Any:
         model.eval()
         for step in range(max_steps or 0):
             optimizer.zero_grad()
+            read.add(step % len(held))
             training_step(held[step % len(held)], model).backward()  # type: ignore[no-untyped-call]  # torch's, no types
             optimizer.step()
 

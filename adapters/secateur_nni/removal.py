@@ -7,7 +7,7 @@ fall together are masked differently it removes less than was asked for, in sile
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from secateur.channel_graph.streams import is_depthwise
 from secateur.cost import MacsCost
 from secateur.errors import PlanError
 from secateur.records import ChannelGroup, ChannelGroups, Member, PruningPlan
-from secateur_nni.completion import TIED_TO_OTHERS
+from secateur_nni.completion import TIED_TO_OTHERS, untied
 from secateur_nni.masks import Masks
 from secateur_nni.wrapping import check_unwrapped
 
@@ -62,7 +62,7 @@ def plan_of_masks(
     """Return the plan that removes the channels which are masked, for `secateur.apply_plan`, `compensate` and others.
 
     Which channels go is read from the masks of convolutions and linear layers; where none of a group's has a mask, from
-    those of the batch norms behind them.
+    those of the batch norms behind them. A bias goes with its weight.
 
     Args:
         model, masks, example_inputs: see `apply_masks`.
@@ -71,7 +71,8 @@ def plan_of_masks(
     Raises:
         NetworkError: the network is wrapped, or cannot be traced.
         PlanError: the masks are of another network, mask parts of channels or all channels of a layer, mask different
-            channels in layers that fall together, or channels that cannot be removed.
+            channels in layers that fall together, channels that cannot be removed, or what is not the weight of a layer
+            where they leave its weight.
 
     Cost: a trace and some forward passes on the example.
 
@@ -86,6 +87,8 @@ def plan_of_masks(
     masked = {
         layer: _masked_rows(model, layer, targets["weight"]) for layer, targets in masks.items() if "weight" in targets
     }
+    for layer, targets in masks.items():
+        _check_beside(layer, targets, masked.get(layer, frozenset()))
     if groups is None:
         groups = channel_groups(model, example_inputs)
     gone = {name: _masked_channels(model, group, masked) for name, group in groups.items()}
@@ -114,20 +117,34 @@ def _masked_rows(model: nn.Module, layer: str, mask: Tensor | None) -> frozenset
     return frozenset((~rows.any(1)).nonzero().flatten().tolist())
 
 
+def _check_beside(layer: str, targets: Mapping[str, Tensor | None], rows: frozenset[int]) -> None:
+    """Refuse masks of biases, inputs or outputs that removing the rows of the weight does not come to."""
+    for target, mask in targets.items():
+        if target == "weight" or mask is None:
+            continue
+        covered = rows if target == "bias" else frozenset()
+        if not covered.issuperset((mask == 0).nonzero()[:, 0].tolist()):
+            raise PlanError(
+                f"the mask of {layer!r} masks its {target!r} where it leaves its weight, and a channel is removed with "
+                "all that it has; allowed: masks of 'weight', and of 'bias' for channels whose weight is masked"
+            )
+
+
 def _masked_channels(model: nn.Module, group: ChannelGroup, masked: dict[str, frozenset[int]]) -> set[int]:
-    """Return the channels of a group that all of its layers mask."""
+    """Return the channels of a group that all of its layers mask, each of them those that it has a part in."""
     writers = [m for m in group.producers if m.layer in masked]
     if writers:
         writers = [m for m in group.producers if m.layer in masked or not is_depthwise(model.get_submodule(m.layer))]
     members = writers + [m for m in group.members if m.role == "carrier" and m.layer in masked]
-    found = {member.layer: _channels(group, member, masked.get(member.layer, frozenset())) for member in members}
-    lost = set().union(*found.values())
-    own = {member.layer: {c for c, positions in enumerate(member.indices) if positions} for member in members}
-    odd = [layer for layer, channels in found.items() if channels != lost & own[layer]]
+    found = [(member, _channels(group, member, masked.get(member.layer, frozenset()))) for member in members]
+    lost = set().union(*(channels for _, channels in found))
+    odd = [member.layer for member, channels in found if channels != {c for c in lost if member.indices[c]}]
     if odd:
+        layers = ", ".join(member.layer for member in members)
+        can = "FeatureMapPruner masks" if untied(model, group) else "complete_config_list ties"
         raise PlanError(
-            f"layers that fall together are masked at different channels ({', '.join(found)}; {odd[0]} masks fewer): "
-            "removal would not leave what the masks leave; complete_config_list ties such layers"
+            f"layers that fall together are masked at different channels ({layers}; {odd[0]} masks fewer): "
+            f"removal would not leave what the masks leave; {can} such layers alike"
         )
     if len(lost) == group.width:
         raise PlanError(f"the masks leave no channel of {group.name!r}; one must stay")

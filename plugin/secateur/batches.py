@@ -112,10 +112,22 @@ def first_inputs(batches: Batches) -> Tensor:
         >>> first_inputs([(torch.zeros(4, 3), torch.zeros(4)), (torch.ones(4, 3), torch.ones(4))]).shape
         torch.Size([4, 3])
     """
+    return first_batch(batches)[0]
+
+
+def first_batch(batches: Batches) -> tuple[Tensor, Tensor | None]:
+    """Return the inputs of the first batch (N, ...), and its labels or None.
+
+    Args and errors: as `first_inputs`.
+
+    Example:
+        >>> first_batch([torch.zeros(4, 3)])[1] is None
+        True
+    """
     first = next(opened(batches), None)
     if first is None:
         raise DataError("there is no image to trace the network with: the batches are empty")
-    return unpack(first)[0]
+    return unpack(first)
 
 
 def rebatch(batches: Batches, size: int | None, *, samples: int | None = None) -> Iterator[Any]:

@@ -8,6 +8,7 @@ References:
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -105,9 +106,7 @@ class WeightImportance(ScoreImportance):
         group_reduction: Reduction = "sum",
         prune_outputs: bool = False,
     ) -> None:
-        def collect(model: nn.Module) -> ScoreTable:
-            return weight_scores(model, criterion, example_inputs=example_inputs)
-
+        collect = partial(weight_scores, criterion=criterion, example_inputs=example_inputs)
         super().__init__(collect, group_reduction=group_reduction, prune_outputs=prune_outputs)
 
 
@@ -144,10 +143,7 @@ class GradientImportance(ScoreImportance):
         prune_outputs: bool = False,
     ) -> None:
         check_repeatable(data)
-
-        def collect(model: nn.Module) -> ScoreTable:
-            return gradient_scores(model, data, criterion, loss=loss, samples=samples)
-
+        collect = partial(gradient_scores, batches=data, criterion=criterion, loss=loss, samples=samples)
         super().__init__(collect, group_reduction=group_reduction, prune_outputs=prune_outputs)
 
 
@@ -189,13 +185,13 @@ class ReconstructionImportance(ScoreImportance):
     ) -> None:
         check_repeatable(data)
         rule = group_criterion("reconstruction", **options, **({} if samples is None else {"samples": samples}))
+        self.data, self.example_inputs, self.options = data, example_inputs, options_of(rule)
+        super().__init__(self._collect)
 
-        def collect(model: nn.Module) -> ScoreTable:
-            example = first_inputs(data)[:2] if example_inputs is None else example_inputs
-            groups = channel_groups(model, example.to(device_of(model)))
-            return reconstruction_scores(model, groups, data, **options_of(rule))
-
-        super().__init__(collect)
+    def _collect(self, model: nn.Module) -> ScoreTable:
+        example = first_inputs(self.data)[:2] if self.example_inputs is None else self.example_inputs
+        groups = channel_groups(model, example.to(device_of(model)))
+        return reconstruction_scores(model, groups, self.data, **self.options)
 
 
 class HRankImportance(CriterionImportance):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from secateur.channel_graph import Residual, apply_plan, channel_groups, importance_scores
 from secateur.channel_graph.groups import named_layers
 from secateur.channel_graph.narrowing import narrowed
+from secateur.counts import check_counts
 from secateur.errors import ConfigError, NetworkError
 from secateur.records import ChannelGroup, PruningPlan
 from secateur.search import allowed_widths, next_allowed, select, ties_at_cut
@@ -50,8 +52,8 @@ def prune(
     global_pruning: bool = False,
     isomorphic: bool = False,
     iterative_steps: int = 1,
-    round_to: int = 1,
-    ignored_layers: Iterable[str | nn.Module] = (),
+    round_to: int | None = 1,
+    ignored_layers: Iterable[str | nn.Module] | None = (),
     residual: Residual = "joint",
     on_step: Callable[[nn.Module, int], None] | None = None,
 ) -> PruneResult:
@@ -72,16 +74,17 @@ def prune(
         isomorphic: with `global_pruning`: rank groups of the same build (types of layers) together.
         iterative_steps: reach the ratio in so many equal steps, scored afresh each time; groups that Torch-Pruning no
             longer recognises in the smaller network keep the scores that they had.
-        round_to: widths become multiples of it, upwards, never zero; see `secateur.search.allowed_widths`.
-        ignored_layers: names or modules whose outputs stay, with all layers tied to them.
+        round_to: widths become multiples of it, upwards, never zero; see `secateur.search.allowed_widths`. None: 1.
+        ignored_layers: names or modules whose outputs stay, with all layers tied to them. None: no layer.
         residual: "joint" or "skip", see `channel_groups`.
         on_step: called with the network after each step and the step's number, to train it in place in between.
 
     Raises:
-        ConfigError: a ratio outside 0..1, `residual` that is "mask", layers that share channels but have different
+        ConfigError: a ratio outside 0..1, `iterative_steps` or `round_to` that is no whole number from 1 up, an
+            `importance` that cannot be called, `residual` that is "mask", layers that share channels but have different
             ratios, or `isomorphic` without `global_pruning`, which Torch-Pruning would cut wrongly.
         NetworkError: a layer is not the network's, or nothing can be pruned.
-        ScoreError: the importance gives NaN or a wrong number of scores.
+        ScoreError: the importance gives no tensor, NaN or a wrong number of scores.
 
     Cost: for each step a trace and the importance; once, two forward passes on the example.
 
@@ -98,10 +101,12 @@ def prune(
         raise ConfigError("isomorphic ranks groups of the same build together: it needs global_pruning=True")
     if residual == "mask":
         raise ConfigError("residual is 'mask'; a step could not tell masked channels from others; allowed: joint, skip")
-    if iterative_steps < 1:
-        raise ConfigError(f"iterative_steps is {iterative_steps}; it must be at least 1")
+    if not callable(importance):
+        raise ConfigError(f"importance must be a Torch-Pruning importance, group -> scores; found {importance!r}")
+    round_to = 1 if round_to is None else round_to
+    check_counts(iterative_steps=iterative_steps, round_to=round_to)
     inputs = tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
-    ignore = [_name_of(model, layer) for layer in ignored_layers]
+    ignore = [_name_of(model, layer) for layer in ignored_layers or ()]
     dense = channel_groups(model, inputs, ignore=ignore, residual=residual)
     own = _own_ratios(model, dense, pruning_ratio_dict or {})
     scopes: dict[str, _Scope] = {}
@@ -231,5 +236,5 @@ def _name_of(model: nn.Module, layer: str | nn.Module) -> str:
 
 def _check_shares(shares: Mapping[str, float]) -> None:
     for name, share in shares.items():
-        if not 0 <= share <= 1:
-            raise ConfigError(f"{name} is {share}; it must be a share in 0..1")
+        if not isinstance(share, Real) or not 0 <= share <= 1:
+            raise ConfigError(f"{name} is {share!r}; it must be a share in 0..1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -90,6 +91,64 @@ def test_options_reach_its_class(network: nn.Module) -> None:
 def test_what_does_not_work_there_is_refused_with_the_reason(name: str) -> None:
     with pytest.raises(ConfigError, match=r"cannot be used: in Torch-Pruning 1\.6"):
         host_importance(name)
+
+
+@pytest.fixture
+def traced() -> tuple[nn.Module, Callable[[Sequence[int]], Any]]:
+    """Two convolutions with the gradients of a loss, and Torch-Pruning's group of the first by its channels."""
+    network = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    ).eval()
+    nn.functional.cross_entropy(network(IMAGES), LABELS).backward()
+    graph = tp.DependencyGraph().build_dependency(network, (IMAGES[:2],))
+    return network, lambda idxs: graph.get_pruning_group(network[0], tp.prune_conv_out_channels, idxs=list(idxs))
+
+
+@pytest.mark.parametrize("name", ["taylor", "magnitude", "fpgm", "lamp"])
+def test_of_torch_pruning_taylor_alone_mixes_up_channels_in_another_order(traced: Any, name: str) -> None:
+    """Once Taylor's scores follow the order too, `_refuse_unsorted` can go."""
+    _, group = traced
+    ordered, reversed_ = (host_importance(name)(group(idxs)) for idxs in (range(6), range(5, -1, -1)))
+    assert ordered is not None
+    assert reversed_ is not None
+    assert torch.allclose(ordered, reversed_) is (name != "taylor")
+    assert torch.allclose(ordered, reversed_.flip(0)) is (name == "taylor")
+
+
+def test_of_torch_pruning_hessian_keeps_the_last_image_alone(traced: Any) -> None:
+    """Once all are kept, "hessian" can leave `BROKEN`."""
+    network, _ = traced
+    importance = tp.importance.GroupHessianImportance()
+    importance.zero_grad()
+    for loss in nn.functional.cross_entropy(network(IMAGES[:8]), LABELS[:8], reduction="none"):
+        network.zero_grad()
+        loss.backward(retain_graph=True)
+        importance.accumulate_grad(network)
+    weight = network[0].weight
+    assert importance._counter[weight] == 1
+    assert torch.equal(importance._accu_grad[weight], weight.grad**2)
+
+
+def test_of_torch_pruning_obdc_fails_on_convolutions(traced: Any) -> None:
+    """Once it does not, "obdc" can leave `BROKEN`."""
+    network, _ = traced
+    importance = tp.importance.OBDCImportance(num_classes=5)
+    pruner = tp.pruner.BasePruner(network, (IMAGES[:2],), importance=importance)
+    with pytest.raises(TypeError):
+        importance._prepare_model(network, pruner)
+
+
+def test_of_torch_pruning_activation_reads_the_last_batch_alone(traced: Any) -> None:
+    """Once it reads all, "activation" can leave `BROKEN`."""
+    network, group = traced
+    importance, scores = tp.pruner.importance.ActivationImportance(), []
+    for batches in ([IMAGES[:4], IMAGES[4:]], [IMAGES[4:]], [IMAGES[:4]]):
+        with torch.no_grad(), importance.compute_importance(network):
+            for batch in batches:
+                network(batch)
+        scores.append(importance(group(range(6))))
+    assert torch.equal(scores[0], scores[1])
+    assert not torch.allclose(scores[0], scores[2])
 
 
 def test_bad_input(network: nn.Module) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch_pruning as tp
@@ -10,7 +14,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 from networks_for_tests import Depthwise, Grouped, Residual
-from secateur import prune, weight_scores
+from secateur import (
+    CriterionImportance,
+    GradientImportance,
+    ReconstructionImportance,
+    WeightImportance,
+    prune,
+    weight_scores,
+)
 from secateur.channel_graph.importance import ScoreImportance, _told_apart
 from secateur.errors import SecateurWarning, StaleScoresError
 from secateur.records import ScoreTable
@@ -163,3 +174,32 @@ def test_a_table_serves_other_networks_of_its_structure() -> None:
     importance = ScoreImportance(weight_scores(network, "l1"))
     kept = [prune(network, IMAGES, importance, pruning_ratio=ratio).plan.widths["stem"] for ratio in (0.25, 0.5)]
     assert kept[0] > kept[1]
+
+
+def pickled(importance: ScoreImportance) -> ScoreImportance:
+    again: ScoreImportance = pickle.loads(pickle.dumps(importance))  # noqa: S301  # bytes of our own
+    return again
+
+
+@pytest.mark.filterwarnings("ignore:fewer rows than unknowns")
+@pytest.mark.parametrize("copied", [copy.deepcopy, pickled])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: CriterionImportance("variance", [IMAGES]),
+        lambda: WeightImportance("l1"),
+        lambda: GradientImportance([(IMAGES, torch.arange(2))]),
+        lambda: ReconstructionImportance([IMAGES]),
+        lambda: ScoreImportance(weight_scores(Residual(), "l1")),
+    ],
+)
+def test_importances_can_be_copied_and_pickled_after_use(
+    make: Callable[[], ScoreImportance], copied: Callable[[ScoreImportance], ScoreImportance]
+) -> None:
+    """As processes of the user's own take them along; the copy collects its scores anew."""
+    net, importance = Residual().eval(), make()
+    used = prune(net, IMAGES, importance)
+    again = copied(importance)
+    assert again._table is None
+    assert prune(net, IMAGES, again).plan.kept == used.plan.kept
+    assert importance._table is not None

@@ -25,7 +25,20 @@ HALF = {"sparse_ratio": 0.5}
         ({"op_types": ["Conv2d"]}, "a list with at least one mapping"),
         (["Conv2d"], r"config_list\[0\] must be a mapping"),
         ([{"op_types": ["Conv3d"], **HALF}], "selects no layer.*accept in silence; its types are Conv2d, Linear"),
-        ([{"op_names_re": ["^x"], **HALF}], "selects no layer"),
+        ([{"op_names_re": ["^x"], **HALF}], r"op_names_re of .*: '\^x' matches no layer"),
+        ([{"op_names_re": ["*conv"], **HALF}], r"'\*conv' is no regular expression \(nothing to repeat"),
+        (
+            [{"op_types": ["Conv2d"], "exclude_op_names_re": ["rst"], **HALF}],
+            r"exclude_op_names_re of .*'rst' matches no layer; .* start of a name, so write '\.\*rst'",
+        ),
+        (
+            [{"op_types": ["Conv2d", "Linera"], **HALF}],
+            "op_types of .*: the network has no type 'Linera'; did you mean Linear",
+        ),
+        (
+            [{"op_types": ["Conv2d"], "exclude_op_types": ["Linera"], **HALF}],
+            "exclude_op_types of .*: the network has no type 'Linera'; did you mean Linear",
+        ),
         ([{"op_types": ["Conv2d"], "exclude_op_types": ["Conv2d"], **HALF}], "selects no layer"),
         ([{"sparse_ratio": 0.5}], "needs one of op_types, op_names, op_names_re"),
         ([{"op_types": "Conv2d", **HALF}], "op_types of .* must be a list of names"),
@@ -55,6 +68,16 @@ HALF = {"sparse_ratio": 0.5}
         ([{"op_names": ["first"], "target_names": ["_output_"], **HALF}], "other targets than whole channels"),
         ([{"op_names": ["first"], "target_settings": {"bias": HALF}}], "other targets than whole channels"),
         ([{"op_names": ["first"], "target_settings": {"weight": {"ratio": 0.5}}}], "unknown key 'ratio'"),
+        (
+            [{"op_names": ["first"], "target_settings": {"weight": 0.5}}],
+            r"weight of target_settings of config_list\[0\] must be a mapping such as .*; found 0\.5",
+        ),
+        ([{"op_names": ["first"], "target_settings": {"weight": None}, **HALF}], "weight of .* found None"),
+        ([{"op_names": ["first"], "target_settings": None, **HALF}], "target_settings of .* must be a mapping .* None"),
+        (
+            [{"op_names": ["stem", "second"], "dependency_group_id": [1], **HALF}],
+            r"dependency_group_id of config_list\[0\] must be a number or a name; found \[1\]",
+        ),
         ([{"op_types": ["BatchNorm2d"], **HALF}], "selects 'body_norm', a BatchNorm2d; allowed are"),
         ([{"op_types": ["Conv2d"], **HALF}, {"op_names": ["first"], **HALF}], r"\[1\] selects 'first' again"),
         ([{"op_types": ["Conv2d", "Linear"], **HALF}], r"head: its channels are the network's outputs.*\['head'\]"),

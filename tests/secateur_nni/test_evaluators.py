@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from secateur import MaskedAccuracy, accuracy, apply_plan, channel_groups
-from secateur.errors import ConfigError, EvaluationError
+from secateur.errors import ConfigError, EvaluationError, NetworkError
 from secateur.records import PruningPlan
 from secateur_nni import BudgetPruner, EvaluatorWorth, HRankPruner, torch_evaluator
 
@@ -96,6 +96,23 @@ def test_an_optimizer_of_another_network_is_refused(
         HRankPruner(network, config_list, evaluator, batches=batches)
     assert "first.weight" in dict(network.named_parameters())
     HRankPruner(network, config_list, make_evaluator(network), batches=batches)
+
+
+def test_an_evaluator_that_has_served_another_network_is_refused(
+    network: nn.Module, images: Tensor, batches: Batches, make_evaluator: Callable[..., Any]
+) -> None:
+    """NNI has read its optimizer by then, and keeps the names of the parameters alone."""
+    evaluator = make_evaluator(network)
+    pruned = apply_plan(network, PruningPlan(tuple(channel_groups(network, images).values()), KEPT, "none", 0, 0, 0))
+    config_list = [{"op_names": ["first"], "sparse_ratio": 0.5}]
+    pruner = HRankPruner(network, config_list, evaluator, batches=batches)
+    with pytest.raises(NetworkError, match="the network is wrapped by NNI"):
+        HRankPruner(network, config_list, evaluator, batches=batches)
+    pruner.unwrap_model()
+    other = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3))
+    with pytest.raises(ConfigError, match=r"10 of the 10 parameters of the evaluator's SGD are not this network's"):
+        HRankPruner(other, [{"op_names": ["0"], "sparse_ratio": 0.5}], evaluator, batches=batches)
+    HRankPruner(pruned, config_list, evaluator, batches=batches)
 
 
 def test_a_failing_evaluation_leaves_the_evaluator_free(

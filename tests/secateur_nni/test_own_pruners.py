@@ -74,6 +74,20 @@ def test_taylor_reads_the_gradients_of_the_network_that_is_pruned(
     assert torch.equal(again.metrics["first"], choice.metrics["first"])
 
 
+@pytest.mark.parametrize(
+    ("name", "steps", "read"), [("taylor", 1, 1), ("taylor", 3, 3), ("slim", 5, 5), ("slim", 20, 12)]
+)
+def test_samples_are_the_images_that_were_read(
+    network: nn.Module, images: Tensor, name: str, steps: int, read: int
+) -> None:
+    singles = [(images[i : i + 1], torch.tensor([i % 5])) for i in range(12)]
+    groups, options = channel_groups(network, images[:2]), {"training_steps": steps}
+    choice = own_choice(network, groups, {"first": 4}, singles, name, options=options)
+    assert choice.metrics.settings["samples"] == read
+    alone = own_choice(network, groups, {"first": 4}, singles[:read], name, options=options)
+    assert torch.equal(choice.metrics["first"], alone.metrics["first"])
+
+
 def test_slim_masks_what_it_has_batch_norm_for(network: nn.Module, images: Tensor, batches: Batches) -> None:
     """The stream of `stem` and `second` has one batch norm, which is that of one of the two."""
     groups = channel_groups(network, images[:2])

@@ -24,7 +24,7 @@ from networks_for_tests import (
 from secateur import channel_groups, collect_scores, uniform_plan
 from secateur.cost import ParameterCost
 from secateur.criteria import MeanActivation, criterion
-from secateur.errors import ConfigError, DataError, ScoreError, SecateurWarning
+from secateur.errors import ConfigError, SecateurWarning
 from secateur.search import select
 from secateur_nni import DIPruner, FeatureMapPruner, HRankPruner, apply_masks
 
@@ -279,23 +279,6 @@ def test_a_batch_norm_that_cannot_be_masked_is_told(images: Tensor, affine: bool
     pruner.unwrap_model()
     assert list(masks) == ["0"]
     assert apply_masks(network, masks, images)[1].num_features == 2
-
-
-def test_layers_that_cannot_be_scored_are_named(network: nn.Module, images: Tensor, batches: Batches) -> None:
-    linear = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 8), nn.ReLU(), nn.Linear(8, 2))
-    pruner = HRankPruner(linear, [{"op_names": ["3"], "sparse_ratio": 0.5}], batches=[images])
-    with pytest.raises(ScoreError, match=r"'hrank' cannot score .*3: it scores no such layers.*\['3'\]"):
-        pruner.compress()
-    pruner.unwrap_model()
-    by_labels = DIPruner(network, HALF, batches=[images])
-    with pytest.raises(DataError, match="reads labels"):
-        by_labels.compress()
-    assert all(
-        bool(target.all())
-        for masks in by_labels.get_masks().values()
-        for target in masks.values()
-        if target is not None
-    )
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from nni.compression.pruning import L1NormPruner, LevelPruner
 from nni.compression.speedup import ModelSpeedup
 from torch import Tensor, nn
 
-from networks_for_tests import randomise_batch_norm, torchvision_network
-from secateur.errors import NetworkError, PlanError
+from networks_for_tests import Depthwise, Grouped, randomise_batch_norm, torchvision_network
+from secateur.errors import ConfigError, NetworkError, PlanError, SecateurWarning
 from secateur_nni import FeatureMapPruner, apply_masks, complete_config_list, plan_of_masks
 
 HALF = [{"op_types": ["Conv2d"], "sparse_ratio": 0.5}]
@@ -112,6 +112,15 @@ def without(network: nn.Module, layer: str, *rows: int) -> Tensor:
             },
             "masked at different channels",
         ),
+        (lambda n: {"stem": {"bias": without(n, "norm", 1)}}, "'stem' masks its 'bias' where it leaves its weight"),
+        (
+            lambda n: {"stem": {"weight": without(n, "stem", 1), "bias": without(n, "norm", 1, 2)}},
+            "'stem' masks its 'bias' where it leaves its weight",
+        ),
+        (
+            lambda n: {"first": {"_output_0": torch.tensor([1.0, 0.0, 1.0, 1.0, 1.0, 1.0]).reshape(1, 6, 1, 1)}},
+            "'first' masks its '_output_0' where .*; allowed: masks of 'weight', and of 'bias' for",
+        ),
     ],
 )
 def test_masks_that_no_removal_equals(network: nn.Module, images: Tensor, make: Any, told: str) -> None:
@@ -134,8 +143,6 @@ def test_masks_that_mask_nothing(network: nn.Module, images: Tensor) -> None:
 
 
 def test_grouped_convolutions(images: Tensor) -> None:
-    from networks_for_tests import Grouped
-
     network = Grouped().eval()
     pruner = FeatureMapPruner(network, HALF, batches=[images], criterion="variance")
     _, masks = pruner.compress()
@@ -145,3 +152,84 @@ def test_grouped_convolutions(images: Tensor) -> None:
     odd = masks | {"grouped": {"weight": without(network, "grouped", 0)}}
     with pytest.raises(PlanError, match="masks a part of the positions of a channel"):
         apply_masks(network, {"grouped": odd["grouped"]}, images)
+
+
+class Summed(nn.Module):
+    """A concatenation that is summed with a convolution: what falls together are parts of its outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.both = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1), nn.Conv2d(3, 8, 1)
+        self.last = nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu(torch.cat([self.left(x), self.right(x)], 1) + self.both(x)))
+
+
+@pytest.mark.parametrize(
+    ("make", "selected", "told"),
+    [
+        (
+            Grouped,
+            ["before", "grouped"],
+            r"of 'before' is not one output of before; .*'exclude_op_names': \['before', 'grouped'\]",
+        ),
+        (
+            Summed,
+            ["left", "right", "both"],
+            r"of 'both' .* of left, right\); .* \['left', 'right', 'both'\], or use FeatureMapPruner",
+        ),
+    ],
+)
+def test_layers_that_nni_cannot_tie_are_refused(
+    images: Tensor, make: type[nn.Module], selected: list[str], told: str
+) -> None:
+    network = make().eval()
+    config_list = [{"op_names": selected, "sparse_ratio": 0.5}]
+    with pytest.raises(ConfigError, match=told):
+        complete_config_list(network, config_list, images)
+    masks = masks_by_nni(network, config_list)
+    pruner = FeatureMapPruner(network, config_list, batches=[images], criterion="variance")
+    _, ours = pruner.compress()
+    pruner.unwrap_model()
+    apply_masks(network, ours, images)
+    if make is Summed:
+        with pytest.raises(PlanError, match="FeatureMapPruner masks such layers alike"):
+            apply_masks(network, masks, images)
+
+
+class Concatenated(nn.Module):
+    """A batch norm that reads two convolutions at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 6, 1)
+        self.norm, self.last = nn.BatchNorm2d(10), nn.Conv2d(10, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu(self.norm(torch.cat([self.left(x), self.right(x)], 1))))
+
+
+@pytest.mark.parametrize(
+    ("make", "selected", "told"),
+    [
+        (
+            Concatenated,
+            ["left", "right"],
+            "masked is not what removed is: .* batch norm of norm along, which reads several",
+        ),
+        (
+            Depthwise,
+            ["project"],
+            "masked is not what removed is: what lies behind project turns zero into something else",
+        ),
+    ],
+)
+def test_the_completed_list_tells_where_masked_is_not_removed(
+    images: Tensor, make: type[nn.Module], selected: list[str], told: str
+) -> None:
+    network = randomise_batch_norm(make()).eval()
+    with pytest.warns(SecateurWarning, match=told) as warned:
+        completed = complete_config_list(network, [{"op_names": selected, "sparse_ratio": 0.5}], images)
+    assert [warning.filename for warning in warned] == [__file__]
+    assert [entry["op_names"] for entry in completed] == [[layer] for layer in selected]

@@ -66,6 +66,10 @@ class ScoreImportance(tp.importance.Importance):
         self._structure = ""
         self._ranks: dict[str, int] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy takes along: not the scores, which the next call makes for the network it meets."""
+        return vars(self) | {"_table": None, "_network": None, "_structure": "", "_ranks": {}}
+
     def scores(self, model: nn.Module) -> ScoreTable:
         """Return the scores of `model`, collected now unless they were collected for this structure before."""
         structure = structure_of(model)

@@ -121,7 +121,7 @@ def _silence(module: nn.Module, positions: list[int], *, name: str) -> Callable[
             "allowed: convolutions, linear layers and channel maps"
         )
     weight = module.weight.detach()
-    columns = torch.tensor(sorted({p % per_group for p in positions}), device=weight.device)
+    columns = torch.tensor(sorted({p % per_group for p in positions}), dtype=torch.int64, device=weight.device)
     values = weight.index_select(axis, columns)
     weight.index_fill_(axis, columns, 0.0)
     return lambda: weight.index_copy_(axis, columns, values)
@@ -153,7 +153,7 @@ def zero_outputs(module: nn.Module, positions: list[int], *, name: str) -> Calla
     for tensor in (module.weight, module.bias):
         if tensor is not None:
             values = tensor.detach()
-            rows = torch.tensor(positions, dtype=torch.long, device=values.device)
+            rows = torch.tensor(positions, dtype=torch.int64, device=values.device)
             undo.append((values, rows, values.index_select(0, rows)))
             values.index_fill_(0, rows, 0.0)
     return lambda: [values.index_copy_(0, rows, old) for values, rows, old in undo]

@@ -34,7 +34,7 @@ def importance_scores(
         groups: the groups to score, by name.
 
     Raises:
-        ScoreError: the importance returns another number of scores than the group has channels, or NaN.
+        ScoreError: the importance returns no tensor, another number of scores than the group has channels, or NaN.
 
     Cost: a copy, a trace, and the importance.
 
@@ -59,6 +59,11 @@ def importance_scores(
         if given is None:
             continue
         expected = len(group[0].idxs)
+        if not isinstance(given, Tensor):
+            raise ScoreError(
+                f"{type(importance).__name__} must give a tensor of {expected} scores, or None, for the group "
+                f"{record.name!r}; it gave a {type(given).__name__}"
+            )
         if given.numel() != expected or not bool(torch.isfinite(given).all()):
             raise ScoreError(
                 f"{type(importance).__name__} must give {expected} finite scores for the group {record.name!r}; "

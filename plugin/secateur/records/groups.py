@@ -211,7 +211,12 @@ class ChannelGroups(Mapping[str, ChannelGroup]):
 
     def __init__(self, groups: Sequence[ChannelGroup], *, skipped: Mapping[str, str] | None = None) -> None:
         self._groups = {group.name: group for group in groups}
-        self.skipped: Mapping[str, str] = MappingProxyType(dict(skipped or {}))
+        self._skipped = dict(skipped or {})
+
+    @property
+    def skipped(self) -> Mapping[str, str]:
+        """The layers that cannot be pruned, each with the reason; read only."""
+        return MappingProxyType(self._skipped)
 
     def __getitem__(self, name: str) -> ChannelGroup:
         return self._groups[name]

@@ -39,7 +39,12 @@ class ScoreTable(Mapping[str, Tensor]):
                     "of them are NaN or infinite"
                 )
         self._scores = {layer: values.detach().to("cpu", torch.float64) for layer, values in scores.items()}
-        self.settings: Mapping[str, Any] = MappingProxyType(dict(settings or {}))
+        self._settings = dict(settings or {})
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """How the scores were made; read only."""
+        return MappingProxyType(self._settings)
 
     def __getitem__(self, layer: str) -> Tensor:
         return self._scores[layer]
