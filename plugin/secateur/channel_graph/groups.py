@@ -35,13 +35,13 @@ def channel_groups(
     """Return the groups of channels that can be pruned, and why the other layers cannot.
 
     Torch-Pruning traces a copy of the network once. Each of its groups becomes a record: which positions of which
-    layers belong to channel 0, 1, 2, ... Channels that a grouped convolution ties to an offset count as one. Left out,
-    with the reason in `.skipped`: the network's outputs, the layers named in `ignore`, groups of one channel, those of
-    transposed convolutions in groups, which Torch-Pruning cannot cut, those of layers that share their weights, layers
-    that the trace does not meet, and groups that Torch-Pruning cannot follow or maps wrongly (channel shuffles,
-    permuted flattens): each group is tried on the example inputs, removed against masked, before it is believed; in
-    half precision by a copy in float32. Zero-padded shortcuts can be pruned as `ChannelMap`s; see
-    `secateur.channel_map.with_channel_maps`.
+    layers belong to channel 0, 1, 2, ... Channels that a grouped convolution, or the heads of attention, tie to an
+    offset count as one. Left out, with the reason in `.skipped`: the network's outputs, the layers named in `ignore`,
+    groups of one channel, those of transposed convolutions in groups, which Torch-Pruning cannot cut, those of layers
+    that share their weights, layers that the trace does not meet, and groups that Torch-Pruning cannot follow or maps
+    wrongly (channel shuffles, permuted flattens): each group is tried on the example inputs, removed against masked,
+    before it is believed; in half precision by a copy in float32. Zero-padded shortcuts can be pruned as `ChannelMap`s;
+    see `secateur.channel_map.with_channel_maps`.
 
     Args:
         model: the network; neither weights nor modes are changed.
@@ -158,7 +158,8 @@ def _why_one(model: nn.Module, record: ChannelGroup) -> str:
         return "it has only one channel"
     for member in record.members:
         module = model.get_submodule(member.layer) if member.axis is None else None
-        blocks = int(getattr(module, "groups", getattr(module, "num_groups", 1)))
+        kinds = ("groups", "num_groups", "num_heads")
+        blocks = next((int(getattr(module, kind)) for kind in kinds if hasattr(module, kind)), 1)
         if blocks > 1:
             return (
                 f"each of its channels stands for one in every of the {blocks} groups of {member.layer}: there is one"

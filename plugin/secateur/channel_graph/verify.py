@@ -49,10 +49,10 @@ def verify_pruning(
     Formula: max |f_pruned(x) - f_masked(x)| / max |f_masked(x)| <= tolerance, in eval mode, without gradients.
 
     The weights that both share must be the same: verify right after `apply_plan`, before batch norm is recalibrated or
-    anything is trained. Groups that pass through a normalisation over channels (layer norm, group norm, attention)
-    change its statistics when they shrink; they cannot be checked and are left dense on both sides of the comparison.
-    `pruned` itself is then compared with a second surgery by the whole plan. Networks in half precision are compared by
-    copies in float32, unless they insist on it.
+    anything is trained. Groups that pass through a normalisation over channels (layer norm, group norm) change its
+    statistics when they shrink, and attention then divides by another sqrt(head_dim); they cannot be checked and are
+    left dense on both sides of the comparison. `pruned` itself is then compared with a second surgery by the whole
+    plan. Networks in half precision are compared by copies in float32, unless they insist on it.
 
     Args:
         inputs: one batch, preferably of real data: a tensor or a tuple of the network's arguments.
@@ -119,7 +119,9 @@ def mixes_channels(model: nn.Module, group: ChannelGroup) -> str:
     """Return why a group cannot be checked by masking, or the empty string."""
     for member in group.members:
         if member.axis is None and isinstance(module := model.get_submodule(member.layer), MIXES_CHANNELS):
-            return f"cannot be checked: {member.layer} ({type(module).__name__}) normalises over channels"
+            attention = isinstance(module, nn.MultiheadAttention)
+            does = "divides by the root of the channels of a head" if attention else "normalises over channels"
+            return f"cannot be checked: {member.layer} ({type(module).__name__}) {does}"
     return ""
 
 
