@@ -126,7 +126,7 @@ def blocks_of(module: Any) -> int:
         2
     """
     if isinstance(module, nn.MultiheadAttention):
-        return module.num_heads
+        return int(module.num_heads)
     if isinstance(module, nn.GroupNorm):
         return module.num_groups
     return module.groups if isinstance(module, _ConvNd) and module.groups < module.out_channels else 1
