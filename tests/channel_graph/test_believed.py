@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -72,3 +75,54 @@ def test_whatever_a_network_that_was_cut_raises_leaves_its_group_out(error: type
     groups = channel_groups(Particular(error).eval(), IMAGES)
     assert list(groups) == ["fine"]
     assert "does not run any more" in groups.skipped["read"]
+
+
+class Sleeping(nn.Module):
+    """A shuffle in a residual branch, which the last gain may multiply by zero."""
+
+    def __init__(self, last: nn.Module) -> None:
+        super().__init__()
+        self.stem, self.moved, self.order = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), nn.ChannelShuffle(2)
+        self.fine, self.gain, self.head = nn.Conv2d(8, 8, 1, groups=2), last, nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))
+        branch = self.fine(self.order(torch.relu(self.moved(x))))
+        return self.head(x + self.gain(branch))  # type: ignore[no-any-return]  # a module's call
+
+
+class Scale(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(8, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-6, 1.0])
+@pytest.mark.parametrize("kind", [lambda: nn.BatchNorm2d(8), Scale, lambda: nn.Conv2d(8, 8, 1)])
+def test_a_branch_that_is_multiplied_by_zero_is_tried(kind: Callable[[], nn.Module], value: float) -> None:
+    torch.manual_seed(0)
+    gain = kind()
+    for weight in gain.parameters():
+        weight.detach().mul_(value)
+    net = Sleeping(gain).eval()
+    before = copy.deepcopy(net.state_dict())
+    groups = channel_groups(net, IMAGES)
+    assert "moved" not in groups
+    assert "not the same as masking" in groups.skipped["moved"]
+    assert {"stem"} <= {*groups}
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+
+
+def test_a_zero_that_must_stay_one_is_left() -> None:
+    class Rooted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last, self.angle = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1), nn.Parameter(torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.first(x)) * (0.1 - self.angle).sqrt()  # type: ignore[no-any-return]  # a tensor's
+
+    assert list(channel_groups(Rooted().eval(), IMAGES)) == ["first"]

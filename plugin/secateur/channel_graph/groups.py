@@ -13,7 +13,7 @@ from secateur.channel_graph.streams import masked_group, writers_of
 from secateur.channel_graph.surgery import layer_size, trouble_with
 from secateur.channel_graph.traced_groups import blocks_of, groups_of, layers_sharing_weights, reaches_outputs, unmet
 from secateur.channel_graph.tracing import copy_of, differentiable, trace
-from secateur.channel_graph.verify import TOLERANCE, attends, check_repeats, difference, mixes_channels, runs
+from secateur.channel_graph.verify import TOLERANCE, attends, awake, check_repeats, difference, mixes_channels, runs
 from secateur.channel_map import ChannelMap
 from secateur.errors import ConfigError, NetworkError
 from secateur.records import ChannelGroup, ChannelGroups, Member
@@ -40,8 +40,9 @@ def channel_groups(
     groups of one channel, those of transposed convolutions in groups, which Torch-Pruning cannot cut, those of layers
     that share their weights, layers that the trace does not meet, and groups that Torch-Pruning cannot follow or maps
     wrongly (channel shuffles, permuted flattens): each group is tried on the example inputs, removed against masked,
-    before it is believed; in half precision by a copy in float32. Zero-padded shortcuts can be pruned as `ChannelMap`s;
-    see `secateur.channel_map.with_channel_maps`.
+    before it is believed; in half precision by a copy in float32, and where a weight multiplies a branch by zero by a
+    copy in which it does not. Zero-padded shortcuts can be pruned as `ChannelMap`s; see
+    `secateur.channel_map.with_channel_maps`.
 
     Args:
         model: the network; neither weights nor modes are changed.
@@ -62,7 +63,8 @@ def channel_groups(
             exist, nothing can be pruned, it returns detections, or the outputs are random, NaN or none, so that no
             group can be checked.
 
-    Cost: a trace, and two forward passes on the example; two more for each group only where something is wrong.
+    Cost: a trace, and two forward passes on the example, one more and a copy where a weight is zero throughout; two
+    more for each group only where something is wrong.
 
     Example:
         >>> import torch
@@ -180,6 +182,7 @@ def _keep_what_verifies(
     model: nn.Module, groups: Sequence[ChannelGroup], inputs: tuple[Any, ...]
 ) -> tuple[list[ChannelGroup], dict[str, str]]:
     """Return the groups whose removal equals masking, and for the others the reason to leave them alone."""
+    model = awake(model, inputs)
     by_name = {group.name: group for group in groups}
     trial = {group.name: _lopsided(group.width, idx) for idx, group in enumerate(groups)}
     mixed = {name for name in trial if mixes_channels(model, by_name[name])}
