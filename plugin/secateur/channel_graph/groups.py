@@ -6,8 +6,10 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
+import torch
 import torch_pruning as tp
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from secateur.channel_graph.streams import masked_group, writers_of
 from secateur.channel_graph.surgery import layer_size, trouble_with
@@ -24,6 +26,7 @@ UNMET = "the trace, which follows gradients, does not meet it: it is not called,
 NO_LONGER_RUNS = "the network does not run any more, or its outputs change their shape, once its channels are removed"
 
 
+@torch.inference_mode(False)
 def channel_groups(
     model: nn.Module,
     example_inputs: Any,
@@ -75,6 +78,7 @@ def channel_groups(
         >>> dict(groups.skipped)
         {'3': "its channels are the network's outputs"}
     """
+    example_inputs = tree_map(lambda x: x.clone() if isinstance(x, Tensor) and x.is_inference() else x, example_inputs)
     inputs = tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
     if residual not in get_args(Residual):
         raise ConfigError(f"unknown residual {residual!r}; allowed: {', '.join(get_args(Residual))}")
