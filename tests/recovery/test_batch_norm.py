@@ -138,3 +138,38 @@ def test_after_ctrl_c_the_old_statistics_are_back() -> None:
 def test_samples_must_be_at_least_two() -> None:
     with pytest.raises(ConfigError, match="samples must be at least 2 images; found 1"):
         recalibrate_batch_norm(net(), [torch.randn(4, 2, 5, 5)], samples=1)
+
+
+class Auxiliary(nn.Module):
+    """A network whose second norm runs in training alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.further = nn.BatchNorm2d(2), nn.BatchNorm2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.further(self.norm(x)) if self.training else self.norm(x)  # type: ignore[no-any-return]  # a call
+
+
+def test_a_norm_that_no_batch_reaches_keeps_what_it_had() -> None:
+    model = Auxiliary()
+    model.further.running_mean.fill_(3.0)
+    model.further.running_var.fill_(7.0)
+    model.further.num_batches_tracked.fill_(99)
+    before = state(model.further)
+    assert recalibrate_batch_norm(model, [torch.randn(4, 2, 5, 5) + 7] * 2) == 8
+    assert all(torch.equal(value, before[name]) for name, value in model.further.state_dict().items())
+    assert model.norm.running_mean.min() > 5
+    assert model.norm.num_batches_tracked == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_many_batches_in_half_precision_are_averaged_in_float64(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    data = [(torch.randn(64, 1, 4, 4, generator=generator) * 3 + 5).to(dtype) for _ in range(63)]
+    norm, exact = nn.BatchNorm2d(1).to(dtype), nn.BatchNorm2d(1).double()
+    recalibrate_batch_norm(norm, data)
+    recalibrate_batch_norm(exact, [images.double() for images in data])
+    nearest = torch.finfo(dtype).eps / 2
+    torch.testing.assert_close(norm.running_mean.double(), exact.running_mean, rtol=nearest, atol=0)
+    torch.testing.assert_close(norm.running_var.double(), exact.running_var, rtol=nearest, atol=0)

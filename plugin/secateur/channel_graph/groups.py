@@ -6,14 +6,16 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
+import torch
 import torch_pruning as tp
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from secateur.channel_graph.streams import masked_group, writers_of
 from secateur.channel_graph.surgery import layer_size, trouble_with
 from secateur.channel_graph.traced_groups import blocks_of, groups_of, layers_sharing_weights, reaches_outputs, unmet
 from secateur.channel_graph.tracing import copy_of, differentiable, trace
-from secateur.channel_graph.verify import TOLERANCE, attends, check_repeats, difference, mixes_channels, runs
+from secateur.channel_graph.verify import TOLERANCE, attends, awake, check_repeats, difference, mixes_channels, runs
 from secateur.channel_map import ChannelMap
 from secateur.errors import ConfigError, NetworkError
 from secateur.records import ChannelGroup, ChannelGroups, Member
@@ -24,6 +26,7 @@ UNMET = "the trace, which follows gradients, does not meet it: it is not called,
 NO_LONGER_RUNS = "the network does not run any more, or its outputs change their shape, once its channels are removed"
 
 
+@torch.inference_mode(False)
 def channel_groups(
     model: nn.Module,
     example_inputs: Any,
@@ -35,12 +38,13 @@ def channel_groups(
     """Return the groups of channels that can be pruned, and why the other layers cannot.
 
     Torch-Pruning traces a copy of the network once. Each of its groups becomes a record: which positions of which
-    layers belong to channel 0, 1, 2, ... Channels that a grouped convolution ties to an offset count as one. Left out,
-    with the reason in `.skipped`: the network's outputs, the layers named in `ignore`, groups of one channel, those of
-    transposed convolutions in groups, which Torch-Pruning cannot cut, those of layers that share their weights, layers
-    that the trace does not meet, and groups that Torch-Pruning cannot follow or maps wrongly (channel shuffles,
-    permuted flattens): each group is tried on the example inputs, removed against masked, before it is believed; in
-    half precision by a copy in float32. Zero-padded shortcuts can be pruned as `ChannelMap`s; see
+    layers belong to channel 0, 1, 2, ... Channels that a grouped convolution, or the heads of attention, tie to an
+    offset count as one. Left out, with the reason in `.skipped`: the network's outputs, the layers named in `ignore`,
+    groups of one channel, those of transposed convolutions in groups, which Torch-Pruning cannot cut, those of layers
+    that share their weights, layers that the trace does not meet, and groups that Torch-Pruning cannot follow or maps
+    wrongly (channel shuffles, permuted flattens): each group is tried on the example inputs, removed against masked,
+    before it is believed; in half precision by a copy in float32, and where a weight multiplies a branch by zero by a
+    copy in which it does not. Zero-padded shortcuts can be pruned as `ChannelMap`s; see
     `secateur.channel_map.with_channel_maps`.
 
     Args:
@@ -62,7 +66,8 @@ def channel_groups(
             exist, nothing can be pruned, it returns detections, or the outputs are random, NaN or none, so that no
             group can be checked.
 
-    Cost: a trace, and two forward passes on the example; two more for each group only where something is wrong.
+    Cost: a trace, and two forward passes on the example, one more and a copy where a weight is zero throughout; two
+    more for each group only where something is wrong.
 
     Example:
         >>> import torch
@@ -73,6 +78,7 @@ def channel_groups(
         >>> dict(groups.skipped)
         {'3': "its channels are the network's outputs"}
     """
+    example_inputs = tree_map(lambda x: x.clone() if isinstance(x, Tensor) and x.is_inference() else x, example_inputs)
     inputs = tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
     if residual not in get_args(Residual):
         raise ConfigError(f"unknown residual {residual!r}; allowed: {', '.join(get_args(Residual))}")
@@ -158,7 +164,8 @@ def _why_one(model: nn.Module, record: ChannelGroup) -> str:
         return "it has only one channel"
     for member in record.members:
         module = model.get_submodule(member.layer) if member.axis is None else None
-        blocks = int(getattr(module, "groups", getattr(module, "num_groups", 1)))
+        kinds = ("groups", "num_groups", "num_heads")
+        blocks = next((int(getattr(module, kind)) for kind in kinds if hasattr(module, kind)), 1)
         if blocks > 1:
             return (
                 f"each of its channels stands for one in every of the {blocks} groups of {member.layer}: there is one"
@@ -179,6 +186,7 @@ def _keep_what_verifies(
     model: nn.Module, groups: Sequence[ChannelGroup], inputs: tuple[Any, ...]
 ) -> tuple[list[ChannelGroup], dict[str, str]]:
     """Return the groups whose removal equals masking, and for the others the reason to leave them alone."""
+    model = awake(model, inputs)
     by_name = {group.name: group for group in groups}
     trial = {group.name: _lopsided(group, idx) for idx, group in enumerate(groups)}
     mixed = {name for name in trial if mixes_channels(model, by_name[name])}

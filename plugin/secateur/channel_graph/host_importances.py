@@ -11,6 +11,7 @@ takes the distances between the squares of weights (line 350), not between filte
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -19,7 +20,7 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
-from secateur.batches import Batches, rebatch
+from secateur.batches import Batches, check_repeatable, rebatch
 from secateur.channel_graph.scoring import importance_scores
 from secateur.channel_graph.tracing import copy_of, differentiable
 from secateur.errors import ConfigError, DataError, ScoreError
@@ -90,7 +91,7 @@ def host_importance_scores(
     Args:
         model: the network; left as it is.
         groups: what `channel_groups` found.
-        batches: yields `(inputs, labels)`; two inputs serve to trace the network.
+        batches: yields `(inputs, labels)`, each time that it is iterated; two inputs serve to trace the network.
         name: a key of `HOST_IMPORTANCES`.
         options: keyword arguments of the class.
         samples: images that gradients are taken of; read by "taylor" alone.
@@ -102,7 +103,7 @@ def host_importance_scores(
 
     Raises:
         ConfigError: as `host_importance`.
-        DataError: there are no images, or no labels where they are needed.
+        DataError: there are no images, they can be read only once, or there are no labels where they are needed.
         ScoreError: the importance fails, gives NaN or a wrong number of scores, or would score other channels than
             those that it is asked for.
 
@@ -116,6 +117,7 @@ def host_importance_scores(
         (8, 'torch-pruning:magnitude')
     """
     importance = host_importance(name, **(options or {}))
+    check_repeatable(batches)
     example = next((inputs for inputs, _ in rebatch(batches, None, samples=2)), None)
     if example is None:
         raise DataError("there is no image to trace the network with: the batches are empty")
@@ -126,6 +128,7 @@ def host_importance_scores(
     if name in READS_GRADIENTS:
         read = _leave_gradients(copied, batches, samples)
 
+    @functools.wraps(type(importance), updated=())
     def guarded(group: Any) -> Tensor | None:
         if name in READS_GRADIENTS:
             _refuse_unsorted(group)
@@ -164,10 +167,12 @@ def _leave_gradients(network: nn.Module, batches: Batches, samples: int) -> int:
                 raise DataError(f"the cross entropy failed: {type(error).__name__}: {error}") from error
             torch.autograd.backward(loss)
             read += len(inputs)
+    if read == 0:
+        raise DataError(f"there are no images to take gradients of: asked for {samples} of them")
     for parameter in filter(lambda p: p.requires_grad, network.parameters()):
         if parameter.grad is None:  # the loss does not depend on it
             parameter.grad = torch.zeros_like(parameter)
-        parameter.grad /= max(read, 1)
+        parameter.grad /= read
     return read
 
 

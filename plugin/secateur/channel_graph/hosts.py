@@ -1,10 +1,11 @@
-"""Torch-Pruning's own pruning functions, layer by layer, and one more for channel maps."""
+"""Torch-Pruning's own pruning functions, layer by layer, and two more: for channel maps and for frozen batch norms."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from typing import Any, cast
 
+import torch
 import torch_pruning as tp
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
@@ -36,7 +37,49 @@ class ChannelMapPruner(tp.pruner.function.BasePruningFunc):
         return int(layer.in_channels)
 
 
+class FrozenNormPruner(tp.pruner.function.BasePruningFunc):
+    """Cuts a batch norm of buffers alone, such as torchvision's `FrozenBatchNorm2d`."""
+
+    def __init__(self) -> None:
+        self.pruning_dim = 0
+
+    def prune_out_channels(self, layer: Any, idxs: Sequence[int]) -> nn.Module:
+        gone = set(idxs)
+        for name, values in layer.named_buffers():
+            kept = [c for c in range(len(values)) if c not in gone]
+            setattr(layer, name, values[torch.tensor(kept, dtype=torch.long, device=values.device)])
+        return cast(nn.Module, layer)
+
+    prune_in_channels = prune_out_channels
+
+    def get_out_channels(self, layer: Any) -> int:
+        return len(layer.weight)
+
+    get_in_channels = get_out_channels
+
+
 CHANNEL_MAP_PRUNER = ChannelMapPruner()
+FROZEN_NORM_PRUNER = FrozenNormPruner()
+
+
+def is_frozen_norm(module: nn.Module) -> bool:
+    """Return whether a module is a batch norm of buffers alone: that of torchvision's detectors, or one like it.
+
+    Example:
+        >>> frozen = nn.Module()
+        >>> for name in ("weight", "bias", "running_mean", "running_var"):
+        ...     frozen.register_buffer(name, torch.ones(3))
+        >>> is_frozen_norm(frozen), is_frozen_norm(nn.BatchNorm2d(3))
+        (True, False)
+    """
+    buffers = {name for name, _ in module.named_buffers()}
+    return next(module.parameters(), None) is None and buffers == {"weight", "bias", "running_mean", "running_var"}
+
+
+def own_pruners(model: nn.Module) -> dict[Any, Any]:
+    """Return for each type of layer that Torch-Pruning does not know the object that cuts it, as its trace takes it."""
+    frozen = {type(module): FROZEN_NORM_PRUNER for module in model.modules() if is_frozen_norm(module)}
+    return {ChannelMap: CHANNEL_MAP_PRUNER, **frozen}
 
 
 def pruner_of(module: nn.Module) -> Any:
@@ -47,6 +90,8 @@ def pruner_of(module: nn.Module) -> Any:
     """
     if isinstance(module, ChannelMap):
         return CHANNEL_MAP_PRUNER
+    if is_frozen_norm(module):
+        return FROZEN_NORM_PRUNER
     if isinstance(module, _ConvNd) and 1 < module.groups < module.in_channels:
         return tp.pruner.function.PrunerBox[tp.ops.OPTYPE.CONV]
     return tp.pruner.function.PrunerBox.get(tp.ops.module2type(module))

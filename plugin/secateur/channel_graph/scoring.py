@@ -65,8 +65,9 @@ def importance_scores(
                 f"{record.name!r}; it gave a {type(given).__name__}"
             )
         if given.numel() != expected or not bool(torch.isfinite(given).all()):
+            called = getattr(importance, "__name__", type(importance).__name__)
             raise ScoreError(
-                f"{type(importance).__name__} must give {expected} finite scores for the group {record.name!r}; "
+                f"{called} must give {expected} finite scores for the group {record.name!r}; "
                 f"it gave {given.numel()}, {int((~torch.isfinite(given)).sum())} of them NaN or infinite"
             )
         scores[record.name] = given.detach().to("cpu", torch.float64).reshape(-1, record.width).mean(0)

@@ -21,6 +21,7 @@ from secateur.errors import PlanError
 from secateur.records import ChannelGroup, Member, PruningPlan, Role
 
 
+@torch.inference_mode(False)
 def apply_plan(model: nn.Module, plan: PruningPlan) -> nn.Module:
     """Return a copy of `model` without the channels that `plan` removes; `model` itself is left as it is.
 

@@ -86,8 +86,8 @@ def layers_sharing_weights(model: nn.Module) -> dict[str, list[str]]:
 def record_group(group: tp.dependency.Group, *, blocks: int | None = None) -> ChannelGroup:
     """Return a Torch-Pruning group, whole or partial, as a record.
 
-    Channel k of the record is the k-th index of the group's root, `group[0].idxs[k]`; where a grouped convolution or a
-    group norm of G blocks is involved, it is the k-th offset within every block. `blocks` sets G by hand.
+    Channel k of the record is the k-th index of the group's root, `group[0].idxs[k]`; where a grouped convolution, a
+    group norm or attention of G blocks is involved, it is the k-th offset within every block. `blocks` sets G by hand.
     """
     graph: Any = group._DG
     count = max(blocks_of(item.dep.target.module) for item in group.items) if blocks is None else blocks
@@ -122,7 +122,11 @@ def blocks_of(module: Any) -> int:
     Example:
         >>> [blocks_of(layer) for layer in (nn.GroupNorm(2, 8), nn.Conv2d(8, 8, 3, groups=4), nn.Linear(8, 8))]
         [2, 4, 1]
+        >>> blocks_of(nn.MultiheadAttention(8, 2))  # its heads
+        2
     """
+    if isinstance(module, nn.MultiheadAttention):
+        return int(module.num_heads)
     if isinstance(module, nn.GroupNorm):
         return module.num_groups
     return module.groups if isinstance(module, _ConvNd) and module.groups < module.out_channels else 1

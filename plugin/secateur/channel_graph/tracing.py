@@ -12,9 +12,8 @@ import torch_pruning as tp
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from secateur.channel_graph.hosts import CHANNEL_MAP_PRUNER
+from secateur.channel_graph.hosts import own_pruners
 from secateur.channel_graph.verify import tensors_of
-from secateur.channel_map import ChannelMap
 from secateur.errors import NetworkError, SecateurError
 from secateur.modes import unwrapped
 
@@ -44,7 +43,7 @@ def trace(model: nn.Module, inputs: tuple[Any, ...]) -> tp.DependencyGraph:
                 model,
                 example_inputs=inputs,
                 output_transform=_tensors,
-                customized_pruners={ChannelMap: CHANNEL_MAP_PRUNER},
+                customized_pruners=own_pruners(model),
                 verbose=False,
             )
     except SecateurError:

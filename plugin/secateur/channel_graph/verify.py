@@ -31,7 +31,7 @@ class Verification:
     """What the comparison found.
 
     Attributes:
-        largest_difference: of the outputs, relative to the largest output.
+        largest_difference: of the outputs, each relative to its own largest number.
         tolerance: what is allowed.
         unchecked: groups that cannot be checked, with the reason; they took no part.
     """
@@ -46,13 +46,15 @@ def verify_pruning(
 ) -> Verification:
     """Check that `pruned` computes what `model` computes with the removed channels masked.
 
-    Formula: max |f_pruned(x) - f_masked(x)| / max |f_masked(x)| <= tolerance, in eval mode, without gradients.
+    Formula: max_k max |f_pruned(x)_k - f_masked(x)_k| / max |f_masked(x)_k| <= tolerance over the network's outputs k,
+    in eval mode, without gradients. One that is smaller than 1e-3 of the largest is compared with these: further down
+    float32 rounds away what it is made of.
 
     The weights that both share must be the same: verify right after `apply_plan`, before batch norm is recalibrated or
-    anything is trained. Groups that pass through a normalisation over channels (layer norm, group norm, attention)
-    change its statistics when they shrink; they cannot be checked and are left dense on both sides of the comparison.
-    `pruned` itself is then compared with a second surgery by the whole plan. Networks in half precision are compared by
-    copies in float32, unless they insist on it.
+    anything is trained. Groups that pass through a normalisation over channels (layer norm, group norm) change its
+    statistics when they shrink, and attention then divides by another sqrt(head_dim); they cannot be checked and are
+    left dense on both sides of the comparison. `pruned` itself is then compared with a second surgery by the whole
+    plan. Networks in half precision are compared by copies in float32, unless they insist on it.
 
     Args:
         inputs: one batch, preferably of real data: a tensor or a tuple of the network's arguments.
@@ -86,7 +88,7 @@ def verify_pruning(
         }
         blame = ", ".join(f"{name} ({off:.1e})" for name, off in alone.items() if not off <= tolerance)
         raise VerificationError(
-            f"the pruned network differs from the masked one by {found:.1e} of the largest output "
+            f"the pruned network differs from the masked one by {found:.1e} of an output's largest number "
             f"(allowed: {tolerance:.0e}); groups that differ when pruned alone: {blame or 'none'}"
         )
     return Verification(found, tolerance, unchecked)
@@ -119,7 +121,9 @@ def mixes_channels(model: nn.Module, group: ChannelGroup) -> str:
     """Return why a group cannot be checked by masking, or the empty string."""
     for member in group.members:
         if member.axis is None and isinstance(module := model.get_submodule(member.layer), MIXES_CHANNELS):
-            return f"cannot be checked: {member.layer} ({type(module).__name__}) normalises over channels"
+            attention = isinstance(module, nn.MultiheadAttention)
+            does = "divides by the root of the channels of a head" if attention else "normalises over channels"
+            return f"cannot be checked: {member.layer} ({type(module).__name__}) {does}"
     return ""
 
 
@@ -138,7 +142,7 @@ def difference(
     pruned: nn.Module | None = None,
     unmixed: bool = False,
 ) -> float:
-    """Return the largest difference of the outputs, masked against removed, relative to the largest output.
+    """Return the largest difference of the outputs, masked against removed, as `verify_pruning` measures it.
 
     Infinite where the pruned network cannot run at all. `pruned` is made here unless it is given. With `unmixed`
     normalisations over channels keep these apart, see `Unmixed`.
@@ -149,6 +153,43 @@ def difference(
         return float("inf")
     with masked(model, groups, kept):
         return _distance(model, pruned, inputs, unmixed=unmixed)
+
+
+def awake(model: nn.Module, inputs: Any) -> nn.Module:
+    """Return the network, or a copy in which no weight multiplies a branch by zero, so that all of it can be seen.
+
+    A gain or a weight that is zero throughout, or nearly, as gains of residual branches are before training, is drawn
+    anew in the copy, of the usual size; biases hide nothing. Where the copy does not run, or gives NaN or infinity,
+    the network itself comes back.
+
+    Example:
+        >>> branch = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+        >>> awake(branch, torch.ones(3, 2)) is branch
+        True
+        >>> _ = nn.init.zeros_(branch[1].weight)
+        >>> bool(awake(branch, torch.ones(3, 2))[1].weight.all())
+        True
+    """
+
+    def asleep(name: str, weight: Tensor) -> bool:
+        return (
+            weight.is_floating_point()
+            and bool(weight.numel())
+            and not name.endswith("bias")
+            and bool(weight.detach().abs().max() <= TOLERANCE)
+        )
+
+    if not any(asleep(name, weight) for name, weight in model.named_parameters()):
+        return model
+    copied, generator = copy.deepcopy(model), torch.Generator().manual_seed(0)
+    for name, weight in copied.named_parameters():
+        if asleep(name, weight):
+            drawn = 0.5 + 0.5 * torch.rand(weight.shape, generator=generator)
+            if weight.ndim > 1:  # signs and a size with which sums neither vanish nor grow
+                drawn *= torch.randn(weight.shape, generator=generator).sign() / weight[0].numel() ** 0.5
+            weight.detach().copy_(drawn)
+    outputs = _outputs_or_none(copied, inputs)
+    return copied if outputs and all(bool(output.isfinite().all()) for output in outputs) else model
 
 
 def runs(model: nn.Module, groups: Mapping[str, ChannelGroup], kept: Mapping[str, Sequence[int]], inputs: Any) -> bool:
@@ -165,7 +206,7 @@ def _without(
     plan = PruningPlan(tuple(groups.values()), decision, "none", 0.0, 0.0, 0.0)
     try:
         return apply_plan(model, plan)
-    except (RuntimeError, IndexError):
+    except Exception:  # a user's layer that is cut or copied may raise anything
         return None
 
 
@@ -183,8 +224,9 @@ def _distance(model: nn.Module, pruned: nn.Module, inputs: Any, *, unmixed: bool
         found = _outputs_or_none(pruned, inputs)
     if found is None or [t.shape for t in found] != [t.shape for t in expected]:
         return float("inf")
-    distance = _largest([a - b for a, b in zip(found, expected, strict=True)])
-    return distance / max(_largest(expected), torch.finfo(torch.float32).tiny)
+    limits = torch.finfo(torch.float32)
+    floor = max(_largest(expected) * limits.eps / TOLERANCE, limits.tiny)
+    return _largest([(a - b) / max(_largest([b]), floor) for a, b in zip(found, expected, strict=True)])
 
 
 def _largest(tensors: Sequence[Tensor]) -> float:
@@ -206,7 +248,7 @@ def _outputs_or_none(model: nn.Module, inputs: Any) -> list[Tensor] | None:
     """Return the outputs, None where a network that was cut cannot run."""
     try:
         return _outputs(model, inputs)
-    except (RuntimeError, IndexError, ValueError, AssertionError):
+    except Exception:  # a user's network that was cut may raise anything
         return None
 
 

@@ -12,6 +12,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,13 +25,34 @@ from secateur.distributed import Across, Share, jointly, local, part_of, sum_of
 from secateur.errors import ConfigError, DataError
 from secateur.modes import device_of, evaluating, reading
 
+STATISTICS = ("running_mean", "running_var")
+
+
+@dataclass
+class _Sums:
+    """What a batch norm has seen: how many batches, and the sums of their means and variances."""
+
+    count: int = 0
+    sums: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(self, norm: _BatchNorm, *_: Any) -> None:
+        for statistic in STATISTICS:
+            found = norm.get_buffer(statistic).double()
+            self.sums[statistic] = self.sums[statistic] + found if self.count else found.clone()
+        self.count += 1
+
+    def on_cpu(self) -> _Sums:
+        return _Sums(self.count, {statistic: summed.cpu() for statistic, summed in self.sums.items()})
+
 
 def recalibrate_batch_norm(model: nn.Module, batches: Batches, *, samples: int = 2000, across: Across = None) -> int:
     """Replace the running statistics of every batch norm by their mean over fresh batches; return the images used.
 
     Formula, for batches b = 1..B of equal size: running_mean = (1 / B) sum_b mean_b, and
     running_var = (1 / B) sum_b var_b, with var_b the unbiased variance over images and pixels of batch b. Every batch
-    norm normalises by the batch meanwhile, as in training; all other modules (dropout) stay in eval mode.
+    norm normalises by the batch meanwhile, as in training; all other modules (dropout) stay in eval mode. The sums are
+    float64, also of networks in half precision. A batch norm that no batch reaches, such as that of an auxiliary head
+    which runs in training alone, keeps what it had.
 
     Args:
         model: changed in place: the running statistics and nothing else.
@@ -68,12 +92,15 @@ def recalibrate_batch_norm(model: nn.Module, batches: Batches, *, samples: int =
     norms = {name: m for name, m in network.named_modules() if isinstance(m, _BatchNorm) and m.running_mean is not None}
     if not norms:
         return 0
-    before = [(n, n.momentum, {k: v.clone() for k, v in n.named_buffers(recurse=False)}) for n in norms.values()]
-    done = False
+    before = {
+        name: (norm.momentum, {key: values.clone() for key, values in norm.named_buffers(recurse=False)})
+        for name, norm in norms.items()
+    }
+    replaced: set[str] = set()
     try:
         for norm in norms.values():
             norm.reset_running_stats()
-            norm.momentum = None  # torch's sign for the mean over all batches
+            norm.momentum = 1.0  # the statistics of the last batch alone
         parts = jointly(
             lambda: _observe(network, norms, batches, samples, across),
             across,
@@ -81,63 +108,63 @@ def recalibrate_batch_norm(model: nn.Module, batches: Batches, *, samples: int =
             network=network,
             settings={"samples": samples},
         )
-        images, _ = sum_of([share for share, _, _ in parts], fixed=True)
-        _average(norms, [(count, statistics) for _, count, statistics in parts])
-        _check(norms)
-        done = True
+        images, _ = sum_of([share for share, _ in parts], fixed=True)
+        reached = _average(norms, [sums for _, sums in parts])
+        _check(reached)
+        replaced.update(reached)
     finally:
-        for norm, momentum, buffers in before:
-            norm.momentum = momentum
-            if not done:
-                for name, values in buffers.items():
-                    norm.get_buffer(name).copy_(values)
+        for name, (momentum, buffers) in before.items():
+            norms[name].momentum = momentum
+            if name not in replaced:
+                for key, values in buffers.items():
+                    norms[name].get_buffer(key).copy_(values)
     return images
 
 
 def _observe(
     network: nn.Module, norms: Mapping[str, _BatchNorm], batches: Batches, samples: int, across: Across
-) -> tuple[Share, int, dict[str, tuple[Tensor, Tensor]]]:
+) -> tuple[Share, dict[str, _Sums]]:
     """Run this process's part of `samples` images through the network with the batch norms alone in train mode.
 
-    Returns what was read, in how many batches, and the mean over them of each batch norm's mean and variance.
+    Returns what was read, and the sums over its batches of each batch norm that they reach.
     """
     if across is not None and any(isinstance(norm, nn.SyncBatchNorm) for norm in norms.values()):
         raise ConfigError("a SyncBatchNorm adds up over processes by itself: turn it into a BatchNorm2d first")
     stream = opened(batches)
     first = next(stream, None)
-    device, share, count = device_of(network), Share(), 0
+    device, share, sums = device_of(network), Share(), {name: _Sums() for name in norms}
     size = 0 if first is None else len(unpack(first)[0])
     if first is not None and size < 2:
         raise DataError(f"batch norm needs batches of at least two images; the first batch holds {size}")
     size = min(size, samples)
     part = 0 if first is None else part_of(samples, across, batch_size=size)
     own = rebatch(itertools.chain([first], stream), size, samples=part) if part else ()
-    with evaluating(network), torch.no_grad():
-        for norm in norms.values():
+    with evaluating(network), torch.no_grad(), ExitStack() as stack:
+        for name, norm in norms.items():
             norm.train()
+            stack.callback(norm.register_forward_hook(sums[name].add).remove)
         for inputs, _ in own:
             with reading(network, inputs):
                 network(inputs.to(device))
-            share, count = share.with_batch(inputs), count + 1
-    return share, count, {name: _statistics(norm) for name, norm in norms.items()}
+            share = share.with_batch(inputs)
+    return share, {name: found.on_cpu() for name, found in sums.items() if found.count}
 
 
-def _statistics(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
-    return norm.get_buffer("running_mean").double().cpu(), norm.get_buffer("running_var").double().cpu()
-
-
-def _average(norms: Mapping[str, _BatchNorm], parts: list[tuple[int, dict[str, tuple[Tensor, Tensor]]]]) -> None:
-    """Give each batch norm the mean over the batches of all processes, each of which has seen `parts[rank][0]`."""
-    total = sum(count for count, _ in parts)
-    for name, norm in norms.items():
-        for idx, statistic in enumerate(("running_mean", "running_var")):
-            summed = torch.stack([count * statistics[name][idx] for count, statistics in parts if count]).sum(0)
+def _average(norms: Mapping[str, _BatchNorm], parts: list[dict[str, _Sums]]) -> dict[str, _BatchNorm]:
+    """Give each batch norm that was reached the mean over the batches of all processes; return these norms."""
+    reached = {name: norm for name, norm in norms.items() if any(name in sums for sums in parts)}
+    for name, norm in reached.items():
+        found = [sums[name] for sums in parts if name in sums]
+        total = sum(each.count for each in found)
+        for statistic in STATISTICS:
+            summed = torch.stack([each.sums[statistic] for each in found]).sum(0)
             norm.get_buffer(statistic).copy_(summed / total)
         norm.get_buffer("num_batches_tracked").fill_(total)
+    return reached
 
 
-def _check(norms: dict[str, _BatchNorm]) -> None:
+def _check(norms: Mapping[str, _BatchNorm]) -> None:
     for name, norm in norms.items():
-        for statistic in ("running_mean", "running_var"):
+        for statistic in STATISTICS:
             if not bool(torch.isfinite(norm.get_buffer(statistic)).all()):
                 raise DataError(f"{statistic} of the batch norm {name!r} is not finite on these batches")
