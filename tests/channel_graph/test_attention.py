@@ -24,7 +24,7 @@ class Attending(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.read(x)
-        return self.last(self.attention(x, x, x, need_weights=False)[0])  # type: ignore[no-any-return]  # a call
+        return self.last(self.attention(x, x, x, need_weights=False)[0])  # type: ignore[no-any-return]  # a module's call
 
 
 def without_channels(net: Attending, dead: tuple[int, ...]) -> None:

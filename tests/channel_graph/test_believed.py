@@ -123,6 +123,6 @@ def test_a_zero_that_must_stay_one_is_left() -> None:
             self.first, self.last, self.angle = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1), nn.Parameter(torch.zeros(()))
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.last(self.first(x)) * (0.1 - self.angle).sqrt()  # type: ignore[no-any-return]  # a tensor's
+            return self.last(self.first(x)) * (0.1 - self.angle).sqrt()  # type: ignore[no-any-return]  # a module's call
 
     assert list(channel_groups(Rooted().eval(), IMAGES)) == ["first"]

@@ -148,7 +148,7 @@ class Auxiliary(nn.Module):
         self.norm, self.further = nn.BatchNorm2d(2), nn.BatchNorm2d(2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.further(self.norm(x)) if self.training else self.norm(x)  # type: ignore[no-any-return]  # a call
+        return self.further(self.norm(x)) if self.training else self.norm(x)  # type: ignore[no-any-return]  # a module's call
 
 
 def test_a_norm_that_no_batch_reaches_keeps_what_it_had() -> None:
