@@ -224,7 +224,7 @@ def _removal(report: Report) -> Section | None:
     text = (
         "Before recovery and fine-tuning, the outputs of the network with its channels removed were compared with "
         "those of the network with them masked, on two images of the data: largest difference "
-        f"{tiny(found.get('largest_difference'))} of the largest output, "
+        f"{tiny(found.get('largest_difference'))} of an output's largest number, "
         f"{tiny(found.get('tolerance'))} allowed."
     )
     rows = [[name, str(reason)] for name, reason in (found.get("unchecked") or {}).items()]
