@@ -88,6 +88,18 @@ class Chunked(_Headed):
         return self.classify(torch.relu(self.left(left)) + torch.relu(self.right(right)))
 
 
+class Concatenated(nn.Module):
+    """A batch norm that reads two convolutions at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 6, 1)
+        self.norm, self.last = nn.BatchNorm2d(10), nn.Conv2d(10, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu(self.norm(torch.cat([self.left(x), self.right(x)], 1))))
+
+
 class DepthwiseUnet(_Headed):
     """A depthwise convolution over the encoder's channels and those that come back up: each layer makes only some."""
 

@@ -113,7 +113,7 @@ def test_any_scores_leave_every_layer_a_channel(name: str, variant: Any, data: s
 
 
 @each_network
-def test_a_rescored_search_does_so(name: str) -> None:
+def test_a_rescored_search_leaves_every_layer_a_channel(name: str) -> None:
     """The better scores fall to other channels as the search goes on."""
     groups, (_, layer) = GROUPS[name], PARTIAL[name]
     other = "up" if name == "DepthwiseUnet" else "right"

@@ -14,6 +14,7 @@ from nni.compression.pruning.tools import generate_sparsity
 from torch import Tensor, nn
 
 from networks_for_tests import (
+    Concatenated,
     ConcatTwice,
     Depthwise,
     Grouped,
@@ -242,16 +243,7 @@ def test_other_graphs(images: Tensor, make: Callable[[], nn.Module]) -> None:
 
 
 def test_batch_norm_behind_a_concatenation_is_masked(images: Tensor) -> None:
-    class Dense(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.left, self.right = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 6, 1)
-            self.norm, self.last = nn.BatchNorm2d(10), nn.Conv2d(10, 2, 1)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.last(torch.relu(self.norm(torch.cat([self.left(x), self.right(x)], 1))))
-
-    network = randomise_batch_norm(Dense()).eval()
+    network = randomise_batch_norm(Concatenated()).eval()
     config_list = [{"op_names": ["left", "right"], "sparse_ratio": 0.5}]
     pruner = FeatureMapPruner(network, config_list, batches=[images], criterion="variance")
     _, masks = pruner.compress()

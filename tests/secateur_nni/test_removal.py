@@ -16,7 +16,7 @@ from nni.compression.pruning import L1NormPruner, LevelPruner
 from nni.compression.speedup import ModelSpeedup
 from torch import Tensor, nn
 
-from networks_for_tests import Depthwise, Grouped, randomise_batch_norm, torchvision_network
+from networks_for_tests import Concatenated, Depthwise, Grouped, randomise_batch_norm, torchvision_network
 from secateur.errors import ConfigError, NetworkError, PlanError, SecateurWarning
 from secateur_nni import FeatureMapPruner, apply_masks, complete_config_list, plan_of_masks
 
@@ -196,18 +196,6 @@ def test_layers_that_nni_cannot_tie_are_refused(
     if make is Summed:
         with pytest.raises(PlanError, match="FeatureMapPruner masks such layers alike"):
             apply_masks(network, masks, images)
-
-
-class Concatenated(nn.Module):
-    """A batch norm that reads two convolutions at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.left, self.right = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 6, 1)
-        self.norm, self.last = nn.BatchNorm2d(10), nn.Conv2d(10, 2, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(torch.relu(self.norm(torch.cat([self.left(x), self.right(x)], 1))))
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ GRADIENT_CRITERIA: Mapping[str, type[GradientCriterion]] = MappingProxyType({"ta
 GROUP_CRITERIA: Mapping[str, type[Reconstruction]] = MappingProxyType({"reconstruction": Reconstruction})
 """Each criterion that reads what the layers behind a group of channels do with them: its name and its class."""
 
-_KINDS: tuple[tuple[Mapping[str, object], str, str], ...] = (
+_KINDS: tuple[tuple[Mapping[str, type[object]], str, str], ...] = (
     (CRITERIA, "feature maps", "collect_scores"),
     (WEIGHT_CRITERIA, "weights", "weight_scores"),
     (GRADIENT_CRITERIA, "weights and gradients", "gradient_scores"),
@@ -208,12 +208,7 @@ def known_criterion(name: str, **options: Any) -> object:
         >>> known_criterion("fpgm").name, known_criterion("hrank").name
         ('fpgm', 'hrank')
     """
-    everything: dict[str, type[object]] = {
-        **CRITERIA,
-        **WEIGHT_CRITERIA,
-        **GRADIENT_CRITERIA,
-        **GROUP_CRITERIA,
-    }
+    everything = {known: kind for table, _, _ in _KINDS for known, kind in table.items()}
     return _build(everything, name, options)
 
 
