@@ -351,13 +351,13 @@ def test_show_measures_nothing(owner: User, tmp_path: Path, finished: tuple[Path
     before = facts(finished[0])
     code, printed, _ = compare(owner, finished[0], "compare.criteria=[l1,hrank]", flags=("--show",))
     assert code == 0
-    assert "4 cells are not measured yet." in printed
+    assert "4 of 8 cells are not measured yet." in printed
     assert facts(finished[0]) == before
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # as of a figure without anything to draw
         code, printed, _ = compare(owner, finished[0], "compare.criteria=[l1,l2]", flags=("--show",))
     assert code == 0
-    assert "8 cells are not measured yet." in printed
+    assert "8 of 8 cells are not measured yet." in printed
     assert "<svg" not in (finished[0] / "comparison.html").read_text(encoding="utf-8")
     assert compare(owner, finished[0], flags=("--show",))[0] == 0
 

@@ -243,6 +243,7 @@ def test_the_same_channels_are_said_to_be_the_same() -> None:
     assert standing(rows, "cut").houses == {"NNI", "secateur"}
     found = {"rows": rows, "seeds": [0], "dense": {"accuracy": 0.9, "images": 10, "macs": 20.0, "parameters": 9.0}}
     assert sum("chooses the same channels as" in line for line in notes(found)) == 1
+    assert "top-1 in percent: one measurement, of seed 0." in notes(found)
 
 
 def test_what_is_not_measured_is_named_with_its_reason() -> None:

@@ -49,13 +49,16 @@ def tables(found: Mapping[str, Any], *, width: int = WIDE) -> Iterator[Table]:
 
 def notes(found: Mapping[str, Any], *, width: int = WIDE) -> list[str]:
     """Return what tables of this width leave to be said: how to read them, who chooses alike, what is not there."""
-    seeds = ", ".join(map(str, found["seeds"]))
+    seeds = found["seeds"]
+    over = (
+        f"the mean over the seeds {', '.join(map(str, seeds))} ± half of its 95% t-interval; without ± it is one "
+        "measurement, which all seeds share where neither the channels nor what is done with them depends on the seed."
+    )
     dense = percent(found["dense"]["accuracy"])
     lines = [
         f"dense: {dense} of {found['dense']['images'] or 0:,} held-out images, {amount(found['dense']['macs'])} MACs, "
         f"{amount(found['dense']['parameters'])} parameters.",
-        f"top-1 in percent: the mean over the seeds {seeds} ± half of its 95% t-interval; without ± it is one "
-        "measurement, which all seeds share where neither the channels nor what is done with them depends on the seed.",
+        f"top-1 in percent: {over if len(seeds) > 1 else f'one measurement, of seed {seeds[0]}.'}",
         LEADS,
     ]
     if width >= WIDE:
@@ -105,7 +108,8 @@ def missing(found: Mapping[str, Any]) -> list[str]:
         for seed, reason in row["not_measured"].items():
             why.setdefault((called(row), reason), []).append(f"{row['budget']}, {row['search']}, seed {seed}")
     waiting = sum(len(cells) for (_, reason), cells in why.items() if reason == "not measured yet")
-    lines = [f"{waiting} cells are not measured yet."] if waiting else []
+    total = sum(len(row["plans"]) for row in found["rows"])
+    lines = [f"{waiting} of {total} cells are not measured yet."] if waiting else []
     return lines + [
         f"not measured: {name} ({'; '.join(cells)}): {reason}"
         for (name, reason), cells in why.items()

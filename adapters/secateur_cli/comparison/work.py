@@ -49,7 +49,7 @@ def work(setting: Setting, journal: Journal, claims: Claims, cells: Sequence[Cel
         left = _unfinished(setting, journal, cells, tried)
         if left and len(left) == before:
             if not told:
-                say(f"waiting for {len(left)} cells that another process works at")
+                say(f"waiting for {len(left)} of {len(cells)} cells, which other processes work at")
                 told = True
             time.sleep(POLL)
 
