@@ -21,8 +21,9 @@ from secateur.modes import device_of, evaluating
 class Timeline:
     """When modules first began, the spans of those that ran exactly once, and when the outputs of these were read.
 
-    Time counts the beginnings and ends of modules and the operations between them. A module that changes what it is
-    given, such as an activation in place, has no span: its output alone would not tell all that it did.
+    Time counts the beginnings and ends of modules and the operations between them. A module has no span if it changes
+    what it is given, such as an activation in place, or gives it on, such as dropout: more hangs on it than a copy of
+    its output could tell.
 
     Example:
         >>> network = nn.Sequential(nn.Linear(1, 1), nn.Sequential(nn.ReLU()), nn.ReLU())
@@ -54,7 +55,7 @@ class Timeline:
             network(example.to(device_of(network)))
         if any(_keeps_tensors(module) for module in network.modules()):
             return cls()
-        once = [name for name, calls in clock.begins.items() if len(calls) == 1 and name not in clock.changing]
+        once = [name for name, calls in clock.begins.items() if len(calls) == 1 and name not in clock.sharing]
         spans = {name: (clock.begins[name][0], clock.ends[name][0]) for name in once}
         return cls(
             {name: calls[0] for name, calls in clock.begins.items()},
@@ -116,6 +117,11 @@ def _versions(given: Any) -> list[int]:
     return [leaf._version for leaf in tree_leaves(given) if isinstance(leaf, Tensor) and not leaf.is_inference()]
 
 
+def _storages(given: Any) -> set[int]:
+    """Return where the memory begins that tensors among arguments lie in."""
+    return {leaf.untyped_storage().data_ptr() for leaf in tree_leaves(given) if address(leaf)}
+
+
 class _Clock(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves the base untyped
     """Writes down when modules begin and end and when their outputs are read; no held address recurs."""
 
@@ -125,7 +131,7 @@ class _Clock(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leave
         self.begins: dict[str, list[int]] = {}
         self.ends: dict[str, list[int]] = {}
         self.reads: dict[str, list[int]] = {}
-        self.changing: set[str] = set()
+        self.sharing: set[str] = set()
         self._versions: list[list[int]] = []  # of what the modules that run were given, the innermost last
         self._makers: dict[int, list[str]] = {}
         self._held: list[Any] = []
@@ -137,8 +143,9 @@ class _Clock(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leave
 
     def end(self, name: str, _module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         self.now += 1
-        if self._versions.pop() != _versions((args, kwargs)):
-            self.changing.add(name)
+        given, gives = _storages((args, kwargs)), _storages(output)
+        if self._versions.pop() != _versions((args, kwargs)) or given & gives:
+            self.sharing.add(name)
         self.ends.setdefault(name, []).append(self.now)
         self._held.append(output)
         for tensor in tree_leaves(output):
