@@ -15,7 +15,10 @@ def quantized_by_loops(row: Sequence[float], bits: int, threshold: float) -> tup
 
 
 def kl_threshold_by_loops(sizes: Sequence[float], bits: int, *, bins: int) -> float:
-    """The threshold at the end of the bin whose clipped histogram diverges least from its quantized form."""
+    """The threshold at the end of the bin whose clipped histogram diverges least from its quantized form.
+
+    One that clips more than half of the sizes is none.
+    """
     levels, largest = 2 ** (bits - 1), max(sizes)
     if largest == 0:
         return 0.0
@@ -36,7 +39,7 @@ def kl_threshold_by_loops(sizes: Sequence[float], bits: int, *, bins: int) -> fl
         Q = [q / max(sum(spread), 1) for q in spread]
         floor = 2.0**-52
         divergence = sum(p * math.log(max(p, floor) / max(q, floor)) for p, q in zip(P, Q, strict=True) if p > 0)
-        if divergence < best - 1e-12:
+        if divergence < best - 1e-12 and sum(counts[i:]) <= len(sizes) / 2:
             best, found = divergence, largest * i / bins
     return found
 

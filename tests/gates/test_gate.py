@@ -149,3 +149,40 @@ def test_groups_that_take_no_gate() -> None:
     tokens = torch.randn(2, 5, 6)
     with pytest.raises(NetworkError, match=r"'first' take no gate: second reads tokens"):
         places(Tokens(), channel_groups(Tokens(), tokens), tokens)
+
+    class Parts(nn.Module):
+        """Of two branches that a depthwise convolution joins, one is read on its own before."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.left, self.right, self.alone = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)
+            self.depthwise, self.last = nn.Conv2d(8, 8, 3, groups=8, padding=1), nn.Conv2d(8, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            left = self.left(x)
+            return self.alone(left) + self.last(self.depthwise(torch.cat([left, self.right(x)], 1)))
+
+    network = Parts()
+    with pytest.raises(NetworkError, match="take no gate: alone, which reads them first, does not read them one like"):
+        places(network, channel_groups(network, IMAGES), IMAGES)
+
+
+def test_a_reader_that_is_called_twice_reads_one_code() -> None:
+    class Pyramid(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fine, self.coarse = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1, stride=2)
+            self.head = nn.Conv2d(4, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.fine(x)).mean((2, 3)) + self.head(self.coarse(x)).mean((2, 3))
+
+    torch.manual_seed(0)
+    network = Pyramid()
+    attached = Attached(network, channel_groups(network, IMAGES), IMAGES, GateRecipe())
+    for images in (IMAGES, 2 * IMAGES):
+        with attached.attached(["fine"]), torch.no_grad():
+            found, code = network(images), attached.codes["fine"][:, None, None]
+            torch.testing.assert_close(code[:, 0, 0], attached.gates["fine"](network.fine(images)))
+        fine, coarse = (network.head(code * layer(images)) for layer in (network.fine, network.coarse))
+        torch.testing.assert_close(found, fine.mean((2, 3)) + coarse.mean((2, 3)))

@@ -64,6 +64,14 @@ def test_thresholds_of_few_bits_are_those_of_loops(bits: int, monkeypatch: pytes
     assert kl_thresholds(rows, bits).tolist() == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(("bits", "most"), [(2, 0.35), (3, 0.06), (4, 0.02)])
+def test_few_weights_are_not_clipped_to_the_smallest_of_them(bits: int, most: float) -> None:
+    weight = torch.randn(200, 9, generator=torch.Generator().manual_seed(0))  # a depthwise convolution
+    own = torch.full((200,), bits)
+    lost = dequantize(quantize(weight, own, thresholds_of(weight, own))) - weight
+    assert float(lost.square().sum() / weight.square().sum()) < most
+
+
 def test_from_five_bits_on_nothing_is_clipped() -> None:
     weight = torch.randn(6, 300)
     weight[:, 0] = 30.0

@@ -51,11 +51,33 @@ class Twice(nn.Module):
         return self.last(self.act(y)) + x.mean()
 
 
+class Forgetful(nn.Module):
+    """Has activations and a branch change a tensor in place, one through an alias, and reads on from that tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 1)
+        self.act = nn.ReLU(inplace=True)
+        self.branch = nn.Sequential(nn.Hardtanh(inplace=True), nn.Conv2d(4, 4, 3, padding=1))
+        self.middle = nn.Conv2d(4, 4, 1)
+        self.drop, self.other_act = nn.Dropout(), nn.ReLU(inplace=True)
+        self.later = nn.Conv2d(4, 4, 1)
+        self.last = nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stem(x)
+        self.act(y)
+        z = self.middle(self.branch(y))
+        self.other_act(self.drop(z))  # which in eval mode is z itself
+        return self.last(self.later(z) + y)
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "residual": Residual,
     "depthwise": Depthwise,
     "twice": Twice,
     "keeps its input": KeepsItsInput,
+    "forgetful": Forgetful,
     "resnet20": resnet20,
     "densenet16": lambda: CifarDenseNet(16),  # as DenseNet-40, with four layers a block instead of twelve
     "googlenet": googlenet,

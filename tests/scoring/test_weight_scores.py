@@ -236,6 +236,17 @@ def test_weights_that_are_computed_have_gradients_too() -> None:
     torch.testing.assert_close(first["0"], second["0"], rtol=1e-5, atol=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.nn.utils.weight_norm:FutureWarning")
+def test_weights_of_the_last_call_are_not_taken_for_those_of_now() -> None:
+    first, second = (nn.Sequential(nn.utils.weight_norm(nn.Conv2d(3, 4, 3))) for _ in range(2))
+    second.load_state_dict(first.state_dict())
+    with pytest.raises(NetworkError, match="the weights of layer '0' are computed by a hook at each call"):
+        weight_scores(second, "l1")
+    nn.utils.remove_weight_norm(first[0])
+    nn.utils.remove_weight_norm(second[0])
+    torch.testing.assert_close(weight_scores(first, "l1")["0"], weight_scores(second, "l1")["0"])
+
+
 @pytest.mark.parametrize(
     ("batches", "loss", "words"),
     [

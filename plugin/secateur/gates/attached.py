@@ -38,8 +38,8 @@ def places(network: nn.Module, groups: Mapping[str, ChannelGroup], example: Tens
     """Return where the gate of each group stands, from one forward pass.
 
     Raises:
-        NetworkError: no layer that reads a group's channels runs, none reads as many positions of each channel, or a
-            linear layer reads them from tokens (N, T, D).
+        NetworkError: no layer that reads a group's channels runs, the first to run reads more positions of some
+            channels than of others, or a linear layer reads them from tokens (N, T, D).
         PlanError: a group whose channels are only masked.
     """
     seen: dict[str, torch.Size] = {}
@@ -61,12 +61,9 @@ def places(network: nn.Module, groups: Mapping[str, ChannelGroup], example: Tens
     for name, group in groups.items():
         consumers = [m for m in group.members if m.role == "consumer" and m.layer in seen]
         consumers.sort(key=lambda m: order.index(m.layer))
-        alike = [m for m in consumers if len({len(own) for own in m.indices}) == 1 and m.indices[0]]
-        tokens = [m.layer for m in consumers if _is_linear(network, m) and len(seen[m.layer]) != 2]
-        if not alike or tokens:
-            reason = f"{tokens[0]} reads tokens" if tokens else "no layer reads them one like the other"
+        if reason := _reason_against(network, consumers, seen):
             raise NetworkError(f"the channels of {name!r} take no gate: {reason}")
-        reader = alike[0]
+        reader = consumers[0]
         maps = channels_of(torch.empty(seen[reader.layer], device="meta"), reader).shape
         found[name] = Place(reader, maps, tuple(consumers))
     return found
@@ -82,8 +79,14 @@ def check_gates(network: nn.Module, groups: Mapping[str, ChannelGroup], example:
         pool_size(place.maps, most=most)
 
 
-def _is_linear(network: nn.Module, member: Member) -> bool:
-    return isinstance(network.get_submodule(member.layer), nn.Linear)
+def _reason_against(network: nn.Module, consumers: Sequence[Member], seen: Mapping[str, torch.Size]) -> str:
+    """Return why no code can be made of what layers read, in the order in which they run; empty where one can."""
+    if not consumers:
+        return "no layer reads them"
+    if len({len(own) for own in consumers[0].indices}) > 1:
+        return f"{consumers[0].layer}, which reads them first, does not read them one like the other"
+    linear = [m.layer for m in consumers if isinstance(network.get_submodule(m.layer), nn.Linear)]
+    return next((f"{layer} reads tokens" for layer in linear if len(seen[layer]) != 2), "")
 
 
 def channels_of(inputs: Tensor, reader: Member) -> Tensor:
@@ -108,7 +111,7 @@ class Attached:
     Attributes:
         network: what they stand in.
         gates: group -> its gate.
-        codes: group -> the code of the last forward pass.
+        codes: group -> the code of the last forward pass, made where its reader is first called.
     """
 
     def __init__(
@@ -142,6 +145,7 @@ class Attached:
     def attached(self, names: Sequence[str]) -> Iterator[None]:
         """Within the block the network runs with the gates of some groups."""
         with ExitStack() as stack:
+            stack.callback(self.network.register_forward_pre_hook(lambda *_: self.codes.clear()).remove)
             for name in names:
                 for member in self._places[name].consumers:
                     module = self.network.get_submodule(member.layer)
@@ -157,10 +161,10 @@ class Attached:
 
         def multiply(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             first = first_input(args, kwargs)
-            if member is place.reader:
+            if name not in self.codes:
+                if member is not place.reader:
+                    raise NetworkError(f"{member.layer!r} runs before {place.reader.layer!r}, which it did not before")
                 self.codes[name] = gate(channels_of(first, member), share=self._share, across=self._across)
-            elif name not in self.codes:
-                raise NetworkError(f"{member.layer!r} runs before {place.reader.layer!r}, which it did not before")
             return with_first_input(args, kwargs, first * factors(self.codes[name], owners, first))
 
         return multiply

@@ -108,7 +108,7 @@ def kl_thresholds(sizes: Tensor, bits: int) -> Tensor:
     Formula: the row's histogram has bins 0..B-1 up to its maximum. A threshold at bin i clips what lies above into bin
     i - 1, which gives P; Q spreads what falls to each of the L = 2^(bits - 1) levels, code j owning the bins that round
     to it, evenly over those of its bins that hold anything. Chosen is the i >= L that minimises
-    sum P log(P / Q), the first of equals.
+    sum P log(P / Q), the first of equals, of those below which at least half of the row lies.
 
     Cost: O(B^2) a row.
 
@@ -117,7 +117,9 @@ def kl_thresholds(sizes: Tensor, bits: int) -> Tensor:
         >>> kl_thresholds(sizes, 4).item() < 2
         True
 
-    Deviations: one histogram a filter, of 128 bins, with levels where this quantizer rounds; HAQ takes one a layer.
+    Deviations: one histogram a filter, of 128 bins, with levels where this quantizer rounds; HAQ takes one a layer. In
+    those of the few weights of a depthwise convolution, P and Q agree where all but the smallest weight are clipped:
+    hence the half.
     """
     largest = sizes.amax(1)
     place = (sizes / largest.clamp(min=torch.finfo(torch.float32).tiny)[:, None] * BINS).long().clamp(max=BINS - 1)
@@ -132,8 +134,8 @@ def least_divergence(counts: Tensor, largest: Tensor, levels: int) -> Tensor:
     best = torch.full((C,), torch.inf, dtype=torch.float64, device=counts.device)
     found = largest.clone()
     for i in range(levels, BINS + 1):
-        P = counts[:, :i].clone()
-        P[:, -1] += counts[:, i:].sum(1)
+        P, clipped = counts[:, :i].clone(), counts[:, i:].sum(1)
+        P[:, -1] += clipped
         middles = (torch.arange(i, device=counts.device) + 0.5) / i * (levels - 1)
         code = middles.round().long().expand(C, i)
         filled = (counts[:, :i] > 0).double()
@@ -144,7 +146,7 @@ def least_divergence(counts: Tensor, largest: Tensor, levels: int) -> Tensor:
         P, Q = P / P.sum(1, keepdim=True), Q / total
         floor = torch.finfo(torch.float64).eps  # clipped mass in an empty bin: far, not infinitely far
         divergence = torch.where(P > 0, P * (P.clamp(min=floor) / Q.clamp(min=floor)).log(), 0.0).sum(1)
-        better = divergence < best
+        better = (divergence < best) & (clipped <= counts.sum(1) / 2)
         best = torch.where(better, divergence, best)
         found = torch.where(better, largest * i / BINS, found)
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -20,7 +21,9 @@ from secateur.modes import device_of, evaluating
 class Timeline:
     """When modules first began, the spans of those that ran exactly once, and when the outputs of these were read.
 
-    Time counts the beginnings and ends of modules and the operations between them.
+    Time counts the beginnings and ends of modules and the operations between them. A module has no span if it changes
+    what it is given, such as an activation in place, or gives it on, such as dropout: more hangs on it than a copy of
+    its output could tell.
 
     Example:
         >>> network = nn.Sequential(nn.Linear(1, 1), nn.Sequential(nn.ReLU()), nn.ReLU())
@@ -42,15 +45,18 @@ class Timeline:
         with ExitStack() as stack:
             for name, module in network.named_modules():
                 if name:
-                    stack.callback(module.register_forward_pre_hook(lambda *_, name=name: clock.begin(name)).remove)
-                    stack.callback(module.register_forward_hook(lambda *a, name=name: clock.end(name, a[2])).remove)
+                    begin, end = functools.partial(clock.begin, name), functools.partial(clock.end, name)
+                    stack.callback(module.register_forward_pre_hook(begin, with_kwargs=True).remove)
+                    stack.callback(module.register_forward_hook(end, with_kwargs=True).remove)
             stack.enter_context(evaluating(network))
+            stack.enter_context(torch.inference_mode(mode=False))  # in which tensors have no versions
             stack.enter_context(torch.no_grad())
             stack.enter_context(clock)
             network(example.to(device_of(network)))
         if any(_keeps_tensors(module) for module in network.modules()):
             return cls()
-        spans = {name: (calls[0], clock.ends[name][0]) for name, calls in clock.begins.items() if len(calls) == 1}
+        once = [name for name, calls in clock.begins.items() if len(calls) == 1 and name not in clock.sharing]
+        spans = {name: (clock.begins[name][0], clock.ends[name][0]) for name in once}
         return cls(
             {name: calls[0] for name, calls in clock.begins.items()},
             spans,
@@ -58,7 +64,7 @@ class Timeline:
         )
 
     def ended_before(self, layer: str) -> list[str]:
-        """Return the modules that ran once and ended before `layer` began, the last first."""
+        """Return the modules with a span that ended before `layer` began, the last first."""
         begin = self.begins.get(layer, 0)
         past = [name for name, span in self.spans.items() if span[1] < begin]
         return sorted(past, key=lambda name: -self.spans[name][1])
@@ -106,6 +112,16 @@ def _keeps_tensors(module: nn.Module) -> bool:
     )
 
 
+def _versions(given: Any) -> list[int]:
+    """Return how often each of the tensors among arguments was changed in place."""
+    return [leaf._version for leaf in tree_leaves(given) if isinstance(leaf, Tensor) and not leaf.is_inference()]
+
+
+def _storages(given: Any) -> set[int]:
+    """Return where the memory begins that tensors among arguments lie in."""
+    return {leaf.untyped_storage().data_ptr() for leaf in tree_leaves(given) if address(leaf)}
+
+
 class _Clock(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves the base untyped
     """Writes down when modules begin and end and when their outputs are read; no held address recurs."""
 
@@ -115,15 +131,21 @@ class _Clock(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leave
         self.begins: dict[str, list[int]] = {}
         self.ends: dict[str, list[int]] = {}
         self.reads: dict[str, list[int]] = {}
+        self.sharing: set[str] = set()
+        self._versions: list[list[int]] = []  # of what the modules that run were given, the innermost last
         self._makers: dict[int, list[str]] = {}
         self._held: list[Any] = []
 
-    def begin(self, name: str) -> None:
+    def begin(self, name: str, _module: nn.Module, *given: Any) -> None:
         self.now += 1
         self.begins.setdefault(name, []).append(self.now)
+        self._versions.append(_versions(given))
 
-    def end(self, name: str, output: Any) -> None:
+    def end(self, name: str, _module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         self.now += 1
+        given, gives = _storages((args, kwargs)), _storages(output)
+        if self._versions.pop() != _versions((args, kwargs)) or given & gives:
+            self.sharing.add(name)
         self.ends.setdefault(name, []).append(self.now)
         self._held.append(output)
         for tensor in tree_leaves(output):

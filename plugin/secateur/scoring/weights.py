@@ -40,8 +40,9 @@ def weight_scores(
 
     Raises:
         ConfigError: an unknown criterion, or `example_inputs` missing where it is needed.
-        NetworkError: a layer in `layers` does not exist, or cannot be scored; no layer can be scored; a compiled or
-            scripted network.
+        NetworkError: a layer in `layers` does not exist, or cannot be scored; no layer can be scored; a layer whose
+            weights a hook computes at each call (the older weight_norm and spectral_norm, torch.nn.utils.prune); a
+            compiled or scripted network.
         ScoreError: weights that are NaN or infinite; the layer is named.
 
     Cost: that of the criterion; O(C^2 D) a layer for those that compare filters, seconds for a ResNet-50.
@@ -59,7 +60,7 @@ def weight_scores(
     wanted = producers(network, layers)
     skipped: dict[str, str] = {}
     if rule.reads == "filters":
-        weights = {name: as_rows(module, weight_of(module)) for name, module in wanted.items()}
+        weights = {name: _present_rows(name, module) for name, module in wanted.items()}
     elif example_inputs is None:
         raise ConfigError(
             f"the criterion {rule.name!r} reads the batch norm behind each layer: give example_inputs to find it by"
@@ -94,6 +95,16 @@ def weight_of(module: nn.Module) -> Tensor:
     if not isinstance(weight, Tensor):
         raise NetworkError(f"a {type(module).__name__} has no weight to read")
     return weight
+
+
+def _present_rows(name: str, module: nn.Module) -> Tensor:
+    """Return the rows of a layer's weight as it is now; refuse one that is as of the last call."""
+    if isinstance(module.__dict__.get("weight"), Tensor):  # neither a parameter nor a buffer
+        raise NetworkError(
+            f"the weights of layer {name!r} are computed by a hook at each call, and may be other by now; first remove "
+            "it: remove_weight_norm, remove_spectral_norm or prune.remove"
+        )
+    return as_rows(module, weight_of(module))
 
 
 def as_rows(module: nn.Module, tensor: Tensor) -> Tensor:
