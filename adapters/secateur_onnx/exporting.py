@@ -117,8 +117,8 @@ def export(
         example, larger = _example_batches(model, example_inputs)
         found = _translate_half(model, example, larger, opset) or _translate(model, example, larger, opset)
     proto, exporter, reason = found
-    for node in proto.graph.node:
-        del node.metadata_props[:]
+    for part in (proto.graph, *proto.functions):
+        _remove_notes(part)
     onnx.helper.set_model_props(proto, about)
     size = write_checked(proto, path)
     if reason is not None:
@@ -236,6 +236,15 @@ EXPORTERS: tuple[tuple[Exporter, Callable[[nn.Module, Tensor, int | None], Any]]
     ("dynamo", _translate_with_dynamo),
     ("torchscript", _translate_with_torchscript),
 )
+
+
+def _remove_notes(part: Any) -> None:
+    """Take the exporters' notes out of a graph or function, and out of the branches and loops in it."""
+    for node in part.node:
+        del node.metadata_props[:]
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                _remove_notes(inner)
 
 
 def _first_line(error: Exception) -> str:
