@@ -77,9 +77,12 @@ def opened(path: Path, provider: str) -> onnxruntime.InferenceSession:
 def loaded(path: Path) -> np.ndarray:
     """Return the array in a .npy file; one that would run code as it is read, a pickle, is refused."""
     try:
-        return np.load(path, allow_pickle=False)
+        found = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         sys.exit(f"error: {path} cannot be read: {error}")
+    if not isinstance(found, np.ndarray):
+        sys.exit(f"error: {path} holds several arrays, {', '.join(found)}; save one of them by numpy.save")
+    return found
 
 
 def preprocessed(pixels: np.ndarray, *, divide: float, mean: list[float], std: list[float]) -> np.ndarray:
@@ -110,8 +113,10 @@ def run(session: onnxruntime.InferenceSession, images: np.ndarray, batch: int) -
     return np.concatenate(parts)
 
 
-def amount(number: float) -> str:
-    """Return a cost with three digits, or as many as it has before the point."""
+def amount(number: object) -> str:
+    """Return a cost with three digits, or as many as it has before the point; what is no number as it is."""
+    if not isinstance(number, int | float):
+        return str(number)
     return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
 
 

@@ -248,6 +248,9 @@ def test_deployment_tells_costs_with_their_digits() -> None:
         "latency before 0.481, after 0.29, budget 0.289"
     )
     assert said('{"macs": {"before": 125485696.0}}') == "macs before 125,485,696"
+    assert said('{"data": {"name": "digits", "split": null, "images": 1797}}') == (
+        "data name digits, split None, images 1,797"
+    )
 
 
 def test_deployment_imports_neither_torch_nor_secateur() -> None:
@@ -261,11 +264,13 @@ def test_deployment_says_what_is_wrong(deployed: Path) -> None:
     np.save(deployed / "flat.npy", np.zeros(7))
     np.save(deployed / "pickled.npy", np.array([{}]), allow_pickle=True)
     (deployed / "empty.npy").touch()
+    np.savez(deployed / "several.npz", images=np.zeros((2, 8, 8)), labels=np.zeros(2))
     export(torch.nn.Flatten().double(), torch.zeros(2, 1, 8, 8, dtype=torch.float64), deployed / "double.onnx")
     for arguments, options, message in (
         ((), {"images": "missing.npy"}, "error: missing.npy cannot be read: .*No such file"),
         ((), {"images": "pickled.npy"}, "error: pickled.npy cannot be read: .*allow_pickle"),
         ((), {"images": "empty.npy"}, "error: empty.npy cannot be read"),
+        ((), {"images": "several.npz"}, "several.npz holds several arrays, images, labels; save one"),
         (("--labels", "missing.npy"), {}, "error: missing.npy cannot be read"),
         ((), {"model": "double.onnx"}, r"one input in float32 or float16; found tensor\(double\)$"),
         ((), {"model": "truncated.onnx"}, "error: truncated.onnx does not run on CPUExecutionProvider"),

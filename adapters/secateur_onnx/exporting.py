@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,12 +21,12 @@ from secateur_onnx.metadata import as_strings
 from secateur_onnx.networks import placed
 from secateur_onnx.open_batch import FixedBatchError, Passed, fixes_batch
 from secateur_onnx.packages import require
+from secateur_onnx.quiet import quiet
 
 MIN_OPSET = 7
 NEWEST_TRACED = 23  # the last version of the operators that torch's older exporter writes
 Exporter = Literal["dynamo", "torchscript"]
 Translation = tuple[Any, Exporter, str | None]
-LOGGERS = ("torch", "torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 
 
 @dataclass(frozen=True)
@@ -117,8 +115,8 @@ def export(
         example, larger = _example_batches(model, example_inputs)
         found = _translate_half(model, example, larger, opset) or _translate(model, example, larger, opset)
     proto, exporter, reason = found
-    for node in proto.graph.node:
-        del node.metadata_props[:]
+    for part in (proto.graph, *proto.functions):
+        _remove_notes(part)
     onnx.helper.set_model_props(proto, about)
     size = write_checked(proto, path)
     if reason is not None:
@@ -159,7 +157,7 @@ def _translate_half(model: nn.Module, example: Passed, larger: Passed, opset: in
     try:
         first, second = (Passed(passed.inputs.float(), passed.outputs) for passed in (example, larger))
         proto, exporter, reason = _translate(in_float32(model), first, second, opset)
-        with _quiet():
+        with quiet():
             proto = rounded_to_half(proto)
             require("onnx").checker.check_model(proto, full_check=True)
     except FixedBatchError:
@@ -174,7 +172,7 @@ def _translate(model: nn.Module, example: Passed, larger: Passed, opset: int | N
     reasons: list[str] = []
     failure: Exception | None = None
     fixed = False
-    with _quiet():
+    with quiet():
         for exporter, translate in EXPORTERS:
             try:
                 proto = translate(model, example.inputs, opset)
@@ -238,26 +236,18 @@ EXPORTERS: tuple[tuple[Exporter, Callable[[nn.Module, Tensor, int | None], Any]]
 )
 
 
+def _remove_notes(part: Any) -> None:
+    """Take the exporters' notes out of a graph or function, and out of the branches and loops in it."""
+    for node in part.node:
+        del node.metadata_props[:]
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                _remove_notes(inner)
+
+
 def _first_line(error: Exception) -> str:
     cause = error.__cause__ or error
     return f"{type(cause).__name__}: {(str(cause).strip().splitlines() or ['no reason given'])[0]}"
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporters' progress, hints and warnings from the user; what they raise still comes through."""
-    loggers = [logging.getLogger(name) for name in LOGGERS]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        talk = io.StringIO()
-        with contextlib.redirect_stdout(talk), contextlib.redirect_stderr(talk), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def require_folder(path: Path) -> None:

@@ -60,6 +60,9 @@ class Pair(Small):
 class Raises(Small):
     def forward(self, x): raise KeyError("no such layer")
 
+class Auxiliary(Small):
+    def forward(self, x): return (super().forward(x),) * 2 if self.training else super().forward(x)
+
 class RaisesInTraining(Small):
     def forward(self, x): return 1 / 0 if self.training else super().forward(x)
 
@@ -137,6 +140,8 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     ((network("Talkative"),), "only tensors can be saved and loaded; the network also has the state _extra_state"),
     ((network("Normed"),), "layer 'second' are computed by a parametrization"),
     ((network("Frozen"),), "cannot be trained; set train: null and fine_tune: null"),
+    ((network("Auxiliary"),), "in training mode the network must give one tensor of logits; it gives tuple"),
+    ((network("Auxiliary"), "train=null"), "as those with auxiliary classifiers do"),
     ((network("Counted"),), "turns the batch size into a Python number, as len(x) "),
     ((network("Half"),), "does not run on the data"),
     (("network.build=secateur_user_networks:Flat",), "nothing in this network can be pruned"),

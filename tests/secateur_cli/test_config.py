@@ -94,6 +94,17 @@ def test_overrides_replace_add_and_keep_the_rest(file: Path) -> None:
     assert config.data == load_config(file).data
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-3", 0.001), ("-2E+5", -2e5), (".5e1", 5.0), ("1.5e3", 1500.0), ("'1e-3'", "1e-3"), ("1e5x", "1e5x")],
+)
+def test_numbers_with_an_exponent_are_numbers(file: Path, text: str, value: object) -> None:
+    """Also where any value is allowed, as among the arguments of a network."""
+    assert load_config(file, overrides=[f"network.arguments={{rate: {text}}}"]).network.arguments == {"rate": value}
+    file.write_text(f"{file.read_text()}score: {{criterion: di, options: {{rho: 1e-3}}}}\n")
+    assert load_config(file).score.options == {"rho": 0.001}
+
+
 def test_configurations_are_immutable(file: Path) -> None:
     with pytest.raises(ValueError, match="frozen"):
         load_config(file).seed = 3

@@ -15,7 +15,7 @@ from runs_for_tests import User
 from secateur.errors import ConfigError
 from secateur.modes import device_of, placed
 from secateur_cli.comparison import measuring, scoring, setting, training
-from secateur_cli.stages import error_curves, job, planning, preparation, recovery, searching
+from secateur_cli.stages import error_curves, few_bits, job, planning, preparation, recovery, searching
 
 
 def test_a_device_that_is_not_there_is_refused_before_anything_is_written(user: User, tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
     for module in (preparation, setting):
         monkeypatch.setattr(module, "check_device", lambda config: None)
-    for module in (job, planning, error_curves, searching, recovery, training, scoring, measuring):
+    for module in (job, planning, error_curves, searching, recovery, few_bits, training, scoring, measuring):
         monkeypatch.setattr(module, "placed", recording(module.__name__.rpartition(".")[2]))
     return found
 
@@ -81,6 +81,12 @@ def test_every_stage_that_reads_images_runs_there(user: User, tmp_path: Path, as
         ("job", 2),  # fine-tuned, with a teacher
         ("job", 1),  # judged
     ]
+
+
+def test_fewer_bits_are_decided_there(user: User, tmp_path: Path, asked: list[tuple[str, int]]) -> None:
+    bits = "quantize={bits: [8, 4], shares: [0.5, 0.5], activations: 8, epochs: 0}"
+    user.call(tmp_path / "run", "device=cuda", "plan.search=uniform", "recover=none", "fine_tune=null", bits)
+    assert [stage for stage, _ in asked if stage == "few_bits"] == ["few_bits"] * 3  # scored, calibrated, judged
 
 
 COMPARED = (

@@ -77,6 +77,22 @@ class Branching(nn.Module):
         return flat if bool(flat.abs().sum() >= 0) else -flat
 
 
+class Conditional(nn.Module):
+    """Branches on a value in the way that torch.export takes."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        flat = inputs.flatten(1)
+        outputs: Tensor = torch.cond(flat.sum() > 0, torch.exp, torch.sigmoid, (flat,))
+        return outputs
+
+
+def test_branches_are_free_of_local_paths(tmp_path: Path) -> None:
+    result = export(Conditional(), torch.ones(1, 3, 2, 2), tmp_path / "model.onnx")
+    assert result.exporter == "dynamo"
+    assert "If" in {node.op_type for node in onnx.load(result.path).graph.node}
+    assert b".py" not in result.path.read_bytes()
+
+
 def test_fallback_says_why(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.warns(SecateurWarning, match="older exporter: .*data-dependent"):
         result = export(Branching(), torch.ones(1, 3, 2, 2), tmp_path / "model.onnx")
@@ -126,9 +142,12 @@ class Pair(nn.Module):
         (lambda: nn.Conv2d(5, 2, 3), r"fails on a batch of shape \(2, 3, 16, 16\)"),
     ],
 )
-def test_networks_that_cannot_be_exported(tmp_path: Path, build: Callable[[], nn.Module], message: str) -> None:
+def test_networks_that_cannot_be_exported(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], build: Callable[[], nn.Module], message: str
+) -> None:
     with pytest.raises(NetworkError, match=message):
         export(build(), EXAMPLE, tmp_path / "model.onnx")
+    assert capfd.readouterr() == ("", "")  # torch prints the graph past Python
     assert list(tmp_path.iterdir()) == []
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from references_latency import bilinear, risen
 from secateur import apply_plan, channel_groups, uniform_plan
@@ -25,7 +25,7 @@ from secateur_onnx import LatencyCost, latency_cost
 from secateur_onnx.latency import latency
 from secateur_onnx.latency.geometry import Geometry, layer_calls
 from secateur_onnx.latency.latency import measured_on
-from secateur_onnx.latency.layer_nodes import weight_shape
+from secateur_onnx.latency.layer_nodes import input_shape, weight_shape
 from secateur_onnx.latency.layer_tables import Grid, LayerTable, knots
 from secateur_onnx.latency.layer_times import time_layers
 from secateur_onnx.machine import describe_machine
@@ -173,6 +173,29 @@ def test_every_kind_of_layer_is_timed() -> None:
         if name in calls:
             record, (geometry,) = calls[name]
             assert weight_shape(geometry, (record.inputs, record.outputs)) == tuple(module.weight.shape)
+
+
+class Video(nn.Module):
+    """Folds the frames of a video into the batch dimension, then windows of two frames."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frame, self.window, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames = torch.relu(self.frame(x.flatten(0, 1))).mean((2, 3))
+        windows = torch.relu(self.window(frames.unflatten(0, (-1, 2))))
+        outputs: Tensor = self.head(windows.mean(1).unflatten(0, (-1, 3)).mean(1))
+        return outputs
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_what_is_folded_into_the_batch_counts(batch: int) -> None:
+    net, video = Video().eval(), torch.randn(batch, 6, 3, 8, 8)
+    calls = layer_calls(net, video)
+    shapes = {name: input_shape(geometry, record.inputs, 5) for name, (record, (geometry,)) in calls.items()}
+    assert shapes == {"frame": (5 * 6, 3, 8, 8), "window": (5 * 6, 8), "head": (5, 8)}
+    assert latency_cost(net, video, channel_groups(net, video), threads=1, batch=2)({}) > 0
 
 
 def test_an_activation_that_is_not_fused_is_not_the_layer() -> None:

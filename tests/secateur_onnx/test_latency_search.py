@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -180,3 +182,18 @@ def test_runs_of_another_network_are_not_believed(monkeypatch: pytest.MonkeyPatc
     for other in (nn.Conv2d(1, 2, 3), nn.Conv2d(1, 2, 3, stride=2), nn.Conv2d(1, 2, 3).half(), nn.Conv2d(1, 2, 3)):
         WholeRuns(other, images, memory=memory)(None)  # other strides, or another number format
     assert len(asked) == 7
+
+
+@pytest.mark.parametrize("other", [{"rounds": 60}, {"seconds": 9.0}, {"seed": 1}, {"clock": time.process_time}])
+def test_runs_that_were_timed_otherwise_are_not_believed(
+    monkeypatch: pytest.MonkeyPatch, other: dict[str, Any]
+) -> None:
+    """Such as those of a short trial before the measurement."""
+    found = iter([2.0, 3.0])
+    monkeypatch.setattr(WholeRuns, "_measured", lambda *_: [1.0, 1.0, 1.0, next(found)])
+    network, memory = nn.Linear(8, 4), Remembered()
+    times = [
+        WholeRuns(network, torch.zeros(1, 8), memory=memory, **settings)(None).dense_ms
+        for settings in ({}, other, other, {})
+    ]
+    assert times == [2.0, 3.0, 3.0, 2.0]

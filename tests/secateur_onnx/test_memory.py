@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -55,6 +58,37 @@ def test_a_process_that_fails_leaves_it_unknown_and_says_why(
     monkeypatch.setattr(raw_session, "forget_peak", lambda: False)
     where = {"provider": "cpu", "threads": 1, "shape": [1, 3, 16, 16], "dtype": "float32"}
     assert raw_session.measured_peak(str(dense_file), **where) is None  # type: ignore[arg-type]  # mixed on purpose
+
+
+class OnDevice:
+    """A session on a device that leaves the arithmetic of shapes to the CPU, and refuses to be without it."""
+
+    providers = ("CUDAExecutionProvider", "CPUExecutionProvider")
+
+    def __init__(self, _: str, options: Any, **__: Any) -> None:
+        if options.get_session_config_entry("session.disable_cpu_ep_fallback") == "1":
+            raise RuntimeError("nodes are assigned to the default CPU EP")
+
+    def disable_fallback(self) -> None: ...
+
+    def get_providers(self) -> tuple[str, ...]:
+        return self.providers
+
+    def get_inputs(self) -> list[Any]:
+        return [SimpleNamespace(name="input")]
+
+    def run(self, *_: Any) -> None: ...
+
+
+def test_a_device_may_leave_the_arithmetic_of_shapes_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    levels = iter([100, 300, 100])
+    monkeypatch.setattr(raw_session, "_taken_of_device", lambda: next(levels))
+    monkeypatch.setattr(onnxruntime, "InferenceSession", OnDevice)
+    where: dict[str, Any] = {"provider": "cuda", "threads": 1, "shape": [2, 3], "dtype": "float32"}
+    assert raw_session.measured_peak("shapes.onnx", **where) == 200
+    monkeypatch.setattr(OnDevice, "providers", ("CPUExecutionProvider",))
+    with pytest.raises(RuntimeError, match="the provider 'cuda' did not load"):
+        raw_session.measured_peak("shapes.onnx", **where)
 
 
 def test_it_can_be_left_out(monkeypatch: pytest.MonkeyPatch, dense_file: Path) -> None:

@@ -253,6 +253,19 @@ def test_a_network_without_gradients_is_refused() -> None:
         fine_tune(net().requires_grad_(False), blobs())
 
 
+class Auxiliary(nn.Sequential):
+    def forward(self, x: Tensor) -> Any:
+        return {"out": super().forward(x), "aux": x} if self.training else super().forward(x)
+
+
+def test_a_network_with_auxiliary_outputs_is_refused_and_stays_as_it_was() -> None:
+    model = Auxiliary(*net())
+    before = state(model)
+    with pytest.raises(NetworkError, match="must give one tensor of logits; it gives dict"):
+        fine_tune(model, blobs())
+    assert same(model, before)
+
+
 def test_generators_of_devices_that_nobody_asked_for_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     model, seeded = net(), list[int]()
     groups = channel_groups(model.eval(), blobs()[0][0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin, overload
@@ -116,7 +117,10 @@ def nearest(name: str, known: Sequence[str]) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads plain data, and refuses a key that is given twice, of which YAML's own loader takes the last."""
+    """Reads plain data, and refuses a key that is given twice, of which YAML's own loader takes the last.
+
+    Numbers such as 1e-3 are numbers, as in YAML 1.2; YAML's own loader takes them for text.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -128,6 +132,11 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
 
 
 def _read_yaml(path: Path, kind: type[RunConfig]) -> dict[str, Any]:
@@ -159,7 +168,7 @@ def _set(settings: dict[str, Any], override: str) -> None:
     if not equals or not last or not all(parents):
         raise ConfigError(f"--set {override!r}: must be a key and a value, such as plan.round_to=4")
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         problem = getattr(error, "problem", None) or error
         raise ConfigError(f"--set {override!r}: the value is not YAML: {problem}") from error

@@ -104,10 +104,15 @@ def give_fewer_bits(job: Job, plan: PruningPlan, pruned: nn.Module) -> None:
     def work() -> dict[str, Any]:
         scores = ScoreTable({})
         if needs_scores(settings):
-            scores = collect_scores(pruned, job.progress.track(job.data.calibration, "scoring filters by DI"), "di")
+            watched = job.progress.track(job.data.calibration, "scoring filters by DI")
+            with placed(job.config.device, pruned):
+                scores = collect_scores(pruned, watched, "di")
         bits = plan_bits(settings, pruned, scores, seed=job.config.seed)
         if settings.activations is not None:
-            bits = calibrated(pruned, bits, job.data.calibration, bits=settings.activations, samples=settings.samples)
+            with placed(job.config.device, pruned):
+                bits = calibrated(
+                    pruned, bits, job.data.calibration, bits=settings.activations, samples=settings.samples
+                )
         shares = {"rounded": judged(quantize_network(pruned, bits)[0], "fewer bits, rounded")}
         trained, history = copy.deepcopy(pruned), None
         with fake_quantized(trained, bits) as thresholds:

@@ -17,7 +17,7 @@ from secateur.cost import cost_model
 from secateur.criteria import GROUP_CRITERIA
 from secateur.errors import BudgetError, CheckpointError, ConfigError, DataError, NetworkError
 from secateur.modes import evaluating
-from secateur.precision import check_precision, check_scaling
+from secateur.precision import check_precision
 from secateur.records import ChannelGroups, PruningPlan, ScoreTable
 from secateur.scoring import scores_by_name
 from secateur.search.budget import allowed_cost
@@ -32,7 +32,6 @@ from secateur_cli.inputs.sources import build_network, network_factory
 from secateur_cli.progress import Progress
 from secateur_cli.settings.config import resolve
 from secateur_cli.settings.schema import PlanConfig, RunConfig, ScoreConfig, Search
-from secateur_cli.settings.training_schema import TrainConfig
 from secateur_cli.stages.few_bits import check_layers, needs_scores, plan_bits
 from secateur_cli.stages.identity import images_of, weights_of_builder
 from secateur_cli.stages.job import Job
@@ -48,6 +47,7 @@ from secateur_cli.stages.prescribed import (
 )
 from secateur_cli.stages.recovery import calibration_images
 from secateur_cli.stages.timed_batches import check_batches
+from secateur_cli.stages.trainings import rehearse_training, trainings
 from secateur_cli.wording import amount
 from secateur_cli.workspace import Workspace
 
@@ -137,13 +137,6 @@ def check_device(config: RunConfig) -> None:
             raise ConfigError(f"{name}.precision: {error}") from error
 
 
-def trainings(config: RunConfig) -> dict[str, TrainConfig]:
-    """Return what is trained in the main job: section of the configuration -> how."""
-    few_bits = None if config.quantize is None else config.quantize.training
-    sections = {"train": config.train, "fine_tune": config.fine_tune, "quantize": few_bits}
-    return {name: settings for name, settings in sections.items() if settings is not None}
-
-
 def run_settings(config: RunConfig, search: Search, *, folder: Path, smoke: bool) -> dict[str, Any]:
     """Return what makes a run the same run: the configuration, the search, the weights in the file, the shallow plan.
 
@@ -215,7 +208,8 @@ def rehearse_plan(config: RunConfig, search: Search, scores: ScoreTable, setting
     """State the search's problem, to be refused now and not after the training.
 
     Raises: SecateurError: groups without scores, a budget that is met already or out of reach, a size that even the
-        narrowest widths exceed, weights that cannot be saved, images to recover on that do not fit into memory.
+        narrowest widths exceed, weights that cannot be saved or trained, images to recover on that do not fit into
+        memory.
     """
     plan, model, costs = config.plan, setting.model, setting.costs
     state_spendings(costs, setting.budgets, {})
@@ -238,31 +232,10 @@ def rehearse_plan(config: RunConfig, search: Search, scores: ScoreTable, setting
     if search == "greedy" and plan.greedy_from is not None:
         _check_start(plan, setting)
     tensors_of(model)
-    rehearse_training(config, model)
+    rehearse_training(config, search, model, setting.example)
     calibration_images(config.recover, setting.example)
     if config.fine_tune and config.fine_tune.feature_weight and not block_ends(model, setting.example):
         raise ConfigError("fine_tune.feature_weight: no module of the network ends a residual block; leave it 0")
-
-
-def rehearse_training(config: RunConfig, model: nn.Module) -> None:
-    """Refuse a network that cannot be trained as it is told to.
-
-    Raises:
-        NetworkError: it has nothing to train.
-        ConfigError: its weights are not trained in the precision that is given.
-    """
-    asked = trainings(config)
-    if asked and not any(p.requires_grad for p in model.parameters()):
-        without = {"train": "train: null", "fine_tune": "fine_tune: null", "quantize": "quantize.epochs: 0"}
-        raise NetworkError(
-            "no parameter of the network needs a gradient, so it cannot be trained; set "
-            + " and ".join(without[name] for name in asked)
-        )
-    for name, settings in asked.items():
-        try:
-            check_scaling(model, settings.precision)
-        except ConfigError as error:
-            raise ConfigError(f"{name}.precision: {error}") from error
 
 
 def _check_size(config: RunConfig, model: nn.Module, narrowest: PruningPlan) -> None:

@@ -21,12 +21,14 @@ class Geometry:
 
     Attributes:
         op: the ONNX operator, "Conv", "ConvTranspose" or "Gemm".
-        size: what stands behind (N, C): (H, W) of a convolution; the rows of one input of a linear layer.
+        size: what stands behind (N, C): (H, W) of a convolution; the rows that one input of the network gives a linear
+            layer.
         kernel, stride, dilation: of a convolution; empty for a linear layer.
         pads: zeros before each dimension, then behind each.
         extra: what a transposed convolution adds to its output.
         groups: 1 for a depthwise layer, whose groups fall with its channels.
         depthwise: whether each channel is a group of its own.
+        repeats: inputs of a convolution that one input of the network makes, such as the frames of a video.
     """
 
     op: Literal["Conv", "ConvTranspose", "Gemm"]
@@ -38,6 +40,7 @@ class Geometry:
     extra: Sizes = ()
     groups: int = 1
     depthwise: bool = False
+    repeats: int = 1
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
@@ -66,7 +69,8 @@ def layer_calls(model: nn.Module, example_inputs: Tensor) -> dict[str, tuple[Lay
     def noting(name: str, record: LayerRecord) -> Any:
         def hook(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
             x = inputs[0] if inputs else named["input"]
-            found[name] = (record, (*found.get(name, (record, ()))[1], _geometry(module, record, x)))
+            call = _geometry(module, record, x, len(example_inputs))
+            found[name] = (record, (*found.get(name, (record, ()))[1], call))
 
         return hook
 
@@ -86,9 +90,11 @@ def layer_calls(model: nn.Module, example_inputs: Tensor) -> dict[str, tuple[Lay
     return found
 
 
-def _geometry(module: Any, record: LayerRecord, x: Tensor) -> Geometry:
+def _geometry(module: Any, record: LayerRecord, x: Tensor, batch: int) -> Geometry:
+    count = x.numel() // record.inputs if record.kind == "linear" else len(x)
+    each = max(1, count // (len(x) if count % batch else batch))  # the former where what it reads is no batch
     if record.kind == "linear":
-        return Geometry("Gemm", (x.numel() // (len(x) * record.inputs),))
+        return Geometry("Gemm", (each,))
     groups, depthwise = (1, True) if record.depthwise else (record.groups, False)
     if isinstance(module, CONVOLUTIONS):
         pads, extra = _convolution_pads(module), ()
@@ -104,6 +110,7 @@ def _geometry(module: Any, record: LayerRecord, x: Tensor) -> Geometry:
         extra,
         groups,
         depthwise,
+        each,
     )
 
 

@@ -43,7 +43,7 @@ def input_shape(geometry: Geometry, width: int | str, batch: int) -> tuple[int |
     """
     if geometry.op == "Gemm":
         return (batch * math.prod(geometry.size), width)
-    return (batch, width, *geometry.size)
+    return (batch * geometry.repeats, width, *geometry.size)
 
 
 def layer_nodes(geometry: Geometry, groups: int, reads: Sequence[str], name: str) -> list[Any]:

@@ -130,7 +130,7 @@ def _layers_model(geometry: Geometry, pairs: Sequence[Pair], batch: int) -> Any:
         else:
             pool = require("onnx").helper.make_node("GlobalAveragePool", [_tag(idx)], [f"output_{idx}"])
             graph.nodes.append(pool)
-            outputs.append((f"output_{idx}", (batch, after, *(1 for _ in geometry.size))))
+            outputs.append((f"output_{idx}", (batch * geometry.repeats, after, *(1 for _ in geometry.size))))
     return layers_model(graph.nodes, inputs.items(), outputs, weights=graph.tensors)
 
 

@@ -50,7 +50,7 @@ class WholeRuns:
         model: the dense network; unchanged.
         example_inputs: one batch (N, C, H, W) that it accepts.
         provider, batch, threads: what is timed; see `secateur_onnx.benchmark`.
-        memory: where measurements are kept; what it holds is not measured again.
+        memory: where measurements are kept; what it holds, taken in the same way, is not measured again.
         rounds, seconds: of each measurement.
         seed: of the inputs.
         clock: see `secateur_onnx.benchmark`.
@@ -97,7 +97,9 @@ class WholeRuns:
         self._memory = Remembered() if memory is None else memory
         shape = list(example_inputs.shape[1:])
         self.where = measured_on(provider=provider, batch=batch, threads=threads)
-        self._key = {**self.where, "network": structure_of(model), "form": _form_of(model), "input": shape}
+        how = {"rounds": rounds, "seconds": seconds, "seed": seed, "clock": getattr(clock, "__qualname__", repr(clock))}
+        network = {"network": structure_of(model), "form": _form_of(model), "input": shape}
+        self._key = {**self.where, **network, **how}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> Self:

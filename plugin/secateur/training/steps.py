@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from secateur.batches import Batches, begin_epoch
 from secateur.distributed import Across
-from secateur.errors import DataError
+from secateur.errors import DataError, NetworkError
 from secateur.modes import device_of, laid_out, reading
 from secateur.precision import SMALLEST, autocast, scaler_of
 from secateur.training.averaging import moving_average
@@ -100,7 +100,7 @@ class Steps:
         halved = autocast(self.device, recipe.precision)
         with halved, reading(self.model, inputs, ran_on=self._ran_on):
             outputs = self.model(inputs)
-        outputs = outputs.to(self._parameters[0].dtype)
+        outputs = one_tensor(outputs).to(self._parameters[0].dtype)
         loss = functional.cross_entropy(outputs, targets, label_smoothing=recipe.label_smoothing)
         if lesson is not None:
             with halved:  # the teacher's forward pass; its loss is found in float32
@@ -125,3 +125,18 @@ class Steps:
             f"{what} at step {self.step + 1} of {self.total}: training diverged, and the network is back in its last "
             f"good state; a learning rate below {self.recipe.learning_rate} may help"
         )
+
+
+def one_tensor(outputs: object) -> Tensor:
+    """Return what a network gives in training mode, where a loss can read it.
+
+    Raises:
+        NetworkError: it is not one tensor.
+    """
+    if not isinstance(outputs, Tensor):
+        raise NetworkError(
+            f"in training mode the network must give one tensor of logits; it gives {type(outputs).__name__}, as those "
+            "with auxiliary classifiers do: build it without them (torchvision: aux_logits=False), or put a module "
+            "around it that gives the logits alone"
+        )
+    return outputs
