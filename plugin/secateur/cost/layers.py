@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -157,7 +158,7 @@ def _watched_pass(
     try:
         for name in watched:
             handles.append(model.get_submodule(name).register_forward_hook(count(name), with_kwargs=True))
-        with torch.no_grad(), evaluating(model), FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), evaluating(model), _attention_in_parts(), FlopCounterMode(display=False) as counter:
             model(*args, **kwargs)
     except Exception as error:
         shapes = ", ".join(str(tuple(x.shape)) for x in tensors)
@@ -167,6 +168,17 @@ def _watched_pass(
             handle.remove()
     N = len(tensors[0])
     return {name: count / N for name, count in places.items()}, counter.get_total_flops() / 2 / N
+
+
+@contextmanager
+def _attention_in_parts() -> Iterator[None]:
+    """In the block, attention is computed in operations that torch counts, and not in one of which it knows nothing."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _warn_of_the_rest(total: float, recorded: float) -> None:
