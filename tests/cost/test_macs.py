@@ -298,6 +298,22 @@ def test_says_that_attention_is_not_part_of_the_cost() -> None:
     assert torch.backends.mha.get_fastpath_enabled() == fast
 
 
+class Recurrent(nn.Module):
+    """Convolutions in front of an LSTM, of which torch counts nothing on a processor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.memory = nn.Conv1d(3, 4, 1), nn.LSTM(4, 8, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.as_tensor(self.memory(self.stem(x).mT)[0])
+
+
+def test_says_that_recurrent_layers_are_not_part_of_the_cost() -> None:
+    with pytest.warns(SecateurWarning, match=r"recurrent layers \(memory\) are not part of the cost"):
+        record_layers(Recurrent(), torch.zeros(1, 3, 5))
+
+
 def test_errors_name_the_thing() -> None:
     x = torch.zeros(1, 3, 8, 8)
     with pytest.raises(PlanError, match=r"'stem'; the groups are: left, right"):

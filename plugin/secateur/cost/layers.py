@@ -92,7 +92,7 @@ def record_layers(model: nn.Module, example_inputs: Any) -> dict[str, LayerRecor
 
     Warns:
         SecateurWarning: part of the network's MACs lies outside its convolution and linear modules (attention,
-            functional convolutions), so that no record holds it.
+            recurrent layers, functional convolutions), so that no record holds it.
 
     Cost: one forward pass.
 
@@ -110,6 +110,12 @@ def record_layers(model: nn.Module, example_inputs: Any) -> dict[str, LayerRecor
     positions, total = _watched_pass(model, example_inputs, {name: places(name) for name in described})
     records = {name: replace(described[name], positions=count) for name, count in positions.items() if count}
     _warn_of_the_rest(total, sum(r.macs for r in records.values()))
+    if recurrent := [name for name, module in model.named_modules() if isinstance(module, nn.RNNBase)]:
+        warnings.warn(  # torch's count may know nothing of them
+            f"the MACs of recurrent layers ({', '.join(recurrent)}) are not part of the cost",
+            SecateurWarning,
+            stacklevel=2,
+        )
     return records
 
 
