@@ -24,6 +24,7 @@ FOUNDATION = {
     "channel_map",
     "index_maps",
     "hooks",
+    "submodules",
     "distributed",
     "precision",
     "plain_data",

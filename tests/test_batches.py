@@ -66,6 +66,18 @@ def test_rebatching_keeps_order_and_size(sizes: list[int], size: int, samples: i
     assert all(len(inputs) == size for inputs, _ in given_) or expected < size
 
 
+def test_rebatching_copies_each_input_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    copied, join = [], torch.cat
+
+    def counted(tensors: list[torch.Tensor]) -> torch.Tensor:
+        copied.append(sum(map(len, tensors)))
+        return join(tensors)
+
+    monkeypatch.setattr(torch, "cat", counted)
+    assert len(list(rebatch([torch.zeros(600, 1), torch.zeros(400, 1)], 10))) == 100
+    assert sum(copied) == 1000
+
+
 def test_without_a_size_batches_stay_and_the_last_is_cut() -> None:
     batches = [torch.zeros(4, 1), torch.zeros(4, 1)]
     assert [len(inputs) for inputs, _ in rebatch(batches, None, samples=6)] == [4, 2]

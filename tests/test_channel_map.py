@@ -49,6 +49,21 @@ def foreign_resnet20() -> nn.Module:
     return net
 
 
+class Listed(nn.Module):
+    """A shortcut that has two names, and is called by the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shortcut = Lambda(pad_both)
+        self.stem, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(16, 4, 1)
+        self.paths = nn.ModuleList([nn.Conv2d(8, 16, 3, stride=2, padding=1), self.shortcut])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))
+        outputs: Tensor = self.head(torch.relu(self.paths[0](x) + self.paths[1](x)))
+        return outputs
+
+
 def random_plan(groups: ChannelGroups) -> PruningPlan:
     random = torch.Generator().manual_seed(1)
     kept = {
@@ -145,7 +160,7 @@ def test_offsets_of_the_shortcut_follow_what_stays() -> None:
     assert apply_plan(net, plan).layer2[0].shortcut.source == (-1, 0, -1, 1, -1)
 
 
-@pytest.mark.parametrize("build", [resnet20, foreign_resnet20])
+@pytest.mark.parametrize("build", [resnet20, foreign_resnet20, Listed])
 def test_pruned_maps_are_saved_and_loaded(build: Callable[[], nn.Module], tmp_path: Path) -> None:
     dense = build()
     net = with_channel_maps(dense, IMAGES).eval()

@@ -217,6 +217,13 @@ def test_score_tables_survive_json_exactly() -> None:
         ScoreTable.from_json({"scores": {"a": "x"}})
 
 
+def test_scores_stay_when_the_tensor_that_they_came_from_changes() -> None:
+    values = torch.ones(3, dtype=torch.float64)
+    table = ScoreTable({"a": values})
+    values.zero_()
+    assert table["a"].tolist() == [1.0, 1.0, 1.0]
+
+
 def pickled(record: Any) -> Any:
     return pickle.loads(pickle.dumps(record))  # noqa: S301  # bytes of our own
 

@@ -164,15 +164,25 @@ def rebatch(batches: Batches, size: int | None, *, samples: int | None = None) -
                 held_labels.append(labels)
             held += len(inputs)
             while held >= size:
-                pool, marks = torch.cat(held_inputs), torch.cat(held_labels) if held_labels else None
-                yield pool[:size], None if marks is None else marks[:size]
-                held_inputs, held_labels = [pool[size:]], [] if marks is None else [marks[size:]]
+                yield _taken(held_inputs, size), _taken(held_labels, size) if held_labels else None
                 held -= size
                 given += size
         if samples is not None and given + held >= samples:
             break
     if size is not None and held and not given:
         yield torch.cat(held_inputs), torch.cat(held_labels) if held_labels else None
+
+
+def _taken(held: list[Tensor], size: int) -> Tensor:
+    """Take the first `size` rows out of those held, in place."""
+    rows: list[Tensor] = []
+    while size:
+        first = held.pop(0)
+        rows.append(first[:size])
+        if len(first) > size:
+            held.insert(0, first[size:])
+        size -= len(rows[-1])
+    return torch.cat(rows)
 
 
 def hold(batches: Batches, *, samples: int, memory: int, least: int = 1) -> tuple[list[Tensor], list[Tensor | None]]:

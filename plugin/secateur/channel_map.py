@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from secateur.errors import NetworkError
 from secateur.modes import evaluating
+from secateur.submodules import put_instead
 
 ZERO = -1
 
@@ -116,9 +117,8 @@ def with_channel_maps(model: nn.Module, example_inputs: Any) -> nn.Module:
         return model
     changed = copy.deepcopy(model)
     for name, channel_map in maps.items():
-        parent, _, attribute = name.rpartition(".")
-        channel_map.train(changed.get_submodule(name).training)
-        setattr(changed.get_submodule(parent), attribute, channel_map)
+        shortcut = changed.get_submodule(name)
+        put_instead(changed, shortcut, channel_map.train(shortcut.training))
     return changed
 
 

@@ -21,6 +21,7 @@ from secateur.channel_map import ChannelMap
 from secateur.errors import CheckpointError, NetworkError, PlanError
 from secateur.files import replacing
 from secateur.records import PruningPlan
+from secateur.submodules import put_instead
 from secateur.weights import check_fit, few, load_weights, read_safetensors, tensors_of
 
 __all__ = ["load_plan", "load_pruned", "load_weights", "save_plan", "save_pruned"]
@@ -232,13 +233,11 @@ def _place_channel_maps(model: nn.Module, maps: Any) -> None:
     """Put channel maps where the saved network has them."""
     try:
         for name, record in maps.items():
-            model.get_submodule(name)
             numbers = (record["in_channels"], record["stride"])
             if not _is_number(tuple(record["source"])) or not all(map(_is_number, numbers)):
                 raise ValueError(f"{name!r} is not made of whole numbers")
-            parent, _, attribute = name.rpartition(".")
             channel_map = ChannelMap(record["source"], in_channels=numbers[0], stride=numbers[1])
-            setattr(model.get_submodule(parent), attribute, channel_map)
+            put_instead(model, model.get_submodule(name), channel_map)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"the channel maps in {PLAN_FILE} do not fit the factory's network: {error}") from error
 

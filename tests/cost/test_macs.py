@@ -279,6 +279,41 @@ def test_says_when_modules_do_not_hold_all_macs() -> None:
         record_layers(TwoBranches(), torch.zeros(1, 3, 8, 8))
 
 
+class Attending(nn.Module):
+    """Attention, which torch computes in one operation where no gradient is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.attention(x, x, x, need_weights=False)[0])
+
+
+def test_says_that_attention_is_not_part_of_the_cost() -> None:
+    fast = torch.backends.mha.get_fastpath_enabled()
+    with pytest.warns(SecateurWarning, match="40 MACs lie in .*the rest .attention"):
+        record_layers(Attending(), torch.zeros(1, 5, 4))
+    assert torch.backends.mha.get_fastpath_enabled() == fast
+
+
+class Recurrent(nn.Module):
+    """Convolutions in front of an LSTM, of which torch counts nothing on a processor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.memory = nn.Conv1d(3, 4, 1), nn.LSTM(4, 8, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.as_tensor(self.memory(self.stem(x).mT)[0])
+
+
+def test_says_that_recurrent_layers_are_not_part_of_the_cost() -> None:
+    with pytest.warns(SecateurWarning, match=r"recurrent layers \(memory\) are not part of the cost"):
+        record_layers(Recurrent(), torch.zeros(1, 3, 5))
+
+
 def test_errors_name_the_thing() -> None:
     x = torch.zeros(1, 3, 8, 8)
     with pytest.raises(PlanError, match=r"'stem'; the groups are: left, right"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -39,7 +40,18 @@ class Mixed(nn.Module):
         return self.second(self.norm(self.slopes(self.first(x - self.mean) * self.scale)))
 
 
-NETWORKS = [Residual, Depthwise, Grouped, ConcatTwice, Mixed, digits_resnet]
+class Renamed(nn.Sequential):
+    """Layers that have a second name, by which the state dict holds their tensors once more."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1), nn.Conv2d(4, 2, 1))
+        self.stem = nn.Sequential(self[0], self[1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self[4](self[3](self[2](self.stem(x)))))
+
+
+NETWORKS = [Residual, Depthwise, Grouped, ConcatTwice, Mixed, Renamed, digits_resnet]
 
 
 def cut(model: nn.Module, x: Tensor, seed: int) -> tuple[dict[str, ChannelGroup], PruningPlan]:

@@ -61,6 +61,30 @@ def test_layers_with_a_forward_of_their_own_are_judged_as_they_are(build: Callab
     check(worth.race(candidates), true)
 
 
+class Listed(nn.Module):
+    """Layers that have two names, and are called by the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.Linear(8, 4)
+        self.stem = nn.Sequential(self.conv, self.norm, nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.stem(x).mean((2, 3)))
+        return logits
+
+
+def test_a_norm_is_folded_under_all_of_its_names() -> None:
+    network = randomise_batch_norm(Listed()).eval()
+    images = torch.randn(20, 3, 9, 9)
+    groups = channel_groups(network, images[:2])
+    with torch.no_grad():
+        expected = -nn.functional.cross_entropy(network(images), torch.arange(20) % 4)
+    worth = CandidateWorth(network, groups, [(images, torch.arange(20) % 4)], measure="loss")
+    assert foldable(network, images[:2]) == [("conv", "norm")]
+    assert worth({}) == pytest.approx(float(expected), abs=1e-5)
+
+
 def test_hooks_keep_a_norm_and_plain_pairs_are_folded() -> None:
     images = torch.randn(2, 3, 9, 9)
     assert foldable(network_of(nn.Conv2d, nn.BatchNorm2d), images) == [("0", "1"), ("3", "4")]

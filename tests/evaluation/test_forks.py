@@ -40,6 +40,14 @@ class InPlace(nn.Module):
         return self.last(self.act(y)) + x.mean((1, 2, 3), keepdim=True)
 
 
+def hooked() -> nn.Module:
+    """Hooks change what layers give, and one of them in place."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    network[0].register_forward_hook(lambda _module, _inputs, output: output * 3)
+    network[3].register_forward_hook(lambda _module, _inputs, output: output.add_(1).sqrt_())
+    return network
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "residual": Residual,
     "depthwise": Depthwise,
@@ -47,6 +55,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "shuffle": ChannelShuffle,
     "padded": ZeroPaddedShortcut,
     "in place": InPlace,
+    "hooked": hooked,
     "resnet20": resnet20,
     "densenet16": lambda: CifarDenseNet(16),  # as DenseNet-40, with four layers a block instead of twelve
     "googlenet": googlenet,

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from secateur.errors import BudgetError, ConfigError
+from secateur.errors import BudgetError, ConfigError, PlanError
 from secateur.records import ChannelGroup, Member, ScoreTable
-from secateur.search import greedy_plan
+from secateur.search import greedy_plan, uniform_plan
 
 WIDTH = 8
 CHANNELS = tuple((c,) for c in range(WIDTH))
@@ -82,3 +82,16 @@ def test_caps_count_in_what_can_be_reached() -> None:
         BudgetError, match=r"lowest cost that can be reached is 9 channels.* and the limits of each group"
     ):
         greedy_plan(GROUPS, SCORES, Channels(), "50%", lambda kept: 0.0, limits={"a": (8, 8)}, round_to=1)
+
+
+@pytest.mark.parametrize(("budget", "widths"), [("50%", {"a": 3, "b": 5}), ("95%", {"a": 3, "b": 7})])
+def test_limits_hold_from_a_start_too(budget: str, widths: dict[str, int]) -> None:
+    start = uniform_plan(GROUPS, SCORES, Channels(), "90%", round_to=1)
+    limits = {"a": (3, 3)}
+    plan = greedy_plan(
+        GROUPS, SCORES, Channels(), budget, lambda kept: spares("a", kept), start=start, limits=limits, round_to=1
+    )
+    assert start.widths == {"a": 7, "b": 7}
+    assert plan.widths == widths
+    with pytest.raises(PlanError, match="the start keeps 7 channels of the group 'b', which must keep 8"):
+        greedy_plan(GROUPS, SCORES, Channels(), budget, lambda kept: 0.0, start=start, limits={"b": (8, 8)}, round_to=1)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -91,7 +92,7 @@ def record_layers(model: nn.Module, example_inputs: Any) -> dict[str, LayerRecor
 
     Warns:
         SecateurWarning: part of the network's MACs lies outside its convolution and linear modules (attention,
-            functional convolutions), so that no record holds it.
+            recurrent layers, functional convolutions), so that no record holds it.
 
     Cost: one forward pass.
 
@@ -109,6 +110,12 @@ def record_layers(model: nn.Module, example_inputs: Any) -> dict[str, LayerRecor
     positions, total = _watched_pass(model, example_inputs, {name: places(name) for name in described})
     records = {name: replace(described[name], positions=count) for name, count in positions.items() if count}
     _warn_of_the_rest(total, sum(r.macs for r in records.values()))
+    if recurrent := [name for name, module in model.named_modules() if isinstance(module, nn.RNNBase)]:
+        warnings.warn(  # torch's count may know nothing of them
+            f"the MACs of recurrent layers ({', '.join(recurrent)}) are not part of the cost",
+            SecateurWarning,
+            stacklevel=2,
+        )
     return records
 
 
@@ -157,7 +164,7 @@ def _watched_pass(
     try:
         for name in watched:
             handles.append(model.get_submodule(name).register_forward_hook(count(name), with_kwargs=True))
-        with torch.no_grad(), evaluating(model), FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), evaluating(model), _attention_in_parts(), FlopCounterMode(display=False) as counter:
             model(*args, **kwargs)
     except Exception as error:
         shapes = ", ".join(str(tuple(x.shape)) for x in tensors)
@@ -167,6 +174,17 @@ def _watched_pass(
             handle.remove()
     N = len(tensors[0])
     return {name: count / N for name, count in places.items()}, counter.get_total_flops() / 2 / N
+
+
+@contextmanager
+def _attention_in_parts() -> Iterator[None]:
+    """In the block, attention is computed in operations that torch counts, and not in one of which it knows nothing."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _warn_of_the_rest(total: float, recorded: float) -> None:

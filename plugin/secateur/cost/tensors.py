@@ -18,7 +18,7 @@ def tensor_term(model: nn.Module, name: str, tensor: Tensor, groups: Groups) -> 
     of batches) stays whole.
 
     Args:
-        name: as `named_parameters` or `state_dict` call it.
+        name: as `named_parameters` or `state_dict` call it. Groups know a module that has several names by the first.
 
     Raises:
         NetworkError: the groups are those of another network.
@@ -28,16 +28,18 @@ def tensor_term(model: nn.Module, name: str, tensor: Tensor, groups: Groups) -> 
         >>> tensor_term(norm, "running_mean", norm.running_mean, {}).value({})
         8.0
     """
-    layer, _, attribute = name.rpartition(".")
+    path, dot, attribute = name.rpartition(".")
+    module = model.get_submodule(path)
+    layer = next(first for first, each in model.named_modules() if each is module)
     if (channels := _attended(model, layer, groups)) is not None:
         sides = sum(size % channels.total == 0 for size in tensor.shape)
         return Term(tensor.numel() // channels.total**sides, (channels,) * sides)
-    record = describe_layer(layer, model.get_submodule(layer))
+    record = describe_layer(layer, module)
     if record is not None and attribute == "bias":
         return Term(1, layer_counts(record, groups)[-1:])
     if record is not None and tensor.ndim > 1:
         return Term(record.kernel, layer_counts(record, groups), record.blocks)
-    count = _lone_count(name, tensor, groups) or _carried_count(layer, tensor, groups)
+    count = _lone_count(f"{layer}{dot}{attribute}", tensor, groups) or _carried_count(layer, tensor, groups)
     if count is None:
         return Term(tensor.numel())
     return Term(tensor.numel() / count.total, (count,))

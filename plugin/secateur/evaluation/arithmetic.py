@@ -13,6 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from secateur.regression import targets_of
 from secateur.regression.layer_rows import reason_against
+from secateur.submodules import put_instead
 
 Pair = tuple[str, str]
 
@@ -67,8 +68,7 @@ def fold(network: nn.Module, pairs: Iterable[Pair]) -> None:
         layer.weight, layer.bias = fuse_conv_bn_weights(
             layer.weight, layer.bias, mean, var, norm.eps, norm.weight, norm.bias
         )
-        parent, _, attribute = path.rpartition(".")
-        setattr(network.get_submodule(parent), attribute, nn.Identity())
+        put_instead(network, norm, nn.Identity())
 
 
 def fastest_format(network: nn.Module, images: Tensor) -> torch.memory_format:

@@ -35,7 +35,8 @@ class Forks:
     """Where runs of a network can leave a common one, and what they need to know of it there.
 
     Of what ended before a layer begins, only the outputs that are read later on are kept; modules whose outputs are
-    read inside of others that ended are not needed at all (`secateur.regression.timeline`).
+    read inside of others that ended are not needed at all (`secateur.regression.timeline`). Modules with hooks, which
+    may change what they give, always run.
 
     Args:
         network: with the module names of all networks that will be run: itself, or what surgery leaves of it.
@@ -77,7 +78,8 @@ class Forks:
                 sizes[name] = output.nbytes // len(images)
                 seen[name] = (output, output._version)
 
-        with _listening(network, self._timeline.spans, look), evaluating(network), torch.no_grad():
+        plain = [name for name in self._timeline.spans if not network.get_submodule(name)._forward_hooks]
+        with _listening(network, plain, look), evaluating(network), torch.no_grad():
             network(images.to(device_of(network)))
         self._reused |= {name for name, (output, version) in seen.items() if output._version != version}
         return sizes

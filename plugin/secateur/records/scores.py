@@ -38,7 +38,7 @@ class ScoreTable(Mapping[str, Tensor]):
                     f"they have shape {tuple(values.shape)} and {int((~torch.isfinite(values)).sum())} "
                     "of them are NaN or infinite"
                 )
-        self._scores = {layer: values.detach().to("cpu", torch.float64) for layer, values in scores.items()}
+        self._scores = {layer: values.detach().to("cpu", torch.float64, copy=True) for layer, values in scores.items()}
         self._settings = dict(settings or {})
 
     @property

@@ -118,7 +118,7 @@ def greedy_plan(
         ScoreError: no group has scores, or scores do not fit their group; or `rescore` failed, with the step.
         ConfigError: `delta`, `round_to`, `min_keep`, `seed` or `rescore_every` out of range, an unknown variant, costs
             of one name, or settings of the evaluation that are not plain data.
-        PlanError: `start` is a plan of other groups.
+        PlanError: `start` is a plan of other groups, or keeps fewer channels of one than its limits.
         BudgetError: a budget is malformed, already met, or out of reach; said before any evaluation, with the lowest
             cost that can be reached of each.
         EvaluationError: `evaluate` raised or gave no finite number; names the group and the step.
@@ -165,7 +165,8 @@ def greedy_plan(
     settings: dict[str, Any] = {"search": "greedy", "delta": delta, **settings_of(evaluate)}
     widths, step, evaluations, rescored = problem.dense, 0, 0, 0
     if start is not None:
-        problem, widths = problem.starting(start), {name: len(start[name]) for name in groups}
+        problem = problem.starting(start)
+        widths = {name: min(len(start[name]), widths.get(name, group.width)) for name, group in groups.items()}
         settings["start"] = dict(start.settings)
     while unmet := problem.unmet(widths):
         if step and rescore is not None and step % rescore_every == 0:

@@ -190,7 +190,7 @@ def state_problem(
             that is no finite number, or limits of an unknown group or that no allowed width meets.
         BudgetError: a budget is malformed, missing, of no cost, or below what the narrowest widths cost; or all are
             already met.
-        PlanError: the start is a plan of other groups.
+        PlanError: the start is a plan of other groups, or keeps fewer channels of one than its limits.
     """
     settings = plan_settings(
         scores, round_to=round_to, min_keep=min_keep, reduction=reduction, variant=variant, seed=seed
@@ -211,7 +211,7 @@ def state_problem(
     problem = Problem(groups, combined, spendings, widths, reduction, variant, seed, settings, order=ordered)
     lowest = problem.narrowest
     if start is not None:
-        _check_same_groups(groups, start)
+        _check_start(groups, start, limits or {})
         lowest = {name: min(width, lowest.get(name, width)) for name, width in start.widths.items()}
     rules = f"min_keep={min_keep} and round_to={round_to}"
     check_reach(spendings, lowest, rules if limits is None else f"{rules} and the limits of each group")
@@ -239,11 +239,14 @@ def plan_settings(
     } | ({"seed": seed} if variant == "random" else {})
 
 
-def _check_same_groups(groups: Mapping[str, ChannelGroup], start: PruningPlan) -> None:
+def _check_start(groups: Mapping[str, ChannelGroup], start: PruningPlan, limits: Limits) -> None:
     other = {group.name: group for group in start.groups}
     odd = [name for name in {**groups, **other} if groups.get(name) != other.get(name)]
     if odd:
         raise PlanError(f"the start must be a plan of the same groups; it differs in {', '.join(odd[:5])}")
+    for name, limit in limits.items():
+        if (found := len(start[name])) < (least := _pair(name, limit)[0]):
+            raise PlanError(f"the start keeps {found} channels of the group {name!r}, which must keep {least}")
 
 
 def _with_scores(groups: Mapping[str, ChannelGroup], scores: ScoreTable) -> dict[str, ChannelGroup]:
