@@ -47,7 +47,11 @@ class Count:
         return cls(total, {g: (0, *itertools.accumulate(sorted(sizes))) for g, sizes in owned.items()})
 
     def kept(self, removed: Mapping[str, int]) -> int:
-        return self.total - sum(lost[removed[group]] for group, lost in self.lost.items() if group in removed)
+        kept = self.total
+        for group, lost in self.lost.items():
+            if group in removed:
+                kept -= lost[removed[group]]
+        return kept
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class Term:
     divisor: int = 1
 
     def value(self, removed: Mapping[str, int]) -> float:
-        return self.scale * math.prod(count.kept(removed) for count in self.counts) / self.divisor
+        return self.scale * math.prod([count.kept(removed) for count in self.counts]) / self.divisor
 
     def times(self, factor: float) -> Term:
         return replace(self, scale=factor * self.scale)

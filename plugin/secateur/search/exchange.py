@@ -135,20 +135,22 @@ def _exchanges(bill: Bill, errors: Curves, widths: Mapping[str, int]) -> Iterato
     """
     left, tiny = bill.left(widths), ROUNDING * total(errors, widths)
     bills = {name: bill(name, widths) for name in errors}
+    ladders = {name: [*zip(*costs.values(), strict=True)] for name, costs in bills.items()}  # by cost, ascending
     for narrowed, widened in itertools.permutations(errors, 2):
-        down, up, costs = errors[narrowed], errors[widened], bills[widened]
-        wider = [width for width in up if width > widths[widened]]
+        down, up, now = errors[narrowed], errors[widened], bills[widened][widths[widened]]
+        allowed = [*up]
+        wider = allowed.index(widths[widened]) + 1
         for width in down:
             if width >= widths[narrowed]:
                 break
-            freed = zip(bills[narrowed][widths[narrowed]], bills[narrowed][width], left, strict=True)
-            largest = [
-                before + rest + more - less
-                for before, (more, less, rest) in zip(costs[widths[widened]], freed, strict=True)
-            ]
-            payable = bisect.bisect_left(wider, True, key=lambda to: _above(costs[to], largest))
-            if payable:
-                to = wider[payable - 1]
+            freed = zip(bills[narrowed][widths[narrowed]], bills[narrowed][width], strict=True)
+            largest = [before + rest + more - less for before, rest, (more, less) in zip(now, left, freed, strict=True)]
+            payable = min(
+                bisect.bisect_right(ladder, most, lo=wider)
+                for ladder, most in zip(ladders[widened], largest, strict=True)
+            )
+            if payable > wider:
+                to = allowed[payable - 1]
                 gained = up[widths[widened]] - up[to] - (down[width] - down[widths[narrowed]])
                 if gained > tiny:
                     yield gained, {narrowed: width, widened: to}
@@ -159,13 +161,15 @@ def _joint_exchanges(problem: Problem, bill: Bill, errors: Curves, widths: Mappi
     tiny = ROUNDING * total(errors, widths)
     for narrowed, others in bill.meets.items():
         for widened in others:
+            up = errors[widened]
+            allowed = [*up]
+            wider = allowed.index(widths[widened]) + 1
             for width in errors[narrowed]:
                 if width >= widths[narrowed]:
                     break
-                up = errors[widened]
                 most = up[widths[widened]] - (errors[narrowed][width] - errors[narrowed][widths[narrowed]])
-                better = [to for to in up if to > widths[widened] and most - up[to] > tiny]
-                to = _widest(problem, {**widths, narrowed: width}, widened, better)
+                better = bisect.bisect_left(allowed, True, lo=wider, key=lambda to: most - up[to] > tiny)
+                to = _widest(problem, {**widths, narrowed: width}, widened, allowed[better:])
                 if to is not None:
                     yield most - up[to], {narrowed: width, widened: to}
 
@@ -179,7 +183,3 @@ def _widest(problem: Problem, widths: Mapping[str, int], name: str, candidates: 
     if not candidates or unmet(candidates[0]):
         return None
     return candidates[bisect.bisect_left(candidates, True, lo=1, key=unmet) - 1]
-
-
-def _above(costs: tuple[float, ...], largest: list[float]) -> bool:
-    return any(cost > most for cost, most in zip(costs, largest, strict=True))
