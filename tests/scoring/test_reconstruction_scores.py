@@ -313,6 +313,14 @@ def test_readers_that_cannot_be_solved_for_are_told() -> None:
     assert "side: no forward pass calls it as a layer" in reason
 
 
+def test_a_reader_whose_output_a_hook_changes_is_asked_nothing() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 5, 1), nn.ReLU(), nn.Conv2d(5, 2, 1))
+    net[2].register_forward_hook(lambda _module, _inputs, output: output.tanh())
+    table = reconstruction_scores(net, channel_groups(net, IMAGES), [IMAGES])
+    assert list(table) == ["2"]
+    assert "a forward hook changes what it gives" in table.settings["unread"]["2"]
+
+
 def test_channels_that_own_different_numbers_of_inputs_are_skipped() -> None:
     net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 2, 1))
     members = (Member("0", "producer", ((0, 1), (2,))), Member("1", "consumer", ((0, 1), (2,))))
