@@ -343,6 +343,13 @@ def test_bad_data_are_refused(batches: list[Any], options: dict[str, Any], messa
         scores_of(Chain(), batches, **options)
 
 
+@pytest.mark.parametrize("ridge", [1e-2, 1e-6])  # rows are held themselves, and multiplied out
+@pytest.mark.filterwarnings("ignore:fewer rows")
+def test_rows_that_are_all_of_one_class_are_told(ridge: float) -> None:
+    with pytest.raises(DataError, match="rows that were drawn of layer 'second' are all of one class"):
+        scores_of(Chain(), [(IMAGES, LABELS)], rows=1, labels=0.5, ridge=ridge)
+
+
 def test_layers_that_give_no_numbers_are_named() -> None:
     net = Chain()
     groups = channel_groups(net, IMAGES)
