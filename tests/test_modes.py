@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -138,6 +139,27 @@ def test_inputs_that_a_network_cannot_take_are_named_by_all_that_run_it(
         lambda: calibrated(network, uniform_bits(network, 8, ends=None), batches),
     ):
         with pytest.raises(NetworkError, match=f"does not run on a batch of shape .*{message}"):
+            run()
+
+
+def test_a_network_made_in_inference_mode_is_read_and_refused_by_what_would_change_it() -> None:
+    network, batches = Plain().eval(), [(IMAGES, LABELS)]
+    groups = channel_groups(network, IMAGES)
+    plan = PruningPlan(tuple(groups.values()), {"first": (0, 2)}, "macs", 1.0, 0.5, 0.5)
+    with torch.inference_mode():
+        frozen = copy.deepcopy(network)
+        pruned = copy.deepcopy(apply_plan(network, plan))
+    table = reconstruction_scores(frozen, groups, batches)
+    assert torch.equal(table["first"], reconstruction_scores(network, groups, batches)["first"])
+    assert [fit.layer for fit in compensate(frozen, apply_plan(frozen, plan), plan, batches).layers] == ["last"]
+    assert reconstruct(frozen, plan, batches).model.first.out_channels == 2
+    for run in (
+        lambda: gradient_scores(frozen, batches),
+        lambda: recalibrate_batch_norm(frozen, batches),
+        lambda: fine_tune(frozen, batches, epochs=1),
+        lambda: compensate(frozen, pruned, plan, batches),
+    ):
+        with pytest.raises(NetworkError, match=r"'first.weight' was made under torch.inference_mode.*copy.deepcopy"):
             run()
 
 

@@ -241,6 +241,17 @@ def device_of(model: nn.Module) -> torch.device:
     return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
 
+def check_changeable(model: nn.Module) -> None:
+    """Raise NetworkError for a network made in inference mode, which can then be neither changed nor trained."""
+    named = itertools.chain(model.named_parameters(), model.named_buffers())
+    name = next((name for name, tensor in named if tensor.is_inference()), None)
+    if name is not None and not torch.is_inference_mode_enabled():
+        raise NetworkError(
+            f"{name!r} was made under torch.inference_mode, outside of which it can be neither changed nor trained; "
+            "copy.deepcopy(model) gives a network that can"
+        )
+
+
 def structure_of(model: nn.Module) -> str:
     """Return a short hash of the names and shapes of all parameters: what scores are valid for.
 

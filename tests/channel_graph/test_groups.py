@@ -316,6 +316,31 @@ def test_networks_whose_outputs_cannot_be_compared_are_refused(kind: type[nn.Mod
         channel_groups(kind(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1)), IMAGES)
 
 
+def test_images_that_are_nan_are_refused_for_what_they_give() -> None:
+    with pytest.raises(NetworkError, match="NaN or infinite"):
+        channel_groups(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1)), torch.nan * IMAGES)
+
+
+class Normalised(nn.Sequential):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.sub_(0.5).div_(255))
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_a_network_that_normalises_its_images_in_place_is_told_so(check: bool) -> None:
+    images = IMAGES.clone()
+    with pytest.raises(NetworkError, match=r"changes its own inputs in place.* x = x.clone\(\)"):
+        channel_groups(Normalised(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1)), images, check=check)
+    assert torch.equal(images, IMAGES)
+
+
+def test_a_relu_in_place_on_the_images_does_nothing_the_second_time() -> None:
+    images = IMAGES.clone()
+    net = nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1))
+    assert list(channel_groups(net, images)) == ["1"]
+    assert torch.equal(images, IMAGES)
+
+
 def test_a_network_that_cannot_be_copied_is_refused() -> None:
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 2, 1))
     net.lock = threading.Lock()  # type: ignore[assignment]  # a user's module may hold anything

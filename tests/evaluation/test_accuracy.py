@@ -14,6 +14,7 @@ import references
 from secateur.channel_graph import apply_plan, channel_groups
 from secateur.errors import DataError, PlanError
 from secateur.evaluation import CandidateWorth, MaskedAccuracy, accuracy
+from secateur.feature_maps import collect_scores
 from secateur.records import PruningPlan
 from secateur.training import fine_tune
 
@@ -56,6 +57,18 @@ def test_accuracy_is_taken_in_eval_mode_and_leaves_the_network_as_it_was() -> No
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     net(inputs).sum().backward()  # gradients still flow
     assert net[0].weight.grad is not None
+
+
+def test_images_are_left_as_they_were_by_a_network_that_works_in_place_on_them() -> None:
+    class Normalised(nn.Sequential):
+        def forward(self, x: Tensor) -> Any:
+            return super().forward(x.sub_(0.5).div_(0.25))
+
+    inputs, labels = images(20)
+    before, net = inputs.clone(), Normalised(small_net())
+    accuracy(net, [(inputs, labels)])
+    collect_scores(net, [(inputs, labels)], "di")
+    assert torch.equal(inputs, before)
 
 
 @pytest.mark.parametrize(

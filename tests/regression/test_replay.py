@@ -72,12 +72,21 @@ class Forgetful(nn.Module):
         return self.last(self.later(z) + y)
 
 
+def hooked() -> nn.Module:
+    """Hooks change what activations give, in place and not."""
+    network = nn.Sequential(*(layer for _ in range(4) for layer in (nn.Conv2d(3, 3, 1), nn.ReLU())))
+    network[1].register_forward_hook(lambda _module, _inputs, output: output.add_(1))
+    network[3].register_forward_hook(lambda _module, _inputs, output: output.sqrt())
+    return network
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "residual": Residual,
     "depthwise": Depthwise,
     "twice": Twice,
     "keeps its input": KeepsItsInput,
     "forgetful": Forgetful,
+    "hooked": hooked,
     "resnet20": resnet20,
     "densenet16": lambda: CifarDenseNet(16),  # as DenseNet-40, with four layers a block instead of twelve
     "googlenet": googlenet,

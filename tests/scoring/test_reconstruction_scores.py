@@ -313,6 +313,14 @@ def test_readers_that_cannot_be_solved_for_are_told() -> None:
     assert "side: no forward pass calls it as a layer" in reason
 
 
+def test_a_reader_whose_output_a_hook_changes_is_asked_nothing() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 5, 1), nn.ReLU(), nn.Conv2d(5, 2, 1))
+    net[2].register_forward_hook(lambda _module, _inputs, output: output.tanh())
+    table = reconstruction_scores(net, channel_groups(net, IMAGES), [IMAGES])
+    assert list(table) == ["2"]
+    assert "a forward hook changes what it gives" in table.settings["unread"]["2"]
+
+
 def test_channels_that_own_different_numbers_of_inputs_are_skipped() -> None:
     net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 2, 1))
     members = (Member("0", "producer", ((0, 1), (2,))), Member("1", "consumer", ((0, 1), (2,))))
@@ -333,6 +341,13 @@ def test_channels_that_own_different_numbers_of_inputs_are_skipped() -> None:
 def test_bad_data_are_refused(batches: list[Any], options: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         scores_of(Chain(), batches, **options)
+
+
+@pytest.mark.parametrize("ridge", [1e-2, 1e-6])  # rows are held themselves, and multiplied out
+@pytest.mark.filterwarnings("ignore:fewer rows")
+def test_rows_that_are_all_of_one_class_are_told(ridge: float) -> None:
+    with pytest.raises(DataError, match="rows that were drawn of layer 'second' are all of one class"):
+        scores_of(Chain(), [(IMAGES, LABELS)], rows=1, labels=0.5, ridge=ridge)
 
 
 def test_layers_that_give_no_numbers_are_named() -> None:

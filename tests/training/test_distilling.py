@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -56,6 +57,21 @@ def test_block_ends_are_found_by_what_they_return() -> None:
     plain = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Conv2d(2, 2, 3))
     assert block_ends(plain, images()) == {}
     assert block_ends(Residual(), torch.randn(2, 3, 8, 8)) == {}  # no module of its own returns the sum
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, lambda width: nn.GroupNorm(2, width), nn.InstanceNorm2d])
+def test_block_ends_do_not_depend_on_the_kind_of_normalisation(norm: Callable[[int], nn.Module]) -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), norm(4), nn.ReLU())
+            self.conv, self.norm, self.act = nn.Conv2d(4, 4, 3, padding=1), norm(4), nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.act(self.norm(self.conv(self.first(x))) + x)
+
+    network = nn.Sequential(nn.Sequential(nn.Conv2d(1, 4, 3), norm(4), nn.ReLU()), Block(), Block())
+    assert block_ends(network, images()) == {"1.act": "1.conv", "2.act": "2.conv"}
 
 
 def test_pruned_channels_of_a_stream_are_taken_out_of_the_teachers_maps() -> None:

@@ -9,13 +9,22 @@ from typing import Any, Literal, get_args
 import torch
 import torch_pruning as tp
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from secateur.channel_graph.streams import masked_group, writers_of
 from secateur.channel_graph.surgery import layer_size, trouble_with
 from secateur.channel_graph.traced_groups import blocks_of, groups_of, layers_sharing_weights, reaches_outputs, unmet
 from secateur.channel_graph.tracing import copy_of, differentiable, trace
-from secateur.channel_graph.verify import TOLERANCE, attends, awake, check_repeats, difference, mixes_channels, runs
+from secateur.channel_graph.verify import (
+    TOLERANCE,
+    attends,
+    awake,
+    check_leaves,
+    check_repeats,
+    difference,
+    mixes_channels,
+    runs,
+)
 from secateur.channel_map import ChannelMap
 from secateur.errors import ConfigError, NetworkError
 from secateur.records import ChannelGroup, ChannelGroups, Member
@@ -63,8 +72,8 @@ def channel_groups(
         ConfigError: `residual` is not one of these.
         NetworkError: the network cannot be copied or traced, is wrapped, compiled, scripted or prepared for
             quantization, a layer's weights are computed by a parametrization or a hook, a name in `ignore` does not
-            exist, nothing can be pruned, it returns detections, or the outputs are random, NaN or none, so that no
-            group can be checked.
+            exist, nothing can be pruned, it returns detections, it changes its own inputs in place (but for what does
+            nothing the second time), or the outputs are random, NaN or none, so that no group can be checked.
 
     Cost: a trace, and two forward passes on the example, one more and a copy where a weight is zero throughout; two
     more for each group only where something is wrong.
@@ -78,13 +87,15 @@ def channel_groups(
         >>> dict(groups.skipped)
         {'3': "its channels are the network's outputs"}
     """
-    example_inputs = tree_map(lambda x: x.clone() if isinstance(x, Tensor) and x.is_inference() else x, example_inputs)
+    example_inputs = tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, example_inputs)
     inputs = tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
     if residual not in get_args(Residual):
         raise ConfigError(f"unknown residual {residual!r}; allowed: {', '.join(get_args(Residual))}")
     ignored = named_layers(model, ignore)
     traced = differentiable(copy_of(model))
     graph = trace(traced, inputs)
+    if any(tensor._version for tensor in tree_leaves(inputs) if isinstance(tensor, Tensor)):
+        check_leaves(traced, inputs)
     sharing = layers_sharing_weights(traced)
 
     found: list[ChannelGroup] = []

@@ -98,7 +98,8 @@ def check_repeats(model: nn.Module, inputs: Any) -> None:
     """Refuse a network with which nothing can be compared.
 
     Raises:
-        NetworkError: on the same inputs, in eval mode, it gives other outputs each time, or NaN or infinity.
+        NetworkError: on the same inputs, in eval mode, it gives other outputs each time, or NaN or infinity; or what
+            `check_leaves` raises.
 
     Example:
         >>> check_repeats(nn.Dropout(), torch.ones(3))  # which does nothing in eval mode
@@ -107,6 +108,7 @@ def check_repeats(model: nn.Module, inputs: Any) -> None:
         ...
         secateur.errors.NetworkError: the network's outputs on the example inputs are NaN or infinite
     """
+    check_leaves(model, inputs)
     apart = _distance(model, model, inputs)
     if not math.isfinite(apart):
         raise NetworkError("the network's outputs on the example inputs are NaN or infinite")
@@ -114,6 +116,32 @@ def check_repeats(model: nn.Module, inputs: Any) -> None:
         raise NetworkError(
             f"the network gives other outputs each time on the same inputs (they differ by {apart:.0e}), also in eval "
             "mode: make what is random in its forward, such as dropout or noise, depend on self.training"
+        )
+
+
+def check_leaves(model: nn.Module, inputs: Any) -> None:
+    """Refuse a network that changes the inputs which it is given: what runs next would see others.
+
+    Cost: a forward pass, on a copy of the inputs.
+
+    Raises:
+        NetworkError: it does, other than by what does nothing the second time, such as a ReLU in place.
+
+    Example:
+        >>> check_leaves(nn.ReLU(inplace=True), torch.ones(3))
+        >>> check_leaves(nn.ELU(inplace=True), -torch.ones(3))
+        Traceback (most recent call last):
+        ...
+        secateur.errors.NetworkError: the network changes its own inputs in place, so that each run sees others: \
+let it work on a copy, by inplace=False in the normalisation in front or by x = x.clone()
+    """
+    given = tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, inputs)
+    _outputs(model, given)
+    pairs = zip(tensors_of(given), tensors_of(inputs), strict=True)
+    if not all(torch.allclose(left, before, rtol=0, atol=0, equal_nan=True) for left, before in pairs):
+        raise NetworkError(
+            "the network changes its own inputs in place, so that each run sees others: let it work on a copy, by "
+            "inplace=False in the normalisation in front or by x = x.clone()"
         )
 
 

@@ -79,7 +79,7 @@ def _count(model: nn.Module, batches: Batches) -> tuple[int, int]:
         for batch in opened(batches):
             inputs, labels = unpack(batch)
             with reading(model, inputs, ran_on=ran_on):
-                outputs = model(inputs.to(device))
+                outputs = model(inputs.to(device, copy=True))  # it may work in place on its images
             ran_on = inputs.shape[1:]
             targets = check_labels(labels, outputs)
             if bool(outputs.isnan().any()):

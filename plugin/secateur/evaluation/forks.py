@@ -35,15 +35,15 @@ class Forks:
     """Where runs of a network can leave a common one, and what they need to know of it there.
 
     Of what ended before a layer begins, only the outputs that are read later on are kept; modules whose outputs are
-    read inside of others that ended are not needed at all (`secateur.regression.timeline`). Modules with hooks, which
-    may change what they give, always run.
+    read inside of others that ended are not needed at all. Modules without a span in the network's timeline
+    (`secateur.regression.timeline`), such as those with hooks, always run.
 
     Args:
         network: with the module names of all networks that will be run: itself, or what surgery leaves of it.
         example: a small batch. What does not grow with it, image by image, is not kept.
 
     Attributes:
-        repeated: the modules that run more than once.
+        repeated: the modules that run more than once, or have no span for another reason.
 
     Cost: three runs on the example, one of them with an image more.
 
@@ -78,8 +78,7 @@ class Forks:
                 sizes[name] = output.nbytes // len(images)
                 seen[name] = (output, output._version)
 
-        plain = [name for name in self._timeline.spans if not network.get_submodule(name)._forward_hooks]
-        with _listening(network, plain, look), evaluating(network), torch.no_grad():
+        with _listening(network, self._timeline.spans, look), evaluating(network), torch.no_grad():
             network(images.to(device_of(network)))
         self._reused |= {name for name, (output, version) in seen.items() if output._version != version}
         return sizes

@@ -150,7 +150,7 @@ def _read(
         for inputs, labels in own:
             streams.labels = _checked(labels, device) if rule.needs_labels else None
             with reading(network, inputs):
-                network(inputs.to(device))
+                network(inputs.to(device, copy=True))  # it may work in place on its images
             share = share.with_batch(inputs)
     return share
 

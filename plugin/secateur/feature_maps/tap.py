@@ -92,8 +92,42 @@ def tapped(
     """
     if tap not in get_args(Tap):
         raise ConfigError(f"unknown tap {tap!r}; allowed: {', '.join(get_args(Tap))}")
+    with _following(model, receive, layers, followed=_FOLLOWED[tap], settles=_SETTLED_BY[tap]) as network:
+        yield network
+
+
+@contextmanager
+def summed(model: nn.Module, receive: Receive, *, layers: Iterable[str] | None = None) -> Iterator[nn.Module]:
+    """Do as `tapped` with the tap "sum", but find the sum behind any normalisation, not behind batch norm alone.
+
+    The map then says where a layer's output is summed, and no longer how much the sum moves with it.
+
+    Example:
+        >>> import torch
+        >>> class Block(nn.Sequential):
+        ...     def forward(self, x):
+        ...         return x + super().forward(x)
+        >>> block, seen = Block(nn.Conv2d(2, 2, 1), nn.GroupNorm(1, 2)).eval(), []
+        >>> with summed(block, lambda layer, maps: seen.append(maps.clone())):
+        ...     output = block(torch.ones(1, 2, 3, 3))
+        >>> torch.equal(seen[0], output)
+        True
+    """
+    with _following(model, receive, layers, followed=_FOLLOWED["sum"] | _NORMS, settles=_SETTLED_BY["sum"]) as network:
+        yield network
+
+
+@contextmanager
+def _following(
+    model: nn.Module,
+    receive: Receive,
+    layers: Iterable[str] | None,
+    *,
+    followed: frozenset[Kind],
+    settles: frozenset[Kind],
+) -> Iterator[nn.Module]:
     network = unwrapped(model)
-    follower = _Follower(receive, followed=_FOLLOWED[tap], settles=_SETTLED_BY[tap])
+    follower = _Follower(receive, followed=followed, settles=settles)
     with ExitStack() as stack:
         for name, module in producers(network, layers).items():
             stack.callback(module.register_forward_hook(_hook(name, follower)).remove)

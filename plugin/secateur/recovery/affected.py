@@ -14,7 +14,7 @@ from secateur.channel_graph.surgery import layer_size
 from secateur.errors import PlanError
 from secateur.modes import evaluating
 from secateur.records import PruningPlan
-from secateur.regression import At, Target, layout_of, reason_against, targets_of
+from secateur.regression import LEFT_OUT, At, Target, layout_of, reason_against, targets_of
 
 Layers = Literal["all", "consumers"]
 
@@ -34,11 +34,7 @@ def layers_to_solve(
         first = owners.setdefault(id(parameter), name)
         if network.get_submodule(first) is not network.get_submodule(name):
             left |= {tied: f"{first} and {name} share their weights" for tied in (first, name) if tied in targets}
-    left |= {
-        name: "no forward pass calls it as a layer"
-        for name in consumers
-        if name in solvable and name not in targets and name not in left
-    }
+    left |= {name: LEFT_OUT for name in consumers if name in solvable and name not in targets and name not in left}
     order = _order_of_calls(network, example, {*targets, *consumers})
     begin = next((place for place, name in enumerate(order) if name in consumers), len(order))
     behind = set(order[begin:]) - set(left)

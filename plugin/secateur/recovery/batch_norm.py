@@ -23,7 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from secateur.batches import Batches, opened, rebatch, unpack
 from secateur.distributed import Across, Share, jointly, local, part_of, sum_of
 from secateur.errors import ConfigError, DataError
-from secateur.modes import device_of, evaluating, reading
+from secateur.modes import check_changeable, device_of, evaluating, reading
 
 STATISTICS = ("running_mean", "running_var")
 
@@ -70,6 +70,7 @@ def recalibrate_batch_norm(model: nn.Module, batches: Batches, *, samples: int =
     Raises:
         ConfigError: samples < 2; with `across`, no process group, or a SyncBatchNorm, which waits for the other
             processes by itself.
+        NetworkError: the network was made in inference mode, and cannot be changed outside of it.
         DataError: no images, a first batch of fewer than two, or statistics that are not finite. The old statistics
             are back then, as they are after any other error.
         ProcessError: another process failed, ended, or has other weights or settings; see `secateur.distributed`.
@@ -89,6 +90,7 @@ def recalibrate_batch_norm(model: nn.Module, batches: Batches, *, samples: int =
     if samples < 2:
         raise ConfigError(f"samples must be at least 2 images; found {samples}")
     network = local(model)
+    check_changeable(network)
     norms = {name: m for name, m in network.named_modules() if isinstance(m, _BatchNorm) and m.running_mean is not None}
     if not norms:
         return 0

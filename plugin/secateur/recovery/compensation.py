@@ -32,7 +32,7 @@ from secateur.batches import Batches, hold
 from secateur.channel_graph.surgery import check_fits, zero_masked
 from secateur.criteria.adapting import check_ridge
 from secateur.errors import ConfigError
-from secateur.modes import device_of, unwrapped
+from secateur.modes import check_changeable, device_of, unwrapped
 from secateur.records import PruningPlan
 from secateur.recovery.affected import Layers, kept_outputs, layers_to_solve
 from secateur.recovery.fits import Compensation, LayerFit, fit_of
@@ -83,7 +83,7 @@ def compensate(
 
     Raises:
         ConfigError: an argument is out of range.
-        NetworkError: a network is compiled or scripted.
+        NetworkError: a network is compiled or scripted, or the pruned one was made in inference mode.
         PlanError: the plan is not that of these networks.
         DataError: no images, too many for the memory, or values that are NaN or infinite (the layer is named). The
             pruned network is then as it was.
@@ -119,6 +119,7 @@ def compensate(
         raise ConfigError(f"unknown layers {layers!r}; allowed: {', '.join(get_args(Layers))}")
     model, pruned = unwrapped(model), unwrapped(pruned)
     check_fits(model, plan)
+    check_changeable(pruned)
     outputs = kept_outputs(model, pruned, plan)
     images, _ = hold(batches, samples=samples, memory=memory)
     room = memory - sum(batch.nbytes for batch in images)

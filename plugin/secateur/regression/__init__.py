@@ -6,9 +6,10 @@ from secateur.regression.layer_rows import Layout, columns_of, layout_of, reason
 from secateur.regression.reading import Samples, rows_of, sample_outputs
 from secateur.regression.readings import readings_of, row_readings_of
 from secateur.regression.replay import Replay
-from secateur.regression.targets import At, Target, targets_of
+from secateur.regression.targets import LEFT_OUT, At, Target, targets_of
 
 __all__ = [
+    "LEFT_OUT",
     "At",
     "FewRows",
     "Layout",

@@ -59,7 +59,7 @@ def layout_of(module: nn.Module) -> Layout:
     """
     weight = _weight(module)
     blocks = module.groups if isinstance(module, _ConvNd) else 1
-    return Layout(blocks, weight[0].numel(), len(weight) // blocks)
+    return Layout(blocks, weight.shape[1:].numel(), len(weight) // blocks)
 
 
 def weight_rows(module: nn.Module) -> Tensor:
@@ -99,7 +99,7 @@ def columns_of(module: nn.Module, inputs: Indices) -> list[Indices]:
         [((0, 1), (2, 3)), ((0, 1), (2, 3))]
     """
     blocks, unknowns, _ = layout_of(module)
-    kernel = _weight(module)[0, 0].numel()
+    kernel = _weight(module).shape[2:].numel()
     each = unknowns // kernel
     return [
         tuple(

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.criteria.adapting import Reading, RowReading
+from secateur.errors import DataError
 from secateur.records import Member
 from secateur.regression.equations import NormalEquations
 from secateur.regression.few_rows import FewRows
@@ -35,6 +36,9 @@ def readings_of(
         unit: the squared error that counts as 1.
         live: (G, D), which unknowns of each block are still read; None for all.
 
+    Raises:
+        DataError: the classes are asked for, and all rows are of one.
+
     Example:
         >>> layer, target = nn.Linear(2, 1, bias=False), Target("layer", None)
         >>> equations = NormalEquations(layout_of(layer))
@@ -50,7 +54,7 @@ def readings_of(
     if labels:
         _, about, variation = equations.moments(intercept=True)
         own = (variation[:, :outputs] * gain.square()).sum(1)
-        scale = (labels * own / variation[:, outputs:].sum(1))[:, None]
+        scale = (labels * own / _of_classes(variation[:, outputs:], member))[:, None]
         UT = torch.cat([UT, about[:, :, outputs:] * scale.sqrt()[:, None]], dim=2)
         TT = torch.cat([TT, variation[:, outputs:] * scale], dim=1)
     readings = []
@@ -74,6 +78,9 @@ def row_readings_of(
         labels: how many times the outputs' variation that of the classes shall be; 0 where there are none.
         unit: the squared error that counts as 1.
 
+    Raises:
+        DataError: the classes are asked for, and all rows are of one.
+
     Example:
         >>> layer, target = nn.Linear(2, 1, bias=False), Target("layer", None)
         >>> few = FewRows(layout_of(layer))
@@ -89,13 +96,24 @@ def row_readings_of(
     if labels:
         about = few.about_means(intercept=True)[1]
         own, marks = (about[:, :, :outputs] * gain).square().sum((1, 2)), about[:, :, outputs:]
-        T = torch.cat([T, marks * (labels * own / marks.square().sum((1, 2))).sqrt()[:, None, None]], dim=2)
+        scale = labels * own / _of_classes(marks.square().sum(1), member)
+        T = torch.cat([T, marks * scale.sqrt()[:, None, None]], dim=2)
     share = few.rows**-0.5
     return [
         RowReading(U[block] * share, T[block] * (share / unit**0.5), owned)
         for block, owned in enumerate(columns_of(module, member.indices))
         if any(owned)
     ]
+
+
+def _of_classes(variation: Tensor, member: Member) -> Tensor:
+    """Return the variation (G,) of all classes together, from that of each, (G, L)."""
+    if not bool(variation.any()):
+        raise DataError(
+            f"the rows that were drawn of layer {member.layer!r} are all of one class, which `labels` cannot tell from "
+            "others: read more rows"
+        )
+    return variation.sum(1)
 
 
 def _gain(module: nn.Module, target: Target) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -18,9 +18,11 @@ from secateur.feature_maps.norms import norms_reading
 from secateur.feature_maps.operations import Kind, kind_of
 from secateur.feature_maps.trail import address
 from secateur.modes import evaluating, reading
+from secateur.regression.replay import instead
 
 At = Literal["sum", "layer"]
 DEAD = 1e-6  # a gain so far below a layer's largest is none
+LEFT_OUT = "no forward pass calls it as a layer, or a forward hook changes what it gives"
 _CARRIERS = (Kind.BATCH_NORM, Kind.COPY, Kind.VIEW, Kind.PERMUTATION, Kind.DROPOUT)
 
 
@@ -77,7 +79,8 @@ def targets_of(network: nn.Module, example: Tensor, layers: Iterable[str], *, at
     Args:
         network: runs on `example`; left as it was.
         example: a small batch.
-        layers: names of convolutions and linear layers; those that never run are left out.
+        layers: names of convolutions and linear layers; left out are those that never run, and those whose output a
+            forward hook changes: what the network reads is no longer the product that could be solved for.
         at: "sum", or "layer" for each layer's own output. A layer that runs several times is measured on its own.
 
     Raises:
@@ -108,15 +111,30 @@ def _readers(
 ) -> tuple[dict[str, int], dict[str, _BatchNorm | None], dict[str, int]]:
     """Return how often each layer runs, in order, the batch norm that is its own, and how many its output passes.
 
+    Layers whose output a forward hook replaces, or changes in place, are not counted.
+
     A batch norm is a layer's own if it reads the layer's very output, nothing else reads that, and it reads nothing
     else; and if it has statistics, so that it is affine.
     """
     calls: dict[str, int] = {}
+    made: dict[str, tuple[Tensor, int]] = {}
+    changed: set[str] = set()
     runs: Counter[nn.Module] = Counter()
     reads = _Reads()
 
+    def make(name: str) -> Callable[[Callable[[], Tensor]], Tensor]:
+        def forward(compute: Callable[[], Tensor]) -> Tensor:
+            output = compute()
+            made[name] = output, output._version
+            return output
+
+        return forward
+
     def leave(name: str) -> Any:
         def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            own, version = made.pop(name)
+            if output is not own or output._version != version:
+                changed.add(name)
             calls[name] = calls.get(name, 0) + 1
             reads.watch(name, output)
 
@@ -124,6 +142,7 @@ def _readers(
 
     with ExitStack() as stack:
         for name, module in layers.items():
+            stack.enter_context(instead(module, make(name)))
             stack.callback(module.register_forward_hook(leave(name)).remove)
         for module in network.modules():
             if isinstance(module, _BatchNorm):
@@ -140,7 +159,7 @@ def _readers(
         alone = norm is not None and reads.count[name] == 1 == runs[norm]
         return norm if alone and norm is not None and norm.running_var is not None else None
 
-    return calls, {name: own(name) for name in calls}, reads.norms
+    return {n: count for n, count in calls.items() if n not in changed}, {n: own(n) for n in calls}, reads.norms
 
 
 class _Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves the base untyped

@@ -22,8 +22,8 @@ class Timeline:
     """When modules first began, the spans of those that ran exactly once, and when the outputs of these were read.
 
     Time counts the beginnings and ends of modules and the operations between them. A module has no span if it changes
-    what it is given, such as an activation in place, or gives it on, such as dropout: more hangs on it than a copy of
-    its output could tell.
+    what it is given, such as an activation in place, or gives it on, such as dropout, or has forward hooks, which may
+    do anything with what it gives: more hangs on it than a copy of its output could tell.
 
     Example:
         >>> network = nn.Sequential(nn.Linear(1, 1), nn.Sequential(nn.ReLU()), nn.ReLU())
@@ -42,6 +42,7 @@ class Timeline:
     def of(cls, network: nn.Module, example: Tensor) -> Timeline:
         """Return the timeline of a run on a small batch; empty where modules keep tensors from it."""
         clock = _Clock()
+        hooked = {name for name, module in network.named_modules() if module._forward_hooks}
         with ExitStack() as stack:
             for name, module in network.named_modules():
                 if name:
@@ -55,7 +56,8 @@ class Timeline:
             network(example.to(device_of(network)))
         if any(_keeps_tensors(module) for module in network.modules()):
             return cls()
-        once = [name for name, calls in clock.begins.items() if len(calls) == 1 and name not in clock.sharing]
+        plain = clock.begins.keys() - clock.sharing - hooked
+        once = [name for name, calls in clock.begins.items() if len(calls) == 1 and name in plain]
         spans = {name: (clock.begins[name][0], clock.ends[name][0]) for name in once}
         return cls(
             {name: calls[0] for name, calls in clock.begins.items()},

@@ -15,7 +15,7 @@ from secateur.batches import Batches, rebatch
 from secateur.distributed import Across, Share, jointly, part_of, sum_of
 from secateur.errors import ConfigError, DataError, NetworkError
 from secateur.feature_maps.tap import producers
-from secateur.modes import device_of, evaluating, reading, structure_of, unwrapped, without_tf32
+from secateur.modes import check_changeable, device_of, evaluating, reading, structure_of, unwrapped, without_tf32
 from secateur.protocols import GradientCriterion
 from secateur.records import ScoreTable
 from secateur.scoring.weights import as_rows, named, weight_of
@@ -58,7 +58,7 @@ def gradient_scores(
         ConfigError: an unknown criterion; `samples` below one; `across` is no process group.
         DataError: no batch; a loss that fails, is no scalar, or is not finite.
         NetworkError: a layer in `layers` does not exist, or the loss does not depend on it; a compiled or scripted
-            network.
+            network, or one made in inference mode.
         ScoreError: weights or gradients that are NaN or infinite; the layer is named.
         ProcessError: another process failed, ended, or has other weights or settings; see `secateur.distributed`.
 
@@ -71,6 +71,7 @@ def gradient_scores(
         >>> gradient_scores(network, [images], loss=lambda outputs, labels: outputs.mean())["0"].tolist()
         [0.25, 1.0]
     """
+    check_changeable(model)
     rule = criteria.gradient_criterion(criterion) if isinstance(criterion, str) else criterion
     limit = rule.samples if samples is None else samples
     chosen = layers if layers is None or isinstance(layers, str) else list(layers)

@@ -19,6 +19,7 @@ from secateur.hooks import sole_input
 from secateur.modes import device_of, evaluating
 from secateur.records import ChannelGroup, Member
 from secateur.regression import (
+    LEFT_OUT,
     FewRows,
     Layout,
     NormalEquations,
@@ -62,7 +63,7 @@ def readers_of(
     }
     solvable = [name for name in members if name not in unread]
     targets = targets_of(network, example.to(device_of(network)), solvable, at="layer")
-    return targets, unread | {name: "no forward pass calls it as a layer" for name in solvable if name not in targets}
+    return targets, unread | {name: LEFT_OUT for name in solvable if name not in targets}
 
 
 def bytes_for(module: nn.Module, classes: int, *, rows: int | None = None) -> int:

@@ -79,7 +79,7 @@ def reconstruction_scores(
     Raises:
         ConfigError: an argument out of range.
         DataError: no images, more than fit into half of the memory, values that are NaN or infinite (the layer is
-            named), or labels that are missing but asked for.
+            named), labels that are missing but asked for, or rows that are all of one class.
         NetworkError: no group can be scored; a compiled or scripted network.
         ProcessError: another process failed, ended, or has other weights or settings; see `secateur.distributed`.
 

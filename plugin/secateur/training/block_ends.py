@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from secateur.errors import NetworkError
-from secateur.feature_maps.tap import Tap, producers, tapped
+from secateur.feature_maps.tap import producers, summed, tapped
 from secateur.modes import device_of, evaluating, unwrapped
 
 
 def block_ends(model: nn.Module, inputs: Tensor) -> dict[str, str]:
     """Return the modules whose output is the map behind a residual sum, each with a convolution that is summed there.
 
-    A convolution is summed where the taps "sum" and "bn" give different maps; the end of its block is the first module,
-    called once in a pass, that returns the map of its tap "act". Of several modules that return one map, such as a
-    block and the stage that it ends, the inner one counts.
+    A convolution is summed where the map behind its normalisation and sum is not the one behind its normalisation, its
+    tap "bn"; the end of its block is the first module, called once in a pass, that returns the map of its tap "act". Of
+    several modules that return one map, such as a block and the stage that it ends, the inner one counts.
 
     Args:
         model: left as it is.
@@ -38,9 +39,9 @@ def block_ends(model: nn.Module, inputs: Tensor) -> dict[str, str]:
     """
     network = unwrapped(model)
     convolutions = [name for name, module in producers(network).items() if isinstance(module, _ConvNd)]
-    own, summed = (_maps(network, inputs, convolutions, tap) for tap in ("bn", "sum"))
-    joined = [name for name in own if name in summed and not _same(own[name], summed[name])]
-    read = _maps(network, inputs, joined, "act")
+    own, behind = (_maps(network, inputs, convolutions, taps) for taps in (partial(tapped, tap="bn"), summed))
+    joined = [name for name in own if name in behind and not _same(own[name], behind[name])]
+    read = _maps(network, inputs, joined, tapped)
     once = _outputs(network, inputs)
     ends: dict[str, str] = {}
     for layer in sorted(read, key=joined.index):
@@ -50,13 +51,15 @@ def block_ends(model: nn.Module, inputs: Tensor) -> dict[str, str]:
     return {name: ends[name] for name in once if name in ends}
 
 
-def _maps(model: nn.Module, inputs: Tensor, layers: list[str], tap: Tap) -> dict[str, Tensor]:
+def _maps(
+    model: nn.Module, inputs: Tensor, layers: list[str], taps: Callable[..., AbstractContextManager[nn.Module]]
+) -> dict[str, Tensor]:
     maps: dict[str, Tensor] = {}
 
     def receive(layer: str, found: Tensor) -> None:
         maps[layer] = found.clone()
 
-    with evaluating(model), torch.no_grad(), tapped(model, receive, layers=layers, tap=tap) as network:
+    with evaluating(model), torch.no_grad(), taps(model, receive, layers=layers) as network:
         network(inputs.to(device_of(model)))
     return maps
 

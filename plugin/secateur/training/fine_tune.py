@@ -20,7 +20,7 @@ from torch import nn
 from secateur.batches import Batches
 from secateur.distributed import Across, local
 from secateur.evaluation import accuracy
-from secateur.modes import device_of
+from secateur.modes import check_changeable, device_of
 from secateur.records import PruningPlan
 from secateur.recovery import recalibrate_batch_norm
 from secateur.training.checking import check_data, fastest_layout
@@ -104,7 +104,8 @@ def fine_tune(
     Raises:
         ConfigError: an unknown number, one out of range, a precision that the device does not compute in, or
             float16 for weights that are float16 themselves.
-        NetworkError: no parameter needs a gradient; a teacher with other classes, or filters that are not there.
+        NetworkError: no parameter needs a gradient; a network made in inference mode, which cannot be trained outside
+            of it; a teacher with other classes, or filters that are not there.
         CheckpointError: the checkpoint is of another run (network, recipe, teacher, processes), or none at all.
         DataError: no images, to train on or to validate on; images of a second size on which the network does not run;
             labels missing or out of the network's range (in a sequence found before the first step); a loss or weights
@@ -125,6 +126,7 @@ def fine_tune(
     """
     recipe = (recipe or Recipe()).revised(changes)
     model = local(model)
+    check_changeable(model)
     device = device_of(model)
     best, chosen, epochs = _state(model), 0, list[Epoch]()
     modes = [(module, module.training) for module in model.modules()]
