@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from secateur.channel_graph.masks import zero_outputs
+from secateur.channel_graph.outputs import TOLERANCE
 from secateur.channel_graph.tracing import copy_of
-from secateur.channel_graph.verify import TOLERANCE, difference, mixes_channels
+from secateur.channel_graph.verify import difference, mixes_channels
 from secateur.errors import SecateurWarning
 from secateur.protocols import Kept
 from secateur.records import ChannelGroup

@@ -9,22 +9,14 @@ from typing import Any, Literal, get_args
 import torch
 import torch_pruning as tp
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
+from secateur.channel_graph.outputs import TOLERANCE, copies_of
 from secateur.channel_graph.streams import masked_group, writers_of
 from secateur.channel_graph.surgery import layer_size, trouble_with
 from secateur.channel_graph.traced_groups import blocks_of, groups_of, layers_sharing_weights, reaches_outputs, unmet
 from secateur.channel_graph.tracing import copy_of, differentiable, trace
-from secateur.channel_graph.verify import (
-    TOLERANCE,
-    attends,
-    awake,
-    check_leaves,
-    check_repeats,
-    difference,
-    mixes_channels,
-    runs,
-)
+from secateur.channel_graph.verify import attends, awake, check_leaves, check_repeats, difference, mixes_channels, runs
 from secateur.channel_map import ChannelMap
 from secateur.errors import ConfigError, NetworkError
 from secateur.records import ChannelGroup, ChannelGroups, Member
@@ -87,7 +79,7 @@ def channel_groups(
         >>> dict(groups.skipped)
         {'3': "its channels are the network's outputs"}
     """
-    example_inputs = tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, example_inputs)
+    example_inputs = copies_of(example_inputs)
     inputs = tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
     if residual not in get_args(Residual):
         raise ConfigError(f"unknown residual {residual!r}; allowed: {', '.join(get_args(Residual))}")

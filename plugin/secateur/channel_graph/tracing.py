@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from secateur.channel_graph.hosts import own_pruners
-from secateur.channel_graph.verify import tensors_of
+from secateur.channel_graph.outputs import tensors_of
 from secateur.errors import NetworkError, SecateurError
 from secateur.modes import unwrapped
 

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, suppress
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from secateur.channel_graph.masks import masked
+from secateur.channel_graph.outputs import TOLERANCE, copies_of, distance, outputs_of, outputs_or_none, tensors_of
 from secateur.channel_graph.surgery import apply_plan
-from secateur.channel_graph.unmixed import NORMALISATIONS, Unmixed
+from secateur.channel_graph.unmixed import NORMALISATIONS
 from secateur.errors import NetworkError, VerificationError
-from secateur.modes import evaluating, without_tf32
-from secateur.precision import HALF
 from secateur.records import ChannelGroup, PruningPlan
 
-TOLERANCE = 1e-4
 MIXES_CHANNELS = (*NORMALISATIONS, nn.MultiheadAttention)
 
 
@@ -76,7 +71,7 @@ def verify_pruning(
     unchecked = {g.name: reason for g in plan.groups if plan.removed(g.name) and (reason := mixes_channels(model, g))}
     checked = {name: channels for name, channels in plan.kept.items() if name not in unchecked}
     groups = {group.name: group for group in plan.groups}
-    if unchecked and not _distance(apply_plan(model, plan), pruned, inputs) <= tolerance:
+    if unchecked and not distance(apply_plan(model, plan), pruned, inputs) <= tolerance:
         raise VerificationError("the pruned network does not compute what the plan's surgery on this network gives")
     found = difference(model, groups, checked, inputs, pruned=None if unchecked else pruned)
     if not found <= tolerance:
@@ -109,7 +104,7 @@ def check_repeats(model: nn.Module, inputs: Any) -> None:
         secateur.errors.NetworkError: the network's outputs on the example inputs are NaN or infinite
     """
     check_leaves(model, inputs)
-    apart = _distance(model, model, inputs)
+    apart = distance(model, model, inputs)
     if not math.isfinite(apart):
         raise NetworkError("the network's outputs on the example inputs are NaN or infinite")
     if apart > TOLERANCE:
@@ -135,8 +130,8 @@ def check_leaves(model: nn.Module, inputs: Any) -> None:
         secateur.errors.NetworkError: the network changes its own inputs in place, so that each run sees others: \
 let it work on a copy, by inplace=False in the normalisation in front or by x = x.clone()
     """
-    given = tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, inputs)
-    _outputs(model, given)
+    given = copies_of(inputs)
+    outputs_of(model, given)
     pairs = zip(tensors_of(given), tensors_of(inputs), strict=True)
     if not all(torch.allclose(left, before, rtol=0, atol=0, equal_nan=True) for left, before in pairs):
         raise NetworkError(
@@ -180,7 +175,7 @@ def difference(
     if pruned is None:
         return float("inf")
     with masked(model, groups, kept):
-        return _distance(model, pruned, inputs, unmixed=unmixed)
+        return distance(model, pruned, inputs, unmixed=unmixed)
 
 
 def awake(model: nn.Module, inputs: Any) -> nn.Module:
@@ -216,14 +211,14 @@ def awake(model: nn.Module, inputs: Any) -> nn.Module:
             if weight.ndim > 1:  # signs and a size with which sums neither vanish nor grow
                 drawn *= torch.randn(weight.shape, generator=generator).sign() / weight[0].numel() ** 0.5
             weight.detach().copy_(drawn)
-    outputs = _outputs_or_none(copied, inputs)
+    outputs = outputs_or_none(copied, inputs)
     return copied if outputs and all(bool(output.isfinite().all()) for output in outputs) else model
 
 
 def runs(model: nn.Module, groups: Mapping[str, ChannelGroup], kept: Mapping[str, Sequence[int]], inputs: Any) -> bool:
     """Return whether the network still runs with only the channels `kept`, whatever it computes then."""
     pruned = _without(model, groups, kept)
-    return pruned is not None and _outputs_or_none(pruned, inputs) is not None
+    return pruned is not None and outputs_or_none(pruned, inputs) is not None
 
 
 def _without(
@@ -236,69 +231,3 @@ def _without(
         return apply_plan(model, plan)
     except Exception:  # a user's layer that is cut or copied may raise anything
         return None
-
-
-def _distance(model: nn.Module, pruned: nn.Module, inputs: Any, *, unmixed: bool = False) -> float:
-    """Return how far the outputs of two networks lie apart; those in half precision are run in float32, if they can."""
-    if (single := _in_float32(model)) is not model:
-        with suppress(Exception):  # a user's network that insists on half precision may raise anything
-            return _distance(single, _in_float32(pruned), _floats(inputs), unmixed=unmixed)
-    rounds = Unmixed().running if unmixed else nullcontext
-    with rounds():
-        expected = _outputs(model, inputs)
-    if not expected:
-        raise NetworkError("the network returns no number on the example inputs: there is nothing to compare")
-    with rounds():
-        found = _outputs_or_none(pruned, inputs)
-    if found is None or [t.shape for t in found] != [t.shape for t in expected]:
-        return float("inf")
-    limits = torch.finfo(torch.float32)
-    floor = max(_largest(expected) * limits.eps / TOLERANCE, limits.tiny)
-    return _largest([(a - b) / max(_largest([b]), floor) for a, b in zip(found, expected, strict=True)])
-
-
-def _largest(tensors: Sequence[Tensor]) -> float:
-    """Return the largest magnitude in some tensors, NaN where any holds it: Python's own `max` would pass it over."""
-    return float(torch.tensor([float(tensor.abs().max()) for tensor in tensors]).max())
-
-
-def _in_float32(network: nn.Module) -> nn.Module:
-    """Return the network, or where it is in half precision, whose rounding hides a channel, a copy in float32."""
-    tensors = itertools.chain(network.parameters(), network.buffers())
-    return copy.deepcopy(network).float() if any(t.dtype in HALF for t in tensors) else network
-
-
-def _floats(inputs: Any) -> Any:
-    return tree_map(lambda x: x.float() if isinstance(x, Tensor) and x.dtype in HALF else x, inputs)
-
-
-def _outputs_or_none(model: nn.Module, inputs: Any) -> list[Tensor] | None:
-    """Return the outputs, None where a network that was cut cannot run."""
-    try:
-        return _outputs(model, inputs)
-    except Exception:  # a user's network that was cut may raise anything
-        return None
-
-
-def _outputs(model: nn.Module, inputs: Any) -> list[Tensor]:
-    with evaluating(model), torch.no_grad(), without_tf32():
-        outputs = model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
-    return tensors_of(outputs)
-
-
-def tensors_of(outputs: Any) -> list[Tensor]:
-    """Return what holds a number in a tensor, mapping, sequence or data class, and in those within; flags as numbers.
-
-    Example:
-        >>> tensors_of({"scores": torch.tensor([0.5]), "kept": [torch.tensor([True]), None]})
-        [tensor([0.5000]), tensor([1.], dtype=torch.float64)]
-    """
-    if isinstance(outputs, Tensor):
-        return [outputs.double() if outputs.dtype is torch.bool else outputs] if outputs.numel() else []
-    if is_dataclass(outputs):
-        outputs = vars(outputs)
-    if isinstance(outputs, Mapping):
-        outputs = list(outputs.values())
-    if isinstance(outputs, (tuple, list)):
-        return [t for part in outputs for t in tensors_of(part)]
-    return []

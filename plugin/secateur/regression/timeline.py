@@ -134,19 +134,19 @@ class _Clock(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leave
         self.ends: dict[str, list[int]] = {}
         self.reads: dict[str, list[int]] = {}
         self.sharing: set[str] = set()
-        self._versions: list[list[int]] = []  # of what the modules that run were given, the innermost last
+        self._given: list[list[int]] = []  # versions of what the modules that run were given, the innermost last
         self._makers: dict[int, list[str]] = {}
         self._held: list[Any] = []
 
     def begin(self, name: str, _module: nn.Module, *given: Any) -> None:
         self.now += 1
         self.begins.setdefault(name, []).append(self.now)
-        self._versions.append(_versions(given))
+        self._given.append(_versions(given))
 
     def end(self, name: str, _module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         self.now += 1
         given, gives = _storages((args, kwargs)), _storages(output)
-        if self._versions.pop() != _versions((args, kwargs)) or given & gives:
+        if self._given.pop() != _versions((args, kwargs)) or given & gives:
             self.sharing.add(name)
         self.ends.setdefault(name, []).append(self.now)
         self._held.append(output)
