@@ -25,6 +25,7 @@ from secateur_cli.figures.catalogue import FIGURES, order_of
 from secateur_cli.figures.cells import summarised
 from secateur_cli.figures.intervals import spread_of, spread_of_shares
 from secateur_cli.figures.order import Found, Order
+from secateur_cli.figures.stability import _agreement
 from secateur_cli.figures.writing import record_of
 from secateur_cli.inputs.epochs import seed_everything
 from secateur_cli.progress import Progress
@@ -112,6 +113,10 @@ def test_ranks_of_each_batch_are_their_twins(user: User) -> None:
         correlations = sorted(value for value in known if value is not None)
         assert (agreement["least"], agreement["most"]) == pytest.approx((correlations[0], correlations[-1]), abs=1e-6)
     assert found.about["images"] == 48
+
+
+def test_no_rank_of_a_batch_is_beyond_the_scale_of_its_layer() -> None:
+    assert _agreement("conv", torch.tensor([[1.0, 4.0], [2.0, 6.0]]))["largest"] == 6
 
 
 def test_information_by_number_of_images_is_its_twin(user: User) -> None:
