@@ -155,9 +155,10 @@ def test_augmentation_is_for_training_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["folder", "gztar", "zip"])
 def test_folders_and_archives_hold_the_same(tmp_path: Path, kind: str) -> None:
     train, test = some_images(10), some_images(3, classes=("dog",))
+    hidden = dict.fromkeys(("set/cat/.ipynb_checkpoints/0.png", "set/dog/._0.png", "set/.rest/0.png"), b"no")
     config = DataConfig(
         source="image-folder",
-        train=store(tmp_path / "train", train, kind=kind),
+        train=store(tmp_path / "train", train | hidden, kind=kind),
         test=store(tmp_path / "test", test, kind=kind),
         image_size=16,
     )
