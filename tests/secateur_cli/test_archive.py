@@ -54,6 +54,15 @@ def test_reads_images_sorted_with_their_class(tmp_path: Path, pack: Pack, name: 
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_of_a_name_that_comes_twice_the_last_counts(tmp_path: Path) -> None:
+    path = pack_tar(tmp_path / "a.tar", {"cat/0.png": b"old", "dog/0.png": b"dog"})
+    with tarfile.open(path, "a") as packed:
+        info = tarfile.TarInfo("./cat/0.png")
+        info.size = 3
+        packed.addfile(info, io.BytesIO(b"new"))
+    assert read_archive(path) == [("cat", "cat/0.png", b"new"), ("dog", "dog/0.png", b"dog")]
+
+
 @pytest.mark.parametrize(("pack", "name"), [FORMATS[1], FORMATS[3]])
 @pytest.mark.parametrize(
     ("member", "message"),

@@ -6,6 +6,7 @@ import hashlib
 import io
 import pickle
 import shutil
+import struct
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -155,9 +156,10 @@ def test_augmentation_is_for_training_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["folder", "gztar", "zip"])
 def test_folders_and_archives_hold_the_same(tmp_path: Path, kind: str) -> None:
     train, test = some_images(10), some_images(3, classes=("dog",))
+    hidden = dict.fromkeys(("set/cat/.ipynb_checkpoints/0.png", "set/dog/._0.png", "set/.rest/0.png"), b"no")
     config = DataConfig(
         source="image-folder",
-        train=store(tmp_path / "train", train, kind=kind),
+        train=store(tmp_path / "train", train | hidden, kind=kind),
         test=store(tmp_path / "test", test, kind=kind),
         image_size=16,
     )
@@ -220,6 +222,16 @@ def test_grey_of_16_bits_is_scaled(source: bytes, mode: str) -> None:
     assert torch.equal(photographs.decode(torch.tensor([0]))[0].long(), expected.expand(3, 256, 256))
     augmented = photographs.read(torch.tensor([0]), augment=Generator().manual_seed(0))
     assert 0.2 < float(augmented.mean()) < 0.8
+
+
+def test_grey_of_12_bits_is_scaled() -> None:
+    pixels = int("".join(f"{level:012b}" for level in range(2**12)), 2).to_bytes(6144, "big")
+    tags = [(256, 64), (257, 64), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, 64), (279, 6144)]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    source = struct.pack("<2sHI", b"II", 42, 8 + 6144) + pixels + struct.pack("<H", len(tags)) + entries + bytes(4)
+    found = Photographs([source], ["ramp"], torch.zeros(1), 64).decode(torch.tensor([0]))[0].long()
+    expected = torch.tensor([round(level * 255 / 4095) for level in range(2**12)]).reshape(64, 64)
+    assert torch.equal(found, expected.expand(3, 64, 64))
 
 
 @pytest.mark.parametrize(("kind", "mode"), [(np.float32, "F"), (np.int32, "I")])

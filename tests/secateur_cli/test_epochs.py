@@ -81,3 +81,9 @@ def test_pick_is_a_partition_in_proportion(labels: list[int], share: float, seed
     for of_class in set(labels):
         expected = count * labels.count(of_class) / len(labels)
         assert abs(sum(labels[i] == of_class for i in taken.tolist()) - expected) <= 1 + 1e-9
+
+
+@pytest.mark.parametrize(("images", "count"), [(50_000, 49_999), (300_000, 299_000), (9_000_000, 9_000_000)])
+def test_pick_draws_as_many_as_asked_for_of_large_data(images: int, count: int) -> None:
+    taken, rest = pick(torch.zeros(images, dtype=torch.int64), count, random=generator(0, "test"))
+    assert (len(taken), len(rest)) == (count, images - count)

@@ -85,6 +85,7 @@ def test_list_names_every_figure_and_needs_nothing_else() -> None:
         (("frozen-shares", "--set", "fine_tune=null"), "the figure frozen-shares is about fine-tuning"),
         (("frozen-shares", "--set", "plan.search=autopruner"), "frozen-shares needs a search that goes by scores"),
         (("frozen-shares", "--set", "recover=sketch"), "frozen-shares freezes filters by their scores, and a sketch"),
+        (("frozen-shares", "--set", "fine_tune={like: hrank}"), "fine_tune.layer_by_layer: the figure frozen-shares"),
         (("widths", "--set", "network.build=nowhere:Net"), "nowhere"),
         (("selection-variants", "--set", "plan.budget={latency: 60%}"), "plan.budget.latency: the figure selection"),
     ],

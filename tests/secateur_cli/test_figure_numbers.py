@@ -18,13 +18,14 @@ from references_figures import change_by_loops, spearman_by_counting, student_in
 from runs_for_tests import User
 from secateur import ScoreTable, accuracy, apply_plan, collect_scores, cost_model, uniform_plan
 from secateur.batches import rebatch
-from secateur.errors import ConfigError, DataError
+from secateur.errors import BudgetError, ConfigError, DataError
 from secateur_cli.figures.agreement import rank_correlation, relative_change
 from secateur_cli.figures.bench import bench
 from secateur_cli.figures.catalogue import FIGURES, order_of
 from secateur_cli.figures.cells import summarised
 from secateur_cli.figures.intervals import spread_of, spread_of_shares
 from secateur_cli.figures.order import Found, Order
+from secateur_cli.figures.stability import _agreement
 from secateur_cli.figures.writing import record_of
 from secateur_cli.inputs.epochs import seed_everything
 from secateur_cli.progress import Progress
@@ -114,6 +115,10 @@ def test_ranks_of_each_batch_are_their_twins(user: User) -> None:
     assert found.about["images"] == 48
 
 
+def test_no_rank_of_a_batch_is_beyond_the_scale_of_its_layer() -> None:
+    assert _agreement("conv", torch.tensor([[1.0, 4.0], [2.0, 6.0]]))["largest"] == 6
+
+
 def test_information_by_number_of_images_is_its_twin(user: User) -> None:
     settings = (*UNTRAINED, "score.criterion=di", "score.options={batch_size: 16}")
     found = measure(user, "di-stability", *settings, images=32)
@@ -192,11 +197,24 @@ def test_criteria_that_the_network_does_not_allow_are_left_out_unless_named(user
     assert "bn_scale" not in {row["line"] for row in found.rows}
     asked = order(user, "criteria-over-ratios", *settings, seeds=1, at="50%")
     record = record_of("criteria-over-ratios", "criteria", found, asked, command="")
-    assert "Left out: BN scale, which cannot score this network." in record["caption"]
+    assert "Left out: BN scale, which cannot score this network, or too little of it." in record["caption"]
     assert record["until"] == "removed"
     assert record_of("widths", "kept widths", Found([], {}), asked, command="")["until"] is None
     with pytest.raises(Exception, match="no layer that 'bn_scale' could score"):
         measure(user, "criteria-over-ratios", *settings, seeds=1, at="50%", lines="bn_scale")
+
+
+def test_criteria_that_score_too_little_are_left_out(user: User) -> None:
+    found = measure(user, "criteria-over-ratios", *UNTRAINED, seeds=1, at="70%,20%")  # one of two layers has batch norm
+    assert "the lowest cost that can be reached" in found.about["left out"]["bn_scale"]
+    assert {"l1", "hrank"} <= {row["line"] for row in found.rows}
+
+
+def test_points_out_of_reach_are_refused_before_any_is_measured(user: User, tmp_path: Path) -> None:
+    asked = order(user, "allocations", *UNTRAINED, seeds=1, at="70%,0.01%", kept=tmp_path)
+    with pytest.raises(BudgetError, match="the lowest cost that can be reached"):
+        FIGURES["allocations"].measure(asked)
+    assert b"uniform at" not in (tmp_path / "seed-0" / "journal.sqlite").read_bytes()
 
 
 def test_a_figure_removes_the_lowest_scores_whatever_variants_the_run_has(user: User) -> None:

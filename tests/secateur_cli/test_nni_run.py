@@ -146,3 +146,4 @@ def test_run_keeps_an_earlier_experiment(me: Path) -> None:
     code, _, complained = give("nni", "run", str(me / "experiment.yml"), "--output", str(me), columns=300)
     assert code == 2
     assert "holds an experiment already" in complained
+    assert "the same run continues there" not in give("nni", "run", "--help", columns=300)[1]

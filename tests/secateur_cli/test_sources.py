@@ -34,6 +34,8 @@ class Nets:
     @staticmethod
     def tiny():
         return nn.Identity()
+
+trained = nn.Identity()
 """
 
 
@@ -77,6 +79,7 @@ def test_finds_installed_packages() -> None:
         ("secateur_test_nowhere.models:build", "so 'secateur_test_nowhere.models' cannot be imported"),
         ("secateur_test_nets:biuld", "has no 'biuld'; did you mean 'build'?"),
         ("secateur_test_nets:Nets.tinny", "secateur_test_nets:Nets has no 'tinny'; did you mean 'tiny'?"),
+        ("secateur_test_nets:trained.build", "secateur_test_nets:trained has no 'build'; "),
         ("secateur_test_nets:VALUE", "is of type int; it must be something that can be called"),
         ("secateur_test_broken:build", "importing 'secateur_test_broken' failed: ZeroDivisionError"),
         ("secateur_test_needy:build", "it needs the module 'secateur_test_absent'"),

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Generator, Tensor
@@ -50,6 +51,11 @@ def test_user_data_with_validation_is_read_as_it_is(monkeypatch: pytest.MonkeyPa
     assert torch.equal(gather(data.calibration)[0], gather(train)[0])
     assert data.example.shape == (2, 1, 5, 5)
     assert data.classes is None
+
+
+def test_numpy_may_count_the_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    splits = {"train": user_batches(), "test": user_batches(shift=1), "classes": np.int64(2)}
+    assert type(load_returned(monkeypatch, splits).classes) is int
 
 
 def test_user_data_without_validation_gets_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,7 +44,9 @@ def figure(
         str | None, typer.Option(help="What is compared, such as hrank,di,l1 or uniform,greedy.", show_default=False)
     ] = None,
     images: Annotated[
-        int | None, typer.Option(help="Images in all, of the figures of stability.", show_default=False)
+        int | None,
+        typer.Option(help="Images to read, of the figures of stability; di-stability reads as many others beside them.",
+                     show_default=False),
     ] = None,
     until: Annotated[
         Until | None,

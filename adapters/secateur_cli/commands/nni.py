@@ -15,7 +15,7 @@ from rich.table import Table
 
 from secateur.errors import ConfigError, MissingDependencyError
 from secateur_cli.claims import Claims
-from secateur_cli.commands.telling import Output, Trace, plain_console, telling
+from secateur_cli.commands.telling import Trace, plain_console, telling
 from secateur_cli.progress import Progress
 from secateur_cli.settings.values import with_home
 
@@ -30,12 +30,16 @@ Folder = Annotated[Path, typer.Argument(help="The folder of an experiment, as `s
 @app.command()
 def run(
     config: Annotated[Path, typer.Argument(help="NNI's YAML file of an experiment, as nnictl reads it.")],
-    output: Output = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the results of this experiment alone; runs/nni- and CONFIG's name by default.",
+                     show_default=False),
+    ] = None,
     port: Annotated[
         int | None, typer.Option(help="Port of NNI's web page; a free one by default.", show_default=False)
     ] = None,
     trace: Trace = False,
-) -> None:
+) -> None:  # fmt: skip
     """Run an experiment to its end, with its progress here and on NNI's web page, and leave no process behind."""
     with telling(trace=trace, stopped="stopped; NNI's processes have ended"):
         from secateur_nni.experiments.following import follow

@@ -23,7 +23,7 @@ from secateur_cli.figures.cells import Cell, Planned, measure_cells
 from secateur_cli.figures.order import Found, Order
 from secateur_cli.settings.plan_schema import Search
 from secateur_cli.settings.schema import ScoreConfig
-from secateur_cli.stages.preparation import rehearse_scores
+from secateur_cli.stages.preparation import rehearse_plan, rehearse_scores, rehearsed_setting
 
 POOLS = {"full maps": "none", "averages": "gap"}
 
@@ -60,17 +60,16 @@ def criteria_over_ratios(order: Order) -> Found:
     dropped: dict[str, str] = {}
 
     def cells(stand: Bench) -> Sequence[Cell]:
-        known = [name for name in order.lines if name not in dropped and _is_scored(name, stand)]
+        known = [name for name in order.lines if name not in dropped and _is_allowed(name, stand)]
         return [
             Cell(name, share, partial(_uniformly, score_by(order, name), macs=share))
             for name in known
             for share in order.at
         ]
 
-    def _is_scored(name: str, stand: Bench) -> bool:
-        config = stand.config.model_copy(update={"score": score_by(order, name)})
+    def _is_allowed(name: str, stand: Bench) -> bool:
         try:
-            rehearse_scores(config, stand.job.model, stand.job.data.example)
+            _rehearse(stand, score_by(order, name), macs=min(order.at))
         except SecateurError as error:
             if order.chosen:
                 raise
@@ -85,7 +84,11 @@ def criteria_over_ratios(order: Order) -> Found:
 def allocations(order: Order) -> Found:
     """Measure the accuracy of what each search finds for each budget of MACs, by the scores of the run."""
     searches = [cast(Search, name) for name in order.lines]
-    cells = [Cell(search, share, partial(_searched, search, share)) for search in searches for share in order.at]
+
+    def cells(stand: Bench) -> Sequence[Cell]:
+        _rehearse(stand, order.config.score, macs=min(order.at))
+        return [Cell(search, share, partial(_searched, search, share)) for search in searches for share in order.at]
+
     rows = measure_cells(order, cells, "allocations")
     return Found(rows, {"at": "share of the dense MACs that is allowed"})
 
@@ -94,6 +97,14 @@ def score_by(order: Order, name: str) -> ScoreConfig:
     """Return how to score by a criterion: as the run does where it is the run's, else by its defaults."""
     given = order.config.score
     return given if name == given.criterion else ScoreConfig(criterion=name, tap=given.tap)
+
+
+def _rehearse(stand: Bench, score: ScoreConfig, *, macs: float) -> None:
+    """Refuse scores that the network does not allow, or that so few MACs cannot be reached by."""
+    job, plan = stand.job, with_search(stand.config.plan, "uniform", macs=macs)
+    config = stand.config.model_copy(update={"score": score, "plan": plan})
+    scores = rehearse_scores(config, job.model, job.data.example)
+    rehearse_plan(config, "uniform", scores, rehearsed_setting(config, job.model, job.data.example, job.groups, None))
 
 
 def _uniformly(score: ScoreConfig, stand: Bench, *, macs: float | None = None) -> Planned:

@@ -28,7 +28,8 @@ class Order:
         at: points of the horizontal axis.
         lines: what is compared: criteria, searches, variants.
         chosen: whether the lines were named; lines that were not are left out where the network does not allow them.
-        images: how many images are read, of figures that ask how many are enough.
+        images: how many images scores are read from, of figures that ask how many are enough; "di-stability" reads as
+            many others.
         until: how far each pruned network is followed.
         kept: folder in which each point is kept as it is measured, made when there is one; None: nothing is kept.
         facts: what is to be recorded of network, data and points, filled in once they are there.

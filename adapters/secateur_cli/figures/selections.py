@@ -56,7 +56,8 @@ def frozen_shares(order: Order) -> Found:
     """Measure the accuracy after fine-tuning with shares of each layer's filters left as they are.
 
     Raises:
-        ConfigError: the run is not fine-tuned, its search trains the network by itself, or it sketches the filters.
+        ConfigError: the run is not fine-tuned or layer by layer, its search trains the network by itself, or it
+            sketches the filters.
     """
     if order.config.plan.search[0] in LEARNT:
         raise ConfigError(
@@ -70,6 +71,11 @@ def frozen_shares(order: Order) -> Found:
     training = order.config.fine_tune
     if training is None:
         raise ConfigError("fine_tune: null: the figure frozen-shares is about fine-tuning; say how to train")
+    if training.layer_by_layer:
+        raise ConfigError(
+            "fine_tune.layer_by_layer: the figure frozen-shares freezes filters of the pruned network, and a training "
+            "layer by layer goes on from the dense one"
+        )
     cells = [
         Cell("", share, _by_run, fine_tune=training.model_copy(update={"freeze": share}))
         for share in order.at

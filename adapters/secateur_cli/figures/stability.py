@@ -68,7 +68,7 @@ def _agreement(layer: str, ranks: Tensor) -> dict[str, Any]:
     return {
         "layer": layer,
         "channels": ranks.shape[1],
-        "largest": float(ranks.mean(0).max()),
+        "largest": float(ranks.max()),
         "median": float(torch.tensor(known, dtype=torch.float64).quantile(0.5)) if known else None,
         "least": ends[0],
         "most": ends[1],

@@ -25,7 +25,7 @@ def ranks_plot(found: Found) -> Figure:
     """Return the ranks of at most six layers as grey maps, channels across and batches down, and all correlations.
 
     A filter whose rank is the same in every batch is a column of one shade. Each layer has its own scale, from zero to
-    the largest average rank in it.
+    the largest that a batch gives in it.
     """
     layers = found.about["layers"]
     shown = [layers[i] for i in spread_evenly(len(layers), MOST_PANELS)]

@@ -51,7 +51,8 @@ def caption(name: str, shows: str, found: Found, order: Order) -> str:
     if note:
         words.append(f"{note[0].upper()}{note[1:]}.")
     if left := found.about.get("left out"):
-        words.append(f"Left out: {', '.join(map(name_of, left))}, which cannot score this network.")
+        names = ", ".join(map(name_of, left))
+        words.append(f"Left out: {names}, which cannot score this network, or too little of it.")
     return " ".join(words)
 
 

@@ -7,7 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Self
 
 from secateur.errors import DataError
@@ -50,19 +50,29 @@ def is_archive(path: Path) -> bool:
     return path.name.lower().endswith(ARCHIVE_SUFFIXES)
 
 
+def is_hidden(place: PurePath) -> bool:
+    """Tell whether a place among images is hidden, or in what is: `._1.jpg`, or a folder `.ipynb_checkpoints`.
+
+    Example:
+        >>> is_hidden(PurePath("cat/.ipynb_checkpoints/1.jpg")), is_hidden(PurePath("cat/1.jpg"))
+        (True, False)
+    """
+    return any(part.startswith((".", "__MACOSX")) for part in place.parts)
+
+
 def read_archive(path: Path) -> list[tuple[str, str, bytes]]:
     """Return `(class, name, encoded image)` for each image of an archive, sorted by name.
 
     The class is the folder that holds the image. All class folders must lie in one folder, so that an archive with
     both training and test images is not taken for one set. Files that are not images by their ending, and hidden
-    ones, are left out.
+    ones, are left out. Of several images of one name, as in a tar that was added to, the last counts.
 
     Raises:
         DataError: the archive is broken or not one, an image's name is absolute or leads out of the archive, an image
             is a link or lies in no class folder, class folders lie in different folders, or an image (64 MiB), all
             of them (8 GiB) or what a tar says of one (1 MiB) are too large for memory.
     """
-    images: list[tuple[str, str, bytes]] = []
+    images: dict[str, tuple[str, str, bytes]] = {}
     parents: dict[str, str] = {}
     total = 0
     read = _read_zip if path.name.lower().endswith(".zip") else _read_tar
@@ -76,7 +86,7 @@ def read_archive(path: Path) -> list[tuple[str, str, bytes]]:
             if len(place.parts) < 2:
                 raise DataError(f"{path}: image {name!r} lies in no class folder; expected CLASS/{place.name}")
             parents.setdefault(place.parent.parent.as_posix(), name)
-            images.append((place.parent.name, place.as_posix(), data))
+            images[place.as_posix()] = place.parent.name, place.as_posix(), data
     except DataError:  # a ValueError too
         raise
     except BROKEN as error:
@@ -84,7 +94,7 @@ def read_archive(path: Path) -> list[tuple[str, str, bytes]]:
     if len(parents) > 1:
         examples = " and ".join(repr(name) for name in list(parents.values())[:2])
         raise DataError(f"{path}: class folders must lie side by side in one folder; found {examples}")
-    return sorted(images, key=lambda image: image[1])
+    return [images[name] for name in sorted(images)]
 
 
 class _Header(tarfile.TarInfo):
@@ -128,7 +138,7 @@ def _is_wanted(path: Path, name: str, *, size: int) -> bool:
         return False
     if place.is_absolute() or ".." in place.parts or "\\" in name or (place.parts and ":" in place.parts[0]):
         raise DataError(f"{path}: the name {name!r} leads out of the archive; it is not read")
-    if any(part.startswith((".", "__MACOSX")) for part in place.parts):
+    if is_hidden(place):
         return False
     if size > MAX_IMAGE_BYTES:
         raise DataError(f"{path}: {name!r} has {size / 2**20:.0f} MiB; at most {MAX_IMAGE_BYTES // 2**20} MiB are read")

@@ -79,7 +79,8 @@ def load_data(
         folder: relative paths and modules are looked up there: the configuration file's folder.
         seed: decides which images are set aside, the orders and the augmentation.
         split_seed: decides in its place which are set aside, for a network that was trained on the others.
-        limit: at most so many images of each split, the classes in their proportions; on top of `config.limit`.
+        limit: at most so many images of each split; on top of `config.limit`. The classes keep their proportions, but
+            in splits of the user's, of which the first images are read: all others would have to be read for that.
 
     The validation images are `config.validation_share` of the training images, each class in its proportion.
 

@@ -60,7 +60,8 @@ def drawing_from(seed: int) -> Iterator[None]:
 def pick(labels: Tensor, count: int, *, random: Generator) -> tuple[Tensor, Tensor]:
     """Draw `count` positions so that each class keeps its share (within one image); return them and the rest.
 
-    Both are in random order. Rule: positions in random order, sorted by class, of which every n/count-th is taken.
+    Both are in random order. Rule: positions in random order, sorted by class, of which every n/count-th is taken; of
+    more than half, what is left is found so, since steps of hardly more than one are lost in rounding.
 
     Example:
         >>> taken, rest = pick(torch.tensor([0, 0, 0, 0, 1, 1]), 3, random=generator(0, "example"))
@@ -69,8 +70,10 @@ def pick(labels: Tensor, count: int, *, random: Generator) -> tuple[Tensor, Tens
     """
     shuffled = torch.randperm(len(labels), generator=random)
     by_class = shuffled[labels[shuffled].argsort(stable=True)]
-    is_taken = torch.zeros(len(labels), dtype=torch.bool)
-    is_taken[by_class[((torch.arange(count) + 0.5) * len(labels) / max(count, 1)).long()]] = True
+    fewer = min(count, len(labels) - count)
+    apart = by_class[((torch.arange(fewer) + 0.5) * len(labels) / max(fewer, 1)).long()]
+    is_taken = torch.full((len(labels),), count > fewer)
+    is_taken[apart] = count == fewer
     return shuffled[is_taken[shuffled]], shuffled[~is_taken[shuffled]]
 
 

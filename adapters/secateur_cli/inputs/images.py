@@ -26,6 +26,8 @@ SMALL = 64
 PADDING = 4
 SIXTEEN_BITS = ("PNG", "PPM")
 """Formats whose grey numbers have 16 bits at most, also where Pillow holds them in 32."""
+BITS = 258
+"""The tag of a TIFF that says of how many bits its numbers are: Pillow holds 12 in 16."""
 
 
 def require(module: str) -> Any:
@@ -188,17 +190,19 @@ def _in_threads(work: Callable[..., Tensor], *arguments: Iterable[Any]) -> list[
 
 
 def _in_colour(image: Any) -> Any:
-    """Return an image as RGB of 8 bits: grey of 16 bits is scaled, where Pillow would cut it off at 255.
+    """Return an image as RGB of 8 bits: grey of 12 or 16 bits is scaled, where Pillow would cut it off at 255.
 
     Raises:
         ValueError: its numbers are floating or of 32 bits, and so have no white.
     """
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in SIXTEEN_BITS):
-        image = image.convert("I").point(lambda level: level / 257 + 0.5).convert("L")
+        bits = image.tag_v2.get(BITS, (16,))[0] if image.format == "TIFF" else 16
+        scale = 255 / (2**bits - 1)
+        image = image.convert("I").point(lambda level: level * scale + 0.5).convert("L")
     elif image.mode in ("I", "F"):
         raise ValueError(
             f"its mode is {image.mode} ({'floating' if image.mode == 'F' else '32-bit'} numbers, of which no value is "
-            "known to be white); allowed are 8 bits a channel, and grey of 16 bits"
+            "known to be white); allowed are 8 bits a channel, and grey of 12 or 16 bits"
         )
     return image.convert("RGB")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from secateur.errors import DataError
-from secateur_cli.inputs.archive import ARCHIVE_SUFFIXES, is_archive, read_archive
+from secateur_cli.inputs.archive import ARCHIVE_SUFFIXES, is_archive, is_hidden, read_archive
 from secateur_cli.inputs.epochs import generator, pick
 from secateur_cli.inputs.images import Images, Photographs, Pixels, require
 from secateur_cli.settings.config import DataConfig, resolve
@@ -83,7 +83,7 @@ def read_cifar(source: str, root: Path) -> LabelledImages:
 def read_folders(train: Path, test: Path, *, size: int) -> LabelledImages:
     """List the images of two folders or archives with one folder a class; classes are numbered by sorted name.
 
-    The images are read at `size` pixels a side, in colour; see `Photographs`.
+    The images are read at `size` pixels a side, in colour; see `Photographs`. Hidden ones are left out.
     """
     of_train, of_test = _list_images(train, "data.train"), _list_images(test, "data.test")
     class_names = tuple(sorted({of_class for of_class, _, _ in of_train}))
@@ -113,7 +113,8 @@ def _list_images(path: Path, key: str) -> list[Listed]:
             found = datasets.ImageFolder(str(path))
         except FileNotFoundError as error:
             raise DataError(f"{key}: {path} is not a folder with one folder of images a class: {error}") from error
-        images = [(found.classes[label], name, Path(name)) for name, label in found.samples]
+        places = [(found.classes[label], name, Path(name)) for name, label in found.samples]
+        images = [image for image in places if not is_hidden(image[2].relative_to(path))]
     elif is_archive(path):
         images = list(read_archive(path))
     else:

@@ -36,10 +36,11 @@ def import_path(path: str, *, folder: Path | None = None) -> Callable[..., Any]:
     if not colon or not module_name or not attribute:
         raise ConfigError(f"{path!r} is not an import path; it must read 'package.module:callable'")
     found: Any = _import_module(module_name, path, folder)
-    for name in attribute.split("."):
+    names = attribute.split(".")
+    for depth, name in enumerate(names):
         if not hasattr(found, name):
             known = [known for known in dir(found) if not known.startswith("_")]
-            where = f"module {module_name!r}" if inspect.ismodule(found) else f"{module_name}:{found.__name__}"
+            where = f"module {module_name!r}" if inspect.ismodule(found) else f"{module_name}:{'.'.join(names[:depth])}"
             hint = nearest(name, known) if known else "it is empty"
             raise ConfigError(
                 f"{path!r}: {where} has no {name!r}; {hint if len(hint) < 300 else 'see its documentation'}"

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any, cast
 
 import torch
@@ -117,7 +118,7 @@ def user_splits(returned: Any, path: str, *, limit: int | None = None) -> dict[s
     """
     given = _by_name(returned, path)
     classes = given.pop("classes", None)
-    if classes is not None and (not isinstance(classes, int) or classes < 2):
+    if classes is not None and (not isinstance(classes, Integral) or classes < 2):
         raise DataError(f"{path!r}: classes must be a whole number, at least 2; found {classes!r}")
     if "calibration" in given and "validation" not in given:
         raise DataError(
@@ -134,7 +135,7 @@ def user_splits(returned: Any, path: str, *, limit: int | None = None) -> dict[s
     for name, source in given.items():
         if not isinstance(source, Iterable):
             raise DataError(f"{path!r}: {name} must yield batches (inputs, labels); found {type(source).__name__}")
-        splits[name] = UserBatches(name, source, classes, limit)
+        splits[name] = UserBatches(name, source, None if classes is None else int(classes), limit)
     for name, split in splits.items():
         split.check(several_classes=name in ("train", "test"))
     return {"calibration": replace(splits["train"], name="calibration")} | splits

@@ -91,7 +91,11 @@ class DataConfig(Section):
         default=0.1, description="share of the training images set aside to judge candidates, never trained on"
     )
     augment: bool = Field(default=True, description="whether training images are cropped and flipped at random")
-    limit: Count | None = Field(default=None, description="at most so many images of each split; null: all")
+    limit: Count | None = Field(
+        default=None,
+        description="at most so many images of each split, the classes in their proportions, or the first of a split "
+        "of your own; null: all",
+    )
 
     @model_validator(mode="after")
     def _keys_fit_source(self) -> Self:
