@@ -156,7 +156,8 @@ def test_augmentation_is_for_training_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["folder", "gztar", "zip"])
 def test_folders_and_archives_hold_the_same(tmp_path: Path, kind: str) -> None:
     train, test = some_images(10), some_images(3, classes=("dog",))
-    hidden = dict.fromkeys(("set/cat/.ipynb_checkpoints/0.png", "set/dog/._0.png", "set/.rest/0.png"), b"no")
+    names = ("cat/.ipynb_checkpoints/0.png", "dog/._0.png", ".rest/0.png", ".DS_Store_of/notes.txt")
+    hidden = {f"set/{name}": b"no" for name in names}
     config = DataConfig(
         source="image-folder",
         train=store(tmp_path / "train", train | hidden, kind=kind),

@@ -108,13 +108,14 @@ def _list_images(path: Path, key: str) -> list[Listed]:
     if not path.exists():
         raise DataError(f"{key}: no folder or archive {path}; point {key} at yours, e.g. --set {key}=/path/to/images")
     if path.is_dir():
-        datasets = require("torchvision.datasets")
+        folders = require("torchvision.datasets.folder")
         try:
-            found = datasets.ImageFolder(str(path))
-        except FileNotFoundError as error:
+            names = [name for name in folders.find_classes(str(path))[0] if not is_hidden(Path(name))]
+            places = folders.make_dataset(path, {name: names.index(name) for name in names}, folders.IMG_EXTENSIONS)
+        except (FileNotFoundError, ValueError) as error:
             raise DataError(f"{key}: {path} is not a folder with one folder of images a class: {error}") from error
-        places = [(found.classes[label], name, Path(name)) for name, label in found.samples]
-        images = [image for image in places if not is_hidden(image[2].relative_to(path))]
+        found = [(names[label], name, Path(name)) for name, label in places]
+        images = [image for image in found if not is_hidden(image[2].relative_to(path))]
     elif is_archive(path):
         images = list(read_archive(path))
     else:
