@@ -84,9 +84,11 @@ def speed_and_interval(comparison: Mapping[str, Any]) -> tuple[str, str]:
         ('1.03x, not faster', '0.98 to 1.09')
         >>> speed_and_interval({"ratio": 1.0043, "lower": 1.0021, "upper": 1.0067, "faster": True, "slower": False})
         ('1.0043x, faster', '1.0021 to 1.0067')
+        >>> speed_and_interval({"ratio": 0.9972, "lower": 0.9961, "upper": 0.9984, "faster": False, "slower": True})
+        ('0.9972x, slower', '0.9961 to 0.9984')
     """
     ratio, lower, upper = comparison["ratio"], comparison["lower"], comparison["upper"]
     digits = 2 if min(abs(lower - 1), abs(upper - 1)) >= 0.01 else 4  # never rounded onto 1
     word = "faster" if comparison["faster"] else "slower" if comparison["slower"] else "not faster"
-    own = digits if comparison["faster"] else 2
+    own = 2 if word == "not faster" else digits
     return f"{ratio:.{own}f}x, {word}", f"{lower:.{digits}f} to {upper:.{digits}f}"

@@ -15,7 +15,7 @@ from secateur_cli.summary import summary
     ("ratio", "lower", "upper", "said"),
     [
         (1.0007, 0.99873, 1.00231, "1.00x, not faster"),
-        (0.9951, 0.99213, 0.99874, "1.00x, slower"),
+        (0.9951, 0.99213, 0.99874, "0.9951x, slower"),
         (2.161, 2.15, 2.18, "2.16x, faster"),
         (1.0043, 1.0021, 1.0067, "1.0043x, faster"),
     ],
