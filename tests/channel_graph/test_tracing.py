@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+import torch_pruning as tp
 from torch import Tensor, nn
 from torch.nn import functional
 
 from secateur import MacsCost, ParameterCost, ScoreTable, WeightImportance, prune, uniform_plan
-from secateur.channel_graph import apply_plan, channel_groups, host_importance_scores, tracing, verify_pruning
+from secateur.channel_graph import apply_plan, channel_groups, host_importance_scores, verify_pruning
 from secateur.channel_graph.unmixed import Unmixed
 from secateur.errors import NetworkError
 
@@ -70,8 +71,6 @@ def test_outputs_that_are_one_channel_fall_together(
 
 
 def test_any_importance_scores_them_as_one_channel() -> None:
-    import torch_pruning as tp
-
     net = Film()
     with torch.no_grad():
         net.both.weight[[2, 10]] = net.conv.weight[2] = 0.0
@@ -82,7 +81,7 @@ def test_any_importance_scores_them_as_one_channel() -> None:
 def test_a_wide_layer_behind_which_maps_are_made_is_followed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked for all outputs of it, Torch-Pruning writes down every pair of two that fall together."""
     written = 0
-    call = tracing.tp.dependency.index_mapping._FlattenIndexMapping.__call__
+    call = tp.dependency.index_mapping._FlattenIndexMapping.__call__
 
     def counted(self: object, idxs: list[object]) -> list[object]:
         nonlocal written
@@ -90,7 +89,7 @@ def test_a_wide_layer_behind_which_maps_are_made_is_followed_at_once(monkeypatch
         written += len(found)
         return found
 
-    monkeypatch.setattr(tracing.tp.dependency.index_mapping._FlattenIndexMapping, "__call__", counted)
+    monkeypatch.setattr(tp.dependency.index_mapping._FlattenIndexMapping, "__call__", counted)
     channel_groups(Decoder(wide=16), IMAGES, check=False)
     assert written < 10 * 8 * 16**2
 

@@ -14,7 +14,14 @@ from torch.utils._pytree import tree_leaves
 from secateur.channel_graph.outputs import TOLERANCE, copies_of
 from secateur.channel_graph.streams import masked_group, writers_of
 from secateur.channel_graph.surgery import layer_size, trouble_with
-from secateur.channel_graph.traced_groups import blocks_of, groups_of, layers_sharing_weights, reaches_outputs, unmet
+from secateur.channel_graph.traced_groups import (
+    blocks_of,
+    groups_behind_chunks,
+    groups_of,
+    layers_sharing_weights,
+    reaches_outputs,
+    unmet,
+)
 from secateur.channel_graph.tracing import copy_of, differentiable, trace
 from secateur.channel_graph.verify import attends, awake, check_leaves, check_repeats, difference, mixes_channels, runs
 from secateur.channel_map import ChannelMap
@@ -39,14 +46,14 @@ def channel_groups(
     """Return the groups of channels that can be pruned, and why the other layers cannot.
 
     Torch-Pruning traces a copy of the network once. Each of its groups becomes a record: which positions of which
-    layers belong to channel 0, 1, 2, ... Channels that a grouped convolution, or the heads of attention, tie to an
-    offset count as one. Left out, with the reason in `.skipped`: the network's outputs, the layers named in `ignore`,
-    groups of one channel, those of transposed convolutions in groups, which Torch-Pruning cannot cut, those of layers
-    that share their weights, layers that the trace does not meet, and groups that Torch-Pruning cannot follow or maps
-    wrongly (channel shuffles, permuted flattens): each group is tried on the example inputs, removed against masked,
-    before it is believed; in half precision by a copy in float32, and where a weight multiplies a branch by zero by a
-    copy in which it does not. Zero-padded shortcuts can be pruned as `ChannelMap`s; see
-    `secateur.channel_map.with_channel_maps`.
+    layers belong to channel 0, 1, 2, ... Channels that a grouped convolution, the heads of attention or a chunk into
+    equal parts tie to an offset count as one. Left out, with the reason in `.skipped`: the network's outputs, the
+    layers named in `ignore`, groups of one channel, those of transposed convolutions in groups, which Torch-Pruning
+    cannot cut, those of layers that share their weights, layers that the trace does not meet, and groups that
+    Torch-Pruning cannot follow or maps wrongly (channel shuffles, permuted flattens): each group is tried on the
+    example inputs, removed against masked, before it is believed; in half precision by a copy in float32, and where a
+    weight multiplies a branch by zero by a copy in which it does not. Zero-padded shortcuts can be pruned as
+    `ChannelMap`s; see `secateur.channel_map.with_channel_maps`.
 
     Args:
         model: the network; neither weights nor modes are changed.
@@ -90,19 +97,23 @@ def channel_groups(
         check_leaves(traced, inputs)
     sharing = layers_sharing_weights(traced)
 
+    def reason_to_skip(group: Any, record: ChannelGroup) -> str:
+        reason = _reason_to_skip(traced, group, record, ignored, sharing)
+        writers = writers_of(traced, record) if residual != "joint" else []
+        if not reason and len(writers) > 1:
+            reason = f"a residual stream, summed with {', '.join(w for w in writers if w != record.name)}"
+        return reason
+
     found: list[ChannelGroup] = []
     skipped: dict[str, str] = {}
     for group, record in groups_of(graph, model, failed=skipped):
-        writers = writers_of(traced, record) if residual != "joint" else []
-        if residual == "mask" and len(writers) > 1 and not reaches_outputs(group):
+        writers = writers_of(traced, record) if residual == "mask" else []
+        if len(writers) > 1 and not reaches_outputs(group):
             alone = _masked_groups(graph, traced, writers, ignored)
             found += [mask for mask in alone.values() if isinstance(mask, ChannelGroup)]
             skipped |= {name: why for name, why in alone.items() if isinstance(why, str)}
             continue
-        reason = _reason_to_skip(traced, group, record, ignored, sharing)
-        if not reason and len(writers) > 1:
-            reason = f"a residual stream, summed with {', '.join(w for w in writers if w != record.name)}"
-        if reason:
+        if reason := reason_to_skip(group, record):
             skipped[record.name] = reason
         else:
             found.append(record)
@@ -110,8 +121,18 @@ def channel_groups(
     order = [name for name, _ in model.named_modules()]
     found.sort(key=lambda group: order.index(group.name))
     if check:
-        found, wrong = _keep_what_verifies(model, found, inputs)
-        skipped.update(wrong)
+        tried = found
+        found, wrong = _keep_what_verifies(model, tried, inputs)
+        skipped |= wrong
+        for record in (record for record in tried if record.name in skipped):
+            for group, tied in groups_behind_chunks(graph, traced, record):
+                layers = {member.layer for member in tied.producers}
+                apart = layers.isdisjoint(member.layer for known in found for member in known.producers)
+                if apart and not reason_to_skip(group, tied) and _keep_what_verifies(model, [tied], inputs)[0]:
+                    found.append(tied)
+                    skipped = {name: why for name, why in skipped.items() if name not in layers}
+                    break
+        found.sort(key=lambda group: order.index(group.name))
     if not found:
         reasons = (
             "; ".join(f"{layer}: {reason}" for layer, reason in skipped.items())

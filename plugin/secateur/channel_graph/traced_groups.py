@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,6 +11,7 @@ import torch_pruning as tp
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+from secateur.channel_graph.host_graph import HostGraph
 from secateur.records import ChannelGroup, Member, Role
 
 PRODUCERS = (_ConvNd, nn.Linear)
@@ -47,21 +49,49 @@ def _group_at(graph: Any, module: nn.Module) -> Any:
     from there Torch-Pruning follows each alone, and keeps the first.
     """
 
-    def whole(layer: Any, cut: Any) -> Any:
-        pruner = graph.get_pruner_of_module(layer)
-        size = pruner.get_out_channels(layer) if graph.is_out_channel_pruning_fn(cut) else pruner.get_in_channels(layer)
-        return graph.get_pruning_group(layer, cut, list(range(size)))
-
     cut = graph.get_pruner_of_module(module).prune_out_channels
     first = graph.get_pruning_group(module, cut, [0])
     if len(first[0].idxs) > 1:
         for dep, idxs in first.items:
             if len(idxs) == 1 and isinstance(dep.target.module, PRODUCERS):
-                group = whole(dep.target.module, dep.handler)
+                group = _whole(graph, dep.target.module, dep.handler)
                 own = [idxs for dep, idxs in group.items if dep.target.module is module and dep.handler == cut]
                 if own and len(set(own[0])) == graph.get_out_channels(module):
                     return group
-    return whole(module, cut)
+    return _whole(graph, module, cut)
+
+
+def _whole(graph: Any, layer: Any, cut: Any) -> Any:
+    """Return the group of all channels that a pruning function cuts of a layer."""
+    pruner = graph.get_pruner_of_module(layer)
+    size = pruner.get_out_channels(layer) if graph.is_out_channel_pruning_fn(cut) else pruner.get_in_channels(layer)
+    return graph.get_pruning_group(layer, cut, list(range(size)))
+
+
+def groups_behind_chunks(
+    graph: HostGraph, model: nn.Module, record: ChannelGroup
+) -> Iterator[tuple[Any, ChannelGroup]]:
+    """Yield what a group may be where a chunk divides it: the channels that lie alike in its parts are one.
+
+    A chunk divides what is left into equal parts, so each of them must lose as many channels. From which of the
+    group's layers all parts can be followed is not known; the groups of all are yielded, beside their records.
+
+    Args:
+        graph: of `model`.
+        record: a group of it.
+    """
+    order = {name: rank for rank, (name, _) in enumerate(model.named_modules())}
+    for member in record.producers:
+        layer = model.get_submodule(member.layer)
+        try:
+            group = _whole(graph, layer, graph.get_pruner_of_module(layer).prune_out_channels)
+        except Exception:  # as in `groups_of`
+            continue
+        blocks = [blocks_of(item.dep.target.module) for item in group.items]
+        for parts in sorted(graph.chunks_in(group)):
+            count = math.lcm(parts, *blocks)
+            if len(group[0].idxs) % count == 0:
+                yield group, _in_network_order(record_group(group, blocks=count), order)
 
 
 def unmet(graph: Any) -> list[str]:
@@ -91,7 +121,7 @@ def record_group(group: tp.dependency.Group, *, blocks: int | None = None) -> Ch
     """
     graph: Any = group._DG
     count = max(blocks_of(item.dep.target.module) for item in group.items) if blocks is None else blocks
-    width = len(group[0].idxs) // count
+    width = max(1, len(group[0].idxs) // count)
     channel_of = {root: k % width for k, root in enumerate(group[0].idxs)}
     members = []
     for item in group.items:

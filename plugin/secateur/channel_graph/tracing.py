@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch_pruning as tp
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from secateur.channel_graph.host_graph import HostGraph
 from secateur.channel_graph.hosts import own_pruners
 from secateur.channel_graph.outputs import tensors_of
 from secateur.errors import NetworkError, SecateurError
@@ -30,7 +30,7 @@ QUANTIZED = tuple(
 )
 
 
-def trace(model: nn.Module, inputs: tuple[Any, ...]) -> tp.DependencyGraph:
+def trace(model: nn.Module, inputs: tuple[Any, ...]) -> HostGraph:
     """Return Torch-Pruning's dependency graph of `model`, which is left in eval mode.
 
     Raises:
@@ -39,7 +39,7 @@ def trace(model: nn.Module, inputs: tuple[Any, ...]) -> tp.DependencyGraph:
     try:
         with torch.enable_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            graph = tp.DependencyGraph().build_dependency(
+            return HostGraph().build_dependency(
                 model,
                 example_inputs=inputs,
                 output_transform=_tensors,
@@ -60,12 +60,6 @@ def trace(model: nn.Module, inputs: tuple[Any, ...]) -> tp.DependencyGraph:
             "in which channels are neither shuffled nor sorted, such as a backbone"
         ) from error
 
-    largest = max((max(parameter.shape, default=1) for parameter in model.parameters()), default=1)
-    for node in graph.module2node.values():
-        for dependency in node.dependencies:
-            dependency.index_mapping = _Bounded(dependency.index_mapping, 2 * largest)
-    return graph
-
 
 def _tensors(outputs: Any) -> Any:
     """Return the tensors among outputs; refuse those of a detector.
@@ -80,29 +74,6 @@ def _tensors(outputs: Any) -> Any:
             "selects them cannot be traced; prune the part of it that computes feature maps, such as its `backbone`"
         )
     return tensors_of(outputs) or outputs
-
-
-class _Bounded(list[Any]):
-    """How indices of one layer become those of the next, refused where they are more than any layer has.
-
-    Between the windows of a Swin transformer Torch-Pruning goes in circles, and in each of them indices multiply.
-    """
-
-    def __init__(self, mappings: Iterable[Any], most: int) -> None:
-        super().__init__(mappings)
-        self._most = most
-
-    def __iter__(self) -> Iterator[Any]:
-        return (mapping if mapping is None else self._checked(mapping) for mapping in super().__iter__())
-
-    def _checked(self, mapping: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        def mapped(indices: Any) -> Any:
-            found = mapping(indices)
-            if len(found) > self._most:
-                raise IndexError(f"it makes {len(found)} indices of {len(indices)}, more than any layer has")
-            return found
-
-        return mapped
 
 
 def copy_of(model: nn.Module) -> nn.Module:

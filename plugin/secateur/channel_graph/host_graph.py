@@ -1,0 +1,126 @@
+"""Torch-Pruning's dependency graph, told what its trace does not see, and stopped where it goes in circles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import accumulate, pairwise
+from typing import Any, cast
+
+import torch_pruning as tp
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+MOST_VISITS = 16
+"""How often a group may come by each dependency, in the mean: once in most networks, 9 times in a ResNeSt."""
+CHUNKS = ("chunk", "unsafe_chunk")
+SPLITS = ("split", "split_with_sizes", "tensor_split", "unsafe_split")
+
+
+class HostGraph(tp.DependencyGraph):
+    """Torch-Pruning's dependency graph of a network, with three mends.
+
+    - A part of a split is a slice of its own. Torch-Pruning has one node for all parts and takes them in the order in
+      which they are used, so that a part used twice is taken for two (C2f blocks: IndexError).
+    - The sizes of what is concatenated are those of the trace. Torch-Pruning guesses them from the layers before, and
+      fails at sums of numbers and None where it cannot (CSP and dual-path networks: TypeError).
+      Where maps grow by concatenation from block to block (ReXNet), each block then doubles its time.
+    - A group comes by `MOST_VISITS` times as many dependencies as there are at the most, each with no more indices than
+      a layer has. In attention Torch-Pruning goes in circles, with other indices each time (BoTNet, Swin transformers).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # Torch-Pruning's has no types
+        self._visits, self._most = 0, 0
+        self._chunks: Mapping[Any, int] = {}
+
+    def build_dependency(self, *args: Any, **options: Any) -> HostGraph:
+        """Trace the network, see Torch-Pruning's `build_dependency`."""
+        with _SlicesForParts() as parts:
+            super().build_dependency(*args, **options)
+        self._chunks = parts.chunks
+        largest = max((max(parameter.shape, default=1) for parameter in self.model.parameters()), default=1)
+        all_dependencies = [each for node in self.module2node.values() for each in node.dependencies]
+        self._most = MOST_VISITS * len(all_dependencies)
+        for dependency in all_dependencies:
+            dependency.index_mapping = _Watched(dependency.index_mapping, 2 * largest, self._visit)
+        return self
+
+    def get_pruning_group(self, *args: Any, **options: Any) -> tp.dependency.Group:
+        """Return a group, see Torch-Pruning's `get_pruning_group`. Raises RecursionError where it finds no end."""
+        self._visits = 0
+        return super().get_pruning_group(*args, **options)
+
+    def chunks_in(self, group: Any) -> set[int]:
+        """Return into how many equal parts the channels of a group are divided on its way, by `chunk`."""
+        met = {self._chunks.get(item.dep.target.grad_fn) for item in group.items}
+        return {count for count in met if count}
+
+    def _build_dependency(self, module2node: Mapping[Any, Any]) -> None:
+        super()._build_dependency(module2node)  # type: ignore[no-untyped-call]  # Torch-Pruning's has no types
+        for node in module2node.values():
+            if node.type == tp.ops.OPTYPE.CONCAT:
+                node.module.concat_sizes = _sizes(node)
+
+    def _visit(self) -> None:
+        self._visits += 1
+        if self._visits > self._most:
+            raise RecursionError(f"it comes by {self._most} dependencies and finds no end")
+
+
+class _Watched(list[Any]):
+    """How indices of one layer become those of the next; each use is told, and more than `most` indices are refused."""
+
+    def __init__(self, mappings: list[Any], most: int, visit: Callable[[], None]) -> None:
+        super().__init__(mappings)
+        self._most, self._visit = most, visit
+
+    def __iter__(self) -> Iterator[Any]:
+        self._visit()
+        return (mapping if mapping is None else self._checked(mapping) for mapping in super().__iter__())
+
+    def _checked(self, mapping: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def mapped(indices: Any) -> Any:
+            found = mapping(indices)
+            if len(found) > self._most:
+                raise IndexError(f"it makes {len(found)} indices of {len(indices)}, more than any layer has")
+            return found
+
+        return mapped
+
+
+class _SlicesForParts(TorchFunctionMode):
+    """Takes the parts into which channels are split one by one, as slices.
+
+    Attributes:
+        chunks: step of the trace that makes a part -> how many there are, of those that stay equal whatever the width.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.chunks: dict[Any, int] = {}
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        made = function(*args, **(kwargs or {}))
+        name = getattr(function, "__name__", "")
+        if not args or name not in CHUNKS + SPLITS:
+            return made
+        whole, parts = cast(Tensor, args[0]), cast(tuple[Tensor, ...], made)
+        if whole.dim() < 2 or any(part.shape[2:] != whole.shape[2:] or len(part) != len(whole) for part in parts):
+            return made
+        sizes = [part.shape[1] for part in parts]
+        slices = tuple(whole[:, first:last] for first, last in pairwise(accumulate(sizes, initial=0)))
+        if name in CHUNKS and len({*sizes}) == 1:
+            self.chunks |= {part.grad_fn: len(slices) for part in slices if part.grad_fn is not None}
+        return slices
+
+
+def _sizes(node: Any) -> list[int] | None:
+    """Return the sizes of what is concatenated at a node; None where a part is no result of the network's layers."""
+    parts = node.grad_fn.next_functions
+    if len(parts) != len(node.inputs):
+        return None
+    axis = node.grad_fn._saved_dim
+    axis -= 2**64 if axis >= 2**63 else 0  # what is counted from the end
+    return [made._input_metadata[place].shape[axis] for made, place in parts]
