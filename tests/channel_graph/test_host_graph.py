@@ -98,6 +98,28 @@ def test_they_are_pruned_and_compute_the_same(name: str) -> None:
     assert real == told or (name == "ever wider" and real < told)  # where channels pass through some of the layers
 
 
+class Gated(nn.Sequential):
+    def __init__(self, gate: nn.Module) -> None:
+        super().__init__(nn.Conv2d(3, 12, 3), gate, nn.Conv2d(6, 4, 1), nn.Conv2d(4, 2, 1))
+
+
+class SplitByShape(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Conv2d(6, 6, 1), nn.Conv2d(6, 6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = torch.split(x, x.shape[1] // 2, dim=1)
+        return self.left(left) + self.right(right)
+
+
+@pytest.mark.parametrize("gate", [nn.GLU(1), nn.GLU(dim=-3), SplitByShape()])
+def test_halves_may_be_gates_or_split_by_the_width_that_is_found(gate: nn.Module) -> None:
+    net = Gated(gate).eval()
+    group = channel_groups(net, IMAGES)["0"]
+    assert (group.width, group.producers[0].indices[1]) == (6, (1, 7))
+
+
 def test_of_a_chunk_the_same_channel_of_each_part_goes() -> None:
     groups = channel_groups(CrossStage("chunk"), IMAGES)
     indices = {member.layer: member.indices[2] for member in groups["both.0"].producers}

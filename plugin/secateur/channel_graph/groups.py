@@ -16,7 +16,7 @@ from secateur.channel_graph.streams import masked_group, writers_of
 from secateur.channel_graph.surgery import layer_size, trouble_with
 from secateur.channel_graph.traced_groups import (
     blocks_of,
-    groups_behind_chunks,
+    groups_behind_splits,
     groups_of,
     layers_sharing_weights,
     reaches_outputs,
@@ -46,7 +46,7 @@ def channel_groups(
     """Return the groups of channels that can be pruned, and why the other layers cannot.
 
     Torch-Pruning traces a copy of the network once. Each of its groups becomes a record: which positions of which
-    layers belong to channel 0, 1, 2, ... Channels that a grouped convolution, the heads of attention or a chunk into
+    layers belong to channel 0, 1, 2, ... Channels that a grouped convolution, the heads of attention or a split into
     equal parts tie to an offset count as one. Left out, with the reason in `.skipped`: the network's outputs, the
     layers named in `ignore`, groups of one channel, those of transposed convolutions in groups, which Torch-Pruning
     cannot cut, those of layers that share their weights, layers that the trace does not meet, and groups that
@@ -125,7 +125,7 @@ def channel_groups(
         found, wrong = _keep_what_verifies(model, tried, inputs)
         skipped |= wrong
         for record in (record for record in tried if record.name in skipped):
-            for group, tied in groups_behind_chunks(graph, traced, record):
+            for group, tied in groups_behind_splits(graph, traced, record):
                 layers = {member.layer for member in tied.producers}
                 apart = layers.isdisjoint(member.layer for known in found for member in known.producers)
                 if apart and not reason_to_skip(group, tied) and _keep_what_verifies(model, [tied], inputs)[0]:

@@ -3,56 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import accumulate, pairwise
-from typing import Any, cast
+from typing import Any
 
 import torch_pruning as tp
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 MOST_VISITS = 16
 """How often a group may come by each dependency, in the mean: once in most networks, 9 times in a ResNeSt."""
-CHUNKS = ("chunk", "unsafe_chunk")
-SPLITS = ("split", "split_with_sizes", "tensor_split", "unsafe_split")
+SPLITS = ("chunk", "split", "split_with_sizes", "tensor_split", "unsafe_chunk", "unsafe_split")
 
 
 class HostGraph(tp.DependencyGraph):
     """Torch-Pruning's dependency graph of a network, with three mends.
 
     - A part of a split is a slice of its own. Torch-Pruning has one node for all parts and takes them in the order in
-      which they are used, so that a part used twice is taken for two (C2f blocks: IndexError).
+      which they are used, so that a part used twice is taken for two (C2f blocks: IndexError); a gated linear unit it
+      takes for an operation on single elements.
     - The sizes of what is concatenated are those of the trace. Torch-Pruning guesses them from the layers before, and
       fails at sums of numbers and None where it cannot (CSP and dual-path networks: TypeError).
       Where maps grow by concatenation from block to block (ReXNet), each block then doubles its time.
     - A group comes by `MOST_VISITS` times as many dependencies as there are at the most, each with no more indices than
       a layer has. In attention Torch-Pruning goes in circles, with other indices each time (BoTNet, Swin transformers).
+
+    Attributes:
+        met: the layers and operations whose outputs belong to the group that was last asked for, as far as it came.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Torch-Pruning's has no types
         self._visits, self._most = 0, 0
-        self._chunks: Mapping[Any, int] = {}
+        self.met: set[nn.Module] = set()
+        self._equal: Mapping[Any, int] = {}
 
     def build_dependency(self, *args: Any, **options: Any) -> HostGraph:
         """Trace the network, see Torch-Pruning's `build_dependency`."""
         with _SlicesForParts() as parts:
             super().build_dependency(*args, **options)
-        self._chunks = parts.chunks
+        self._equal = parts.equal
         largest = max((max(parameter.shape, default=1) for parameter in self.model.parameters()), default=1)
         all_dependencies = [each for node in self.module2node.values() for each in node.dependencies]
         self._most = MOST_VISITS * len(all_dependencies)
         for dependency in all_dependencies:
-            dependency.index_mapping = _Watched(dependency.index_mapping, 2 * largest, self._visit)
+            dependency.index_mapping = _Watched(dependency.index_mapping, 2 * largest, partial(self._visit, dependency))
         return self
 
     def get_pruning_group(self, *args: Any, **options: Any) -> tp.dependency.Group:
         """Return a group, see Torch-Pruning's `get_pruning_group`. Raises RecursionError where it finds no end."""
-        self._visits = 0
+        self._visits, self.met = 0, set()
         return super().get_pruning_group(*args, **options)
 
-    def chunks_in(self, group: Any) -> set[int]:
-        """Return into how many equal parts the channels of a group are divided on its way, by `chunk`."""
-        met = {self._chunks.get(item.dep.target.grad_fn) for item in group.items}
+    def equal_parts_in(self, group: Any) -> set[int]:
+        """Return into how many equal parts the channels of a group are split on its way."""
+        met = {self._equal.get(item.dep.target.grad_fn) for item in group.items}
         return {count for count in met if count}
 
     def _build_dependency(self, module2node: Mapping[Any, Any]) -> None:
@@ -61,8 +66,10 @@ class HostGraph(tp.DependencyGraph):
             if node.type == tp.ops.OPTYPE.CONCAT:
                 node.module.concat_sizes = _sizes(node)
 
-    def _visit(self) -> None:
+    def _visit(self, dependency: Any) -> None:
         self._visits += 1
+        if self.is_out_channel_pruning_fn(dependency.handler):
+            self.met.add(dependency.target.module)
         if self._visits > self._most:
             raise RecursionError(f"it comes by {self._most} dependencies and finds no end")
 
@@ -89,30 +96,33 @@ class _Watched(list[Any]):
 
 
 class _SlicesForParts(TorchFunctionMode):
-    """Takes the parts into which channels are split one by one, as slices.
+    """Takes the parts into which channels are split one by one, as slices, also those that a gated unit multiplies.
 
     Attributes:
-        chunks: step of the trace that makes a part -> how many there are, of those that stay equal whatever the width.
+        equal: step of the trace that makes a part -> how many there are, where all are of one size.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.chunks: dict[Any, int] = {}
+        self.equal: dict[Any, int] = {}
 
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        made = function(*args, **(kwargs or {}))
         name = getattr(function, "__name__", "")
-        if not args or name not in CHUNKS + SPLITS:
-            return made
-        whole, parts = cast(Tensor, args[0]), cast(tuple[Tensor, ...], made)
+        if name == "glu":
+            left, right = self._slices(args[0], args[0].chunk(2, *args[1:], **(kwargs or {})))
+            return left * right.sigmoid()
+        made = function(*args, **(kwargs or {}))
+        return self._slices(args[0], made) if args and name in SPLITS else made
+
+    def _slices(self, whole: Tensor, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if whole.dim() < 2 or any(part.shape[2:] != whole.shape[2:] or len(part) != len(whole) for part in parts):
-            return made
+            return parts
         sizes = [part.shape[1] for part in parts]
         slices = tuple(whole[:, first:last] for first, last in pairwise(accumulate(sizes, initial=0)))
-        if name in CHUNKS and len({*sizes}) == 1:
-            self.chunks |= {part.grad_fn: len(slices) for part in slices if part.grad_fn is not None}
+        if len({*sizes}) == 1:
+            self.equal |= {part.grad_fn: len(slices) for part in slices if part.grad_fn is not None}
         return slices
 
 

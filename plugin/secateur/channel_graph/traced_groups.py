@@ -18,7 +18,7 @@ PRODUCERS = (_ConvNd, nn.Linear)
 
 
 def groups_of(
-    graph: tp.DependencyGraph, model: nn.Module, *, failed: dict[str, str] | None = None
+    graph: HostGraph, model: nn.Module, *, failed: dict[str, str] | None = None
 ) -> Iterator[tuple[Any, ChannelGroup]]:
     """Yield every group of Torch-Pruning's graph of `model`, beside its record in the network's order.
 
@@ -34,9 +34,12 @@ def groups_of(
                 warnings.simplefilter("ignore")
                 group = _group_at(graph, module)
         except Exception as error:  # it follows channels by index, and trips in many ways
+            lost = {module} | (graph.met - seen if isinstance(error, RecursionError) else set())
+            seen |= lost
             if failed is not None:
-                name, _ = _locate(graph, graph.module2node[module])
-                failed[str(name)] = f"Torch-Pruning cannot follow its channels ({type(error).__name__}: {error})"
+                names = [graph._module2name[layer] for layer in lost if isinstance(layer, PRODUCERS)]
+                reason = f"Torch-Pruning cannot follow its channels ({type(error).__name__}: {error})"
+                failed |= dict.fromkeys(sorted(names, key=order.__getitem__), reason)
             continue
         seen.update(dep.target.module for dep, _ in group.items if graph.is_out_channel_pruning_fn(dep.handler))
         yield group, _in_network_order(record_group(group), order)
@@ -68,13 +71,13 @@ def _whole(graph: Any, layer: Any, cut: Any) -> Any:
     return graph.get_pruning_group(layer, cut, list(range(size)))
 
 
-def groups_behind_chunks(
+def groups_behind_splits(
     graph: HostGraph, model: nn.Module, record: ChannelGroup
 ) -> Iterator[tuple[Any, ChannelGroup]]:
-    """Yield what a group may be where a chunk divides it: the channels that lie alike in its parts are one.
+    """Yield what a group may be where it is split into equal parts: the channels that lie alike in them are one.
 
-    A chunk divides what is left into equal parts, so each of them must lose as many channels. From which of the
-    group's layers all parts can be followed is not known; the groups of all are yielded, beside their records.
+    A chunk divides what is left, so each part must lose as many channels. From which of the group's layers all parts
+    can be followed is not known; the groups of all are yielded, beside their records.
 
     Args:
         graph: of `model`.
@@ -88,7 +91,7 @@ def groups_behind_chunks(
         except Exception:  # as in `groups_of`
             continue
         blocks = [blocks_of(item.dep.target.module) for item in group.items]
-        for parts in sorted(graph.chunks_in(group)):
+        for parts in sorted(graph.equal_parts_in(group)):
             count = math.lcm(parts, *blocks)
             if len(group[0].idxs) % count == 0:
                 yield group, _in_network_order(record_group(group, blocks=count), order)
