@@ -35,8 +35,10 @@ from secateur import (
 )
 from secateur.criteria import criterion
 from secateur.distributed import jointly, part_of
+from secateur.networks import digits_resnet
+from secateur.records import PruningPlan
 from secateur.scoring import scores_by_name
-from secateur.training import Recipe
+from secateur.training import Recipe, prune_layer_by_layer
 from started_for_tests import forkserver
 
 IMAGES = 48
@@ -387,3 +389,19 @@ def merge_clusters(rank: int, size: int) -> Any:
         model, groups, cost, batches_of(rank, size), keep={"0": 3}, recipe=recipe, across=across
     )
     return found.clusters, torch.cat([p.detach().flatten() for p in found.model.parameters()]).tolist()
+
+
+def prune_layers_of_wrapped(rank: int) -> tuple[int, list[float]]:
+    """Return the width of the layer that was pruned, and all weights."""
+    model, data = digits_resnet(), [(torch.rand(4, 1, 8, 8), torch.arange(4) + rank)]
+    groups = channel_groups(model, data[0][0])
+    plan = PruningPlan(tuple(groups.values()), {"layer1.0.conv1": (1, 2, 5)}, "macs", 1.0, 0.5, 0.5)
+    wrapped, dense = (nn.parallel.DistributedDataParallel(network) for network in (model, digits_resnet()))
+    pruned, _ = prune_layer_by_layer(
+        *(wrapped, plan, data),
+        recipe=Recipe(epochs=1, feature_weight=1.0),
+        teacher=dense,
+        across=dist.group.WORLD,
+    )
+    weights = torch.cat([p.detach().flatten() for p in pruned.parameters()])
+    return pruned.get_submodule("layer1.0.conv1").out_channels, weights.tolist()

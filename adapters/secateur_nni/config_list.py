@@ -75,7 +75,8 @@ def read_config_list(
 
     Args:
         model: the network, not wrapped.
-        config_list: NNI's; each entry selects by op_types, op_names or op_names_re and may exclude by the same.
+        config_list: NNI's; each entry selects by op_types, op_names or op_names_re and may exclude by the same. A layer
+            that the network holds under several names may be given by any, and is returned under its first.
         with_ratio: whether each entry must have a `sparse_ratio`; else none may.
 
     Raises:
@@ -175,11 +176,17 @@ def _check_ratio(ratio: Any, name: str) -> None:
 
 
 def _select(model: nn.Module, entry: Mapping[str, Any], where: str) -> list[str]:
-    """Return the layers that an entry selects, each of them one whose channels can be masked."""
+    """Return the layers that an entry selects, each of them one whose channels can be masked.
+
+    NNI goes by names alone; a layer that has several is selected, or excluded, by any of them.
+    """
     modules = dict(model.named_modules(remove_duplicate=False))
     _check_selectors(entry, where, modules)
-    found, *_ = select_modules_by_config(model, dict(entry))
-    selected = {name: module for name, module in modules.items() if name in found}  # NNI's order is that of a set
+    asked, *_ = select_modules_by_config(model, {key: entry[key] for key in SELECTORS if key in entry})
+    excludes = {key: entry[key] for key in EXCLUDES if key in entry}
+    left, *_ = select_modules_by_config(model, {"op_names_re": [""], **excludes})
+    found = {id(module) for module in asked.values()} - {id(modules[name]) for name in modules.keys() - left.keys()}
+    selected = {name: module for name, module in model.named_modules() if id(module) in found}
     if not selected:
         types = sorted({type(m).__name__ for m in modules.values() if isinstance(m, (_ConvNd, nn.Linear))})
         raise ConfigError(

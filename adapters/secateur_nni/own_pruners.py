@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from secateur.batches import Batches, rebatch
-from secateur.channel_graph.tracing import copy_of
+from secateur.channel_graph.tracing import copy_of, differentiable
 from secateur.errors import ConfigError, DataError, ScoreError
 from secateur.modes import device_of
 from secateur.protocols import Kept
@@ -96,12 +96,13 @@ def own_choice(
     held = [batch for batch in rebatch(batches, None, samples=samples if reads else TRACED) if len(batch[0])]
     if not held:
         raise DataError("there is no image to trace the network with: the batches are empty")
-    copied = copy_of(model).eval()
+    copied = differentiable(copy_of(model)).eval()
     entries = _entries(copied, gone, name)
     seen: dict[str, Tensor] = {}
     read: set[int] = set()
     try:
-        masks = _masks(copied, entries, held, name, dict(options or {}), seen, read)
+        with torch.enable_grad():
+            masks = _masks(copied, entries, held, name, dict(options or {}), seen, read)
     except (DataError, ScoreError):
         raise
     except Exception as error:  # NNI's code, on any network

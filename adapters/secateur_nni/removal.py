@@ -84,6 +84,7 @@ def plan_of_masks(
         (0, 2)
     """
     check_unwrapped(model)
+    masks = _by_first_name(model, masks)
     masked = {
         layer: _masked_rows(model, layer, targets["weight"]) for layer, targets in masks.items() if "weight" in targets
     }
@@ -99,6 +100,13 @@ def plan_of_masks(
     return PruningPlan(
         tuple(groups.values()), kept, cost.name, cost({}), after, after, settings={"search": "NNI masks"}
     )
+
+
+def _by_first_name(model: nn.Module, masks: Masks) -> Masks:
+    """Return the masks of layers that the network holds under several names, of which NNI takes any, by the first."""
+    first = {id(module): name for name, module in model.named_modules()}
+    names = {name: first[id(module)] for name, module in model.named_modules(remove_duplicate=False)}
+    return {names.get(layer, layer): targets for layer, targets in masks.items()}
 
 
 def _masked_rows(model: nn.Module, layer: str, mask: Tensor | None) -> frozenset[int]:

@@ -65,3 +65,9 @@ def test_two_processes_merge_the_clusters_of_one(processes: Processes) -> None:
     assert one == other
     assert one[0] == clusters
     assert one[1] == pytest.approx(weights, rel=1e-3, abs=1e-4)
+
+
+def test_networks_in_data_parallel_are_pruned_layer_by_layer_and_teach(processes: Processes) -> None:
+    one, other = processes.run(work.prune_layers_of_wrapped)
+    assert one == other
+    assert one[0] == 3

@@ -43,6 +43,12 @@ class Small(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+class Auxiliary(Small):
+    def forward(self, x: Tensor) -> Any:
+        logits = super().forward(x)
+        return (logits, logits) if self.training else logits
+
+
 @pytest.fixture
 def setting() -> tuple[nn.Module, dict[str, Any], MacsCost]:
     torch.manual_seed(1)
@@ -173,6 +179,13 @@ def test_bad_input(
     network, groups, cost = setting
     with pytest.raises(error, match=message):
         autoprune(network, groups, cost, batches(10), **{"epochs": 1, **options})
+
+
+def test_a_network_with_auxiliary_outputs_is_refused() -> None:
+    network, data = Auxiliary(), batches(2)
+    groups = channel_groups(network, data[0][0])
+    with pytest.raises(NetworkError, match="must give one tensor of logits; it gives tuple"):
+        autoprune(network, groups, MacsCost(network, data[0][0], groups), data, epochs=1)
 
 
 def test_bad_batches(setting: tuple[nn.Module, dict[str, Any], MacsCost]) -> None:

@@ -119,6 +119,35 @@ def test_a_wrapped_network_is_refused(network: nn.Module, images: Tensor) -> Non
     HRankPruner(network, [{"op_names": ["first"], **HALF}], batches=[images])
 
 
+class TwoNames(nn.Sequential):
+    """A network in which the layer "2" is "again" as well."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3))
+        self.again = self[2]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in [*self][:5]:
+            x = layer(x)
+        return x
+
+
+@pytest.mark.parametrize(
+    ("entry", "layers"),
+    [
+        ({"op_names": ["again"]}, ["2"]),
+        ({"op_names_re": ["ag"], "op_types": ["Conv2d"]}, ["2"]),
+        ({"op_types": ["Conv2d"], "exclude_op_names": ["again", "4"]}, ["0"]),
+        ({"op_types": ["Conv2d"], "exclude_op_names_re": ["ag", "4"]}, ["0"]),
+        ({"op_types": ["Conv2d"], "exclude_op_names": ["2", "4"]}, ["0"]),
+    ],
+)
+def test_a_layer_of_two_names_goes_by_either(images: Tensor, entry: dict[str, Any], layers: list[str]) -> None:
+    assert list(select_groups(TwoNames(), [entry | HALF], images, with_ratio=True).groups) == layers
+    with pytest.raises(ConfigError, match="selects '2' again"):
+        select_groups(TwoNames(), [{"op_names": [name], **HALF} for name in ("2", "again")], images, with_ratio=True)
+
+
 def test_settings_of_the_weight_count_as_those_of_the_layer(network: nn.Module, images: Tensor) -> None:
     weight = {"sparse_ratio": 0.25, "max_sparse_ratio": 0.5, "granularity": "out_channel"}
     entry = {"op_names": ["first"], "target_names": ["weight", "bias"], "target_settings": {"weight": weight}}

@@ -74,6 +74,20 @@ def test_taylor_reads_the_gradients_of_the_network_that_is_pruned(
     assert torch.equal(again.metrics["first"], choice.metrics["first"])
 
 
+@pytest.mark.parametrize("name", sorted(READS_IMAGES))
+def test_gradients_are_there_whatever_the_caller_has_switched_off(
+    network: nn.Module, images: Tensor, batches: Batches, name: str
+) -> None:
+    groups = channel_groups(network, images[:2])
+    choice = own_choice(network, groups, {"first": 4}, batches, name)
+    network.requires_grad_(False)
+    with torch.no_grad():
+        again = own_choice(network, groups, {"first": 4}, batches, name)
+    assert again.kept == choice.kept
+    assert torch.equal(again.metrics["first"], choice.metrics["first"])
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
 @pytest.mark.parametrize(
     ("name", "steps", "read"), [("taylor", 1, 1), ("taylor", 3, 3), ("slim", 5, 5), ("slim", 20, 12)]
 )

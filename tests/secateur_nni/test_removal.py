@@ -75,6 +75,16 @@ def test_masks_of_batch_norm_alone(network: nn.Module, images: Tensor) -> None:
     assert plan["first"] == (0, 2, 3, 5)
 
 
+def test_masks_under_another_name_of_a_layer(network: nn.Module, images: Tensor) -> None:
+    expected = masks_by_nni(network, [{"op_names": ["first"], "sparse_ratio": 0.5}])
+    network.register_module("again", network.get_submodule("first"))
+    masks = masks_by_nni(network, [{"op_names": ["again"], "sparse_ratio": 0.5}])
+    assert [*masks] == ["again"]
+    plan, same = (plan_of_masks(network, given, images) for given in (masks, expected))
+    assert plan.kept == same.kept
+    assert plan.kept["first"]
+
+
 def test_a_wrapped_network_is_refused(network: nn.Module, images: Tensor) -> None:
     pruner = L1NormPruner(network, [{"op_names": ["first"], "sparse_ratio": 0.5}])
     _, masks = pruner.compress()

@@ -152,6 +152,19 @@ def test_the_teacher_is_left_alone() -> None:
     assert not any(module._forward_hooks for module in teacher)
 
 
+@pytest.mark.parametrize("feature_weight", [0.0, 1.0])
+@pytest.mark.parametrize("types", [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)])
+def test_a_teacher_may_have_weights_of_another_type(
+    types: tuple[torch.dtype, torch.dtype], feature_weight: float
+) -> None:
+    dense = digits_resnet()
+    (model, plan), teacher = halved(dense), dense.to(types[1])
+    model, data = model.to(types[0]), [(images().to(types[0]), torch.arange(6))]
+    history = fine_tune(model, data, teacher=teacher, plan=plan, feature_weight=feature_weight, epochs=1)
+    assert 0 < history.epochs[0].loss < 1e4
+    assert {p.dtype for p in teacher.parameters()} == {types[1]}
+
+
 def test_teachers_that_do_not_fit_are_refused() -> None:
     with pytest.raises(NetworkError, match=r"answers \(2, 2\) with \(2, 4\), the network with \(2, 3\)"):
         fine_tune(net(), blobs(), teacher=nn.Linear(2, 4))

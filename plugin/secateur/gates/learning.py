@@ -21,6 +21,7 @@ from secateur.gates.schedule import SETTLED, AlphaSchedule, Penalty, is_binary
 from secateur.modes import device_of, reading
 from secateur.precision import SMALLEST, autocast, scaler_of
 from secateur.training.joint import add_up_all, next_batch, share_buffers, sum_of_numbers
+from secateur.training.steps import one_tensor
 
 
 class Learning:
@@ -111,7 +112,7 @@ class Learning:
         running = reading(self.network, inputs, ran_on=self._ran_on)
         with self.attached.sharing(share, self._across), autocast(self._device, recipe.precision), running:
             outputs = self.network(inputs)
-        entropy = functional.cross_entropy(outputs.float(), labels)
+        entropy = functional.cross_entropy(one_tensor(outputs).float(), labels)
         terms = [self._penalties_of(name, share) for name in self._targets]
         loss = share * entropy + torch.stack(terms).sum() / (1 if self._across is None else self._across.size())
         value = sum_of_numbers(share * entropy.item(), self._across, device=self._device)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from secateur.distributed import local
 from secateur.errors import NetworkError
 from secateur.modes import device_of, evaluating
 from secateur.records import PruningPlan
@@ -80,7 +81,8 @@ def distilling(
 
     Args:
         model: the network that learns; its logits must come from its latest forward pass.
-        teacher: the dense network; runs in eval mode, without gradients, where it lies, and is left as it was.
+        teacher: the dense network; runs in eval mode, without gradients, where it lies, and is left as it was. If its
+            weights are of another floating-point type than the model's, it is given the images in its own.
         inputs: (N, C, H, W), some images to try both networks with.
         weight: of the logits.
         temperature: see `logit_loss`.
@@ -102,14 +104,20 @@ def distilling(
 
     Deviations: the share of the labels' loss and the relative distance of feature maps are ours.
     """
-    channels = _channels(teacher, inputs, plan) if feature_weight else {}
+    teacher = local(teacher)
+
+    def readable(images: Tensor) -> Tensor:
+        apart = images.is_floating_point() and _type_of(teacher) != _type_of(model)
+        return images.to(device_of(teacher), _type_of(teacher) if apart else images.dtype)
+
+    channels = _channels(teacher, readable(inputs[:2]), plan) if feature_weight else {}
     with ExitStack() as stack:
         own = stack.enter_context(captured(model, dict.fromkeys(channels)))
         wanted = stack.enter_context(captured(teacher, channels))
 
         def ask(images: Tensor) -> Tensor:
             with evaluating(teacher), torch.no_grad():
-                logits: Tensor = teacher(images.to(device_of(teacher)))
+                logits: Tensor = teacher(readable(images))
             return logits
 
         def lesson(images: Tensor, logits: Tensor) -> Tensor:
@@ -138,7 +146,7 @@ def distilling(
 
 def _channels(teacher: nn.Module, inputs: Tensor, plan: PruningPlan | None) -> dict[str, Tensor | None]:
     """Return the modules to compare at -> the channels of the teacher's map that the pruned network still has."""
-    ends = block_ends(teacher, inputs[:2])
+    ends = block_ends(teacher, inputs)
     if not ends:
         raise NetworkError(
             "no module of the teacher ends a residual block, where feature maps could be compared: set feature_weight "
@@ -151,3 +159,8 @@ def _channels(teacher: nn.Module, inputs: Tensor, plan: PruningPlan | None) -> d
         if plan is not None and member.role == "producer" and plan.removed(group.name)
     }
     return {end: kept.get(layer) for end, layer in ends.items()}
+
+
+def _type_of(model: nn.Module) -> torch.dtype | None:
+    """Return the type of a network's first floating-point weight; None where it has none."""
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
