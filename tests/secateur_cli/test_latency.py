@@ -165,3 +165,14 @@ def test_channels_are_learnt_at_the_widths_of_a_latency(user: User, tmp_path: Pa
     assert "latency: measured 50.0% of the dense time" in said
     plan = load_plan(tmp_path / "run")
     assert (list(plan.spent), plan.settings["search"]) == (["latency"], "autopruner")
+
+
+@pytest.mark.usefixtures("at_half")
+def test_a_greedy_search_begins_above_a_latency(user: User, tmp_path: Path) -> None:
+    settings = ("plan.search=greedy", "plan.greedy_from=80%", "plan.budget={macs: 90%, latency: 51%}")
+    code, said, complained = user.command(tmp_path / "run", *settings, name="search")
+    assert (code, complained) == (0, "")
+    assert "latency: measured 50.0% of the dense time" in said
+    code, _, complained = user.command(tmp_path / "other", *settings, "plan.budget.latency=80%", name="search")
+    assert code == 2
+    assert "plan.greedy_from: 80%: the search has to begin above a budget" in complained

@@ -248,8 +248,10 @@ def _check_size(config: RunConfig, model: nn.Module, narrowest: PruningPlan) -> 
 
 
 def _check_start(plan: PlanConfig, setting: Setting) -> None:
-    begin, budgets = str(plan.greedy_from), setting.budgets
-    dense = {cost.name: cost({}) for cost in setting.costs}
+    begin, budgets = str(plan.greedy_from), plan.budget.given
+    if isinstance(budgets.get("latency"), float):  # milliseconds: how many the dense network takes is not known yet
+        return
+    dense = {cost.name: cost({}) for cost in setting.costs} | {"latency": 1.0}
     if all(allowed_cost(begin, dense[name]) <= allowed_cost(budget, dense[name]) for name, budget in budgets.items()):
         raise ConfigError(
             f"plan.greedy_from: {plan.greedy_from}: the search has to begin above a budget, to have something to do"
