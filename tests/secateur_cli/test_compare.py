@@ -22,7 +22,9 @@ from runs_for_tests import User, write_user
 from secateur import accuracy, apply_plan, channel_groups, compensate, uniform_plan
 from secateur.channel_graph import host_importance_scores
 from secateur.cost import cost_model
+from secateur.errors import DataError
 from secateur.weights import load_weights
+from secateur_cli.comparison import measuring
 from secateur_cli.comparison.document import MARKS, render_comparison
 from secateur_cli.comparison.schema import CompareRun, CompareSearch
 from secateur_cli.inputs.data import load_data
@@ -292,6 +294,28 @@ def test_what_cannot_be_scored_says_so_and_the_others_go_on(owner: User, tmp_pat
     assert "bn-scale (Torch-Pruning) leaves groups as they are (second: Torch-Pruning's importance has no" in printed
     page = (output / "comparison.html").read_text(encoding="utf-8")
     assert "SlimPruner masks by batch norm" in page
+
+
+def test_what_fails_under_one_seed_is_measured_under_the_others(
+    owner: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both seeds share the plan, and what follows it reads the images of each."""
+    compensated = measuring._Work.compensated
+
+    def diverging(work: measuring._Work) -> dict[str, Any]:
+        if work.cell.seed == 0:
+            raise DataError("it diverged")
+        return compensated(work)
+
+    monkeypatch.setattr(measuring._Work, "compensated", diverging)
+    code, printed, complained = compare(owner, tmp_path / "comparison", *SMALL, "compare.criteria=[l1]")
+    assert code == 0, complained
+    first, second = report(tmp_path / "comparison")["cells"]
+    assert first["plan"] == second["plan"]
+    assert (first["not_measured"], second["not_measured"]) == ("it diverged", None)
+    assert first["accuracy"]["compensated"] is None
+    assert second["accuracy"]["compensated"] is not None
+    assert "not measured: l1 (secateur) (60% of the MACs, uniform, seed 0): it diverged" in printed
 
 
 def test_greedy_and_latency(owner: User, tmp_path: Path) -> None:
