@@ -27,6 +27,7 @@ from secateur.weights import load_weights
 from secateur_cli.comparison import measuring
 from secateur_cli.comparison.document import MARKS, render_comparison
 from secateur_cli.comparison.schema import CompareRun, CompareSearch
+from secateur_cli.comparison.setting import check_folder
 from secateur_cli.inputs.data import load_data
 from secateur_cli.inputs.sources import build_network
 from secateur_cli.settings.config import load_config
@@ -369,6 +370,12 @@ def test_other_folders_are_refused(owner: User, tmp_path: Path) -> None:
     assert code == 2
     assert "holds no comparison yet" in complained
     assert not (tmp_path / "nothing").exists()
+
+
+def test_what_a_killed_process_left_unfinished_is_no_other_folder(tmp_path: Path) -> None:
+    for name in ("claims", ".dense.safetensors.4242.tmp"):  # killed while the dense network was written
+        (tmp_path / name).touch()
+    check_folder(tmp_path)
 
 
 def test_show_measures_nothing(owner: User, tmp_path: Path, finished: tuple[Path, str]) -> None:

@@ -33,6 +33,7 @@ from secateur_cli.stages.identity import DIGESTED, identity_of
 from secateur_cli.stages.preparation import check_device, logits
 from secateur_cli.stages.recovery import calibration_images
 from secateur_cli.stages.timed_batches import check_batches
+from secateur_cli.workspace import UNFINISHED
 
 JOURNAL, CLAIMS, DENSE_WEIGHTS = "comparison.sqlite", "claims", "dense.safetensors"
 TRAINING, LEARNT, GREEDY = "training", "learnt", "greedy"
@@ -181,7 +182,8 @@ def check_folder(output: Path) -> None:
             raise ConfigError(f"the output {output} is a file; it must be a folder")
         if not output.exists() or (output / JOURNAL).exists():
             return
-        if strange := sorted(path.name for path in output.iterdir() if path.name not in OWN_FILES):
+        others = (path.name for path in output.iterdir() if path.name not in OWN_FILES)
+        if strange := sorted(name for name in others if not UNFINISHED.fullmatch(name)):
             raise ConfigError(
                 f"the output folder {output} holds {strange[0]!r}, which is no comparison's; choose another with "
                 "--output"
