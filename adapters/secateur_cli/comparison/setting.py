@@ -120,7 +120,7 @@ def look(config: CompareRun, *, folder: Path, output: Path, progress: Progress) 
     check_device(config)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    torch.manual_seed(config.seed)
+    seed_everything(config.seed)
     with progress.waiting("building the network and reading the data"):
         model = build_network(config.network, folder).eval()
         data = load_data(config.data, folder=folder, seed=config.seed)
