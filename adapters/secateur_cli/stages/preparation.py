@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.batches import rebatch
 from secateur.channel_graph import apply_plan, channel_groups
 from secateur.channel_map import with_channel_maps
 from secateur.cost import cost_model
-from secateur.criteria import GROUP_CRITERIA
+from secateur.criteria import GROUP_CRITERIA, group_criterion
 from secateur.errors import BudgetError, CheckpointError, ConfigError, DataError, NetworkError
 from secateur.modes import evaluating
 from secateur.precision import check_precision
@@ -26,7 +27,7 @@ from secateur.search.spending import state_spendings
 from secateur.training.block_ends import block_ends
 from secateur.weights import tensors_of
 from secateur_cli.failures import described
-from secateur_cli.inputs.data import load_data
+from secateur_cli.inputs.data import Data, load_data
 from secateur_cli.inputs.epochs import seed_everything
 from secateur_cli.inputs.sources import build_network, network_factory
 from secateur_cli.progress import Progress
@@ -92,6 +93,8 @@ def prepare(
     if "benchmark" not in workspace.stages:
         check_batches(config, model, data.example)
     scores = rehearse_scores(config, model, data.example)
+    if "scores" not in workspace.stages:
+        _check_held(config.score, data)
     for each in dict.fromkeys((search, *config.plan.search)):  # also those that follow in folders of their own
         rehearse_plan(config, each, scores, setting)
     if timed or ("onnx" in files and "onnx" not in workspace.stages):
@@ -182,6 +185,22 @@ def rehearse_scores(config: RunConfig, model: nn.Module, example: Tensor) -> Sco
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what is worth saying comes again with all images
         return scores_by_name(model, [batch], quick, options=options, tap=settings.tap)
+
+
+def _check_held(settings: ScoreConfig, data: Data) -> None:
+    """Refuse images that the criterion holds in memory and that do not fit into half of it. Raises ConfigError.
+
+    Cost: nothing where all that are asked for fit, else a pass over as many as do.
+    """
+    if settings.criterion not in GROUP_CRITERIA:
+        return
+    rule = group_criterion(settings.criterion, **settings.options)
+    samples, room = settings.samples or rule.samples, rule.memory // 2 // data.example[0].nbytes
+    if samples > room and sum(len(inputs) for inputs, _ in rebatch(data.calibration, None, samples=room + 1)) > room:
+        raise ConfigError(
+            f"score.samples: {samples:,} images of {tuple(data.example.shape[1:])} do not fit into the "
+            f"{rule.memory // 2**21:,} MiB that {settings.criterion} holds them in; at most {room:,} do"
+        )
 
 
 def rehearse_quantization(config: RunConfig, model: nn.Module, example: Tensor) -> None:
