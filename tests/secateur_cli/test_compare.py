@@ -418,6 +418,16 @@ def test_without_nni_its_pruners_are_refused_before_any_work(owner: User, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
+def test_a_training_that_cannot_be_is_refused_before_any_work(owner: User, tmp_path: Path) -> None:
+    output, compared = tmp_path / "comparison", ("fine_tune.feature_weight=1", "compare.stages=[cut, fine-tuned]")
+    code, _, complained = compare(owner, output, *SMALL, *compared)
+    assert code == 2
+    assert "fine_tune.feature_weight: no module of the network ends a residual block" in complained
+    assert not output.exists()
+    code, _, complained = compare(owner, output, *SMALL, "compare.seeds=[0]", *compared, "compare.stages=[cut]")
+    assert code == 0, complained  # nothing is trained by that schedule
+
+
 def test_a_budget_out_of_reach_is_refused_before_any_work(owner: User, tmp_path: Path) -> None:
     code, _, complained = compare(owner, tmp_path / "out", "compare.budgets=[60%,1%]")
     assert code == 2

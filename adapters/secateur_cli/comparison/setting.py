@@ -33,6 +33,7 @@ from secateur_cli.stages.identity import DIGESTED, identity_of
 from secateur_cli.stages.preparation import check_device, logits
 from secateur_cli.stages.recovery import calibration_images
 from secateur_cli.stages.timed_batches import check_batches
+from secateur_cli.stages.trainings import rehearse_training
 from secateur_cli.workspace import UNFINISHED
 
 JOURNAL, CLAIMS, DENSE_WEIGHTS = "comparison.sqlite", "claims", "dense.safetensors"
@@ -138,6 +139,9 @@ def look(config: CompareRun, *, folder: Path, output: Path, progress: Progress) 
         )
     _check_seeds(setting)
     tensors_of(model)
+    trains = "fine-tuned" in config.compare.stages
+    told = config if trains else config.model_copy(update={"fine_tune": None})
+    rehearse_training(told, "uniform", model, data.example)
     for method in METHODS:
         setting.images(method)
     _check_packages(config)

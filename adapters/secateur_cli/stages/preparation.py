@@ -24,7 +24,6 @@ from secateur.scoring import scores_by_name
 from secateur.search.budget import allowed_cost
 from secateur.search.problem import state_problem
 from secateur.search.spending import state_spendings
-from secateur.training.block_ends import block_ends
 from secateur.weights import tensors_of
 from secateur_cli.failures import described
 from secateur_cli.inputs.data import Data, load_data
@@ -253,8 +252,6 @@ def rehearse_plan(config: RunConfig, search: Search, scores: ScoreTable, setting
     tensors_of(model)
     rehearse_training(config, search, model, setting.example)
     calibration_images(config.recover, setting.example)
-    if config.fine_tune and config.fine_tune.feature_weight and not block_ends(model, setting.example):
-        raise ConfigError("fine_tune.feature_weight: no module of the network ends a residual block; leave it 0")
 
 
 def _check_size(config: RunConfig, model: nn.Module, narrowest: PruningPlan) -> None:
