@@ -319,6 +319,17 @@ def test_what_fails_under_one_seed_is_measured_under_the_others(
     assert "not measured: l1 (secateur) (60% of the MACs, uniform, seed 0): it diverged" in printed
 
 
+def test_an_option_that_is_not_finite_stops_no_results(owner: User, tmp_path: Path) -> None:
+    """Torch-Pruning's magnitude takes any p, and gives no scores by the largest weight."""
+    output, largest = tmp_path / "comparison", "{name: 'torch-pruning:magnitude', options: {p: .inf}}"
+    code, _, complained = compare(owner, output, *SMALL, f"compare.criteria=[l1, {largest}]", "compare.seeds=[0]")
+    assert (code, complained) == (0, "")
+    ours, theirs = report(output)["cells"]
+    assert (ours["not_measured"], theirs["options"]) == (None, {"p": None})
+    assert theirs["criterion"] == "magnitude p=inf"
+    assert "NaN or infinite" in theirs["not_measured"]
+
+
 def test_greedy_and_latency(owner: User, tmp_path: Path) -> None:
     output = tmp_path / "comparison"
     settings = ("compare.criteria=[l1]", "compare.searches=[greedy]", "compare.seeds=[0]", "compare.stages=[cut]")
