@@ -70,7 +70,7 @@ def worth_of_run(config: str) -> tuple[CandidateWorth, str]:
     folder = Path(config).parent
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    torch.manual_seed(settings.seed)  # a network whose weights come from nowhere else
+    seed_everything(settings.seed)  # a network whose weights come from nowhere else
     model = build_network(settings.network, folder).eval()
     data = load_data(settings.data, folder=folder, seed=settings.seed)
     data = data.for_outputs(logits(model, data.example).shape[1])

@@ -22,9 +22,12 @@ from runs_for_tests import User, write_user
 from secateur import accuracy, apply_plan, channel_groups, compensate, uniform_plan
 from secateur.channel_graph import host_importance_scores
 from secateur.cost import cost_model
+from secateur.errors import DataError
 from secateur.weights import load_weights
+from secateur_cli.comparison import measuring
 from secateur_cli.comparison.document import MARKS, render_comparison
 from secateur_cli.comparison.schema import CompareRun, CompareSearch
+from secateur_cli.comparison.setting import check_folder
 from secateur_cli.inputs.data import load_data
 from secateur_cli.inputs.sources import build_network
 from secateur_cli.settings.config import load_config
@@ -294,6 +297,39 @@ def test_what_cannot_be_scored_says_so_and_the_others_go_on(owner: User, tmp_pat
     assert "SlimPruner masks by batch norm" in page
 
 
+def test_what_fails_under_one_seed_is_measured_under_the_others(
+    owner: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both seeds share the plan, and what follows it reads the images of each."""
+    compensated = measuring._Work.compensated
+
+    def diverging(work: measuring._Work) -> dict[str, Any]:
+        if work.cell.seed == 0:
+            raise DataError("it diverged")
+        return compensated(work)
+
+    monkeypatch.setattr(measuring._Work, "compensated", diverging)
+    code, printed, complained = compare(owner, tmp_path / "comparison", *SMALL, "compare.criteria=[l1]")
+    assert code == 0, complained
+    first, second = report(tmp_path / "comparison")["cells"]
+    assert first["plan"] == second["plan"]
+    assert (first["not_measured"], second["not_measured"]) == ("it diverged", None)
+    assert first["accuracy"]["compensated"] is None
+    assert second["accuracy"]["compensated"] is not None
+    assert "not measured: l1 (secateur) (60% of the MACs, uniform, seed 0): it diverged" in printed
+
+
+def test_an_option_that_is_not_finite_stops_no_results(owner: User, tmp_path: Path) -> None:
+    """Torch-Pruning's magnitude takes any p, and gives no scores by the largest weight."""
+    output, largest = tmp_path / "comparison", "{name: 'torch-pruning:magnitude', options: {p: .inf}}"
+    code, _, complained = compare(owner, output, *SMALL, f"compare.criteria=[l1, {largest}]", "compare.seeds=[0]")
+    assert (code, complained) == (0, "")
+    ours, theirs = report(output)["cells"]
+    assert (ours["not_measured"], theirs["options"]) == (None, {"p": None})
+    assert theirs["criterion"] == "magnitude p=inf"
+    assert "NaN or infinite" in theirs["not_measured"]
+
+
 def test_greedy_and_latency(owner: User, tmp_path: Path) -> None:
     output = tmp_path / "comparison"
     settings = ("compare.criteria=[l1]", "compare.searches=[greedy]", "compare.seeds=[0]", "compare.stages=[cut]")
@@ -347,6 +383,12 @@ def test_other_folders_are_refused(owner: User, tmp_path: Path) -> None:
     assert not (tmp_path / "nothing").exists()
 
 
+def test_what_a_killed_process_left_unfinished_is_no_other_folder(tmp_path: Path) -> None:
+    for name in ("claims", ".dense.safetensors.4242.tmp"):  # killed while the dense network was written
+        (tmp_path / name).touch()
+    check_folder(tmp_path)
+
+
 def test_show_measures_nothing(owner: User, tmp_path: Path, finished: tuple[Path, str]) -> None:
     before = facts(finished[0])
     code, printed, _ = compare(owner, finished[0], "compare.criteria=[l1,hrank]", flags=("--show",))
@@ -385,6 +427,16 @@ def test_without_nni_its_pruners_are_refused_before_any_work(owner: User, tmp_pa
     assert "NNI 3.0 cannot be imported" in complained
     assert 'pip install "secateur[nni]"' in complained
     assert not (tmp_path / "out").exists()
+
+
+def test_a_training_that_cannot_be_is_refused_before_any_work(owner: User, tmp_path: Path) -> None:
+    output, compared = tmp_path / "comparison", ("fine_tune.feature_weight=1", "compare.stages=[cut, fine-tuned]")
+    code, _, complained = compare(owner, output, *SMALL, *compared)
+    assert code == 2
+    assert "fine_tune.feature_weight: no module of the network ends a residual block" in complained
+    assert not output.exists()
+    code, _, complained = compare(owner, output, *SMALL, "compare.seeds=[0]", *compared, "compare.stages=[cut]")
+    assert code == 0, complained  # nothing is trained by that schedule
 
 
 def test_a_budget_out_of_reach_is_refused_before_any_work(owner: User, tmp_path: Path) -> None:

@@ -296,6 +296,19 @@ def test_rows_with_fewer_seeds_are_compared_on_those_that_both_have_and_lead_not
     ]
 
 
+def test_who_is_first_by_fewer_seeds_may_be_behind_on_those_that_both_have() -> None:
+    """As where the seed under which a network does worst is the one under which its training diverges."""
+    records = [record("l1", seed, share, house="NNI", plan=f"b{seed}") for seed, share in enumerate((0.7, 0.72, None))]
+    records += [record("di", seed, share, plan=f"a{seed}") for seed, share in enumerate((0.8, 0.81, 0.3))]
+    (said,) = verdicts(rows_of(records, ["cut"]), ["cut"])
+    assert said.endswith(
+        "l1 (NNI) is first (cut: 71.0%), but on the seeds of both 9.5 points (3.1 to 15.9 over 2 seeds) behind "
+        "di (secateur)."
+    )
+    (said,) = verdicts(rows_of([records[0], *records[3:]], ["cut"]), ["cut"])
+    assert "l1 (NNI) is first (cut: 70.0%), but on the seeds of both in one measurement 10.0 points behind di" in said
+
+
 def test_a_lead_needs_an_interval_against_each_of_the_others() -> None:
     """Two fixed rows differ by one measurement, which the clear lead over a third by its seeds does not make surer."""
     fixed = (("l1", "NNI", 0.71), ("magnitude", "Torch-Pruning", 0.712))

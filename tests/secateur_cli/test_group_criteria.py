@@ -22,6 +22,22 @@ def test_bad_options_are_refused_before_anything_runs(user: User, tmp_path: Path
     assert "did you mean 'ridge'" in complained
 
 
+def test_more_images_than_it_holds_are_refused_before_the_training(user: User, tmp_path: Path) -> None:
+    """An image takes 256 bytes, and half of the memory is for the 64 that there are."""
+
+    def given(memory: int) -> tuple[int, str, str]:
+        score = f"score={{criterion: reconstruction, options: {{memory: {memory}, relative: false}}}}"
+        return user.command(tmp_path / "run", score, name="search")
+
+    code, _, complained = given(2 * 63 * 256)
+    assert code == 2
+    assert "score.samples: 1,000 images of (1, 8, 8) do not fit into the 0 MiB" in complained
+    assert "at most 63 do" in complained
+    assert not (tmp_path / "run").exists()
+    code, _, complained = given(2 * 64 * 256)
+    assert "do not fit" not in complained
+
+
 def test_a_run_by_error_curves(user: User, tmp_path: Path) -> None:
     report = user.call(tmp_path / "run", "score.criterion=reconstruction", search="curves")
     assert report["plan"]["search"] == "curves"

@@ -144,3 +144,35 @@ def test_each_round_has_a_journal_of_its_own(user: User, tmp_path: Path, monkeyp
     assert (code, complained) == (0, "")
     assert said.count("measured 20.0% of the dense time") >= 2
     assert len(list((tmp_path / "run").glob("journal-*.sqlite"))) > said.count("  plan ")
+
+
+@pytest.fixture
+def at_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each plan takes half of the dense network's time."""
+
+    def measured(_: whole_runs.WholeRuns, plan: object) -> whole_runs.WholeRun:
+        share = 1.0 if plan is None else 0.5
+        return whole_runs.WholeRun(share, share, share, 1.0)
+
+    monkeypatch.setattr(whole_runs.WholeRuns, "__call__", measured)
+
+
+@pytest.mark.usefixtures("at_half")
+def test_channels_are_learnt_at_the_widths_of_a_latency(user: User, tmp_path: Path) -> None:
+    settings = ("plan.search=autopruner", "plan.budget={latency: 51%}", "plan.autopruner={epochs: 1}")
+    code, said, complained = user.command(tmp_path / "run", *settings, name="search")
+    assert (code, complained) == (0, "")
+    assert "latency: measured 50.0% of the dense time" in said
+    plan = load_plan(tmp_path / "run")
+    assert (list(plan.spent), plan.settings["search"]) == (["latency"], "autopruner")
+
+
+@pytest.mark.usefixtures("at_half")
+def test_a_greedy_search_begins_above_a_latency(user: User, tmp_path: Path) -> None:
+    settings = ("plan.search=greedy", "plan.greedy_from=80%", "plan.budget={macs: 90%, latency: 51%}")
+    code, said, complained = user.command(tmp_path / "run", *settings, name="search")
+    assert (code, complained) == (0, "")
+    assert "latency: measured 50.0% of the dense time" in said
+    code, _, complained = user.command(tmp_path / "other", *settings, "plan.budget.latency=80%", name="search")
+    assert code == 2
+    assert "plan.greedy_from: 80%: the search has to begin above a budget" in complained

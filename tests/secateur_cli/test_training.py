@@ -16,6 +16,7 @@ from secateur_cli.inputs.epochs import Epochs
 from secateur_cli.inputs.images import Pixels
 from secateur_cli.inputs.sources import call
 from secateur_cli.report.training_section import recipe_in_words
+from secateur_cli.settings.schema import FineTuneConfig
 from secateur_cli.stages import job
 
 WAYS = (
@@ -129,3 +130,12 @@ def test_an_epoch_is_known_by_its_number() -> None:
 def test_recipes_of_earlier_reports_say_what_they_hold() -> None:
     assert recipe_in_words({"epochs": 1, "learning_rate": 0.1}) == "At a learning rate of 0.1."
     assert recipe_in_words({"epochs": 1}) == ""
+
+
+@pytest.mark.parametrize(
+    ("epochs", "falls"),
+    [(150, "falling after epochs 50, 100"), (100, "falling after epochs 50"), (7, "which never falls")],
+)
+def test_milestones_that_a_shorter_training_never_meets_are_not_told(epochs: int, falls: str) -> None:
+    settings = FineTuneConfig.model_validate({"like": "clr_rnf", "epochs": epochs}).model_dump(mode="json")
+    assert recipe_in_words(settings).startswith(f"By SGD at a learning rate of 0.01, {falls}; batch norm")

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy
 import pytest
+import yaml
 
 from runs_for_tests import User, contents
+from secateur_cli.nni_search import worth_of_run
 
 BUILDERS = """
 from pathlib import Path
+import numpy
 import torch
 from secateur_user_networks import Small
 
@@ -23,6 +27,11 @@ def drawn():
     network, random = Small(), torch.Generator()
     random.seed()
     network.head.bias.data += torch.rand(3, generator=random)
+    return network
+
+def by_numpy():
+    network = Small()
+    network.head.bias.data += torch.from_numpy(numpy.random.rand(3))
     return network
 """
 
@@ -61,3 +70,26 @@ def test_weights_that_are_drawn_anew_or_trained_are_not_told_from_others(
     for _ in range(2):
         assert builder.command(tmp_path, *settings, name="search")[0] == 0
     assert json.loads((tmp_path / "run.json").read_text())["weights"] is None
+
+
+DRAWN = ("network.build=secateur_user_builders:by_numpy", "train=null")
+
+
+def test_a_comparison_begins_with_one_network_whatever_it_is_drawn_by(builder: User, tmp_path: Path) -> None:
+    settings = (*DRAWN, "plan={round_to: 2}", "compare={criteria: [l1], searches: [uniform], stages: [cut]}")
+    for state in (1, 2):
+        numpy.random.seed(state)
+        code, _, complained = builder.command(tmp_path / "comparison", *settings, name="compare")
+        assert (code, complained) == (0, "")
+
+
+def test_a_trial_of_nni_has_one_network_whatever_it_is_drawn_by(builder: User) -> None:
+    config = builder.folder / "drawn.yaml"
+    text = yaml.safe_load(builder.config.read_text(encoding="utf-8"))
+    text["plan"]["search"], text["network"], text["train"] = "greedy", {"build": DRAWN[0].partition("=")[2]}, None
+    config.write_text(yaml.safe_dump(text), encoding="utf-8")
+    names = set()
+    for state in (1, 2):
+        numpy.random.seed(state)
+        names.add(worth_of_run(str(config))[1])
+    assert len(names) == 1

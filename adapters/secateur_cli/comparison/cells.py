@@ -66,14 +66,12 @@ class Cell:
     def plan(self) -> str:
         """Name of the plan."""
         shared = self.search in UNDRAWN and not varies(self.contender.name)
-        budget = json.dumps(self.budget.model_dump(mode="json"), sort_keys=True)
-        seed = "every seed" if shared else f"seed {self.seed}"
-        return f"plan {_of(self.contender)} {self.search} {budget} {seed}"
+        return f"plan {self._asked} {'every seed' if shared else f'seed {self.seed}'}"
 
     @property
     def refusal(self) -> str:
-        """Name of the reason why there is no plan."""
-        return f"refused {self.plan.removeprefix('plan ')}"
+        """Name of the reason why it is not measured: what follows a plan that all seeds share may fail for one."""
+        return f"refused {self._asked} seed {self.seed}"
 
     @property
     def weights(self) -> str:
@@ -91,6 +89,10 @@ class Cell:
         seed = "" if stage == "cut" else f" seed {self.seed}"
         own = self._own if self.freezes and stage == "fine-tuned" else ""
         return f"accuracy {stage} {digest(kept)}{seed}{own}"
+
+    @property
+    def _asked(self) -> str:
+        return f"{_of(self.contender)} {self.search} {json.dumps(self.budget.model_dump(mode='json'), sort_keys=True)}"
 
     @property
     def _own(self) -> str:

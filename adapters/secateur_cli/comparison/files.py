@@ -15,7 +15,7 @@ from secateur.errors import MissingDependencyError
 from secateur.files import replacing, write_json
 from secateur_cli.comparison.setting import Setting
 from secateur_cli.progress import Progress
-from secateur_cli.report.report import packages_missing
+from secateur_cli.report.report import packages_missing, plain
 from secateur_cli.stages.pipeline import versions
 
 JSON_FILE, CSV_FILE, HTML_FILE = "comparison.json", "comparison.csv", "comparison.html"
@@ -45,8 +45,11 @@ def described(setting: Setting, found: Mapping[str, Any], *, command: str, smoke
 
 
 def write_files(report: Mapping[str, Any], folder: Path, progress: Progress) -> None:
-    """Write all three; without jinja2 and matplotlib the page is left out, and it is said how to get them."""
-    write_json(folder / JSON_FILE, report)
+    """Write all three; without jinja2 and matplotlib the page is left out, and it is said how to get them.
+
+    Numbers that are not finite, as options may be, become null in JSON, which knows none.
+    """
+    write_json(folder / JSON_FILE, plain(report))
     write_csv(report, folder / CSV_FILE)
     try:
         from secateur_cli.comparison.document import render_comparison

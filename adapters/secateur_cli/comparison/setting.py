@@ -33,6 +33,8 @@ from secateur_cli.stages.identity import DIGESTED, identity_of
 from secateur_cli.stages.preparation import check_device, logits
 from secateur_cli.stages.recovery import calibration_images
 from secateur_cli.stages.timed_batches import check_batches
+from secateur_cli.stages.trainings import rehearse_training
+from secateur_cli.workspace import UNFINISHED
 
 JOURNAL, CLAIMS, DENSE_WEIGHTS = "comparison.sqlite", "claims", "dense.safetensors"
 TRAINING, LEARNT, GREEDY = "training", "learnt", "greedy"
@@ -119,7 +121,7 @@ def look(config: CompareRun, *, folder: Path, output: Path, progress: Progress) 
     check_device(config)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    torch.manual_seed(config.seed)
+    seed_everything(config.seed)
     with progress.waiting("building the network and reading the data"):
         model = build_network(config.network, folder).eval()
         data = load_data(config.data, folder=folder, seed=config.seed)
@@ -137,6 +139,9 @@ def look(config: CompareRun, *, folder: Path, output: Path, progress: Progress) 
         )
     _check_seeds(setting)
     tensors_of(model)
+    trains = "fine-tuned" in config.compare.stages
+    told = config if trains else config.model_copy(update={"fine_tune": None})
+    rehearse_training(told, "uniform", model, data.example)
     for method in METHODS:
         setting.images(method)
     _check_packages(config)
@@ -181,7 +186,8 @@ def check_folder(output: Path) -> None:
             raise ConfigError(f"the output {output} is a file; it must be a folder")
         if not output.exists() or (output / JOURNAL).exists():
             return
-        if strange := sorted(path.name for path in output.iterdir() if path.name not in OWN_FILES):
+        others = (path.name for path in output.iterdir() if path.name not in OWN_FILES)
+        if strange := sorted(name for name in others if not UNFINISHED.fullmatch(name)):
             raise ConfigError(
                 f"the output folder {output} holds {strange[0]!r}, which is no comparison's; choose another with "
                 "--output"

@@ -11,7 +11,7 @@ and those that may be as good are named.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from secateur_cli.intervals import Mean, mean
@@ -156,11 +156,18 @@ def _ahead(table: Standing, stage: str) -> str:
     ahead = lead(first, second, stage)
     if ahead is None:
         return "on other seeds than"
+    if ahead.value < 0:  # the first by the mean over seeds that the second lacks, or the other way round
+        return f"but on the seeds of both {_points(replace(ahead, value=-ahead.value))} behind"
     chance = ", which may be chance," if any(row is second for row in table.within) else ""
+    return f"{_points(ahead)}{chance} ahead of"
+
+
+def _points(ahead: Mean) -> str:
+    """Return a lead in points, with its interval where it has one."""
     if ahead.reach is None:
-        return f"in one measurement {ahead.value:.1f} points{chance} ahead of"
+        return f"in one measurement {ahead.value:.1f} points"
     low, high = ahead.ends
-    return f"{ahead.value:.1f} points ({low:.1f} to {high:.1f} over {ahead.count} seeds){chance} ahead of"
+    return f"{ahead.value:.1f} points ({low:.1f} to {high:.1f} over {ahead.count} seeds)"
 
 
 def _more(table: Standing) -> str:

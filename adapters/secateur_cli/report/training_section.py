@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -59,9 +60,7 @@ def recipe_in_words(settings: Mapping[str, Any]) -> str:
     if not settings.get("optimizer"):  # a report of an earlier version, or a section that says less
         return _briefly(settings)
     name = {"sgd": "SGD", "adamw": "AdamW"}.get(settings["optimizer"], settings["optimizer"])
-    steps = ", ".join(f"{milestone:g}" for milestone in settings.get("milestones") or ())
-    falling = "falling on a cosine" if settings.get("schedule") == "cosine" else f"falling after epochs {steps}"
-    words = [f"By {name} at a learning rate of {settings.get('learning_rate')}, {falling}"]
+    words = [f"By {name} at a learning rate of {settings.get('learning_rate')}, {_falling(settings)}"]
     if settings.get("distillation"):
         at = f"at temperature {settings.get('temperature'):g}"
         words.append(f"{percent(settings['distillation'])} of the loss by the logits of the dense network, {at}")
@@ -78,6 +77,14 @@ def recipe_in_words(settings: Mapping[str, Any]) -> str:
     if settings.get("precision", "float32") != "float32":
         words.append(f"convolutions in {settings['precision']}")
     return "; ".join(words) + "."
+
+
+def _falling(settings: Mapping[str, Any]) -> str:
+    """Return how the learning rate falls; milestones at the end of a training and behind it are never met."""
+    if settings.get("schedule") == "cosine":
+        return "falling on a cosine"
+    met = [f"{m:g}" for m in settings.get("milestones") or () if m < settings.get("epochs", math.inf)]
+    return f"falling after epochs {', '.join(met)}" if met else "which never falls"
 
 
 def _briefly(settings: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from secateur.cost import record_layers
+from secateur.cost import cost_model, record_layers
 from secateur.errors import ConfigError, NetworkError, PlanError
 from secateur.files import write_json
 from secateur.gates import GateEpoch, autoprune
@@ -49,7 +49,7 @@ class Lesson:
     Attributes:
         model: the dense network, which stays as it is.
         groups: its channel groups.
-        cost: what the plan is counted in.
+        cost: what is learnt is counted in; the plan then takes the costs of the widths.
         data: of which the training images are read.
         seed: of the training.
         device: where it happens.
@@ -97,8 +97,9 @@ def learn_channels(job: Job, start: PruningPlan) -> PruningPlan:
 
     def work() -> dict[str, Any]:
         begun = time.monotonic()
+        counted = cost_model("macs", job.model, job.data.example, job.groups)  # where a latency alone has a budget, too
         lesson = Lesson(
-            *(job.model, job.groups, job.costs[0], job.data),
+            *(job.model, job.groups, counted, job.data),
             seed=job.config.seed,
             device=job.config.device,
             checkpoint=job.workspace.path(CHECKPOINT),

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.batches import rebatch
 from secateur.channel_graph import apply_plan, channel_groups
 from secateur.channel_map import with_channel_maps
 from secateur.cost import cost_model
-from secateur.criteria import GROUP_CRITERIA
+from secateur.criteria import GROUP_CRITERIA, group_criterion
 from secateur.errors import BudgetError, CheckpointError, ConfigError, DataError, NetworkError
 from secateur.modes import evaluating
 from secateur.precision import check_precision
@@ -23,10 +24,9 @@ from secateur.scoring import scores_by_name
 from secateur.search.budget import allowed_cost
 from secateur.search.problem import state_problem
 from secateur.search.spending import state_spendings
-from secateur.training.block_ends import block_ends
 from secateur.weights import tensors_of
 from secateur_cli.failures import described
-from secateur_cli.inputs.data import load_data
+from secateur_cli.inputs.data import Data, load_data
 from secateur_cli.inputs.epochs import seed_everything
 from secateur_cli.inputs.sources import build_network, network_factory
 from secateur_cli.progress import Progress
@@ -92,6 +92,8 @@ def prepare(
     if "benchmark" not in workspace.stages:
         check_batches(config, model, data.example)
     scores = rehearse_scores(config, model, data.example)
+    if "scores" not in workspace.stages:
+        _check_held(config.score, data)
     for each in dict.fromkeys((search, *config.plan.search)):  # also those that follow in folders of their own
         rehearse_plan(config, each, scores, setting)
     if timed or ("onnx" in files and "onnx" not in workspace.stages):
@@ -184,6 +186,22 @@ def rehearse_scores(config: RunConfig, model: nn.Module, example: Tensor) -> Sco
         return scores_by_name(model, [batch], quick, options=options, tap=settings.tap)
 
 
+def _check_held(settings: ScoreConfig, data: Data) -> None:
+    """Refuse images that the criterion holds in memory and that do not fit into half of it. Raises ConfigError.
+
+    Cost: nothing where all that are asked for fit, else a pass over as many as do.
+    """
+    if settings.criterion not in GROUP_CRITERIA:
+        return
+    rule = group_criterion(settings.criterion, **settings.options)
+    samples, room = settings.samples or rule.samples, rule.memory // 2 // data.example[0].nbytes
+    if samples > room and sum(len(inputs) for inputs, _ in rebatch(data.calibration, None, samples=room + 1)) > room:
+        raise ConfigError(
+            f"score.samples: {samples:,} images of {tuple(data.example.shape[1:])} do not fit into the "
+            f"{rule.memory // 2**21:,} MiB that {settings.criterion} holds them in; at most {room:,} do"
+        )
+
+
 def rehearse_quantization(config: RunConfig, model: nn.Module, example: Tensor) -> None:
     """Check the layers, and let DI score two images where it decides who keeps more bits.
 
@@ -234,8 +252,6 @@ def rehearse_plan(config: RunConfig, search: Search, scores: ScoreTable, setting
     tensors_of(model)
     rehearse_training(config, search, model, setting.example)
     calibration_images(config.recover, setting.example)
-    if config.fine_tune and config.fine_tune.feature_weight and not block_ends(model, setting.example):
-        raise ConfigError("fine_tune.feature_weight: no module of the network ends a residual block; leave it 0")
 
 
 def _check_size(config: RunConfig, model: nn.Module, narrowest: PruningPlan) -> None:
@@ -248,8 +264,10 @@ def _check_size(config: RunConfig, model: nn.Module, narrowest: PruningPlan) -> 
 
 
 def _check_start(plan: PlanConfig, setting: Setting) -> None:
-    begin, budgets = str(plan.greedy_from), setting.budgets
-    dense = {cost.name: cost({}) for cost in setting.costs}
+    begin, budgets = str(plan.greedy_from), plan.budget.given
+    if isinstance(budgets.get("latency"), float):  # milliseconds: how many the dense network takes is not known yet
+        return
+    dense = {cost.name: cost({}) for cost in setting.costs} | {"latency": 1.0}
     if all(allowed_cost(begin, dense[name]) <= allowed_cost(budget, dense[name]) for name, budget in budgets.items()):
         raise ConfigError(
             f"plan.greedy_from: {plan.greedy_from}: the search has to begin above a budget, to have something to do"

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from secateur.errors import ConfigError, NetworkError
 from secateur.precision import check_scaling
+from secateur.training.block_ends import block_ends
 from secateur.training.steps import one_tensor
 from secateur_cli.settings.schema import RunConfig, Search
 from secateur_cli.settings.training_schema import TrainConfig
@@ -27,7 +28,8 @@ def rehearse_training(config: RunConfig, search: Search, model: nn.Module, examp
 
     Raises:
         NetworkError: it has nothing to train, or gives no single tensor in training mode.
-        ConfigError: its weights are not trained in the precision that is given.
+        ConfigError: its weights are not trained in the precision that is given, or no block ends where its feature maps
+            are to be compared.
 
     Cost: a copy of the network, and a forward pass of the example.
     """
@@ -46,3 +48,5 @@ def rehearse_training(config: RunConfig, search: Search, model: nn.Module, examp
     if asked or search in LEARNT:
         with torch.no_grad():
             one_tensor(copy.deepcopy(model).train()(example))
+    if config.fine_tune and config.fine_tune.feature_weight and not block_ends(model, example):
+        raise ConfigError("fine_tune.feature_weight: no module of the network ends a residual block; leave it 0")
