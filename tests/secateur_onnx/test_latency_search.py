@@ -15,7 +15,7 @@ from secateur import curve_plan, uniform_plan
 from secateur.cost import MacsCost
 from secateur.errors import BudgetError, ConfigError, DataError, SecateurWarning
 from secateur.journal import Journal
-from secateur.records import ChannelGroups, PruningPlan, ScoreTable
+from secateur.records import ChannelGroup, ChannelGroups, Member, PruningPlan, ScoreTable
 from secateur_onnx import LatencyCost, WholeRun, WholeRuns, latency_cost, latency_search
 from secateur_onnx.latency import whole_runs
 from secateur_onnx.latency.layer_tables import Remembered
@@ -182,6 +182,21 @@ def test_runs_of_another_network_are_not_believed(monkeypatch: pytest.MonkeyPatc
     for other in (nn.Conv2d(1, 2, 3), nn.Conv2d(1, 2, 3, stride=2), nn.Conv2d(1, 2, 3).half(), nn.Conv2d(1, 2, 3)):
         WholeRuns(other, images, memory=memory)(None)  # other strides, or another number format
     assert len(asked) == 7
+
+
+def test_runs_are_known_by_what_is_left_of_each_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a concatenation: the same width may be all of one layer and one channel of the other, or the reverse."""
+    found = iter([2.0, 3.0])
+    monkeypatch.setattr(WholeRuns, "_measured", lambda *_: [1.0, 1.0, 1.0, next(found)])
+    none, own = ((),) * 4, tuple((c,) for c in range(4))
+    members = (Member("a", "producer", own + none), Member("b", "producer", none + own))
+    groups = (ChannelGroup("dw", 8, (*members, Member("dw", "producer", tuple((c,) for c in range(8))))),)
+    runs = WholeRuns(nn.Linear(8, 4), torch.zeros(1, 8))
+    plans = [
+        PruningPlan(groups, {"dw": kept}, "latency", 1.0, 0.5, 0.5)
+        for kept in ((0, 1, 2, 3, 4), (0, 4, 5, 6, 7), (0, 1, 2, 3, 7))
+    ]
+    assert [runs(plan).dense_ms for plan in plans] == [2.0, 3.0, 2.0]
 
 
 @pytest.mark.parametrize("other", [{"rounds": 60}, {"seconds": 9.0}, {"seed": 1}, {"clock": time.process_time}])

@@ -152,6 +152,13 @@ def test_a_square_product_with_the_transposed_weight(tmp_path: Path) -> None:
     check_parity(done.model, done.file.path, [IMAGES]).require()
 
 
+@pytest.mark.parametrize("bits", [5, 8])
+def test_a_product_with_codes_of_8_bits_rounds_no_inputs(tmp_path: Path, bits: int) -> None:
+    network, rows = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 8)).eval(), torch.randn(4, 5, 64)
+    done = export_quantized(network, uniform_bits(network, bits, ends=None), rows, tmp_path / "net.onnx")
+    check_parity(done.model, done.file.path, [rows]).require()
+
+
 def test_equal_layers_of_which_the_exporter_keeps_one(tmp_path: Path) -> None:
     first, path = nn.Conv2d(3, 3, 3, padding=1), tmp_path / "net.onnx"
     network = nn.Sequential(first, nn.ReLU(), copy.deepcopy(first), nn.Conv2d(3, 2, 1)).eval()

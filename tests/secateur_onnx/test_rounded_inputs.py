@@ -54,6 +54,15 @@ def test_one_layer_exactly(tmp_path: Path, bits: int, kind: str, signed: bool) -
     assert zero.data_type == getattr(onnx.TensorProto, kind)
 
 
+def test_filters_of_2_bits_beside_inputs_of_8_run(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
+    plan = calibrated(network, uniform_bits(network, 2, ends=None), [IMAGES])
+    done = export_quantized(network, plan, IMAGES, tmp_path / "net.onnx")
+    assert done.stored == {2: "INT2"}
+    check_parity(done.model, done.file.path, [IMAGES], tolerance=done.tolerance).require()
+
+
 def test_a_layer_that_runs_twice_rounds_twice(tmp_path: Path) -> None:
     torch.manual_seed(0)
     net = Twice().eval()

@@ -38,6 +38,16 @@ def test_the_file_of_larger_layers_is_a_quarter(tmp_path: Path) -> None:
     assert export_int8(source.path, tmp_path / "int8.onnx", [IMAGES]).file_bytes < 0.32 * source.file_bytes
 
 
+def test_transposed_convolutions_in_groups_stay_in_floats(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.ConvTranspose2d(8, 8, 2, groups=4), nn.Conv2d(8, 4, 1)).eval()
+    source = export(net, IMAGES, tmp_path / "net.onnx").path
+    done = export_int8(source, tmp_path / "int8.onnx", [IMAGES])
+    kinds = {t.data_type for t in onnx.load(done.path).graph.initializer if list(t.dims) == [8, 2, 2, 2]}
+    assert kinds == {onnx.TensorProto.FLOAT}
+    assert check_parity(net, done.path, [IMAGES]).max_relative < 0.1
+
+
 def test_accuracy_counts_what_the_file_names(network: nn.Sequential, tmp_path: Path) -> None:
     path = export(network, IMAGES, tmp_path / "net.onnx").path
     named = network(IMAGES).argmax(1)

@@ -191,7 +191,7 @@ def _replace(
                 continue
             if to is not None:
                 codes, scales = with_room_for_bias(graph, weight.name, codes, scales, to)
-            nodes, tensors = _dequantized(name, weight.name, codes, scales, bits, chosen, turned)
+            nodes, tensors = _dequantized(name, weight.name, codes, scales, bits, chosen, turned, to)
             graph.initializer.remove(weight)
             graph.initializer.extend(tensors)
             for place, node in enumerate(nodes):
@@ -233,6 +233,7 @@ def _dequantized(
     bits: NDArray[Any],
     chosen: Mapping[int, int],
     turned: bool,
+    to: ActivationRange | None,
 ) -> tuple[list[Any], list[Any]]:
     """Return the nodes that make a weight of its codes, and the tensors that they read."""
     helper = require("onnx").helper
@@ -245,7 +246,7 @@ def _dequantized(
         levels.append(f"{base}.values")
         order.append(own)
     last = levels[0]
-    if len(levels) > 1:
+    if len(levels) > 1 or _misread(width, to, product=turned and codes.ndim == 2):
         tensors.append(_integers(np.argsort(np.concatenate(order)), f"{name}.order"))
         nodes.append(helper.make_node("Concat", levels, [f"{name}.levels"], axis=0))
         nodes.append(helper.make_node("Gather", [f"{name}.levels", f"{name}.order"], [f"{name}.filters"], axis=0))
@@ -256,6 +257,17 @@ def _dequantized(
         last = f"{name}.turned"
     nodes[-1].output[0] = weight
     return nodes, tensors
+
+
+def _misread(width: int, to: ActivationRange | None, *, product: bool) -> bool:
+    """Return whether onnxruntime would take codes that a layer reads at once for those of a kernel that is not right.
+
+    Seen in 1.32: it makes an integer convolution of codes of 2 bits and inputs of 8, and cannot run it; and of the
+    product of a linear layer with codes of 8 bits one that rounds all other inputs to 8 bits. Behind a Gather it looks
+    for neither.
+    """
+    in_bytes = to is not None and to.bits <= 8
+    return width == 2 if in_bytes else width == 8 and product
 
 
 def _floats(values: NDArray[Any], name: str) -> Any:

@@ -150,5 +150,13 @@ def _form_of(model: nn.Module) -> str:
 
 
 def _named(plan: PruningPlan) -> str:
-    """Return a name of the widths alone: which channels stay changes no time."""
-    return hashlib.sha256(json.dumps(plan.widths, sort_keys=True).encode()).hexdigest()[:16]
+    """Return a name of what is left of each layer: which of its channels stay changes no time, but how many does.
+
+    Behind a concatenation the widths of the groups alone do not tell how many stay of a layer.
+    """
+    left = [
+        (member.layer, member.role, member.axis, len(member.positions(plan[group.name])))
+        for group in plan.groups
+        for member in group.members
+    ]
+    return hashlib.sha256(json.dumps(left).encode()).hexdigest()[:16]
