@@ -155,7 +155,7 @@ def autoprune(
             finished = [entry for entry in entries if entry["stage"] == stage]
             seen = (stage - 1) * recipe.epochs
             if finished and "learnt" not in finished[-1]:
-                saved.restore_stage(learning, step=len(finished) * batches)
+                saved.restore_stage(learning)
             for number in range(len(finished) + 1, recipe.epochs + 1):
                 counted = _counting(on_step, (stage - 1) * steps, total)
                 found = learning.epoch(train, stage, number, seen=seen, on_step=counted)

@@ -172,8 +172,8 @@ class Learning:
         )
 
     def state(self) -> dict[str, Any]:
-        """Return what the schedules remember, as tensors by name."""
-        found: dict[str, Tensor] = {}
+        """Return how many steps were taken and what the schedules remember, as tensors by name."""
+        found = {"step": torch.tensor(self.step)}
         for name, alpha in self.alphas.items():
             found[f"alpha/{name}"] = torch.tensor(alpha.memory, dtype=torch.float64)
             penalty = self.penalties[name]
@@ -182,9 +182,9 @@ class Learning:
                 found[f"codes/{name}"] = torch.stack(list(penalty.codes))
         return found
 
-    def restore(self, state: Mapping[str, Tensor], *, step: int) -> None:
-        """Put back what `state` returned when `step` steps were done."""
-        self.step = step
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what `state` returned."""
+        self.step = int(state["step"])
         for name, alpha in self.alphas.items():
             alpha.memory = tuple(state[f"alpha/{name}"].tolist())
             penalty = self.penalties[name]

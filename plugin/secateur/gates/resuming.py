@@ -126,13 +126,13 @@ class GateCheckpoint:
         states = {name.partition("/")[2]: s for name, s in tensors["random"].items() if name.startswith(f"{rank}/")}
         restore_random_states(states, train, device_of(network))
 
-    def restore_stage(self, learning: Learning, *, step: int) -> None:
+    def restore_stage(self, learning: Learning) -> None:
         """Give a stage that was begun its optimizer and its schedules back."""
         if self.found is None:
             raise CheckpointError("there is no checkpoint to go on from")
         restore_optimizer(learning.optimizer, self.found.tensors.get("optimizer", {}))
         restore_scaler(learning.scaler, self.found.tensors.get("scaler", {}))
-        learning.restore(self.found.tensors["schedules"], step=step)
+        learning.restore(self.found.tensors["schedules"])
 
 
 def epoch_of(data: Mapping[str, Any]) -> GateEpoch:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from secateur.batches import Batches
@@ -83,6 +84,7 @@ class Resumable:
             "average": {} if steps.average is None else tensors_of(steps.average),
             "optimizer": optimizer_tensors(steps.optimizer),
             "scaler": scaler_tensors(steps.scaler),
+            "steps": {"taken": torch.tensor(steps.step)},
             "random": {f"{rank}/{name}": state for rank, own in enumerate(states) for name, state in own.items()},
         }
         snapshot = Snapshot(self.identity, [asdict(epoch) for epoch in epochs], chosen, tensors)
@@ -110,7 +112,7 @@ class Resumable:
             steps.average.load_state_dict(tensors["average"])
         restore_optimizer(steps.optimizer, tensors.get("optimizer", {}))
         restore_scaler(steps.scaler, tensors.get("scaler", {}))
-        steps.step = steps.total * len(self.found.epochs) // max(steps.recipe.epochs, 1)
+        steps.step = int(tensors["steps"]["taken"])
         rank = 0 if self.across is None else place_in(self.across)[0]
         states = {name.partition("/")[2]: s for name, s in tensors["random"].items() if name.startswith(f"{rank}/")}
         restore_random_states(states, train, device_of(steps.model))

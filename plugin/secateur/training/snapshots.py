@@ -20,7 +20,7 @@ from secateur.errors import CheckpointError
 from secateur.files import replacing
 from secateur.weights import read_safetensors
 
-FORMAT = 1
+FORMAT = 2
 KEY = "secateur.training"
 SCALED = ("scale", "_growth_tracker")  # what changes in the state of a scaler
 
@@ -33,7 +33,7 @@ class Snapshot:
         identity: what makes it this run: the network that it began with, its recipe; plain data.
         epochs: what the epochs gave, as plain data.
         chosen: the number of the best one; 0: none yet.
-        tensors: part ("model", "best", "average", "optimizer", "scaler", "random") -> name -> tensor.
+        tensors: part ("model", "best", "average", "optimizer", "scaler", "steps", "random") -> name -> tensor.
     """
 
     identity: dict[str, Any]
