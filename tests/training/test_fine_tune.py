@@ -322,3 +322,24 @@ def test_batches_of_an_unknown_number_are_counted() -> None:
     model = net()
     history = fine_tune(model, DataLoader(Stream(), batch_size=8), epochs=1, learning_rate=0.01)
     assert len(history.epochs) == 1
+
+
+class Normalised(nn.Module):
+    """A network that normalises its images itself, in place or on a copy."""
+
+    def __init__(self, *, in_place: bool) -> None:
+        super().__init__()
+        self.net, self.in_place = net(), in_place
+
+    def forward(self, x: Tensor) -> Any:
+        return self.net((x if self.in_place else x.clone()).sub_(0.5).div_(3))
+
+
+def test_a_network_may_work_in_place_on_its_images() -> None:
+    trained = []
+    for in_place in (True, False):
+        model, train = Normalised(in_place=in_place), blobs()
+        fine_tune(model, train, teacher=Normalised(in_place=in_place), distillation=0.5, epochs=2, learning_rate=0.1)
+        assert all(torch.equal(images, before) for (images, _), (before, _) in zip(train, blobs(), strict=True))
+        trained.append(state(model))
+    assert all(torch.equal(value, trained[1][name]) for name, value in trained[0].items())

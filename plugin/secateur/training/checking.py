@@ -61,7 +61,8 @@ def _check_train(model: nn.Module, train: Batches) -> tuple[Tensor, Tensor, int]
     first = next(batches, None)
     if first is None:
         raise DataError("there are no images to train on: the batches are empty")
-    inputs, labels = unpack(first)
+    given, labels = unpack(first)
+    inputs = given.clone()  # a network may work in place on what it is given
     with evaluating(model), torch.no_grad(), reading(model, inputs):
         answers = model(inputs.to(device_of(model)))
     check_labels(labels, answers)

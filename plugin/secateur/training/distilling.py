@@ -108,7 +108,7 @@ def distilling(
 
     def readable(images: Tensor) -> Tensor:
         apart = images.is_floating_point() and _type_of(teacher) != _type_of(model)
-        return images.to(device_of(teacher), _type_of(teacher) if apart else images.dtype)
+        return images.to(device_of(teacher), _type_of(teacher) if apart else images.dtype, copy=True)
 
     channels = _channels(teacher, readable(inputs[:2]), plan) if feature_weight else {}
     with ExitStack() as stack:

@@ -99,7 +99,7 @@ class Steps:
             inputs = inputs.contiguous(memory_format=self._layout)
         halved = autocast(self.device, recipe.precision)
         with halved, reading(self.model, inputs, ran_on=self._ran_on):
-            outputs = self.model(inputs)
+            outputs = self.model(inputs.clone())  # on which it may work in place
         outputs = one_tensor(outputs).to(self._parameters[0].dtype)
         loss = functional.cross_entropy(outputs, targets, label_smoothing=recipe.label_smoothing)
         if lesson is not None:
