@@ -75,11 +75,26 @@ class Growing(nn.Module):
         return self.head(x)
 
 
+class Joined(nn.Module):
+    """The image, and where each pixel lies, beside what a convolution makes of it."""
+
+    where: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("where", torch.linspace(-1, 1, 8).expand(1, 2, 8, 8).clone())
+        self.first, self.read, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(13, 6, 1), nn.Conv2d(6, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.read(torch.cat([x, self.first(x), self.where.expand(len(x), -1, -1, -1)], 1)))
+
+
 NETWORKS: dict[str, tuple[nn.Module, dict[str, int]]] = {
     "halves of a chunk": (CrossStage("chunk"), {"both.0": 6, "blocks.0.0.0": 8, "blocks.1.0.0": 8, "all.0": 8}),
     "slices": (CrossStage("slices"), {"both.0": 6, "blocks.0.0.0": 8, "blocks.1.0.0": 8, "all.0": 8}),
     "fixed sizes": (CrossStage("split"), {"blocks.0.0.0": 8, "blocks.1.0.0": 8, "all.0": 8}),
     "one half": (Partial(), {"both.0": 6, "all.0": 8}),
+    "the image beside": (Joined(), {"first": 8, "read": 6}),
     "ever wider": (Growing(3), {"blocks.0.0.0": 8, "blocks.1.0.0": 8, "blocks.2.0.0": 8, "blocks.2.1": 7}),
 }
 
@@ -142,6 +157,14 @@ def test_torch_pruning_still_cannot_trace_them(network: nn.Module, error: type[E
     """Once it can, this fails, and `HostGraph` has a mend less."""
     with pytest.raises(error):
         tp.DependencyGraph().build_dependency(network, (IMAGES,))
+
+
+def test_torch_pruning_still_passes_over_images_that_are_concatenated() -> None:
+    """Once it does not, this fails, and `HostGraph` has a mend less."""
+    net = Joined()
+    graph = tp.DependencyGraph().build_dependency(net, (IMAGES,))
+    group = graph.get_pruning_group(net.first, tp.prune_conv_out_channels, [0])
+    assert [item.idxs for item in group.items if item.dep.target.module is net.read] == [[0]]
 
 
 def visits(graph: tp.DependencyGraph, layer: nn.Conv2d, monkeypatch: pytest.MonkeyPatch) -> float:

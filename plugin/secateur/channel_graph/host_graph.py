@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 MOST_VISITS = 16
 """How often a group may come by each dependency, in the mean: once in most networks, 9 times in a ResNeSt."""
+JOINS = ("cat", "concat", "concatenate")
 SPLITS = ("chunk", "split", "split_with_sizes", "tensor_split", "unsafe_chunk", "unsafe_split")
 
 
@@ -22,9 +23,10 @@ class HostGraph(tp.DependencyGraph):
     - A part of a split is a slice of its own. Torch-Pruning has one node for all parts and takes them in the order in
       which they are used, so that a part used twice is taken for two (C2f blocks: IndexError); a gated linear unit it
       takes for an operation on single elements.
-    - The sizes of what is concatenated are those of the trace. Torch-Pruning guesses them from the layers before, and
-      fails at sums of numbers and None where it cannot (CSP and dual-path networks: TypeError).
-      Where maps grow by concatenation from block to block (ReXNet), each block then doubles its time.
+    - What is concatenated has the size that it has in the trace, also where it is an image or a buffer. Torch-Pruning
+      passes over these, guesses the sizes of others from the layers before, and fails at sums of numbers and None where
+      it cannot (CSP and dual-path networks: TypeError). Where maps grow by concatenation from block to block (ReXNet),
+      each block then doubles its time.
     - A group comes by `MOST_VISITS` times as many dependencies as there are at the most, each with no more indices than
       a layer has. In attention Torch-Pruning goes in circles, with other indices each time (BoTNet, Swin transformers).
 
@@ -40,7 +42,7 @@ class HostGraph(tp.DependencyGraph):
 
     def build_dependency(self, *args: Any, **options: Any) -> HostGraph:
         """Trace the network, see Torch-Pruning's `build_dependency`."""
-        with _SlicesForParts() as parts:
+        with _PartByPart() as parts:
             super().build_dependency(*args, **options)
         self._equal = parts.equal
         largest = max((max(parameter.shape, default=1) for parameter in self.model.parameters()), default=1)
@@ -95,8 +97,8 @@ class _Watched(list[Any]):
         return mapped
 
 
-class _SlicesForParts(TorchFunctionMode):
-    """Takes the parts into which channels are split one by one, as slices, also those that a gated unit multiplies.
+class _PartByPart(TorchFunctionMode):
+    """Takes the parts into which channels are split as slices, and what is concatenated as results of the network.
 
     Attributes:
         equal: step of the trace that makes a part -> how many there are, where all are of one size.
@@ -113,6 +115,8 @@ class _SlicesForParts(TorchFunctionMode):
         if name == "glu":
             left, right = self._slices(args[0], args[0].chunk(2, *args[1:], **(kwargs or {})))
             return left * right.sigmoid()
+        if name in JOINS and args:
+            args = (tuple(map(_as_result, args[0])), *args[1:])
         made = function(*args, **(kwargs or {}))
         return self._slices(args[0], made) if args and name in SPLITS else made
 
@@ -126,8 +130,13 @@ class _SlicesForParts(TorchFunctionMode):
         return slices
 
 
+def _as_result(tensor: Tensor) -> Tensor:
+    """Return an image or buffer, which a trace by gradients passes over, as the result of an operation."""
+    return tensor if tensor.requires_grad or not tensor.is_floating_point() else tensor.detach().requires_grad_() * 1
+
+
 def _sizes(node: Any) -> list[int] | None:
-    """Return the sizes of what is concatenated at a node; None where a part is no result of the network's layers."""
+    """Return the sizes of what is concatenated at a node; None where a part is a weight of the network's."""
     parts = node.grad_fn.next_functions
     if len(parts) != len(node.inputs):
         return None
