@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 MOST_VISITS = 16
-"""How often a group may come by each dependency, in the mean: once in most networks, 9 times in a ResNeSt."""
+"""How often a group may come by each dependency, in the mean: once in most networks, 12 times in 20 ever wider maps."""
 JOINS = ("cat", "concat", "concatenate")
 SPLITS = ("chunk", "split", "split_with_sizes", "tensor_split", "unsafe_chunk", "unsafe_split")
 
