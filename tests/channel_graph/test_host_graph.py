@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import pytest
@@ -75,6 +76,19 @@ class Growing(nn.Module):
         return self.head(x)
 
 
+class Attending(nn.Module):
+    """Some channels are made a row of numbers and back, the others wait (SHViT)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.read, self.head = nn.Conv2d(3, 12, 1), nn.Conv2d(12, 6, 1), nn.Conv2d(6, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        few, others = self.first(x).split([4, 8], 1)
+        weights = few.flatten(2).softmax(-1)
+        return self.head(self.read(torch.cat([weights.reshape(len(x), -1, 8, 8), others], 1)))
+
+
 class Joined(nn.Module):
     """The image, and where each pixel lies, beside what a convolution makes of it."""
 
@@ -95,6 +109,7 @@ NETWORKS: dict[str, tuple[nn.Module, dict[str, int]]] = {
     "fixed sizes": (CrossStage("split"), {"blocks.0.0.0": 8, "blocks.1.0.0": 8, "all.0": 8}),
     "one half": (Partial(), {"both.0": 6, "all.0": 8}),
     "the image beside": (Joined(), {"first": 8, "read": 6}),
+    "some attend": (Attending(), {"read": 6}),
     "ever wider": (Growing(3), {"blocks.0.0.0": 8, "blocks.1.0.0": 8, "blocks.2.0.0": 8, "blocks.2.1": 7}),
 }
 
@@ -119,9 +134,9 @@ class Gated(nn.Sequential):
 
 
 class SplitByShape(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, kind: Callable[..., nn.Module] = nn.Conv2d) -> None:
         super().__init__()
-        self.left, self.right = nn.Conv2d(6, 6, 1), nn.Conv2d(6, 6, 1)
+        self.left, self.right = kind(6, 6, 1), kind(6, 6, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         left, right = torch.split(x, x.shape[1] // 2, dim=1)
@@ -132,6 +147,13 @@ class SplitByShape(nn.Module):
 def test_halves_may_be_gates_or_split_by_the_width_that_is_found(gate: nn.Module) -> None:
     net = Gated(gate).eval()
     group = channel_groups(net, IMAGES)["0"]
+    assert (group.width, group.producers[0].indices[1]) == (6, (1, 7))
+
+
+@pytest.mark.parametrize("gate", [nn.GLU(1), SplitByShape(nn.Conv1d)])
+def test_halves_of_three_axes_are_found_too(gate: nn.Module) -> None:
+    net = nn.Sequential(nn.Conv1d(3, 12, 3), gate, nn.Conv1d(6, 4, 1), nn.Conv1d(4, 2, 1)).eval()
+    group = channel_groups(net, IMAGES.flatten(2))["0"]
     assert (group.width, group.producers[0].indices[1]) == (6, (1, 7))
 
 

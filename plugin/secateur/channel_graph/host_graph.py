@@ -23,10 +23,10 @@ class HostGraph(tp.DependencyGraph):
     - A part of a split is a slice of its own. Torch-Pruning has one node for all parts and takes them in the order in
       which they are used, so that a part used twice is taken for two (C2f blocks: IndexError); a gated linear unit it
       takes for an operation on single elements.
-    - What is concatenated has the size that it has in the trace, also where it is an image or a buffer. Torch-Pruning
-      passes over these, guesses the sizes of others from the layers before, and fails at sums of numbers and None where
-      it cannot (CSP and dual-path networks: TypeError). Where maps grow by concatenation from block to block (ReXNet),
-      each block then doubles its time.
+    - What is sliced or concatenated has the size that it has in the trace, also where it is an image or a buffer.
+      Torch-Pruning passes over these, takes a slice for the whole, guesses other sizes from the layers before, and
+      fails at sums of numbers and None where it cannot (CSP and dual-path networks: TypeError). Where maps grow by
+      concatenation from block to block (ReXNet), each block then doubles its time.
     - A group comes by `MOST_VISITS` times as many dependencies as there are at the most, each with no more indices than
       a layer has. In attention Torch-Pruning goes in circles, with other indices each time (BoTNet, Swin transformers).
 
@@ -56,6 +56,16 @@ class HostGraph(tp.DependencyGraph):
         """Return a group, see Torch-Pruning's `get_pruning_group`. Raises RecursionError where it finds no end."""
         self._visits, self.met = 0, set()
         return super().get_pruning_group(*args, **options)
+
+    def get_out_channels(self, module_or_node: Any) -> int | None:
+        """Return how many channels a layer makes; of a slice, of which Torch-Pruning does not know, those it takes."""
+        if getattr(module_or_node, "type", None) == tp.ops.OPTYPE.SLICE:
+            cut = module_or_node.grad_fn
+            sizes, axis = cut._saved_self_sym_sizes, cut._saved_dim
+            if axis == (2 if len(sizes) == 3 else 1):
+                return len(range(sizes[axis])[cut._saved_start : cut._saved_end : cut._saved_step])
+        found: int | None = super().get_out_channels(module_or_node)  # type: ignore[no-untyped-call]  # as above
+        return found
 
     def equal_parts_in(self, group: Any) -> set[int]:
         """Return into how many equal parts the channels of a group are split on its way."""
@@ -113,21 +123,22 @@ class _PartByPart(TorchFunctionMode):
     ) -> Any:
         name = getattr(function, "__name__", "")
         if name == "glu":
-            left, right = self._slices(args[0], args[0].chunk(2, *args[1:], **(kwargs or {})))
+            left, right = self._apart(args[0], args[0].chunk(2, *args[1:], **(kwargs or {})))
             return left * right.sigmoid()
         if name in JOINS and args:
             args = (tuple(map(_as_result, args[0])), *args[1:])
         made = function(*args, **(kwargs or {}))
-        return self._slices(args[0], made) if args and name in SPLITS else made
+        return self._apart(args[0], made) if args and name in SPLITS else made
 
-    def _slices(self, whole: Tensor, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def _apart(self, whole: Tensor, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if whole.dim() < 2 or any(part.shape[2:] != whole.shape[2:] or len(part) != len(whole) for part in parts):
             return parts
         sizes = [part.shape[1] for part in parts]
-        slices = tuple(whole[:, first:last] for first, last in pairwise(accumulate(sizes, initial=0)))
+        if whole.dim() != 3:  # of three axes Torch-Pruning takes the last for the channels, where it knows of slices
+            parts = tuple(whole[:, first:last] for first, last in pairwise(accumulate(sizes, initial=0)))
         if len({*sizes}) == 1:
-            self.equal |= {part.grad_fn: len(slices) for part in slices if part.grad_fn is not None}
-        return slices
+            self.equal |= {part.grad_fn: len(parts) for part in parts if part.grad_fn is not None}
+        return parts
 
 
 def _as_result(tensor: Tensor) -> Tensor:
