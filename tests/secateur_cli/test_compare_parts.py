@@ -253,6 +253,18 @@ def test_what_is_not_measured_is_named_with_its_reason() -> None:
     assert verdicts(rows, ["cut"]) == ["50% of the MACs, uniform: nothing has been measured yet."]
 
 
+def test_what_has_not_come_to_the_last_stage_stands_by_the_one_before() -> None:
+    records = [record(name, 0, share, plan=name) for name, share in (("l1", 0.6), ("di", 0.7))]
+    for each in records:
+        each["accuracy"] |= {"fine-tuned": None}
+    rows = rows_of(records, ["cut", "fine-tuned"])
+    assert [row["criterion"] for row in rows] == ["di", "l1"]
+    (said,) = verdicts(rows, ["cut", "fine-tuned"])
+    assert said.startswith(
+        "50% of the MACs, uniform: nothing has been fine-tuned yet; di (secateur) is first (cut: 70.0%"
+    )
+
+
 @pytest.mark.parametrize("width", [80, 100])
 @pytest.mark.parametrize("stages", [("cut", "compensated"), ("cut", "recalibrated", "compensated", "fine-tuned")])
 def test_tables_fit_the_terminal_with_all_their_numbers(stages: tuple[str, ...], width: int) -> None:

@@ -111,7 +111,10 @@ def _unscored(setting: Setting, facts: Facts, cell: Cell) -> dict[str, str]:
 
 
 def rows_of(records: Sequence[Record], stages: Sequence[str]) -> list[Record]:
-    """Return one row for each criterion, search and budget, over the seeds; the best at the last stage first."""
+    """Return one row for each criterion, search and budget, over the seeds; the best at the last stage first.
+
+    Rows that are alike there, or have not come there, stand by the stages before.
+    """
     blocks: dict[tuple[str, str], dict[tuple[str, str], list[Record]]] = {}
     for record in records:
         rows = blocks.setdefault((record["budget"], record["search"]), {})
@@ -126,7 +129,7 @@ def rows_of(records: Sequence[Record], stages: Sequence[str]) -> list[Record]:
             if len(same) > 1 and None not in plans:
                 for row in same:
                     row["same_channels_as"] = [called(r) for r in same if r is not row]
-        found += sorted(block, key=lambda row: -_last(row, stages))
+        found += sorted(block, key=lambda row: _shares(row, stages), reverse=True)
     return found
 
 
@@ -181,9 +184,10 @@ def _speed(records: Sequence[Record]) -> Record | None:
     return found
 
 
-def _last(row: Record, stages: Sequence[str]) -> float:
-    share = row["accuracy"][stages[-1]]
-    return -1.0 if share is None else float(share["value"])
+def _shares(row: Record, stages: Sequence[str]) -> list[float]:
+    """Return the accuracies of a row, that of the last stage first."""
+    known = [row["accuracy"][stage] for stage in reversed(stages)]
+    return [-1.0 if share is None else float(share["value"]) for share in known]
 
 
 def _plain(value: Mean | None) -> dict[str, Any] | None:

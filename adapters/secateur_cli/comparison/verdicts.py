@@ -108,6 +108,8 @@ def lead(first: Row, other: Row, stage: str) -> Mean | None:
 def verdicts(rows: Sequence[Row], stages: Sequence[str], *, images: int | None = None) -> list[str]:
     """Return a sentence or two for each budget and search: who is first at the last stage, by how much, and how surely.
 
+    Where nothing has come to the last stage yet, it is said of the last one before it that something has come to.
+
     Args:
         rows: see `secateur_cli.comparison.results.rows_of`.
         stages: of the comparison.
@@ -121,7 +123,7 @@ def verdicts(rows: Sequence[Row], stages: Sequence[str], *, images: int | None =
         ['50% of the MACs, uniform: hrank (secateur) alone was measured (cut): 90.0%.']
     """
     return [
-        f"{budget}, {search}: {_said(standing(block, stages[-1], images=images), stages[-1])}"
+        f"{budget}, {search}: {_verdict(block, stages, images=images)}"
         for (budget, search), block in blocks_of(rows).items()
     ]
 
@@ -136,16 +138,21 @@ def _may_be_chance(ahead: Mean | None, least: float) -> bool:
     return ahead is None or (ahead.reach is not None and ahead.ends[0] <= 0) or ahead.value < least
 
 
-def _said(table: Standing, stage: str) -> str:
-    if table.first is None:
-        return "nothing has been measured yet."
-    share = percent(table.first["accuracy"][stage]["value"])
+def _verdict(block: Sequence[Row], stages: Sequence[str], *, images: int | None) -> str:
+    for stage in reversed(stages):
+        table = standing(block, stage, images=images)
+        if table.first is not None:
+            begun = "" if stage == stages[-1] else f"nothing has been {stages[-1]} yet; "
+            return begun + _said(table, table.first, stage)
+    return "nothing has been measured yet."
+
+
+def _said(table: Standing, first: Row, stage: str) -> str:
+    share = percent(first["accuracy"][stage]["value"])
     if table.second is None:
-        return f"{called(table.first)} alone was measured ({stage}): {share}."
+        return f"{called(first)} alone was measured ({stage}): {share}."
     verb = "leads" if table.leads else "is first"
-    return (
-        f"{called(table.first)} {verb} ({stage}: {share}), {_ahead(table, stage)} {called(table.second)}.{_more(table)}"
-    )
+    return f"{called(first)} {verb} ({stage}: {share}), {_ahead(table, stage)} {called(table.second)}.{_more(table)}"
 
 
 def _ahead(table: Standing, stage: str) -> str:
