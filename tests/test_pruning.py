@@ -13,7 +13,7 @@ import torch_pruning as tp
 import torchvision
 from torch import Tensor, nn
 
-from networks_for_tests import Chunked, Depthwise, Grouped, Residual, randomise_batch_norm
+from networks_for_tests import Chunked, Depthwise, Grouped, PermutedFlatten, Residual, randomise_batch_norm
 from references import prune_by_ranking
 from secateur import HRankImportance, prune, verify_pruning
 from secateur.errors import ConfigError, NetworkError, ScoreError
@@ -175,8 +175,8 @@ def test_every_group_that_stays_has_a_reason() -> None:
         layer = group._DG._module2name[group[0].dep.target.module]
         return constant(group) if layer == "left" else None
 
-    result = prune(Chunked(), IMAGES, only_left)
-    assert "does not run" in result.skipped["both"]
+    assert prune(Chunked(), IMAGES, only_left).skipped["both"] == "the importance has no scores for it"
+    assert "not the same as masking" in prune(PermutedFlatten(), IMAGES, MAGNITUDE).skipped["moved"]
     assert prune(Residual(), IMAGES, lambda g: None if len(g[0].idxs) == 6 else constant(g)).skipped["first"] == (
         "the importance has no scores for it"
     )
