@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from secateur import WeightImportance, prune, verify_pruning
 from secateur.channel_graph import channel_groups, verify
+from secateur.channel_graph.traced_groups import groups_of, record_group
+from secateur.channel_graph.tracing import trace
 from secateur.channel_graph.verify import difference
 from secateur.errors import NetworkError
 
@@ -65,3 +67,9 @@ def test_a_layer_that_cannot_be_cut_counts_as_one_that_does_not_run(monkeypatch:
     assert difference(net, groups, {"0": (1, 2)}, IMAGES) == float("inf")
     with pytest.raises(NetworkError, match="0: the network does not run any more"):
         channel_groups(net, IMAGES)
+
+
+def test_fewer_channels_than_blocks_are_one_channel() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)).eval()
+    group = next(group for group, record in groups_of(trace(net, (IMAGES,)), net) if record.name == "0")
+    assert record_group(group, blocks=8).width == 1

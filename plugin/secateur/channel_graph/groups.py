@@ -75,7 +75,7 @@ def channel_groups(
             nothing the second time), or the outputs are random, NaN or none, so that no group can be checked.
 
     Cost: a trace, and two forward passes on the example, one more and a copy where a weight is zero throughout; two
-    more for each group only where something is wrong.
+    more for each group only where something is wrong, and for each of its layers where it is split on its way.
 
     Example:
         >>> import torch
@@ -124,14 +124,14 @@ def channel_groups(
         tried = found
         found, wrong = _keep_what_verifies(model, tried, inputs)
         skipped |= wrong
-        for record in (record for record in tried if record.name in skipped):
-            for group, tied in groups_behind_splits(graph, traced, record):
-                layers = {member.layer for member in tied.producers}
-                apart = layers.isdisjoint(member.layer for known in found for member in known.producers)
-                if apart and not reason_to_skip(group, tied) and _keep_what_verifies(model, [tied], inputs)[0]:
-                    found.append(tied)
-                    skipped = {name: why for name, why in skipped.items() if name not in layers}
-                    break
+        for record in tried:
+            behind = groups_behind_splits(graph, traced, record) if record.name in skipped else ()
+            allowed = (each for group, each in behind if not reason_to_skip(group, each))
+            apart = (each for each in allowed if _makers([each]).isdisjoint(_makers(found)))
+            tied = next((each for each in apart if _keep_what_verifies(model, [each], inputs)[0]), None)
+            if tied is not None:
+                found.append(tied)
+                skipped = {name: why for name, why in skipped.items() if name not in _makers([tied])}
         found.sort(key=lambda group: order.index(group.name))
     if not found:
         reasons = (
@@ -233,6 +233,11 @@ def _keep_what_verifies(
     if left and not runs(model, by_name, left, inputs):
         wrong |= {n: NO_LONGER_RUNS for n, channels in left.items() if not runs(model, by_name, {n: channels}, inputs)}
     return [group for group in groups if group.name not in wrong], wrong
+
+
+def _makers(groups: Iterable[ChannelGroup]) -> set[str]:
+    """Return the layers that make the channels of some groups."""
+    return {member.layer for group in groups for member in group.producers}
 
 
 def _lopsided(group: ChannelGroup, idx: int) -> tuple[int, ...]:
