@@ -110,10 +110,9 @@ def _cannot_read(network: nn.Module, inputs: Tensor) -> str:
             f"images are given to it as one tensor, and its forward takes {signature}; put a module around it that "
             "takes one"
         )
-    weight = next((p for p in network.parameters() if p.is_floating_point()), None)
-    if weight is None or weight.dtype == inputs.dtype:
-        return ""
-    return f"its weights are {str(weight.dtype).removeprefix('torch.')}; let the batches hold that"
+    own = dtype_of(network)
+    told = f"its weights are {str(own).removeprefix('torch.')}; let the batches hold that"
+    return "" if own in (None, inputs.dtype) else told
 
 
 @contextmanager
@@ -239,6 +238,11 @@ def device_of(model: nn.Module) -> torch.device:
     """Return where the first parameter or buffer of `model` lies; the CPU if it has none."""
     tensors = itertools.chain(model.parameters(), model.buffers())
     return next((tensor.device for tensor in tensors), torch.device("cpu"))
+
+
+def dtype_of(model: nn.Module) -> torch.dtype | None:
+    """Return the type of the model's first floating-point weight, None where it has none."""
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
 
 
 def check_changeable(model: nn.Module) -> None:

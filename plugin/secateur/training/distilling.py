@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from secateur.distributed import local
 from secateur.errors import NetworkError
-from secateur.modes import device_of, evaluating
+from secateur.modes import device_of, dtype_of, evaluating
 from secateur.records import PruningPlan
 from secateur.training.block_ends import block_ends, captured
 
@@ -107,8 +107,8 @@ def distilling(
     teacher = local(teacher)
 
     def readable(images: Tensor) -> Tensor:
-        apart = images.is_floating_point() and _type_of(teacher) != _type_of(model)
-        return images.to(device_of(teacher), _type_of(teacher) if apart else images.dtype, copy=True)
+        apart = images.is_floating_point() and dtype_of(teacher) != dtype_of(model)
+        return images.to(device_of(teacher), dtype_of(teacher) if apart else images.dtype, copy=True)
 
     channels = _channels(teacher, readable(inputs[:2]), plan) if feature_weight else {}
     with ExitStack() as stack:
@@ -159,8 +159,3 @@ def _channels(teacher: nn.Module, inputs: Tensor, plan: PruningPlan | None) -> d
         if plan is not None and member.role == "producer" and plan.removed(group.name)
     }
     return {end: kept.get(layer) for end, layer in ends.items()}
-
-
-def _type_of(model: nn.Module) -> torch.dtype | None:
-    """Return the type of a network's first floating-point weight; None where it has none."""
-    return next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
