@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Self
 
@@ -21,10 +21,12 @@ class Claims:
 
     Args:
         path: the file; made if it is missing, never written to.
+        waiting: a context, given what to tell a user, within which another process is waited for.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, waiting: Callable[[str], AbstractContextManager[object]] = nullcontext) -> None:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        self._waiting = waiting
 
     def close(self) -> None:
         """Give up all claims."""
@@ -58,7 +60,8 @@ class Claims:
 
         place = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") % RANGE
         try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, place)
+            with self._waiting("waiting for what another process works at") if wait else nullcontext():
+                fcntl.lockf(self._file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, place)
         except (BlockingIOError, PermissionError):  # another process has it
             yield False
             return

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from select import select
 from typing import Any, cast
 
 import pytest
@@ -55,6 +57,35 @@ def test_a_claim_is_one_process_s_until_it_ends_however_it_ends(tmp_path: Path) 
         assert in_a_child(dies) == 5
         with claims.claim("cell 1") as ours:
             assert ours
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system makes no copies of a process")
+def test_who_waits_for_another_process_is_told_so(tmp_path: Path) -> None:
+    told: list[str] = []
+
+    @contextmanager
+    def waiting(title: str) -> Iterator[None]:
+        told.append(title)
+        os.write(begun, b".")
+        yield
+        told.append("done")
+
+    def waits() -> int:
+        with Claims(tmp_path / "claims", waiting) as claims, claims.claim("cell", wait=True) as ours:
+            return 10 * len(told) + ours
+
+    begins, begun = os.pipe()
+    with Claims(tmp_path / "claims", waiting) as claims:
+        with claims.claim("cell"):
+            child = os.fork()
+            if child == 0:
+                os._exit(waits())
+            assert select([begins], [], [], 20)[0] == [begins]
+            assert os.waitpid(child, os.WNOHANG) == (0, 0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 21
+        assert told == []
+        with claims.claim("cell", wait=True):
+            assert told == ["waiting for what another process works at", "done"]
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=8))

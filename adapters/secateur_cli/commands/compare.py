@@ -61,7 +61,7 @@ def _compare(path: Path, output: Path | None, changes: Sequence[str], *, show: b
     except OSError as error:
         raise ConfigError(f"the output folder {target} cannot be used: {error.strerror}") from error
     cells = cells_of(config)
-    with Claims(target / CLAIMS) as claims:
+    with Claims(target / CLAIMS, progress.waiting) as claims:
         train_dense(setting, claims)
         with open_journal(setting) as journal:
             if not show:

@@ -199,7 +199,7 @@ def bench(order: Order, seed: int, *, check: Callable[[Data], object] = lambda _
         try:
             check(job.data)
             kept.mkdir(parents=True, exist_ok=True)
-            with Claims(kept / "claims") as claims:
+            with Claims(kept / "claims", order.progress.waiting) as claims:
                 _train(job, kept / "dense", claims)
                 identity = identity_of(job.model, job.groups, job.data, seed=seed, settings=config.deciding())
                 with Journal.open(kept / "journal.sqlite", identity) as journal:
