@@ -93,10 +93,12 @@ def create_session(
     try:
         session: InferenceSession = opened()
     except Exception as error:  # onnxruntime's errors have no common class of their own
-        if provider == "cpu" or type(error).__name__ in FILE_FAULTS:
-            raise CheckpointError(
-                f"{path} is truncated, foreign, or holds what onnxruntime cannot run: {error}"
-            ) from error
+        name = type(error).__name__
+        if provider == "cpu" or name in FILE_FAULTS:
+            fault = "is truncated, foreign, or holds what onnxruntime cannot run"
+            if name == "NotImplemented":
+                fault = "holds an operator that onnxruntime lacks for its numbers; export the network in float32"
+            raise CheckpointError(f"{path} {fault}: {error}") from error
         session = _but_for_shapes(opened, error, provider=provider, path=path)
     if session.get_providers()[0] != wanted:
         raise ConfigError(f"asked for {wanted}, but onnxruntime runs {path} on {session.get_providers()[0]}")

@@ -12,9 +12,10 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from torch import nn
 
 from secateur.errors import CheckpointError, ConfigError, DataError
-from secateur_onnx import create_session, provider_assignment
+from secateur_onnx import create_session, export, provider_assignment
 from secateur_onnx.sessions import infer, input_spec
 
 
@@ -96,6 +97,13 @@ def test_an_operator_that_onnxruntime_does_not_know_is_named(tmp_path: Path) -> 
     onnx.save(onnx.helper.make_model(graph, opset_imports=sets, ir_version=10), tmp_path / "foreign.onnx")
     with pytest.raises(CheckpointError, match=r"foreign\.onnx.*somebody\.else"):
         create_session(tmp_path / "foreign.onnx")
+
+
+def test_the_way_out_of_a_convolution_in_float64_is_named(tmp_path: Path) -> None:
+    images = torch.zeros(2, 1, 4, 4, dtype=torch.float64)
+    export(nn.Conv2d(1, 2, 3).double(), images, tmp_path / "double.onnx")
+    with pytest.raises(CheckpointError, match=r"lacks for its numbers; export the network in float32: .*Conv"):
+        create_session(tmp_path / "double.onnx")
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 8, 8), (2, 1, 16, 16), (3, 16, 16)])
