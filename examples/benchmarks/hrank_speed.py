@@ -32,7 +32,8 @@ from torch.nn import functional
 
 from secateur import collect_scores
 from secateur.criteria import feature_map_ranks
-from secateur.criteria.certified_rank import OPEN, certified_ranks
+from secateur.criteria.certified_rank import certified_ranks
+from secateur.criteria.rank_certificate import OPEN
 from secateur.feature_maps.tap import producers, tapped
 from secateur.networks import resnet20, resnet56
 from secateur.weights import load_weights

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from secateur.criteria import certified_rank, feature_map_rank, feature_map_ranks
-from secateur.criteria.certified_rank import OPEN, certified_ranks, ranks_by_torch
+from secateur.criteria.certified_rank import certified_ranks, ranks_by_torch
+from secateur.criteria.rank_certificate import OPEN
 from secateur.errors import DataError
 from secateur.feature_maps.tap import producers, tapped
 from secateur.networks import resnet56

@@ -1,4 +1,4 @@
-"""The certificate of `secateur.criteria.certified_rank`, compiled by numba: map after map, on several threads.
+"""The certificate of `secateur.criteria.rank_certificate`, compiled by numba: map after map, on several threads.
 
 Each map is factored where it lies in the first-level cache, its dead rows and columns left out, so small maps (8 x 8)
 cost a fifth of a microsecond. The same certificate is written with torch in `certified_rank`; the two may leave
@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from secateur.criteria.certified_rank import OPEN, ROUNDING, SCALES, UNIT, bounds
+from secateur.criteria.rank_certificate import OPEN, ROUNDING, SCALES, UNIT, bounds
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Matrix = NDArray[np.float64]

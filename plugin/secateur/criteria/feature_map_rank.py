@@ -27,8 +27,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from secateur.criteria.certified_rank import OPEN, certified_ranks
+from secateur.criteria.certified_rank import certified_ranks
 from secateur.criteria.inputs import as_feature_maps, is_finite
+from secateur.criteria.rank_certificate import OPEN
 from secateur.errors import ConfigError, DataError
 
 CHUNK = 2**22  # numbers looked at in one go: 16 MiB, and a few times that in work space
@@ -67,8 +68,8 @@ def feature_map_ranks(feature_maps: Tensor) -> Tensor:
 
     Cost: O(H W min(H, W)) a map. With numba (`pip install secateur[fast]`) about 3 us for 32 x 32 and 0.25 us for 8 x 8
     on one processor core, and half of torch's threads are used; without it, or on a graphics card, several times that.
-    Few maps need a singular value decomposition (25 us and 2 us): see `secateur.criteria.certified_rank`. Memory beside
-    the maps: some 100 MiB, however many there are.
+    Few maps need a singular value decomposition (25 us and 2 us): see `secateur.criteria.rank_certificate`. Memory
+    beside the maps: some 100 MiB, however many there are.
 
     Example:
         >>> cross = torch.tensor([[0.0, 1.0, 0.0], [1.0, 1.0, 1.0], [0.0, 1.0, 0.0]])
