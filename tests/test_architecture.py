@@ -20,6 +20,8 @@ FOUNDATION = {
     "records",
     "batches",
     "modes",
+    "fingerprints",
+    "tf32",
     "files",
     "channel_map",
     "index_maps",

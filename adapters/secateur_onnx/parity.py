@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from secateur.batches import Batches, rebatch
 from secateur.errors import ConfigError, DataError, NetworkError, VerificationError
-from secateur.modes import evaluating, without_tf32
+from secateur.modes import evaluating
+from secateur.tf32 import without_tf32
 from secateur_onnx.networks import as_array, placed
 from secateur_onnx.sessions import create_session, infer, input_spec
 

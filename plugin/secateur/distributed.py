@@ -27,7 +27,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from secateur.errors import ConfigError, DataError, ProcessError
-from secateur.modes import structure_of, weights_hash
+from secateur.fingerprints import structure_of, weights_hash
 
 T = TypeVar("T")
 if TYPE_CHECKING:

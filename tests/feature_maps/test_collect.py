@@ -14,7 +14,7 @@ from torch.nn import functional as F  # noqa: N812  # its usual name
 
 from secateur.errors import ConfigError, DataError, NetworkError
 from secateur.feature_maps import collect_scores, tapped
-from secateur.modes import structure_of
+from secateur.fingerprints import structure_of
 
 
 @dataclass

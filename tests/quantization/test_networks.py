@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from secateur.errors import BudgetError, CheckpointError, ConfigError, NetworkError, ScoreError
-from secateur.modes import structure_of
+from secateur.fingerprints import structure_of
 from secateur.networks import resnet20
 from secateur.quantization import (
     BitPlan,

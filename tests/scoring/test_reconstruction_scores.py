@@ -16,7 +16,7 @@ from networks_for_tests import ConcatTwice, Depthwise, Grouped, Residual, random
 from references_reconstruction import IMAGES, LABELS, NaiveReader, naive_readers, naive_scores
 from secateur import MacsCost, ScoreTable, channel_groups, uniform_plan
 from secateur.errors import ConfigError, DataError, NetworkError, SecateurWarning
-from secateur.modes import structure_of
+from secateur.fingerprints import structure_of
 from secateur.records import ChannelGroup, Member
 
 # the naive twins below count errors in the reader's own unit

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations
 
 from secateur.criteria import WEIGHT_CRITERIA, Taylor, weight_criterion
 from secateur.errors import ConfigError, DataError, NetworkError, ScoreError
-from secateur.modes import structure_of
+from secateur.fingerprints import structure_of
 from secateur.networks import resnet20
 from secateur.records import ScoreTable
 from secateur.scoring import gradient_scores, weight_scores

@@ -13,7 +13,7 @@ from torch import nn
 
 from references import parity_by_loops
 from secateur.errors import ConfigError, DataError, VerificationError
-from secateur.modes import tf32_allowed
+from secateur.tf32 import tf32_allowed
 from secateur_onnx import check_parity, create_session, export, parity
 from secateur_onnx.sessions import infer
 

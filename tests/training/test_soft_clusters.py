@@ -14,7 +14,7 @@ from references_related import soft_counts
 from secateur import MacsCost, apply_plan, channel_groups, prune_by_soft_clusters, verify_pruning
 from secateur.criteria.clustering import clusters
 from secateur.errors import ConfigError, DataError, NetworkError, PlanError
-from secateur.modes import tf32_allowed
+from secateur.tf32 import tf32_allowed
 from secateur.training import Recipe, soft_clusters
 from secateur.training.soft_clusters import clusters_after
 

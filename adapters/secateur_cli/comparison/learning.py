@@ -16,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from secateur.errors import CheckpointError
-from secateur.modes import weights_hash
+from secateur.fingerprints import weights_hash
 from secateur.records import PruningPlan
 from secateur.search import uniform_plan
 from secateur.weights import load_weights, save_weights

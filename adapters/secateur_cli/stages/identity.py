@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from secateur.batches import rebatch
+from secateur.fingerprints import weights_hash
 from secateur.journal import digest_of_batches, identify
-from secateur.modes import weights_hash
 from secateur.records import ChannelGroups
 from secateur_cli.inputs.data import Data, Split
 from secateur_cli.inputs.epochs import Epochs, seed_everything

@@ -15,7 +15,7 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from secateur.channel_graph import apply_plan
-from secateur.modes import structure_of
+from secateur.fingerprints import structure_of
 from secateur.records import PruningPlan
 from secateur_onnx.benchmarking import benchmark
 from secateur_onnx.exporting import export

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from secateur.channel_graph.hosts import channels_of
 from secateur.channel_graph.traced_groups import reaches_outputs, record_group
 from secateur.errors import SecateurWarning, StaleScoresError
-from secateur.modes import structure_of
+from secateur.fingerprints import structure_of
 from secateur.records import Reduction, ScoreTable
 
 

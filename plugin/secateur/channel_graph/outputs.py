@@ -15,8 +15,9 @@ from torch.utils._pytree import tree_map
 
 from secateur.channel_graph.unmixed import Unmixed
 from secateur.errors import NetworkError
-from secateur.modes import evaluating, without_tf32
+from secateur.modes import evaluating
 from secateur.precision import HALF
+from secateur.tf32 import without_tf32
 
 TOLERANCE = 1e-4
 

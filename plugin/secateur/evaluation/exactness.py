@@ -21,9 +21,9 @@ from torch.utils._pytree import tree_leaves
 
 from secateur.channel_graph.masks import masked
 from secateur.evaluation.penalties import penalties
-from secateur.modes import rounds_on_processors, tf32_allowed
 from secateur.protocols import Kept
 from secateur.records import ChannelGroup
+from secateur.tf32 import rounds_on_processors, tf32_allowed
 
 ROUNDING = 1e-4  # of the largest output, in float32: a hundred times what was seen
 TF32_ROUNDING = 1e-2  # where a GPU multiplies numbers of ten bits

@@ -15,9 +15,11 @@ from secateur.errors import ConfigError, DataError, NetworkError
 from secateur.feature_maps.saturation import saturated_layers, warn_of_saturation
 from secateur.feature_maps.streams import Streams, mergeable
 from secateur.feature_maps.tap import Tap, producers, tapped
-from secateur.modes import device_of, evaluating, reading, structure_of, unwrapped, without_tf32
+from secateur.fingerprints import structure_of
+from secateur.modes import device_of, evaluating, reading, unwrapped
 from secateur.protocols import Criterion
 from secateur.records import ScoreTable, rounded
+from secateur.tf32 import without_tf32
 
 DIGITS = 12  # of a score: in so many it agrees, in whichever order the threads add it up
 

@@ -13,11 +13,12 @@ from torch import nn
 from secateur.batches import Batches
 from secateur.distributed import Across, jointly, place_in
 from secateur.errors import CheckpointError
+from secateur.fingerprints import structure_of, weights_hash
 from secateur.gates.attached import Attached
 from secateur.gates.learning import Learning
 from secateur.gates.learnt import GateEpoch
 from secateur.gates.recipe import GateRecipe
-from secateur.modes import device_of, structure_of, weights_hash
+from secateur.modes import device_of
 from secateur.training.random_states import random_states, restore_random_states
 from secateur.training.snapshots import (
     Snapshot,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from secateur.batches import Batches, opened, unpack
 from secateur.errors import JournalError
-from secateur.modes import tensors_hash, weights_hash
+from secateur.fingerprints import tensors_hash, weights_hash
 from secateur.plain_data import own_number
 from secateur.records import ChannelGroup
 

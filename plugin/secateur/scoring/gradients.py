@@ -15,10 +15,12 @@ from secateur.batches import Batches, rebatch
 from secateur.distributed import Across, Share, jointly, part_of, sum_of
 from secateur.errors import ConfigError, DataError, NetworkError
 from secateur.feature_maps.tap import producers
-from secateur.modes import check_changeable, device_of, evaluating, reading, structure_of, unwrapped, without_tf32
+from secateur.fingerprints import structure_of
+from secateur.modes import check_changeable, device_of, evaluating, reading, unwrapped
 from secateur.protocols import GradientCriterion
 from secateur.records import ScoreTable
 from secateur.scoring.weights import as_rows, named, weight_of
+from secateur.tf32 import without_tf32
 
 Loss = Callable[[Any, Any], Tensor]
 

@@ -15,7 +15,8 @@ from secateur.criteria import Reconstruction, options_of
 from secateur.criteria.adapting import Reader
 from secateur.distributed import Across, jointly
 from secateur.errors import NetworkError
-from secateur.modes import structure_of, unwrapped
+from secateur.fingerprints import structure_of
+from secateur.modes import unwrapped
 from secateur.records import ChannelGroup, Member, Reduction, ScoreTable, rounded
 from secateur.regression import FewRows, layout_of, readings_of, row_readings_of, warn_of_few_rows
 from secateur.scoring.holding import held, joint_equations, variations

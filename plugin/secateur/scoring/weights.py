@@ -13,7 +13,8 @@ from secateur import criteria
 from secateur.errors import ConfigError, NetworkError, ScoreError
 from secateur.feature_maps.norms import norms_reading
 from secateur.feature_maps.tap import producers
-from secateur.modes import device_of, evaluating, structure_of, unwrapped
+from secateur.fingerprints import structure_of
+from secateur.modes import device_of, evaluating, unwrapped
 from secateur.protocols import WeightCriterion
 from secateur.records import ScoreTable
 

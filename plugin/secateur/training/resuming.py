@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from secateur.batches import Batches
 from secateur.distributed import Across, jointly, place_in
-from secateur.modes import device_of, structure_of, weights_hash
+from secateur.fingerprints import structure_of, weights_hash
+from secateur.modes import device_of
 from secateur.training.random_states import random_states, restore_random_states
 from secateur.training.recipe import Recipe
 from secateur.training.snapshots import Snapshot, optimizer_tensors, restore_optimizer, restore_scaler, scaler_tensors

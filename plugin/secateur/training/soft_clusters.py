@@ -29,11 +29,12 @@ from secateur.batches import Batches, first_inputs
 from secateur.criteria.clustering import clusters
 from secateur.distributed import Across, local
 from secateur.errors import ConfigError, NetworkError, PlanError
-from secateur.modes import device_of, evaluating, without_tf32
+from secateur.modes import device_of, evaluating
 from secateur.precision import HALF, in_single_precision
 from secateur.protocols import CostModel
 from secateur.records import ChannelGroup, Member, PruningPlan
 from secateur.records.groups import narrowed
+from secateur.tf32 import without_tf32
 from secateur.training.fine_tune import Epoch, History, fine_tune
 from secateur.training.recipe import Recipe
 
