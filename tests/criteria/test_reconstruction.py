@@ -93,6 +93,7 @@ CASES = {
     "read by none": [reader(12, 20, 2, 2, ((0,), (), (1,)))],
     "columns of others": [reader(7, 20, 7, 2, blocks(2, 2, first=1))],
     "fewer rows than columns": [reader(8, 4, 6, 2, blocks(3, 2))],
+    "many outputs": [reader(13, 30, 8, 9, blocks(4, 2))],
     "seven channels": [reader(9, 40, 7, 2, blocks(7, 1))],
 }
 
