@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -106,7 +106,7 @@ def test_it_is_the_regression_solved_again_without_each_channel(case: str, ridge
     for kind in ("products", "rows"):
         order, errors = elimination([r.held(kind) for r in readers], ridge=ridge)
         assert order == expected_order
-        assert errors == pytest.approx(expected, rel=1e-6 if kind == "products" or ridge > 1e-6 else 1e-4)
+        assert errors == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -268,6 +268,7 @@ def test_bringing_up_to_date_late_changes_no_number(monkeypatch: pytest.MonkeyPa
     n=st.integers(1, 60),
     ridge=st.sampled_from([1e-4, 1e-2, 1.0]),
 )
+@example(seed=125, channels=2, size=3, n=8, ridge=1e-4)  # nearly singular: U'U spans seven orders of magnitude
 @settings(max_examples=50, deadline=None)
 def test_products_and_rows_give_the_same_and_so_does_their_own_order_asked_for(
     seed: int, channels: int, size: int, n: int, ridge: float
