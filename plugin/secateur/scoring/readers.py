@@ -54,14 +54,9 @@ def readers_of(
 
     Cost: one forward pass of `example`.
     """
-    modules = dict(network.named_modules())
-    members = {member.layer: member for group in groups.values() for member in consumers(group)}
-    unread = {
-        name: reason
-        for name, member in members.items()
-        if (reason := "a lone parameter is no layer" if member.axis is not None else reason_against(modules[name]))
-    }
-    solvable = [name for name in members if name not in unread]
+    names = dict.fromkeys(member.layer for group in groups.values() for member in consumers(group))
+    unread = {name: reason for name in names if (reason := reason_against(network.get_submodule(name)))}
+    solvable = [name for name in names if name not in unread]
     targets = targets_of(network, example.to(device_of(network)), solvable, at="layer")
     return targets, unread | {name: LEFT_OUT for name in solvable if name not in targets}
 
