@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from references_related import k_means, sketch_row_by_row
-from secateur.criteria.clustering import clusters
+from secateur.criteria.clustering import _filled, clusters
 from secateur.criteria.sketching import frequent_directions
 from secateur.errors import ConfigError, ScoreError
 
@@ -31,6 +31,11 @@ def test_clusters_are_those_of_the_twin(count: int, width: int, seed: int, data:
 def test_equal_rows_still_make_as_many_clusters_as_asked_for() -> None:
     assert sorted(map(len, clusters(torch.ones(5, 2), 3))) == [1, 1, 3]
     assert clusters(torch.tensor([[0.0], [5.0], [0.0], [5.0]]), 2) == ((0, 2), (1, 3))
+
+
+def test_an_empty_cluster_gets_the_row_that_lies_farthest_of_those_that_are_not_alone() -> None:
+    distances = torch.tensor([[1.0, 50.0, 60.0], [4.0, 50.0, 60.0], [2.0, 50.0, 60.0], [70.0, 9.0, 60.0]])
+    assert _filled(torch.tensor([0, 0, 0, 1]), distances, 3).tolist() == [0, 2, 0, 1]
 
 
 @given(st.integers(2, 20), st.integers(1, 8), st.integers(0, 99), st.data())

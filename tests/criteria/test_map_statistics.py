@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import references_criteria as naive
-from secateur.criteria import FeatureVariance, MeanActivation
+from secateur.criteria import FeatureVariance, MeanActivation, moments
 from secateur.errors import ConfigError, DataError
 
 
@@ -35,6 +35,17 @@ def test_scores_are_those_of_a_loop(seed: int, shape: tuple[int, ...], cut: int,
     assert found[1] == pytest.approx(naive.variance_by_loops(maps), rel=1e-6, abs=1e-12)
     energy = score(FeatureVariance(centred=False), maps, cut=cut).tolist()
     assert energy == pytest.approx(naive.variance_by_loops(maps, centred=False), rel=1e-6)
+
+
+@pytest.mark.parametrize("numbers", [1, 150, 10**6])
+def test_moments_do_not_depend_on_how_many_numbers_are_made_at_a_time(
+    numbers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(moments, "CHUNK", numbers)
+    maps = torch.randn(7, 5, 3, 4, generator=torch.Generator().manual_seed(0)).double()
+    for found, over in ((moments.position_moments(maps), 0), (moments.image_moments(maps), (2, 3))):
+        torch.testing.assert_close(found.mean, maps.mean(over))
+        torch.testing.assert_close(found.variance, maps.var(over, unbiased=False))
 
 
 def test_scale_behaviour() -> None:

@@ -197,6 +197,31 @@ def test_float64_serves_where_float32_will_not_do(fault: str, products: list[tor
     assert torch.equal(mixed, derivatives(maps, targets, rho=0.1))
 
 
+@pytest.mark.parametrize("rho", [1e-3, 10.0])
+def test_the_bound_on_rounding_is_as_told_and_no_looser_than_its_norm_of_the_inverse(rho: float) -> None:
+    maps, targets = problem(12, (12, 5, 4, 4))
+    Z, Y = (maps - maps[0]).flatten(1).double(), targets.double() - targets.double().mean(0)
+    X = Z - Z.mean(0)
+    G = X @ X.T
+    M = G + (rho + G.trace() / 12**2) * torch.eye(12)
+    A, energy = torch.linalg.solve(M, Y), float(Z.square().sum())
+    told = 2**-23 * A.norm() * energy**0.5 * (1 + (energy / torch.linalg.eigvalsh(M).min()) ** 0.5) / (X.T @ A).norm()
+    found = ridge._rounding(G, torch.linalg.cholesky(M), A, energy)
+    assert told <= found <= 12**0.5 * told
+
+
+@pytest.mark.parametrize("outputs", [1, 4, 5])  # beyond four the squares of R are the smaller
+def test_the_losses_of_blocks_are_traces_and_a_single_unfit_block_is_refused(outputs: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    A, R = (torch.randn(3, 2, width, generator=generator, dtype=torch.float64) for width in (3, outputs))
+    M = A @ A.mT
+    expected = torch.stack([torch.trace(r.T @ torch.linalg.inv(m) @ r) for m, r in zip(M, R, strict=True)])
+    torch.testing.assert_close(ridge.block_losses(M, R), expected)
+    M[1] = 0.0
+    with pytest.raises(ConfigError, match="too small"):
+        ridge.block_losses(M, R)
+
+
 def test_more_targets_than_images_cost_no_more_than_as_many() -> None:
     maps, _ = problem(10, (6, 4, 3, 2))
     targets = torch.randn(6, 40, generator=torch.Generator().manual_seed(0))

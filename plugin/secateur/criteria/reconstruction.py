@@ -17,8 +17,8 @@ surgeon's saliency [Hassibi1993] for a block of weights. The channel with the sm
 and so on to the last. Where several layers read the channels their losses are summed. A channel's score is the error
 once it and all that fell before it are gone: the error curve of the layer, e(k) for k kept channels, and its ranking.
 
-In the order of another criterion's scores this gives the error curve of that criterion, and for less. With the columns
-arranged so that those that go first stand last, U'U + r I = L L', and with Z = L^-1 U'T,
+The errors are told once the order is known, be it this one or that of another criterion's scores, whose error curve
+they then are. With the columns arranged so that those that go first stand last, U'U + r I = L L', and Z = L^-1 U'T,
 
     loss_c = |Z[S_c]|^2        once all that go before c are gone,
 
@@ -40,7 +40,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from secateur.criteria.adapting import Adapting, Reader, check_ridge
+from secateur.criteria.adapting import Reader, check_ridge
 from secateur.errors import ConfigError, ScoreError
 
 
@@ -124,9 +124,8 @@ def elimination(
             different numbers of columns, `order` does not name each channel once, or fewer are to stay than there are
             parts.
 
-    Cost: D^3 + d^3 + d^2 O for each reader of D columns, d of them owned by the channels, and O outputs, in float64;
-    three times 8 D^2 bytes, 9 d^2 of them throughout. In a given order D^3 / 3 + D^2 O, and twice 8 D^2 bytes. Less
-    for a reader of few rows: `secateur.criteria.adapting.RowReading`.
+    Cost: D^3 / 3 + D^2 O for each reader of D columns and O outputs, in float64, and twice 8 D^2 bytes; without an
+    order first that of `cheapest_first`. Less for a reader of few rows: `secateur.criteria.adapting.RowReading`.
 
     Example:
         >>> from secateur.criteria.adapting import Reading
@@ -135,35 +134,43 @@ def elimination(
         >>> order, [round(e, 3) for e in errors]
         ([2, 0, 1], [0.75, 1.0, 2.0])
     """
-    check_ridge(ridge)
-    if len({len(reading.owned) for reading in readings}) != 1:
-        raise ScoreError("readings are needed, at least one, and all of the same channels")
-    count = len(readings[0].owned)
-    if any(len({len(columns) for columns in reading.owned if columns}) > 1 for reading in readings):
-        raise ScoreError("the channels own different numbers of a reader's inputs, and cannot be compared")
+    count = _channels(readings, ridge)
+    if order is None:
+        gone = cheapest_first(readings, ridge=ridge, keep=keep, parts=parts)
+        order = [*gone, *sorted({*range(count)} - {*gone})]
+    elif sorted(order) != list(range(count)):
+        raise ScoreError(f"the order must name each of {count} channels once")
+    solved = [reading.in_order(order, ridge) for reading in readings]
+    error = sum(least for least, _ in solved)
+    losses = sum((each for _, each in solved), torch.zeros(count, dtype=torch.float64)).tolist()
+    return list(order[: count - keep]), list(itertools.accumulate(losses[: count - keep], initial=error))[1:]
+
+
+def cheapest_first(
+    readings: Sequence[Reader], *, ridge: float = 1e-2, keep: int = 0, parts: Collection[Collection[int]] = ()
+) -> list[int]:
+    """Return the channels in the order in which they go, always the one of least loss, down to `keep` channels.
+
+    Args and errors as in `elimination`.
+
+    Cost: D^3 + d^3 + d^2 O for each reader of D columns, d of them owned by the channels, and O outputs, in float64;
+    three times 8 D^2 bytes, 9 d^2 of them throughout.
+
+    Example:
+        >>> from secateur.criteria.adapting import Reading
+        >>> UU, UT = torch.diag(torch.tensor([4.0, 1.0, 9.0])).double(), torch.ones(3, 1).double()
+        >>> cheapest_first([Reading(UU, UT, 2.0, ((0,), (1,), (2,)))], keep=1)
+        [2, 0]
+    """
+    count = _channels(readings, ridge)
     if keep < len(parts):
         raise ScoreError(f"cannot keep {keep} channels, of which {len(parts)} parts need one each")
-    if order is None:
-        gone, error, losses = _cheapest_first([reading.adapting(ridge) for reading in readings], count, keep, parts)
-    elif sorted(order) == list(range(count)):
-        solved = [reading.in_order(order, ridge) for reading in readings]
-        gone, error = list(order), sum(least for least, _ in solved)
-        losses = sum((each for _, each in solved), torch.zeros(count, dtype=torch.float64)).tolist()
-    else:
-        raise ScoreError(f"the order must name each of {count} channels once")
-    return gone[: count - keep], list(itertools.accumulate(losses[: count - keep], initial=error))[1:]
-
-
-def _cheapest_first(
-    readers: Sequence[Adapting], count: int, keep: int, parts: Collection[Collection[int]]
-) -> tuple[list[int], float, list[float]]:
-    """Return the channels in the order of least loss, the error with all of them, and what each adds as it goes."""
     alive = torch.ones(count, dtype=torch.bool)
     within = torch.zeros(len(parts), count, dtype=torch.bool)
     for row, part in zip(within, parts, strict=True):
         row[list(part)] = True
+    readers = [reading.adapting(ridge) for reading in readings]
     gone: list[int] = []
-    found: list[float] = []
     for _ in range(count - keep):
         losses = torch.zeros(count, dtype=torch.float64)
         for reader in readers:
@@ -175,5 +182,14 @@ def _cheapest_first(
             reader.remove(channel)
         alive[channel] = False
         gone.append(channel)
-        found.append(float(losses[channel]))
-    return gone, sum(reader.error for reader in readers), found
+    return gone
+
+
+def _channels(readings: Sequence[Reader], ridge: float) -> int:
+    """Return how many channels there are, if the readings can be solved and compared."""
+    check_ridge(ridge)
+    if len({len(reading.owned) for reading in readings}) != 1:
+        raise ScoreError("readings are needed, at least one, and all of the same channels")
+    if any(len({len(columns) for columns in reading.owned if columns}) > 1 for reading in readings):
+        raise ScoreError("the channels own different numbers of a reader's inputs, and cannot be compared")
+    return len(readings[0].owned)

@@ -49,7 +49,7 @@ def frequent_directions(rows: Tensor, count: int) -> tuple[Tensor, int]:
     while len(rows) - taken >= count - half:
         _, values, directions = torch.linalg.svd(sketch, full_matrices=False)
         cut = values[half] if half < len(values) else values.new_zeros(())
-        shrunken = (values.square() - cut.square()).clamp(min=0).sqrt()[:half, None] * directions[:half]
+        shrunken = (values[:half].square() - cut.square()).sqrt()[:, None] * directions[:half]
         sketch = torch.zeros_like(sketch)
         sketch[: len(shrunken)] = shrunken
         sketch[half:] = rows[taken : taken + count - half]

@@ -87,7 +87,7 @@ class NestedWeights:
                 SecateurWarning,
                 stacklevel=2,
             )
-        self._targets, self._equations = targets, gather(model, targets, images, None, rows)
+        self._targets, self._equations = targets, gather(model, targets, images, rows)
         self._reads: dict[str, list[tuple[str, Member]]] = {name: [] for name in targets}
         for group in groups.values():
             for member in consumers(group):

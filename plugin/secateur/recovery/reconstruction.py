@@ -19,7 +19,7 @@ from secateur.batches import Batches, hold
 from secateur.channel_graph import apply_plan
 from secateur.channel_graph.masks import silence
 from secateur.channel_graph.surgery import check_fits, zero_masked
-from secateur.criteria.reconstruction import elimination
+from secateur.criteria.reconstruction import cheapest_first
 from secateur.modes import device_of, unwrapped
 from secateur.records import ChannelGroup, Member, PruningPlan
 from secateur.recovery.affected import layers_to_solve
@@ -162,8 +162,8 @@ def _choose(
 ) -> tuple[int, ...]:
     """Return the channels that a layer had best keep, by the equations of what its outputs should be."""
     readings = readings_of(equations, module, target, reader, live=live)
-    order, _ = elimination(readings, ridge=ridge, keep=keep, parts=parts)
-    return tuple(sorted({*range(len(reader.indices))} - {*order}))
+    gone = cheapest_first(readings, ridge=ridge, keep=keep, parts=parts)
+    return tuple(sorted({*range(len(reader.indices))} - {*gone}))
 
 
 def _remove(network: nn.Module, group: ChannelGroup, kept: Sequence[int], live: Mapping[str, Tensor]) -> None:

@@ -288,12 +288,10 @@ def varying(about_mean: Tensor, about_zero: Tensor) -> Tensor:
 
 
 def _regularised(M: Tensor, ridge: Tensor, right: Tensor) -> Tensor:
-    """Return (M + ridge I)^-1 right for each block; 0 where M is 0."""
-    dead = ridge == 0
+    """Return (M + ridge I)^-1 right for each block; with 1 for the ridge where M is 0, and U with it."""
     H = M.clone()
-    _diagonal(H).add_(torch.where(dead, 1.0, ridge)[:, None])
+    _diagonal(H).add_(torch.where(ridge == 0, 1.0, ridge)[:, None])
     factor, failed = torch.linalg.cholesky_ex(H)
     if bool((failed != 0).any()):
         raise ConfigError("the ridge is too small: float64 cannot tell the rows' products from a singular matrix")
-    solved = torch.cholesky_solve(right, factor)
-    return torch.where(dead[:, None, None], 0.0, solved)
+    return torch.cholesky_solve(right, factor)

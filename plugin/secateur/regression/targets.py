@@ -58,7 +58,7 @@ class Target:
         if gain is None:
             return missing
         live = gain.abs() > DEAD * gain.abs().max()
-        return torch.where(live, missing / torch.where(live, gain, 1.0), 0.0)
+        return torch.where(live, missing / gain, 0.0)
 
     def can_shift(self, layer: nn.Module) -> bool:
         """Return whether a constant can be added to y: to the bias, or to what the batch norm takes away."""

@@ -98,9 +98,9 @@ def held(network: nn.Module, batches: Batches, rule: Reconstruction, across: Acr
 def joint_equations(
     network: nn.Module, layers: Iterable[str], images: Held, rows: int, *, few: Collection[str]
 ) -> dict[str, NormalEquations | FewRows]:
-    """Return the equations of each layer over the images of all processes; see `gather`. Of a `few`, their rows.
+    """Return the equations of each layer over the images of all processes; see `fill`. Of a `few`, their rows.
 
-    Cost: that of `gather`, and the memory of one layer's equations for each process beside all of this one.
+    Cost: that of `fill`, and the memory of one layer's equations for each process beside all of this one.
     """
     device = device_of(network)
     own: dict[str, NormalEquations | FewRows] = {

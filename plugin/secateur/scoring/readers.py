@@ -54,14 +54,9 @@ def readers_of(
 
     Cost: one forward pass of `example`.
     """
-    modules = dict(network.named_modules())
-    members = {member.layer: member for group in groups.values() for member in consumers(group)}
-    unread = {
-        name: reason
-        for name, member in members.items()
-        if (reason := "a lone parameter is no layer" if member.axis is not None else reason_against(modules[name]))
-    }
-    solvable = [name for name in members if name not in unread]
+    names = dict.fromkeys(member.layer for group in groups.values() for member in consumers(group))
+    unread = {name: reason for name in names if (reason := reason_against(network.get_submodule(name)))}
+    solvable = [name for name in names if name not in unread]
     targets = targets_of(network, example.to(device_of(network)), solvable, at="layer")
     return targets, unread | {name: LEFT_OUT for name in solvable if name not in targets}
 
@@ -117,33 +112,12 @@ def layout_with(module: nn.Module, classes: int) -> Layout:
 
 
 def gather(
-    network: nn.Module,
-    targets: Mapping[str, Target],
-    images: Sequence[Tensor],
-    classes: Sequence[Tensor] | None,
-    rows: int,
-    *,
-    total: int | None = None,
-    seed: int = 0,
+    network: nn.Module, targets: Mapping[str, Target], images: Sequence[Tensor], rows: int
 ) -> dict[str, NormalEquations]:
-    """Return the equations of each layer for its own output times the gain and, beside it, for the classes.
-
-    Args:
-        network: run in eval mode; left as it was.
-        targets: the layers.
-        images: batches (N, ...).
-        classes: for each batch (N, L), zeros and ones; None for the outputs alone.
-        rows: output positions of each layer, drawn at random, shared out over the batches by their size.
-        total: how many images `rows` are shared out over; None for these.
-        seed: draws the positions.
-
-    Raises:
-        DataError: a layer gives or reads NaN or infinite values; it is named.
-    """
-    width, device = 0 if classes is None else classes[0].shape[1], device_of(network)
-    layouts = {name: layout_with(network.get_submodule(name), width) for name in targets}
-    equations = {name: NormalEquations(layout, device=device) for name, layout in layouts.items()}
-    fill(network, equations, images, classes, rows, total=total, seed=seed)
+    """Return the equations of each layer for its own output; see `fill`."""
+    device = device_of(network)
+    equations = {name: NormalEquations(layout_of(network.get_submodule(name)), device=device) for name in targets}
+    fill(network, equations, images, None, rows, total=sum(map(len, images)))
     return equations
 
 
@@ -154,11 +128,24 @@ def fill(
     classes: Sequence[Tensor] | None,
     rows: int,
     *,
-    total: int | None = None,
+    total: int,
     seed: int = 0,
 ) -> None:
-    """Add what the layers read of the images to their `equations`; see `gather`."""
-    device, total = device_of(network), total or sum(map(len, images))
+    """Add what layers read of the images, and their outputs there, to their equations.
+
+    Args:
+        network: run in eval mode; left as it was.
+        equations: of each layer, for its own output and, beside it, for the classes.
+        images: batches (N, ...).
+        classes: for each batch (N, L), zeros and ones; None for the outputs alone.
+        rows: output positions of each layer, drawn at random, shared out over the batches by their size.
+        total: how many images `rows` are shared out over.
+        seed: draws the positions.
+
+    Raises:
+        DataError: a layer gives or reads NaN or infinite values; it is named.
+    """
+    device = device_of(network)
     draws = {name: torch.Generator().manual_seed(seed) for name in equations}
 
     def reader(name: str, place: int) -> Any:
