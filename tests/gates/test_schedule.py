@@ -73,8 +73,8 @@ def test_lambda_is_the_distance_of_the_code_from_its_share() -> None:
     assert penalty.kept == 0.5  # the second channel in eleven of twenty steps, the others in nine and ten
     assert penalty.weight == 0.0
     for step in range(20, 40):
-        penalty.remember(step, code)
-    assert penalty.kept == 0.25
+        penalty.remember(step, torch.tensor([0.9, 0.9 * (step < 30), 0.3, 0.2]))
+    assert penalty.kept == 0.25  # the second in ten of the last twenty steps, though in 21 of all
     assert penalty.weight == pytest.approx(100 * 0.25)
 
 
