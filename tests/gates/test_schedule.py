@@ -8,10 +8,16 @@ import torch
 from references_gates import alpha_by_hand
 from secateur.errors import ConfigError
 from secateur.gates import PRESETS, GateRecipe
+from secateur.gates.learnt import Learnt
 from secateur.gates.schedule import AlphaSchedule, Penalty, is_binary
 
 HALF = torch.tensor([0.0, 1.0])
-OPEN = torch.full((4,), 0.5)
+OPEN = torch.full((4,), 0.25)
+
+
+def test_a_short_run_has_twenty_changes_too() -> None:
+    alpha = AlphaSchedule(GateRecipe(alpha=(1.0, 20.0), every=100), steps=60, keep=0.5)
+    assert [alpha(step) for step in range(60)] == pytest.approx([1 + step // 3 for step in range(60)])
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -31,6 +37,10 @@ def test_a_collapsing_code_bumps_alpha_at_falling_bounds() -> None:
         alpha.watch(0, HALF, 1 - gone)
         seen.append(alpha(0))
     assert seen == [1.0, 1.5, 2.0, 2.0, 2.5, *[3.0, 3.5, 4.0, 4.5, 5.0, 5.5, 5.5]]  # never below 1 - r = 60%
+    other = AlphaSchedule(GateRecipe(alpha=(1.0, 1.0), bump=0.5, every=1), steps=2000, keep=0.4)
+    other.memory = alpha.memory
+    other.watch(0, HALF, 0.4)
+    assert other(0) == 6.0
 
 
 def test_an_undecided_code_bumps_alpha_after_twenty_changes() -> None:
@@ -40,8 +50,9 @@ def test_an_undecided_code_bumps_alpha_after_twenty_changes() -> None:
     assert alpha(0) == 1.0
     for step in range(200, 230):
         alpha.watch(step, OPEN, 0.5)
+        alpha.watch(step, 1 - OPEN, 0.5)
         alpha.watch(step, HALF, 0.5)
-    assert alpha(0) == 2.5
+    assert alpha(0) == 4.0  # three changes, at which the one and the other were undecided
 
 
 def test_alpha_runs_ahead_in_a_hurry_and_stays_without_binarisation() -> None:
@@ -58,12 +69,12 @@ def test_lambda_is_the_distance_of_the_code_from_its_share() -> None:
     assert float(penalty(code)) == pytest.approx(10 * (0.45 - 0.5) ** 2)
     for step in range(20):
         assert penalty.weight == 10.0
-        penalty.remember(step, code if step < 9 else torch.tensor([0.9, 0.8, 0.3, 0.2]))
-    assert penalty.kept == 0.5  # the second channel in eleven of twenty steps
+        penalty.remember(step, torch.tensor([0.9, 0.4 + 0.4 * (step >= 9), 0.3 + 0.4 * (step < 9), 0.9 * (step < 10)]))
+    assert penalty.kept == 0.5  # the second channel in eleven of twenty steps, the others in nine and ten
     assert penalty.weight == 0.0
     for step in range(20, 40):
-        penalty.remember(step, code)
-    assert penalty.kept == 0.25
+        penalty.remember(step, torch.tensor([0.9, 0.9 * (step < 30), 0.3, 0.2]))
+    assert penalty.kept == 0.25  # the second in ten of the last twenty steps, though in 21 of all
     assert penalty.weight == pytest.approx(100 * 0.25)
 
 
@@ -75,9 +86,10 @@ def test_lambda_stays_where_it_is_not_adaptive() -> None:
 
 
 def test_binary_means_nine_in_ten() -> None:
-    code = torch.cat([torch.zeros(9), torch.tensor([0.5])])
+    code = torch.tensor([*[0.0, 1.0] * 4, 1.0, 0.5])
     assert is_binary(code)
     assert not is_binary(torch.cat([code[1:], torch.tensor([0.15])]))
+    assert not is_binary(torch.cat([code[1:], torch.tensor([0.85])]))
     assert is_binary(torch.cat([code[1:], torch.tensor([0.15])]), 0.2, 0.8)
 
 
@@ -94,3 +106,9 @@ def test_binary_means_nine_in_ten() -> None:
 def test_numbers_that_cannot_be(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         GateRecipe().changed(changes)
+
+
+def test_channels_stay_that_most_steps_keep_then_those_of_the_largest_code() -> None:
+    shares, code = torch.tensor([0.5, 0.05, 0.55, 0.5, 0.05]), torch.tensor([0.3, 0.9, 0.6, 0.4, 0.8])
+    gate = Learnt("group", shares, code, alpha=10.0, target=0.5, kept=0.2, binary=True)
+    assert [gate.channels(width) for width in (None, 1, 2, 3, 4)] == [(2,), (2,), (2, 3), (0, 2, 3), (0, 1, 2, 3)]

@@ -169,6 +169,7 @@ def test_gradients_pass_as_if_nothing_were_rounded() -> None:
     ("options", "error", "message"),
     [
         ({"levels": (4, 8), "shares": (0.5, 0.5)}, ConfigError, r"falling numbers of bits, such as \(8, 4\)"),
+        ({"levels": (8, 8), "shares": (0.5, 0.5)}, ConfigError, "must be falling"),
         ({"levels": (8, 1), "shares": (0.5, 0.5)}, ConfigError, r"2\.\.16; found \[1, 8\]"),
         ({"shares": (0.5, 0.4)}, ConfigError, "add up to 1"),
         ({"shares": (1.0,)}, ConfigError, "one for each of 2 levels"),
@@ -238,6 +239,7 @@ def test_a_layer_that_stands_in_two_places(tmp_path: Path) -> None:
 
 def test_a_network_that_is_one_layer(tmp_path: Path) -> None:
     net, other, path = nn.Linear(16, 8), nn.Linear(16, 8), tmp_path / "net.safetensors"
+    nn.init.zeros_(net.weight[2])  # a filter of zeros has the scale 0, and comes back
     plan = uniform_bits(net, 4, ends=None)
     assert save_quantized(net, plan, path) == path.stat().st_size == quantized_bytes(net, plan)
     assert set(load_file(path)) == {"weight.codes.4", "weight.scales", "bias"}

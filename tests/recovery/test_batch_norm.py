@@ -36,6 +36,7 @@ def test_statistics_are_the_mean_over_batches(batches: int, size: int, seed: int
     data = torch.randn(batches, size, 3, 2, 2, generator=torch.Generator().manual_seed(seed)) * 3 + 5
     norm = nn.BatchNorm2d(3)
     norm.running_mean.fill_(100.0)  # nothing of the old may remain
+    norm.running_var.fill_(torch.inf)
     assert recalibrate_batch_norm(norm, list(data)) == batches * size
     means, variances = references.mean_batch_statistics(data.flatten(3).tolist())
     torch.testing.assert_close(norm.running_mean, torch.tensor(means))
@@ -86,6 +87,7 @@ def test_samples_bound_the_images_and_a_rest_is_left_out() -> None:
     assert len(read) <= 3
     assert recalibrate_batch_norm(net(), batches(3), samples=10) == 8
     assert recalibrate_batch_norm(net(), batches(1), samples=3) == 3
+    assert recalibrate_batch_norm(net(), batches(1), samples=2) == 2
     assert recalibrate_batch_norm(net(), [torch.randn(4, 2, 5, 5), torch.randn(3, 2, 5, 5)]) == 4
 
 

@@ -113,6 +113,9 @@ def test_consumers_alone() -> None:
     report = compensate(model, pruned, plan, [images()], layers="consumers")
     assert [fit.layer for fit in report.layers] == ["second"]
     assert changed(pruned, state(before)) == {"second.weight", "norm.running_mean"}
+    plan = plan_without(model := small(Depthwise), images(1), {"expand": [0, 1]})
+    report = compensate(model, apply_plan(model, plan), plan, [images()], layers="consumers")
+    assert [fit.layer for fit in report.layers] == ["depthwise", "project"]
 
 
 def test_images_may_come_in_any_form() -> None:

@@ -230,8 +230,7 @@ def rounded(weight: Tensor, bits: Tensor, thresholds: Tensor) -> Quantized:
     most = (2 ** (bits.to(weight.device) - 1) - 1).float()
     scales = thresholds.to(weight.device).float() / most
     rows = weight.detach().float().flatten(1)
-    safe = torch.where(scales > 0, scales, 1.0)[:, None]
-    codes = (rows / safe).round().clamp(-most[:, None], most[:, None])
+    codes = (rows / scales[:, None]).round().clamp(-most[:, None], most[:, None])
     codes = torch.where(scales[:, None] > 0, codes, 0.0)
     return Quantized(codes.to(torch.int32).view(weight.shape), scales, bits.to(torch.int64))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -34,8 +34,8 @@ class Compensation:
     """What `compensate` did: the layers solved for, in order, and the consumers left as they are, with the reason."""
 
     layers: tuple[LayerFit, ...]
-    left: Mapping[str, str] = field(default_factory=dict)
-    images: int = 0
+    left: Mapping[str, str]
+    images: int
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
