@@ -64,6 +64,26 @@ def test_dropout_stays_off() -> None:
     assert model[1].running_var.tolist() == [0.0, 0.0]
 
 
+class NormThenDropout(nn.BatchNorm2d):
+    """A batch norm that holds what follows it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.after = nn.Dropout(0.9)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(super().forward(x))  # type: ignore[no-any-return]  # a module's call
+
+
+def test_dropout_within_a_norm_stays_off_too() -> None:
+    plain = nn.Sequential(nn.BatchNorm2d(2), nn.BatchNorm2d(2))
+    model = nn.Sequential(NormThenDropout(2), nn.BatchNorm2d(2))
+    data = [torch.randn(4, 2, 5, 5) for _ in range(3)]
+    for network in (plain, model):
+        recalibrate_batch_norm(network, data)
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in plain.state_dict().items())
+
+
 def test_it_recovers_statistics_that_are_wrong() -> None:
     model, data = net(), torch.randn(64, 2, 6, 6)
     recalibrate_batch_norm(model, [data])

@@ -63,7 +63,7 @@ class FreshStatistics:
         momenta = [norm.momentum for norm in norms]
         with evaluating(network), torch.no_grad():
             for norm in norms:
-                norm.train()
+                norm.training = True
                 norm.momentum = None  # torch's sign for the mean over all batches
             for batch in self._images:
                 _put(norms, shared)

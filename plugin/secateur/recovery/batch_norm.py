@@ -143,7 +143,7 @@ def _observe(
     own = rebatch(itertools.chain([first], stream), size, samples=part) if part else ()
     with evaluating(network), torch.no_grad(), ExitStack() as stack:
         for name, norm in norms.items():
-            norm.train()
+            norm.training = True  # not what it holds, such as a dropout
             stack.callback(norm.register_forward_hook(sums[name].add).remove)
         for inputs, _ in own:
             with reading(network, inputs):
