@@ -95,9 +95,7 @@ class Problem:
         own = {
             name
             for name in self.scores
-            if self.variant == "low"
-            and len(self.groups[name].parts) <= len(start[name])
-            and start[name] == self._stay(name, len(start[name]))
+            if len(self.groups[name].parts) <= len(start[name]) and start[name] == self._stay(name, len(start[name]))
         }
         return replace(self, left={name: start[name] for name in self.groups if name not in own}, ties=start.ties)
 
