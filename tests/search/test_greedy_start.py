@@ -104,12 +104,13 @@ def test_a_start_that_meets_the_budget_is_the_plan() -> None:
 
 def test_groups_without_scores_keep_what_the_start_keeps() -> None:
     case = small_case()
-    start = plan_of(case, {"a": (1, 2, 3)})
+    start = replace(plan_of(case, {"a": (1, 2, 3)}), ties={"a": 2})
     alone = ScoreTable({"b": torch.arange(8.0)})
     with pytest.warns(SecateurWarning, match="1 of 2 groups stay as they are.*: a"):
         plan = greedy_plan(case.groups, alone, case.cost, 81 + 27 * 2 + 20, lambda kept: 1.0, start=start, round_to=1)
     assert plan.kept == {"a": (1, 2, 3), "b": (6, 7)}  # below what b alone could reach
     assert plan.cost_after == case.cost({"a": 3, "b": 2})
+    assert plan.ties == {"a": 2}
 
 
 def test_a_start_may_keep_one_channel_that_two_layers_share() -> None:
