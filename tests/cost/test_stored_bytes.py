@@ -32,6 +32,7 @@ class Mixed(nn.Module):
         self.slopes = nn.PReLU(8)
         self.norm = nn.BatchNorm2d(8, affine=False)
         self.second = nn.Conv2d(8, 4, 1)
+        self.first.register_buffer("calls", torch.zeros(1))
         self.register_buffer("mean", torch.zeros(1, 3, 1, 1, dtype=torch.float16))
         self.register_buffer("labels", torch.arange(10))
         self.register_buffer("scratch", torch.zeros(1000), persistent=False)

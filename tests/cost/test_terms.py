@@ -24,4 +24,5 @@ def test_only_what_a_group_occurs_in_is_counted_anew() -> None:
     assert cost({"a": 4, "b": 1, "c": 4}) == 9
     assert asked == ["b"]
     assert cost({"a": 3, "c": 2}) == 9
+    assert cost({"a": 0, "b": 1}) == 5
     assert cost({}) == 12

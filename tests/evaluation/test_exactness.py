@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import DataError
-from secateur.evaluation.exactness import Referee, computes_coarsely
+from secateur.evaluation.exactness import Referee, computes_coarsely, undecided
+from secateur.evaluation.penalties import margins
 
 
 class Cast(nn.Module):
@@ -23,6 +24,16 @@ class Cast(nn.Module):
         return self.layer(x.to(self.dtype).float())
 
 
+class Shortened(nn.Linear):
+    """A layer whose outputs alone are coarse."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).bfloat16()
+
+
 @pytest.mark.parametrize(
     ("build", "dtype", "coarse"),
     [
@@ -32,6 +43,7 @@ class Cast(nn.Module):
         (lambda: nn.Linear(2, 2).bfloat16(), torch.bfloat16, True),
         (lambda: Cast(torch.float64), torch.float32, False),
         (lambda: Cast(torch.bfloat16), torch.float32, True),
+        (Shortened, torch.float32, True),
     ],
 )
 def test_coarse_numbers_are_seen_wherever_they_are(
@@ -49,3 +61,19 @@ def test_the_literal_judge_refuses_nan() -> None:
     referee = Referee(nn.Identity(), {}, [torch.tensor([[torch.nan, 1.0]])], torch.tensor([0]))
     with pytest.raises(DataError, match="NaN"):
         referee.misses({}, torch.tensor([0]))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "open_"),
+    [
+        ([0.0, 0.0], True),  # a network that has died
+        ([torch.inf, 1.0], True),  # what overflows in one order of adding up may not in another
+        ([torch.inf, torch.inf], True),
+        ([1000.0, 1000.09], True),
+        ([1000.0, 1000.2], False),
+        ([-1000.0, 0.05], False),
+    ],
+)
+def test_what_rounding_could_decide_is_left_open(outputs: list[float], open_: bool) -> None:
+    given = torch.tensor([outputs])
+    assert undecided(given, margins(given, torch.tensor([0]))).tolist() == [open_]

@@ -23,6 +23,7 @@ from secateur.evaluation import CandidateWorth
 from secateur.evaluation.nested_weights import NestedWeights
 from secateur.protocols import Kept
 from secateur.records import PruningPlan
+from secateur.scoring.readers import bytes_for
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "residual": Residual,
@@ -179,6 +180,11 @@ def test_the_best_weights_are_those_of_least_squares(build: Callable[[], nn.Modu
     best = max(range(len(candidates)), key=true.__getitem__)
     if found[-1].value < true[best]:
         assert found[(best + 1) % len(candidates)].value == pytest.approx(true[best], abs=1e-5)
+    together = {name: tuple(range(1, group.width)) for name, group in groups.items()}
+    beyond: list[Kept] = [together, *({**together, name: kept[1:]} for name, kept in together.items())]
+    for of_one, kept in zip(worth.race(beyond), beyond, strict=True):
+        by_hand = loss(mended_by_hand(network, groups, kept, torch.cat(images), 0.05), batches)
+        assert of_one.value == pytest.approx(by_hand, abs=1e-5) if of_one.exact else of_one.value >= by_hand - 1e-5
 
 
 def test_nothing_changes_where_nothing_goes_and_readers_that_do_not_fit_are_told() -> None:
@@ -198,6 +204,13 @@ def test_a_reader_too_large_for_the_memory_does_not_take_those_behind_it_with_it
     with pytest.warns(SecateurWarning, match="1 layers keep their dense weights.*: 2$"):
         found = NestedWeights(network, channel_groups(network, images[0]), images, rows=500, ridge=1e-2, memory=2**15)
     assert set(found.left) == {"2"}
+
+
+def test_readers_that_fit_one_by_one_but_not_together_do_not_all_fit() -> None:
+    network, images = nn.Sequential(*(nn.Linear(8, 8) for _ in range(4))), [torch.randn(50, 8)]
+    each = bytes_for(network[1], 0)
+    with pytest.warns(SecateurWarning, match="1 layers keep their dense weights.*: 3$"):
+        NestedWeights(network, channel_groups(network, images[0]), images, rows=50, ridge=1e-2, memory=3 * each - 1)
 
 
 def test_weights_that_were_found_take_no_more_than_the_memory() -> None:

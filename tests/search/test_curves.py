@@ -146,12 +146,12 @@ class Steps(Chain):
 @given(
     steps=st.lists(st.lists(st.integers(0, 50), min_size=6, max_size=6), min_size=3, max_size=3),
     share=st.integers(25, 95),
-    kind=st.sampled_from([Chain, Steps]),
+    kind=st.sampled_from([Prices, Chain, Steps]),
 )
 def test_no_group_widens_and_no_two_exchange_at_a_lower_error(
     steps: list[list[int]], share: int, kind: type[Prices]
 ) -> None:
-    cost = kind(dict.fromkeys("abc", 1.0), 6)
+    cost = kind({"a": 1.0, "b": 2.0, "c": 3.0}, 6)
     curves = {name: torch.tensor(step, dtype=torch.float64).cumsum(0) for name, step in zip("abc", steps, strict=True)}
     budget = 4 + (cost({}) - 4) * share / 100
     assume(cost(dict.fromkeys("abc", 1)) <= budget)

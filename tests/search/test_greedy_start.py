@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from chains_for_tests import Case, ChainCost, cases, group_of, small_case
 from references import algorithm_1
 from secateur.errors import BudgetError, PlanError, SecateurWarning
-from secateur.records import PruningPlan, ScoreTable
+from secateur.records import ChannelGroup, Member, PruningPlan, ScoreTable
 from secateur.search import GreedyStep, curve_plan, greedy_plan, uniform_plan
+from secateur.search.selection import Variant
 
 
 def plan_of(case: Case, kept: Mapping[str, tuple[int, ...]]) -> PruningPlan:
@@ -58,16 +59,16 @@ def test_greedy_from_a_start_equals_algorithm_1_from_there(given: Any, delta: fl
     assert plan.settings["start"] == {"search": "hand"}
 
 
-@given(cases(8), st.floats(0, 0.9), st.floats(0.1, 0.99))
-@example(Case({"a": 3}, {"a": [0, 0, 0]}, ChainCost({"a": 3}, {"a": 1}), 1, 1), 0.0, 0.5)  # ties alone decide
+@given(cases(8), st.floats(0, 0.9), st.floats(0.1, 0.99), st.sampled_from(get_args(Variant)))
+@example(Case({"a": 3}, {"a": [0, 0, 0]}, ChainCost({"a": 3}, {"a": 1}), 1, 1), 0.0, 0.5, "low")  # ties alone decide
 @settings(max_examples=60, deadline=None)
-def test_a_search_in_two_parts_is_the_search_in_one(case: Case, share: float, earlier: float) -> None:
+def test_a_search_in_two_parts_is_the_search_in_one(case: Case, share: float, earlier: float, variant: Any) -> None:
     largest = case.share(share)
     looser = largest + earlier * (case.cost(case.dense) - largest)
     assume(looser < case.cost(case.dense))
-    whole = greedy_plan(*case.arguments, largest, case.worth, **case.rules)
-    first = greedy_plan(*case.arguments, looser, case.worth, **case.rules)
-    second = greedy_plan(*case.arguments, largest, case.worth, start=first, **case.rules)
+    whole = greedy_plan(*case.arguments, largest, case.worth, variant=variant, **case.rules)
+    first = greedy_plan(*case.arguments, looser, case.worth, variant=variant, **case.rules)
+    second = greedy_plan(*case.arguments, largest, case.worth, variant=variant, start=first, **case.rules)
     assert (second.kept, second.ties) == (whole.kept, whole.ties)
     assert first.settings["steps"] + second.settings["steps"] == whole.settings["steps"]
 
@@ -103,12 +104,25 @@ def test_a_start_that_meets_the_budget_is_the_plan() -> None:
 
 def test_groups_without_scores_keep_what_the_start_keeps() -> None:
     case = small_case()
-    start = plan_of(case, {"a": (1, 2, 3)})
+    start = replace(plan_of(case, {"a": (1, 2, 3)}), ties={"a": 2})
     alone = ScoreTable({"b": torch.arange(8.0)})
     with pytest.warns(SecateurWarning, match="1 of 2 groups stay as they are.*: a"):
         plan = greedy_plan(case.groups, alone, case.cost, 81 + 27 * 2 + 20, lambda kept: 1.0, start=start, round_to=1)
     assert plan.kept == {"a": (1, 2, 3), "b": (6, 7)}  # below what b alone could reach
     assert plan.cost_after == case.cost({"a": 3, "b": 2})
+    assert plan.ties == {"a": 2}
+
+
+def test_a_start_may_keep_one_channel_that_two_layers_share() -> None:
+    case = small_case()
+    overlapping = (Member("b", "producer", ((0,), (1,), (2,))), Member("left", "consumer", ((0,), (1,), ())))
+    both = ChannelGroup("b", 3, (*overlapping, Member("right", "consumer", ((), (0,), (1,)))))
+    groups = {"a": case.groups["a"], "b": both}
+    scores = ScoreTable({"a": torch.arange(8.0), "b": torch.arange(3.0)})
+    cost = ChainCost({"a": 8, "b": 3}, {"a": 1, "b": 1})
+    start = PruningPlan(tuple(groups.values()), {"b": (1,)}, "macs", 1.0, 1.0, 1.0)
+    plan = greedy_plan(groups, scores, cost, "40%", lambda kept: 1.0, start=start, round_to=1)
+    assert (plan["a"], plan["b"]) == ((3, 4, 5, 6, 7), (1,))
 
 
 def test_new_scores_choose_among_what_the_start_keeps() -> None:

@@ -50,17 +50,11 @@ class FreshStatistics:
     def prepare(self, stage: Stage, candidates: Sequence[Kept]) -> list[list[Edit]]:
         """Measure the statistics of a stage, in place, and return what each candidate changes of them."""
         network, forks = stage.network, self._forks
-        norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+        norms = [m for m in network.modules() if isinstance(m, _BatchNorm)]
         repeated = [name for name, m in network.named_modules() if isinstance(m, _BatchNorm) and name in forks.repeated]
         entries = [forks.first([*stage.layers(kept), *repeated]) for kept in candidates]
-        blank = [
-            {"running_mean": torch.zeros_like(n.get_buffer("running_mean")),
-             "running_var": torch.ones_like(n.get_buffer("running_var")),
-             "num_batches_tracked": torch.zeros_like(n.get_buffer("num_batches_tracked"))}
-            for n in norms
-        ]  # fmt: skip
-        shared, own = _copied(blank), [_copied(blank) for _ in candidates]
-        momenta = [norm.momentum for norm in norms]
+        blank = [{name: torch.zeros_like(norm.get_buffer(name)) for name in STATISTICS} for norm in norms]
+        shared, own = blank, [blank] * len(candidates)
         with evaluating(network), torch.no_grad():
             for norm in norms:
                 norm.training = True
@@ -75,8 +69,6 @@ class FreshStatistics:
                     with stage.candidate(kept), forks.resuming(network, entry, begun):
                         network(batch)
                     own[number] = _taken(norms)
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
         _put(norms, shared)
         return [
             [
@@ -87,10 +79,6 @@ class FreshStatistics:
             ]
             for state in own
         ]
-
-
-def _copied(state: State) -> State:
-    return [{name: values.clone() for name, values in norm.items()} for norm in state]
 
 
 def _taken(norms: Sequence[_BatchNorm]) -> State:

@@ -95,9 +95,7 @@ class Problem:
         own = {
             name
             for name in self.scores
-            if self.variant == "low"
-            and len(self.groups[name].parts) <= len(start[name])
-            and start[name] == self._stay(name, len(start[name]))
+            if len(self.groups[name].parts) <= len(start[name]) and start[name] == self._stay(name, len(start[name]))
         }
         return replace(self, left={name: start[name] for name in self.groups if name not in own}, ties=start.ties)
 
@@ -153,12 +151,11 @@ class Problem:
         found = {}
         for name, width in widths.items():
             left = self._left(name)
-            cut = width < len(left)
-            decides = self.order.get(name, self.scores.get(name))
-            if cut and decides is not None:
+            if width < len(left):
+                decides = self.order.get(name, self.scores[name])
                 found[name] = ties_at_cut(decides[left], width, variant=self.variant, parts=self._parts(name))
             else:
-                found[name] = 0 if cut else self.ties.get(name, 0)
+                found[name] = self.ties.get(name, 0)
         return found
 
 
