@@ -194,6 +194,16 @@ def batch(comparison: Mapping[str, Any], comparisons: Sequence[Mapping[str, Any]
     return f"batch {comparison.get('batch_size')}{way}"
 
 
+def cautions(comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return why measured speeds should be doubted, those that should.
+
+    Example:
+        >>> cautions([{"batch_size": 1, "caution": None}, {"batch_size": 8, "caution": "the times scatter"}])
+        ['batch 8: the times scatter']
+    """
+    return [f"{batch(c, comparisons)}: {c['caution']}" for c in comparisons if c.get("caution")]
+
+
 def peaks(timed: Mapping[str, Any]) -> list[tuple[str, float, float]]:
     """Return batch size and peak memory of dense and pruned in a benchmark; only where both are known.
 

@@ -19,7 +19,7 @@ from runs_for_tests import RESULTS, User, contents, results
 from secateur.checkpoint import load_pruned
 from secateur.networks import digits_resnet
 from secateur_cli.stages import pipeline, planning, recovery
-from secateur_onnx import read_metadata
+from secateur_onnx import comparison, read_metadata
 
 KEYS = {
     "accuracy", "config", "cost", "created", "data", "fine_tuning", "format", "machine", "network", "onnx", "plan",
@@ -187,6 +187,18 @@ def test_the_digits_example_in_seconds(tmp_path: Path) -> None:
     assert said.splitlines()[-1] == "a smoke run: accuracy and speed mean nothing here"
     assert json.loads((tmp_path / "smoke" / "report.json").read_text())["smoke"] is True
     load_pruned(digits_resnet, tmp_path / "smoke")
+
+
+def test_a_run_on_a_busy_machine_ends_with_a_caution(
+    user: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparison, "UNSTEADY", 0.0)
+    settings = ("fine_tune=null", "onnx={batch_sizes: [1, 2], seconds: 0.05}")
+    code, said, _ = user.command(tmp_path / "run", *settings)
+    assert code == 0
+    assert [line.partition(": the times of the ")[0] for line in said.splitlines()[-2:]] == ["batch 1", "batch 2"]
+    _, smoked, _ = user.command(tmp_path / "smoke", *settings, flags=("--smoke",))
+    assert "a busy machine" not in smoked
 
 
 def test_scores_at_random_are_drawn_by_the_seed_of_the_run(user: User, tmp_path: Path) -> None:

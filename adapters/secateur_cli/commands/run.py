@@ -19,6 +19,7 @@ from secateur_cli.report.report import write_report
 from secateur_cli.settings.config import load_config
 from secateur_cli.stages.pipeline import run_job
 from secateur_cli.summary import summary
+from secateur_cli.wording import cautions
 
 
 def run(
@@ -60,5 +61,7 @@ def _run(path: Path, output: Path | None, changes: Sequence[str], smoke: bool) -
     for name, report in reports.items():
         for table in (summary(name, report), *quantized_tables(report)):
             console.print(table)
+        for doubt in [] if smoke else cautions(report["onnx"]["benchmark"]["comparisons"]):
+            progress.say(doubt)
     if smoke:
         progress.say("a smoke run: accuracy and speed mean nothing here")

@@ -10,6 +10,7 @@ from secateur_cli.wording import (
     PROVIDERS,
     amount,
     batch,
+    cautions,
     change,
     milliseconds,
     peaks,
@@ -44,7 +45,7 @@ def speed_section(report: Report) -> Section | None:
     machine = timed.get("machine") or {}
     where = as_text({key: value for key, value in machine.items() if value is not None})
     notes = [text, f"Measured on {where}."] if machine else [text]
-    notes += [f"{batch(c, comparisons)}: {c['caution']}." for c in comparisons if c.get("caution")]
+    notes += [f"{doubt}." for doubt in cautions(comparisons)]
     tables = [Table(header, rows)]
     needed = [
         [f"batch {size}", amount(dense, "B"), amount(pruned, "B"), change(dense, pruned)]
