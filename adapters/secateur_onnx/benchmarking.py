@@ -86,10 +86,12 @@ class BenchmarkResult:
 
     @property
     def verdict(self) -> str:
-        """All comparisons in plain words."""
+        """All comparisons in plain words, and why some should be doubted."""
         both = any(c.measured == "device bound" for c in self.comparisons)
         return "; ".join(
-            f"batch {c.batch_size}{f', {c.measured}' if both else ''}: {c.verdict}" for c in self.comparisons
+            f"batch {c.batch_size}{f', {c.measured}' if both else ''}: {c.verdict}"
+            + (f", but {c.caution}" if c.caution else "")
+            for c in self.comparisons
         )
 
     def to_json(self) -> dict[str, Any]:

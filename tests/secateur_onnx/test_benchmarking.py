@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -159,6 +160,10 @@ def test_record_of_a_run(dense_file: Path, pruned_file: Path) -> None:
     assert data["comparisons"][0]["dense"]["p10_ms"] <= data["comparisons"][0]["dense"]["p90_ms"]
     assert data["verdict"].startswith("batch 1: ")
     assert "; batch 3: " in data["verdict"]
+
+    calm, busy = compare([2.0] * 20, [1.0] * 20, batch_size=1), compare([2.0, 7.0] * 10, [1.0] * 20, batch_size=8)
+    verdict = replace(result, comparisons=(calm, busy)).verdict
+    assert verdict == f"batch 1: {calm.verdict}; batch 8: {busy.verdict}, but {busy.caution}"
 
 
 def test_bound_inputs_and_outputs_give_the_same_result(dense_file: Path) -> None:
