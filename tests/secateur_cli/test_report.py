@@ -382,3 +382,5 @@ def test_times_that_scatter_are_told_of_in_the_page() -> None:
     page = render_report(report)
     assert f"batch {first['batch_size']}" in page
     assert page.count("the times of the dense network scatter.") == 1
+    said = f"The times at batch {first['batch_size']} scatter as on a busy machine: measure again on an idle one."
+    assert page.count(said) == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from secateur_cli.costs import label, spent
@@ -34,8 +34,7 @@ def verdict(report: Mapping[str, Any]) -> list[str]:
     comparisons = sorted(timed.get("comparisons") or [], key=lambda c: -(c.get("batch_size") or 0))
     if comparisons:
         provider = PROVIDERS.get(str(timed.get("provider")), str(timed.get("provider")))
-        said = "; ".join(f"{speed(c)} at {batch(c, comparisons)} ({spread(c)})" for c in comparisons)
-        sentences.append(f"Against the dense network in ONNX Runtime on {provider} it is {said}.")
+        sentences.append(f"Against the dense network in ONNX Runtime on {provider} it is {_speeds(comparisons)}")
     return sentences + _fewer_bits(report)
 
 
@@ -50,10 +49,20 @@ def _fewer_bits(report: Mapping[str, Any]) -> list[str]:
         )
     if int8:
         comparisons = (int8.get("benchmark") or {}).get("comparisons") or []
-        said = "; ".join(f"{speed(c)} at {batch(c, comparisons)} ({spread(c)})" for c in comparisons)
         share = percent(int8.get("accuracy"))
-        sentences.append(f"In static INT8 it reaches {share}; beside its float file on the CPU that is {said}.")
+        sentences.append(
+            f"In static INT8 it reaches {share}; beside its float file on the CPU that is {_speeds(comparisons)}"
+        )
     return sentences
+
+
+def _speeds(comparisons: Sequence[Mapping[str, Any]]) -> str:
+    """Return the end of a sentence that tells speeds, and one more where some should be doubted."""
+    said = "; ".join(f"{speed(c)} at {batch(c, comparisons)} ({spread(c)})" for c in comparisons) + "."
+    doubted = [batch(c, comparisons) for c in comparisons if c.get("caution")]
+    if not doubted:
+        return said
+    return f"{said} The times at {', '.join(doubted)} scatter as on a busy machine: measure again on an idle one."
 
 
 def agreement(parity: Mapping[str, Any]) -> str:
