@@ -136,12 +136,12 @@ class Recipe:
 
         Deviations: no restarts, and the cosine falls with every step, not with every epoch.
         """
-        per_epoch = steps / max(self.epochs, 1)
-        warmup = round(per_epoch * self.warmup_epochs)
+        epochs = max(self.epochs, 1)
+        warmup = round(steps * self.warmup_epochs / epochs)
         if step < warmup:
             return self.learning_rate * (step + 1) / warmup
         if self.schedule == "steps":
-            passed = sum(round(per_epoch * milestone) <= step for milestone in self.milestones)
+            passed = sum(round(steps * milestone / epochs) <= step for milestone in self.milestones)
             return float(self.learning_rate * self.gamma**passed)
         return self.learning_rate / 2 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
 
