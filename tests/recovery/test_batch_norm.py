@@ -185,6 +185,25 @@ def test_a_norm_that_no_batch_reaches_keeps_what_it_had() -> None:
     assert model.norm.num_batches_tracked == 2
 
 
+class PastTheOuter(nn.Module):
+    """A batch norm that holds another, of which the one within alone is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outer, self.within = nn.BatchNorm2d(2), nn.BatchNorm2d(2)
+        self.outer.add_module("within", self.within)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.within(x)  # type: ignore[no-any-return]  # a module's call
+
+
+def test_a_norm_keeps_what_is_measured_within_one_that_no_batch_reaches() -> None:
+    model = PastTheOuter()
+    recalibrate_batch_norm(model, [torch.randn(4, 2, 5, 5) + 7] * 2)
+    assert model.outer.running_mean.tolist() == [0.0, 0.0]
+    assert model.within.running_mean.min() > 5
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_many_batches_in_half_precision_are_averaged_in_float64(dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)

@@ -95,7 +95,7 @@ def recalibrate_batch_norm(model: nn.Module, batches: Batches, *, samples: int =
     if not norms:
         return 0
     before = {
-        name: (norm.momentum, {key: values.clone() for key, values in norm.named_buffers()})
+        name: (norm.momentum, {key: values.clone() for key, values in norm.named_buffers(recurse=False)})
         for name, norm in norms.items()
     }
     replaced: set[str] = set()
