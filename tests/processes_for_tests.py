@@ -5,9 +5,11 @@ A process of its own must be able to import what it runs: so it stands here, not
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from datetime import timedelta
@@ -240,6 +242,21 @@ def find_scores_by_what_does_not_add_up(rank: int) -> Any:
 
 def search(rank: int, shares: str) -> dict[str, Any]:
     return plan_of([relabelled(inputs) for inputs, _ in share(rank, shares)], across=dist.group.WORLD)
+
+
+def search_and_let_go(rank: int) -> bool:
+    """Return whether a group of its own is gone once it was searched with and destroyed, without garbage collection."""
+    group = dist.new_group()
+    there = weakref.ref(group)
+    gc.collect()
+    gc.disable()
+    try:
+        plan_of([relabelled(inputs) for inputs, _ in share(rank)], across=group)
+        dist.destroy_process_group(group)
+        del group
+        return there() is None
+    finally:
+        gc.enable()
 
 
 def searched() -> nn.Module:

@@ -13,6 +13,11 @@ Nobody waits for ever:
   else after the group's timeout (`init_process_group(timeout=...)`). The others should end then as well, which
   torchrun sees to.
 
+Before a process ends, let go of all that was given the group (a `MaskedAccuracy`, a variable that holds
+`torch.distributed.group.WORLD`) and call `destroy_process_group`. Gloo's threads live as long as anything holds the
+group, and a process that ends while they do is aborted now and then ("terminate called without an active exception").
+Doing the work in a function is enough, as examples/03_score_on_several_processes.py does.
+
 What is exchanged travels by pickle between processes of one run, through the processor's memory. Groups of the backend
 nccl send it through the current device: call `torch.cuda.set_device` first, or give a group of the backend gloo.
 """

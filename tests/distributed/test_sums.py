@@ -167,3 +167,8 @@ def test_a_whole_greedy_search_finds_the_plan_of_one_process(processes: Processe
     assert one == other == alone
     assert alone["settings"]["evaluations"] > 5
     assert work.plan_of([work.relabelled(inputs[::2])])["kept"] != alone["kept"]  # which the images decide
+
+
+def test_a_group_that_was_searched_with_is_let_go_of(processes: Processes) -> None:
+    """The threads of a group that is still held when its process ends would abort it now and then."""
+    assert processes.run(work.search_and_let_go) == [True, True]
