@@ -201,6 +201,11 @@ def recalibrate(rank: int, shares: str, size: int) -> Any:
     return count, {name: buffer.tolist() for name, buffer in model.named_buffers()}
 
 
+def recalibrate_what_adds_up_by_itself(rank: int) -> int:
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(network())
+    return recalibrate_batch_norm(model, share(rank), across=dist.group.WORLD)
+
+
 def find_scores_of_sizes(rank: int, sizes: tuple[int, int]) -> Any:
     inputs = torch.randn(8, 3, sizes[rank], sizes[rank])
     return collect_scores(network(), [inputs], "variance", across=dist.group.WORLD)

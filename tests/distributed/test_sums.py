@@ -153,6 +153,9 @@ def test_what_does_not_go_together_is_refused(processes: Processes) -> None:
     for error in processes.run(work.find_scores_by_what_does_not_add_up):
         assert isinstance(error, ConfigError)
         assert "the criterion 'last' has no merge(state, other)" in str(error)
+    for error in processes.run(work.recalibrate_what_adds_up_by_itself):
+        assert isinstance(error, ConfigError)
+        assert "a SyncBatchNorm adds up over processes by itself" in str(error)
     one, other = processes.run(work.find_scores_of_a_layer_that_one_has)
     assert isinstance(one, ProcessError)
     assert "process 1 failed: NetworkError" in str(one)
