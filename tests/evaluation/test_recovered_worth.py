@@ -115,7 +115,6 @@ def test_statistics_need_two_images_at_least() -> None:
 def mended_by_hand(network: nn.Module, groups: Any, kept: Kept, images: Tensor, ridge: float) -> nn.Module:
     """Return the masked network, each convolution or linear layer that lost inputs solved for on the dense stream."""
     found = copy.deepcopy(network)
-    silence(found, groups, kept)
     gone: dict[str, set[int]] = {}
     for name, channels in kept.items():
         for member in groups[name].members:
@@ -158,6 +157,7 @@ def mended_by_hand(network: nn.Module, groups: Any, kept: Kept, images: Tensor, 
                 layer.bias.copy_(b)
             elif name in norms:
                 found.get_submodule(norms[name]).running_mean.sub_(b)
+    silence(found, groups, kept)
     return found
 
 
@@ -185,6 +185,22 @@ def test_the_best_weights_are_those_of_least_squares(build: Callable[[], nn.Modu
     for of_one, kept in zip(worth.race(beyond), beyond, strict=True):
         by_hand = loss(mended_by_hand(network, groups, kept, torch.cat(images), 0.05), batches)
         assert of_one.value == pytest.approx(by_hand, abs=1e-5) if of_one.exact else of_one.value >= by_hand - 1e-5
+
+
+@pytest.mark.parametrize("masks", [{"second": (0, 1, 5)}, {}], ids=["all candidates mask", "one of them does"])
+def test_masked_channels_stay_zero_where_a_candidate_has_other_weights(masks: Kept) -> None:
+    """No batch norm silences the layer that writes the stream, and its inputs go."""
+    network, _, batches, images = problem(Residual)
+    network.second, network.norm = nn.Conv2d(6, 8, 3, padding=1), nn.Identity()
+    groups = channel_groups(network, images[0][:2], residual="mask")
+    worth = CandidateWorth(
+        network, groups, batches, measure="loss", recovery="compensate", calibration=images, ridge=0.05
+    )
+    candidates: list[Kept] = [{"second": (0, 1), "first": (1, 4)}, {"first": (1, 2, 4)} | masks, masks]
+    true = [loss(mended_by_hand(network, groups, kept, torch.cat(images), 0.05), batches) for kept in candidates]
+    for found, by_hand in zip(worth.race(candidates), true, strict=True):
+        assert found.value == pytest.approx(by_hand, abs=1e-5) if found.exact else found.value >= by_hand - 1e-5
+    assert [worth(kept) for kept in candidates] == pytest.approx(true, abs=1e-5)
 
 
 def test_nothing_changes_where_nothing_goes_and_readers_that_do_not_fit_are_told() -> None:
