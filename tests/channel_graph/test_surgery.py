@@ -225,6 +225,19 @@ def test_networks_in_half_precision_are_compared_in_float32(dtype: torch.dtype) 
         verify_pruning(net, pruned, plan, images)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_what_half_precision_rounds_away_is_seen(dtype: torch.dtype) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)).to(dtype)
+    for layer, weight in zip(net, (0.0, 1e-4), strict=True):
+        nn.init.constant_(layer.weight, weight)
+        nn.init.ones_(layer.bias)
+    plan = random_plan(channel_groups(net, IMAGES.to(dtype)))
+    pruned = apply_plan(net, plan)
+    nn.init.zeros_(pruned[1].weight)
+    with pytest.raises(VerificationError, match="differs from the masked one"):
+        verify_pruning(net, pruned, plan, IMAGES.to(dtype))
+
+
 def test_a_network_that_insists_on_half_precision_is_compared_in_it() -> None:
     class Casts(nn.Module):
         def __init__(self) -> None:
