@@ -126,3 +126,10 @@ def test_a_zero_that_must_stay_one_is_left() -> None:
             return self.last(self.first(x)) * (0.1 - self.angle).sqrt()  # type: ignore[no-any-return]  # a module's call
 
     assert list(channel_groups(Rooted().eval(), IMAGES)) == ["first"]
+
+
+def test_parameters_that_are_empty_or_flags_are_no_weights() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)).eval()
+    net.register_parameter("empty", nn.Parameter(torch.empty(0)))
+    net.register_parameter("flags", nn.Parameter(torch.tensor([False]), requires_grad=False))
+    assert list(channel_groups(net, IMAGES)) == ["0"]

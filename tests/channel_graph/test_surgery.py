@@ -152,6 +152,8 @@ def test_normalisation_over_channels_is_said_to_be_unchecked() -> None:
     result = verify_pruning(net, apply_plan(net, plan), plan, IMAGES)
     assert "1 (GroupNorm)" in result.unchecked["0"]
     assert result.largest_difference < 1e-5
+    untouched = PruningPlan(plan.groups, {"3": plan["3"]}, "macs", 1.0, 0.5, 0.5)
+    assert verify_pruning(net, apply_plan(net, untouched), untouched, IMAGES).unchecked == {}
 
 
 def test_where_a_group_is_unchecked_the_network_itself_still_is() -> None:
