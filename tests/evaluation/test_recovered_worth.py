@@ -198,7 +198,7 @@ def test_masked_channels_stay_zero_where_a_candidate_has_other_weights(masks: Ke
     worth = CandidateWorth(
         network, groups, batches, measure="loss", recovery="compensate", calibration=images, ridge=0.05
     )
-    candidates: list[Kept] = [{"second": (0, 1), "first": (1, 4)}, {"first": (1, 2, 4)} | masks, masks]
+    candidates: list[Kept] = [{"second": (0, 1), "first": (1, 4)}, {"first": (1, 2, 4), **masks}, masks]
     true = [loss(mended_by_hand(network, groups, kept, torch.cat(images), 0.05), batches) for kept in candidates]
     for found, by_hand in zip(worth.race(candidates), true, strict=True):
         assert found.value == pytest.approx(by_hand, abs=1e-5) if found.exact else found.value >= by_hand - 1e-5
