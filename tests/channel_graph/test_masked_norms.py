@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from secateur.channel_graph import channel_groups
+from secateur.errors import NetworkError
 
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -28,9 +29,9 @@ class Last(nn.Module):
 class Shifted(nn.Module):
     """A stream of two layers, the second of which a norm reads, and where asked the stream itself as well."""
 
-    def __init__(self, norm: nn.Module, *, beside: bool) -> None:
+    def __init__(self, norm: nn.Module, *, beside: bool, width: int = 4) -> None:
         super().__init__()
-        self.stem, self.branch, self.head = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 2, 1)
+        self.stem, self.branch, self.head = nn.Conv2d(3, width, 1), nn.Conv2d(width, width, 1), nn.Conv2d(width, 2, 1)
         self.norm, self.beside = norm, beside
 
     def forward(self, x: Tensor) -> Tensor:
@@ -61,3 +62,10 @@ def test_zeros_that_a_norm_would_shift_are_not_made(norm: Callable[[], nn.Module
     layer, kind = ("norm.norm", "LayerNorm") if isinstance(net.norm, Last) else ("norm", type(net.norm).__name__)
     others = " beside other layers" if beside else ""
     assert groups.skipped["branch"] == f"{layer} ({kind}) reads it{others} and would give zeros other values"
+
+
+def test_of_two_channels_one_can_be_masked_and_of_one_none() -> None:
+    groups = channel_groups(Shifted(nn.Identity(), beside=False, width=2).eval(), IMAGES, residual="mask")
+    assert {name: group.width for name, group in groups.items()} == {"stem": 2, "branch": 2}
+    with pytest.raises(NetworkError, match="stem: it has only one channel; branch: it has only one channel"):
+        channel_groups(Shifted(nn.Identity(), beside=False, width=1).eval(), IMAGES, residual="mask")

@@ -152,6 +152,8 @@ def test_normalisation_over_channels_is_said_to_be_unchecked() -> None:
     result = verify_pruning(net, apply_plan(net, plan), plan, IMAGES)
     assert "1 (GroupNorm)" in result.unchecked["0"]
     assert result.largest_difference < 1e-5
+    untouched = PruningPlan(plan.groups, {"3": plan["3"]}, "macs", 1.0, 0.5, 0.5)
+    assert verify_pruning(net, apply_plan(net, untouched), untouched, IMAGES).unchecked == {}
 
 
 def test_where_a_group_is_unchecked_the_network_itself_still_is() -> None:
@@ -223,6 +225,19 @@ def test_networks_in_half_precision_are_compared_in_float32(dtype: torch.dtype) 
         pruned[2].weight[0, 0] += 1.0
     with pytest.raises(VerificationError, match="differs from the masked one"):
         verify_pruning(net, pruned, plan, images)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_what_half_precision_rounds_away_is_seen(dtype: torch.dtype) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)).to(dtype)
+    for layer, weight in zip(net, (0.0, 1e-4), strict=True):
+        nn.init.constant_(layer.weight, weight)
+        nn.init.ones_(layer.bias)
+    plan = random_plan(channel_groups(net, IMAGES.to(dtype)))
+    pruned = apply_plan(net, plan)
+    nn.init.zeros_(pruned[1].weight)
+    with pytest.raises(VerificationError, match="differs from the masked one"):
+        verify_pruning(net, pruned, plan, IMAGES.to(dtype))
 
 
 def test_a_network_that_insists_on_half_precision_is_compared_in_it() -> None:

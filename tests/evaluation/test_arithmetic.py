@@ -89,3 +89,4 @@ def test_hooks_keep_a_norm_and_plain_pairs_are_folded() -> None:
     images = torch.randn(2, 3, 9, 9)
     assert foldable(network_of(nn.Conv2d, nn.BatchNorm2d), images) == [("0", "1"), ("3", "4")]
     assert foldable(network_of(nn.Conv2d, nn.BatchNorm2d, hooked=True), images) == [("3", "4")]
+    assert foldable(network_of(nn.Conv2d, nn.BatchNorm2d), images, but=["1"]) == [("3", "4")]

@@ -115,7 +115,6 @@ def test_statistics_need_two_images_at_least() -> None:
 def mended_by_hand(network: nn.Module, groups: Any, kept: Kept, images: Tensor, ridge: float) -> nn.Module:
     """Return the masked network, each convolution or linear layer that lost inputs solved for on the dense stream."""
     found = copy.deepcopy(network)
-    silence(found, groups, kept)
     gone: dict[str, set[int]] = {}
     for name, channels in kept.items():
         for member in groups[name].members:
@@ -158,6 +157,7 @@ def mended_by_hand(network: nn.Module, groups: Any, kept: Kept, images: Tensor, 
                 layer.bias.copy_(b)
             elif name in norms:
                 found.get_submodule(norms[name]).running_mean.sub_(b)
+    silence(found, groups, kept)
     return found
 
 
@@ -187,6 +187,24 @@ def test_the_best_weights_are_those_of_least_squares(build: Callable[[], nn.Modu
         assert of_one.value == pytest.approx(by_hand, abs=1e-5) if of_one.exact else of_one.value >= by_hand - 1e-5
 
 
+@pytest.mark.parametrize(
+    ("masks", "norm"), [({"second": (0, 1, 5)}, nn.Identity()), ({}, nn.Identity()), ({}, nn.BatchNorm2d(8).eval())]
+)
+def test_masked_channels_stay_zero_where_a_candidate_has_other_weights(masks: Kept, norm: nn.Module) -> None:
+    """Also where no batch norm silences the layer that writes the stream. Its inputs go, and it has a bias."""
+    network, _, batches, images = problem(Residual)
+    network.second, network.norm = nn.Conv2d(6, 8, 3, padding=1), norm
+    groups = channel_groups(network, images[0][:2], residual="mask")
+    worth = CandidateWorth(
+        network, groups, batches, measure="loss", recovery="compensate", calibration=images, ridge=0.05
+    )
+    candidates: list[Kept] = [{"second": (0, 1), "first": (1, 4)}, {"first": (1, 2, 4), **masks}, masks]
+    true = [loss(mended_by_hand(network, groups, kept, torch.cat(images), 0.05), batches) for kept in candidates]
+    for found, by_hand in zip(worth.race(candidates), true, strict=True):
+        assert found.value == pytest.approx(by_hand, abs=1e-5) if found.exact else found.value >= by_hand - 1e-5
+    assert [worth(kept) for kept in candidates] == pytest.approx(true, abs=1e-5)
+
+
 def test_nothing_changes_where_nothing_goes_and_readers_that_do_not_fit_are_told() -> None:
     network, groups, _, images = problem(Residual)
     all_of_it = NestedWeights(network, groups, images, rows=10**5, ridge=1e-2, memory=2**24)
@@ -201,9 +219,10 @@ def test_nothing_changes_where_nothing_goes_and_readers_that_do_not_fit_are_told
 def test_a_reader_too_large_for_the_memory_does_not_take_those_behind_it_with_it() -> None:
     layers = [nn.Linear(4, 8), nn.Linear(8, 200), nn.Linear(200, 6), nn.Linear(6, 2)]
     network, images = nn.Sequential(*layers), [torch.randn(500, 4)]
+    network[3].register_forward_hook(lambda _module, _inputs, output: 2 * output)
     with pytest.warns(SecateurWarning, match="1 layers keep their dense weights.*: 2$"):
         found = NestedWeights(network, channel_groups(network, images[0]), images, rows=500, ridge=1e-2, memory=2**15)
-    assert set(found.left) == {"2"}
+    assert set(found.left) == {"2", "3"}
 
 
 def test_readers_that_fit_one_by_one_but_not_together_do_not_all_fit() -> None:

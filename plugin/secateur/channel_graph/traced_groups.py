@@ -51,16 +51,13 @@ def _group_at(graph: Any, module: nn.Module) -> Any:
     Behind an unflatten, or where a chunk is multiplied by another, several outputs of the layer are one channel. Asked
     from there Torch-Pruning follows each alone, and keeps the first.
     """
-
     cut = graph.get_pruner_of_module(module).prune_out_channels
-    first = graph.get_pruning_group(module, cut, [0])
-    if len(first[0].idxs) > 1:
-        for dep, idxs in first.items:
-            if len(idxs) == 1 and isinstance(dep.target.module, PRODUCERS):
-                group = _whole(graph, dep.target.module, dep.handler)
-                own = [idxs for dep, idxs in group.items if dep.target.module is module and dep.handler == cut]
-                if own and len(set(own[0])) == graph.get_out_channels(module):
-                    return group
+    for dep, idxs in graph.get_pruning_group(module, cut, [0]).items:
+        if len(idxs) == 1 and isinstance(dep.target.module, PRODUCERS):
+            group = _whole(graph, dep.target.module, dep.handler)
+            own = [idxs for dep, idxs in group.items if dep.target.module is module and dep.handler == cut]
+            if own and len(set(own[0])) == graph.get_out_channels(module):
+                return group
     return _whole(graph, module, cut)
 
 

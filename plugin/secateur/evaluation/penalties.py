@@ -51,7 +51,9 @@ def penalties(measure: Measure, outputs: Tensor, wanted: Tensor) -> Penalties:
 
         accuracy   1 if argmax_k z_k != y, else 0; among equal outputs the first class counts
         loss       -log q_y
-        fidelity   sum_k p_k log(p_k / q_k), which needs no labels
+        fidelity   sum_k p_k log(p_k / q_k) over p_k > 0, which needs no labels
+
+    Outputs that are infinite leave no probabilities: loss and fidelity are NaN then.
 
     Args:
         outputs: (N, K).
@@ -73,7 +75,8 @@ def penalties(measure: Measure, outputs: Tensor, wanted: Tensor) -> Penalties:
     if measure == "loss":
         values = functional.nll_loss(logs, wanted, reduction="none")
     else:
-        values = (wanted.exp() * (wanted - logs)).nan_to_num(nan=0.0, posinf=torch.inf).sum(1)
+        shares = wanted.exp()
+        values = (shares * (wanted - logs)).masked_fill(shares == 0, 0.0).sum(1)
     values = values.clamp(min=0.0)
     return Penalties(values, -values)
 

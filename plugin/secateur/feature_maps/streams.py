@@ -149,11 +149,6 @@ def _pair(states: list[Any], reason: str | None) -> tuple[list[Any], str | None]
 
 def _as_maps(feature_map: Tensor, *, channels_last: bool) -> Tensor:
     """Return any layer's feature map as (N, C, H, W), in float32 if it was half precision."""
-    maps = feature_map.movedim(-1, 1) if channels_last else feature_map
-    if channels_last:
-        maps = maps.flatten(2) if maps.ndim > 2 else maps.unsqueeze(2)
-    if maps.ndim == 3:
-        maps = maps.unsqueeze(3)
-    if maps.ndim > 4:
-        maps = maps.flatten(3)
+    maps = feature_map.movedim(-1, 1).unsqueeze(-1).flatten(2) if channels_last else feature_map
+    maps = maps.unsqueeze(-1).flatten(3)
     return maps.float() if maps.dtype in (torch.float16, torch.bfloat16) else maps
