@@ -98,10 +98,11 @@ def test_what_is_no_fraction_is_not_averaged(kind: torch.dtype) -> None:
 
 def test_the_average_is_what_is_judged_and_kept() -> None:
     model, weights = net(), list[dict[str, Tensor]]()
+    noise = [(inputs, labels[torch.randperm(len(labels))]) for inputs, labels in blobs(600, size=200)]
     history = fine_tune(
         model,
         blobs(),
-        blobs(),
+        noise,  # which each network answers otherwise
         epochs=3,
         learning_rate=0.1,
         average=0.9,
@@ -111,7 +112,7 @@ def test_the_average_is_what_is_judged_and_kept() -> None:
     for name in ("0.weight", "1.running_mean"):
         expected = twins.moving_average([w[name].double().flatten()[1].item() for w in weights[:steps]], 0.9)
         assert model.state_dict()[name].flatten()[1].item() == pytest.approx(expected, rel=1e-4)
-    assert history.epochs[history.chosen - 1].accuracy == accuracy(model, blobs())
+    assert history.epochs[history.chosen - 1].accuracy == accuracy(model, noise)
 
 
 def test_mixing_and_its_loss_are_those_of_a_loop() -> None:
