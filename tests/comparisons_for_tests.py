@@ -90,3 +90,33 @@ def _cell(draw: random.Random, number: int, search: str, budget: str, seed: int)
         "latency": {"comparisons": [times, times | {"batch_size": 32}], "plan": plan},
         "not_measured": None,
     }
+
+
+def record(
+    criterion: str, seed: int, last: float | None, *, house: str = "secateur", plan: str = "a"
+) -> dict[str, Any]:
+    """A cell with one stage."""
+    return {
+        "criterion": criterion,
+        "house": house,
+        "search": "uniform",
+        "budget": "50% of the MACs",
+        "seed": seed,
+        "scores_shared": False,
+        "unscored": {},
+        "score_seconds": 1.0,
+        "score_processor_seconds": 1.0,
+        "score_peak_bytes": None,
+        "score_images": 500,
+        "plan": plan,
+        "curve_seconds": None,
+        "plan_seconds": 0.1,
+        "learnt_epochs": None,
+        "ties": 0,
+        "macs": 10.0,
+        "parameters": 5.0,
+        "accuracy": {"cut": last},
+        "measured_as": {"cut": f"cut {plan} {criterion} {seed}"},
+        "latency": None,
+        "not_measured": None if last is not None else "SlimPruner fails",
+    }

@@ -137,7 +137,7 @@ def stored_bytes(path: str | Path) -> int:
 
 
 def _read(value: str) -> Any:
-    if value[:1] in "{[" and value:
+    if value.startswith(("{", "[")):
         try:
             return json.loads(value)
         except (ValueError, RecursionError):  # the latter where brackets lie hundreds deep

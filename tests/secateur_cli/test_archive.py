@@ -54,6 +54,24 @@ def test_reads_images_sorted_with_their_class(tmp_path: Path, pack: Pack, name: 
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_folders_that_are_called_like_images_are_folders(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as packed:
+        info = tarfile.TarInfo("set/cat.png")
+        info.type = tarfile.DIRTYPE
+        packed.addfile(info)
+        packed.addfile(tarfile.TarInfo("set/cat.png/0.png"))
+    zipped = pack_zip(tmp_path / "a.zip", {"set/cat.png/": b"", "set/cat.png/0.png": b""})
+    for path in (tmp_path / "a.tar", zipped):
+        assert read_archive(path) == [("cat.png", "set/cat.png/0.png", b"")]
+
+
+def test_files_that_lay_on_disk_are_read_from_a_zip(tmp_path: Path) -> None:
+    (tmp_path / "0.png").write_bytes(b"one")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        packed.write(tmp_path / "0.png", "cat/0.png")  # with what the system says of it
+    assert read_archive(tmp_path / "a.zip") == [("cat", "cat/0.png", b"one")]
+
+
 def test_of_a_name_that_comes_twice_the_last_counts(tmp_path: Path) -> None:
     path = pack_tar(tmp_path / "a.tar", {"cat/0.png": b"old", "dog/0.png": b"dog"})
     with tarfile.open(path, "a") as packed:
@@ -71,6 +89,7 @@ def test_of_a_name_that_comes_twice_the_last_counts(tmp_path: Path) -> None:
         ("set/../../cat/x.png", "leads out of the archive"),
         ("/etc/cat/x.png", "leads out of the archive"),
         ("C:/cat/x.png", "leads out of the archive"),
+        ("set/cat\\x.png", "leads out of the archive"),
         ("x.png", r"lies in no class folder; expected CLASS/x\.png"),
         (
             "other/cat/x.png",
@@ -171,7 +190,9 @@ def test_numbers_in_tar_that_are_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])
-def test_headers_are_bounded(tmp_path: Path, name: str) -> None:
+def test_headers_are_bounded_and_images_are_not(tmp_path: Path, name: str) -> None:
+    image = bytes(2**20 + 1)
+    assert read_archive(pack_tar(tmp_path / name, {"cat/0.png": image})) == [("cat", "cat/0.png", image)]
     small = with_pax_header(tmp_path / name, comment="x" * 2**16)
     assert [image for _, image, _ in read_archive(small)] == ["cat/0.png"]
     large = with_pax_header(tmp_path / f"large.{name}", comment="x" * 2**20)

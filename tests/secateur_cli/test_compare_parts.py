@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from comparisons_for_tests import record
 from secateur.quantiles import t_quantile
 from secateur_cli.comparison import plots
 from secateur_cli.comparison.results import rows_of
@@ -64,36 +65,6 @@ def test_one_measurement_has_no_interval() -> None:
     assert mean([]) is None
     assert share(mean([0.5]).to_json()) == "50.0"
     assert share(None) == NONE
-
-
-def record(
-    criterion: str, seed: int, last: float | None, *, house: str = "secateur", plan: str = "a"
-) -> dict[str, Any]:
-    """A cell with one stage."""
-    return {
-        "criterion": criterion,
-        "house": house,
-        "search": "uniform",
-        "budget": "50% of the MACs",
-        "seed": seed,
-        "scores_shared": False,
-        "unscored": {},
-        "score_seconds": 1.0,
-        "score_processor_seconds": 1.0,
-        "score_peak_bytes": None,
-        "score_images": 500,
-        "plan": plan,
-        "curve_seconds": None,
-        "plan_seconds": 0.1,
-        "learnt_epochs": None,
-        "ties": 0,
-        "macs": 10.0,
-        "parameters": 5.0,
-        "accuracy": {"cut": last},
-        "measured_as": {"cut": f"cut {plan} {criterion} {seed}"},
-        "latency": None,
-        "not_measured": None if last is not None else "SlimPruner fails",
-    }
 
 
 def test_the_best_comes_first_and_is_compared_seed_by_seed() -> None:
@@ -214,6 +185,8 @@ def test_the_same_channels_are_said_to_be_the_same() -> None:
 def test_what_is_not_measured_is_named_with_its_reason() -> None:
     rows = rows_of([record("slim", seed, None, house="NNI") for seed in (0, 1)], ["cut"])
     cells = "; ".join(f"50% of the MACs, uniform, seed {seed}" for seed in (0, 1))
+    unplanned = rows_of([record(name, 0, None) | {"plan": None} for name in ("slim", "l1")], ["cut"])
+    assert [row["same_channels_as"] for row in unplanned] == [[], []]
     assert missing({"rows": rows}) == [f"not measured: slim (NNI) ({cells}): SlimPruner fails"]
     assert verdicts(rows, ["cut"]) == ["50% of the MACs, uniform: nothing has been measured yet."]
 
@@ -262,38 +235,3 @@ def test_tables_fit_the_terminal_with_all_their_numbers(stages: tuple[str, ...],
 
 def timed(measured: str, ratio: float) -> dict[str, Any]:
     return {"measured": measured, "batch_size": 1, "ratio": ratio, "lower": ratio - 0.1, "upper": ratio + 0.1}
-
-
-def test_rows_with_fewer_seeds_are_compared_on_those_that_both_have_and_lead_nothing() -> None:
-    records = [record("l1", seed, share, house="NNI", plan=f"b{seed}") for seed, share in enumerate((0.9, None))]
-    records += [record("di", seed, 0.8 + 0.01 * seed, plan=f"a{seed}") for seed in range(2)]
-    assert verdicts(rows_of(records, ["cut"]), ["cut"]) == [
-        "50% of the MACs, uniform: l1 (NNI) is first (cut: 90.0%), in one measurement 10.0 points ahead of "
-        "di (secateur)."
-    ]
-
-
-def test_who_is_first_by_fewer_seeds_may_be_behind_on_those_that_both_have() -> None:
-    """As where the seed under which a network does worst is the one under which its training diverges."""
-    records = [record("l1", seed, share, house="NNI", plan=f"b{seed}") for seed, share in enumerate((0.7, 0.72, None))]
-    records += [record("di", seed, share, plan=f"a{seed}") for seed, share in enumerate((0.8, 0.81, 0.3))]
-    (said,) = verdicts(rows_of(records, ["cut"]), ["cut"])
-    assert said.endswith(
-        "l1 (NNI) is first (cut: 71.0%), but on the seeds of both 9.5 points (3.1 to 15.9 over 2 seeds) behind "
-        "di (secateur)."
-    )
-    (said,) = verdicts(rows_of([records[0], *records[3:]], ["cut"]), ["cut"])
-    assert "l1 (NNI) is first (cut: 70.0%), but on the seeds of both in one measurement 10.0 points behind di" in said
-
-
-def test_a_lead_needs_an_interval_against_each_of_the_others() -> None:
-    """Two fixed rows differ by one measurement, which the clear lead over a third by its seeds does not make surer."""
-    fixed = (("l1", "NNI", 0.71), ("magnitude", "Torch-Pruning", 0.712))
-    records = [
-        record(name, seed, share, house=house, plan=name) | {"measured_as": {"cut": f"cut {name}"}}
-        for name, house, share in fixed
-        for seed in range(3)
-    ]
-    records += [record("random", seed, 0.4 + 0.02 * seed, plan=f"r{seed}") for seed in range(3)]
-    (said,) = verdicts(rows_of(records, ["cut"]), ["cut"], images=5000)
-    assert "magnitude (Torch-Pruning) is first (cut: 71.2%), in one measurement 0.2 points ahead of l1 (NNI)." in said

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from secateur_cli.inputs.epochs import Epochs, generator, pick
+from secateur_cli.inputs.epochs import Epochs, drawing_from, generator, pick, seed_everything
 from secateur_cli.inputs.images import Pixels, crop_and_flip
 
 
@@ -81,6 +83,44 @@ def test_pick_is_a_partition_in_proportion(labels: list[int], share: float, seed
     for of_class in set(labels):
         expected = count * labels.count(of_class) / len(labels)
         assert abs(sum(labels[i] == of_class for i in taken.tolist()) - expected) <= 1 + 1e-9
+
+
+def test_order_and_augmentation_are_those_of_the_seed_and_the_epoch() -> None:
+    pixels = torch.arange(1, 25, dtype=torch.uint8).reshape(24, 1, 1, 1).repeat(1, 1, 4, 4)
+
+    def epochs(seed: int) -> list[tuple[list[int], Tensor]]:
+        split = Epochs(Pixels(pixels, torch.arange(24)), 8, (0.0,), (1.0,), seed=seed, training=True, augment=True)
+        read = [gather(split) for _ in range(2)]
+        return [(labels.tolist(), inputs[labels.argsort()]) for inputs, labels in read]
+
+    first, second, other = *epochs(0), epochs(1)[0]
+    for (order, images), (another, changed) in ((first, second), (first, other)):
+        assert order != another
+        assert not torch.equal(images, changed)
+    assert [order for order, _ in epochs(0)] == [first[0], second[0]]
+
+
+def test_in_a_block_all_generators_begin_from_its_seed_and_then_go_on_as_before() -> None:
+    def draws() -> tuple[float, float, float]:
+        return float(torch.rand(())), float(np.random.rand()), random.random()
+
+    seed_everything(5)
+    outside = draws()
+    for _ in range(2):
+        seed_everything(5)
+        with drawing_from(1):
+            inside = draws()
+        assert draws() == outside
+        assert not set(inside) & set(outside)
+        seed_everything(1)
+        assert draws() == inside
+
+
+def test_the_seed_decides_whom_pick_draws() -> None:
+    labels = torch.arange(100) % 2
+    first, again, other = (pick(labels, 10, random=generator(seed, "test"))[0].tolist() for seed in (0, 0, 1))
+    assert first == again != sorted(first)
+    assert set(first) != set(other)
 
 
 @pytest.mark.parametrize(("images", "count"), [(50_000, 49_999), (300_000, 299_000), (9_000_000, 9_000_000)])

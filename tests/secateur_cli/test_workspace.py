@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,6 +43,14 @@ def test_the_same_run_is_continued(tmp_path: Path) -> None:
     assert again.stages["scores"] == {"of": "scores"}
     assert again.seconds == before.seconds > 0
     assert again.lost is None
+
+
+def test_the_seconds_of_several_calls_add_up(tmp_path: Path) -> None:
+    for calls in (1, 2):
+        workspace = Workspace(tmp_path, SETTINGS, begun=time.monotonic() - 1000).open()
+        workspace.done(f"stage {calls}", {})
+        workspace.close()
+        assert 1000 * calls <= Workspace(tmp_path, SETTINGS).seconds < 1000 * calls + 500
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from torch import nn
 
 from secateur.errors import ConfigError, DataError
 from secateur_onnx import benchmark, create_session, export, provider_assignment
-from secateur_onnx.comparison import compare
+from secateur_onnx.bootstrap import RatioInterval
+from secateur_onnx.comparison import compare, milliseconds
 from secateur_onnx.sessions import infer
 from secateur_onnx.timed_figure import device_bound
 from secateur_onnx.timing import time_alternating
@@ -87,9 +88,10 @@ def test_verdict_of_equal_networks_is_not_faster() -> None:
 
 def test_verdict_of_a_gain_below_the_noise_is_not_faster() -> None:
     random = np.random.default_rng(1)
-    noisy = compare(list(1.05 * random.lognormal(0, 0.5, 20)), list(random.lognormal(0, 0.5, 20)), batch_size=1)
-    assert not noisy.faster
-    assert noisy.verdict.startswith("not faster")
+    times = [list(1.05 * random.lognormal(0, 0.5, 20)), list(random.lognormal(0, 0.5, 20))]
+    for noisy in (compare(*times, batch_size=1), compare(*times[::-1], batch_size=1)):
+        assert (noisy.faster, noisy.slower) == (False, False)
+        assert noisy.verdict.startswith("not faster")
 
 
 def test_verdict_slower() -> None:
@@ -101,6 +103,15 @@ def test_verdict_slower() -> None:
 def test_verdict_never_calls_one_faster_than_one() -> None:
     found = compare(list(1.003 * NOISE), list(NOISE), batch_size=1)
     assert found.verdict == "1.0030x faster (95% interval 1.0030 to 1.0030)"
+    wider = replace(found, interval=RatioInterval(1.012, 1.004, 1.02, 0.95))
+    assert wider.verdict == "1.0120x faster (95% interval 1.0040 to 1.0200)"
+
+
+def test_times_are_told_by_their_quantiles_in_milliseconds() -> None:
+    found = compare([t / 1000 for t in range(1, 12)], [t / 500 for t in range(1, 12)], batch_size=4)
+    assert (found.dense.p10_ms, found.dense.median_ms, found.dense.p90_ms) == pytest.approx((2, 6, 10))
+    assert (found.pruned.median_ms, found.pruned.images_per_second) == pytest.approx((12, 4000 / 12))
+    assert [milliseconds(value) for value in (999.4, 999.6, 0.0)] == ["999 ms", "1.00 s", "0.00 ms"]
 
 
 def test_scattered_times_come_with_a_caution() -> None:

@@ -133,6 +133,19 @@ def test_half_precision_has_a_tolerance_of_its_own(tmp_path: Path, network: nn.S
         check_parity(half, path, batches()).require()
 
 
+def test_each_position_and_each_single_number_has_a_class(tmp_path: Path) -> None:
+    maps, images = nn.Conv2d(2, 3, 1), torch.randn(4, 2, 5, 5)
+    path = export(maps, images, tmp_path / "maps.onnx").path
+    before = maps(images).argmax(1)
+    with torch.no_grad():
+        maps.bias[0] += 0.3
+    share = float((maps(images).argmax(1) == before).double().mean())
+    assert check_parity(maps, path, [images]).top1_agreement == share < 1
+    number = nn.Sequential(nn.Linear(3, 1), nn.Flatten(0))
+    path = export(number, torch.zeros(2, 3), tmp_path / "number.onnx").path
+    assert check_parity(number, path, [torch.randn(4, 3)]).require().top1_agreement == 1
+
+
 def test_a_tolerance_of_nothing_lets_through_what_does_not_differ(tmp_path: Path) -> None:
     path = export(nn.Flatten(), torch.zeros(2, 3, 2), tmp_path / "flat.onnx").path
     assert check_parity(nn.Flatten(), path, [torch.randn(4, 3, 2)], tolerance=0).require().max_relative == 0

@@ -18,7 +18,7 @@ from secateur.networks import digits_resnet
 from secateur.records import PruningPlan
 from secateur.recovery import recalibrate_batch_norm
 from secateur.training import distilling, feature_loss, fine_tune, logit_loss
-from secateur.training.block_ends import block_ends
+from secateur.training.block_ends import block_ends, captured
 from training_for_tests import blobs, net, same, state
 
 
@@ -59,19 +59,43 @@ def test_block_ends_are_found_by_what_they_return() -> None:
     assert block_ends(Residual(), torch.randn(2, 3, 8, 8)) == {}  # no module of its own returns the sum
 
 
+class Block(nn.Module):
+    """A residual block, with or without an activation of its own, that may work in place on its maps."""
+
+    def __init__(
+        self, norm: Callable[[int], nn.Module] = nn.BatchNorm2d, *, act: nn.Module | None = None, in_place: bool = False
+    ) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), norm(4), nn.ReLU())
+        self.conv, self.norm = nn.Conv2d(4, 4, 3, padding=1), norm(4)
+        self.act, self.in_place = act or nn.ReLU(inplace=in_place), in_place
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.norm(self.conv(self.first(x)))
+        return self.act(maps.add_(x) if self.in_place else maps + x)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d, lambda width: nn.GroupNorm(2, width), nn.InstanceNorm2d])
-def test_block_ends_do_not_depend_on_the_kind_of_normalisation(norm: Callable[[int], nn.Module]) -> None:
-    class Block(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), norm(4), nn.ReLU())
-            self.conv, self.norm, self.act = nn.Conv2d(4, 4, 3, padding=1), norm(4), nn.ReLU()
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.act(self.norm(self.conv(self.first(x))) + x)
-
-    network = nn.Sequential(nn.Sequential(nn.Conv2d(1, 4, 3), norm(4), nn.ReLU()), Block(), Block())
+def test_block_ends_do_not_depend_on_the_kind_of_normalisation(
+    norm: Callable[[int], nn.Module], in_place: bool
+) -> None:
+    blocks = [Block(norm, in_place=in_place) for _ in range(2)]
+    network = nn.Sequential(nn.Sequential(nn.Conv2d(1, 4, 3), norm(4), nn.ReLU()), *blocks)
     assert block_ends(network, images()) == {"1.act": "1.conv", "2.act": "2.conv"}
+
+
+def test_an_activation_that_several_blocks_call_ends_none_of_them() -> None:
+    act = nn.ReLU()
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), Block(act=act), Block(act=act))
+    assert block_ends(network, images()) == {"1": "1.conv", "2": "2.conv"}
+
+
+def test_captured_maps_are_not_what_the_network_makes_of_them_in_place() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(inplace=True))
+    with captured(network, {"0": None}) as maps:
+        network(images())
+        assert torch.equal(maps["0"], network[0](images()))
 
 
 def test_pruned_channels_of_a_stream_are_taken_out_of_the_teachers_maps() -> None:
@@ -142,6 +166,16 @@ def test_a_share_of_one_reads_no_labels_and_none_reads_no_teacher() -> None:
         torch.testing.assert_close(value, fourth.state_dict()[name])
 
 
+def test_the_loss_of_training_is_the_mean_of_both_by_their_shares() -> None:
+    model, teacher, (inputs, labels) = nn.Linear(2, 3), nn.Linear(2, 3), blobs()[0]
+    logits = model(inputs)
+    by_teacher = logit_loss(logits, teacher(inputs), temperature=2.0).item()
+    expected = 0.7 * functional.cross_entropy(logits, labels).item() + 0.3 * by_teacher
+    options: dict[str, Any] = {"distillation": 0.3, "temperature": 2.0, "learning_rate": 1e-9}
+    history = fine_tune(model, [(inputs, labels)], teacher=teacher, **options)
+    assert history.epochs[0].loss == pytest.approx(expected, rel=1e-5)
+
+
 def test_the_teacher_is_left_alone() -> None:
     teacher = net(seed=1)
     teacher[3].eval()
@@ -163,6 +197,14 @@ def test_a_teacher_may_have_weights_of_another_type(
     history = fine_tune(model, data, teacher=teacher, plan=plan, feature_weight=feature_weight, epochs=1)
     assert 0 < history.epochs[0].loss < 1e4
     assert {p.dtype for p in teacher.parameters()} == {types[1]}
+
+
+def test_whole_numbers_reach_a_teacher_of_another_type_as_they_are() -> None:
+    def reading() -> nn.Module:
+        return nn.Sequential(nn.Embedding(5, 4), nn.Flatten(), nn.Linear(8, 3))
+
+    data = [(torch.arange(12).reshape(6, 2) % 5, torch.arange(6) % 3)]
+    assert fine_tune(reading(), data, teacher=reading().bfloat16(), epochs=1).chosen == 1
 
 
 def test_teachers_that_do_not_fit_are_refused() -> None:

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import references
@@ -42,6 +43,20 @@ def test_steps_are_those_of_nesterov(momentum: float) -> None:
     assert model.w.item() == pytest.approx(expected, rel=1e-9)
 
 
+def test_the_rate_does_not_rise_again_behind_the_batches_that_were_counted() -> None:
+    class Longer:
+        def __len__(self) -> int:
+            return 2
+
+        def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+            return iter(one_image_of_class_0(4))
+
+    model, rates = Slope(), references.cosine_rates(0.5, 2, 0)
+    fine_tune(model, Longer(), epochs=1, learning_rate=0.5, momentum=0.9, weight_decay=0.1)
+    expected = references.nesterov_descent(0.5, references.logistic_gradient, [*rates, *rates[-1:] * 2], 0.9, 0.1)
+    assert model.w.item() == pytest.approx(expected, rel=1e-9)
+
+
 def test_it_learns_and_reports_what_it_did() -> None:
     model, epochs, steps = net(), list[Epoch](), list[tuple[int, int]]()
     history = fine_tune(
@@ -53,6 +68,14 @@ def test_it_learns_and_reports_what_it_did() -> None:
     assert epochs[-1].loss < epochs[0].loss / 2
     assert steps == [(i, 24) for i in range(1, 25)]
     assert history.recipe == Recipe(epochs=8, learning_rate=0.1)
+
+
+def test_the_loss_of_an_epoch_is_the_mean_over_its_images() -> None:
+    model, batches = nn.Linear(2, 3), blobs(50)  # the last batch is half as large
+    inputs, labels = (torch.cat(part) for part in zip(*batches, strict=True))
+    expected = functional.cross_entropy(model(inputs), labels).item()
+    history = fine_tune(model, batches, learning_rate=1e-9)
+    assert history.epochs[0].loss == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_best_epoch_stays_and_the_later_of_equals() -> None:
@@ -135,7 +158,7 @@ def test_the_seed_decides_and_the_world_outside_is_left_alone() -> None:
         model = net()
         torch.manual_seed(noise)
         before = torch.get_rng_state()
-        fine_tune(model, DataLoader(data, batch_size=16, shuffle=True), epochs=2, seed=seed)
+        fine_tune(model, DataLoader(data, batch_size=16, shuffle=True), epochs=2, seed=seed, recalibrate=20)
         assert torch.equal(torch.get_rng_state(), before)
         results.append(state(model))
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
@@ -147,10 +170,23 @@ def test_modes_and_frozen_parameters_are_left_alone() -> None:
     model[0].requires_grad_(False)
     model[3].train()
     first = model[0].weight.clone()
-    fine_tune(model, blobs(), epochs=1)
+    with torch.no_grad():
+        fine_tune(model, blobs(), epochs=1)
     assert torch.equal(model[0].weight, first)
     assert [m.training for m in model] == [False, False, False, True, False]
+    assert bool(model[1].running_mean.any())  # though its batch norm was in eval mode before
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_batches_are_told_the_number_of_each_epoch() -> None:
+    told = list[int]()
+
+    class Told(list[Any]):
+        def set_epoch(self, number: int) -> None:
+            told.append(number)
+
+    fine_tune(net(), Told(blobs()), epochs=3)
+    assert told == [1, 2, 3]
 
 
 def test_smoothing_and_clipping_change_the_step() -> None:
@@ -237,6 +273,8 @@ def test_bad_data_is_refused_before_the_first_step() -> None:
             fine_tune(model, train)
         assert same(model, before)
         assert model.training
+    with pytest.raises(DataError):
+        fine_tune(net(), bad, on_step=lambda *_: pytest.fail("a step was taken"))
 
 
 def test_labels_that_turn_bad_later_in_a_stream_undo_the_epoch() -> None:

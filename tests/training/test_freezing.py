@@ -50,6 +50,15 @@ def test_a_layer_without_frozen_filters_is_trained() -> None:
     assert same(model, state(other))
 
 
+def test_filters_of_a_layer_that_is_not_trained_may_be_frozen() -> None:
+    model = net()
+    model[0].weight.requires_grad_(False)
+    before = state(model)
+    fine_tune(model, blobs(), freeze={"0": [1]})
+    assert torch.equal(model[0].weight, before["0.weight"])
+    assert (model[0].bias == before["0.bias"]).tolist() == [channel == 1 for channel in range(8)]
+
+
 def test_the_optimizer_forgets_frozen_filters_and_clipping_does_not_see_them() -> None:
     model = nn.Linear(2, 3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
@@ -65,6 +74,7 @@ def test_the_optimizer_forgets_frozen_filters_and_clipping_does_not_see_them() -
     before = state(model)
     optimizer.step()
     assert bool((model.weight != before["weight"]).all())  # no longer frozen
+    assert bool((model.weight.grad != 0).all())
 
 
 def test_the_highest_filters_are_counted_among_those_that_stay() -> None:
@@ -74,6 +84,7 @@ def test_the_highest_filters_are_counted_among_those_that_stay() -> None:
     plan = PruningPlan(tuple(groups.values()), {"0": (1, 2, 3, 5, 6, 7)}, "macs", 1.0, 0.5, 0.5)
     assert highest_filters(scores, 0.25) == {"0": (0, 4), "2": (3,)}
     assert highest_filters(scores, 0.0) == {}
+    assert len(highest_filters({"0": torch.arange(100.0)}, 0.29)["0"]) == 29  # 0.29 * 100 is a little less
     found = highest_filters(scores, 0.34, plan=plan)
     assert found == {"0": (2, 4), "2": (3,)}  # filters 3 and 6 of the dense network; of equals the later ones
     pruned = apply_plan(model, plan)
@@ -95,10 +106,17 @@ def test_what_cannot_be_frozen_is_refused() -> None:
         ({"nosuch": [0]}, "no layer 'nosuch'"),
         ({"1": [0]}, r"'1' \(BatchNorm1d\) cannot be frozen"),
         ({"0": [8]}, r"'0' has the filters 0\.\.7"),
+        ({"0": [-1]}, r"'0' has the filters 0\.\.7; asked for \[-1\]"),
     ]
     for filters, words in cases:
         with pytest.raises(NetworkError, match=words):
             fine_tune(net(), blobs(), freeze=filters)
+    upward = nn.Sequential(nn.ConvTranspose2d(2, 3, 2))
+    with (
+        pytest.raises(NetworkError, match=r"'0' \(ConvTranspose2d\) cannot be frozen"),
+        frozen(upward, {"0": [0]}, torch.optim.SGD(upward.parameters())),
+    ):
+        pass
     with pytest.raises(ConfigError, match=r"in \[0, 1\]; found 1.5"):
         highest_filters({}, 1.5)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from secateur.errors import CheckpointError, DataError
-from secateur.training import Epoch, History, fine_tune
+from secateur.training import Epoch, History, fine_tune, snapshots
+from secateur.training.random_states import random_states, restore_random_states
 from training_for_tests import blobs, net, same, state
 
 WAYS: list[dict[str, Any]] = [
@@ -89,6 +90,19 @@ def test_a_run_that_was_stopped_ends_in_the_same_numbers(tmp_path: Path, way: di
     assert at_once == again
 
 
+def test_the_scale_of_the_loss_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is so large at first that steps are left out until it has come down."""
+    large = {"init_scale": 2.0**24}
+    monkeypatch.setattr(
+        "secateur.training.steps.scaler_of", lambda device, _: torch.amp.GradScaler(device.type, **large)
+    )
+    way, file = {"precision": "float16"}, tmp_path / "run.safetensors"
+    whole, _ = run(way=way)
+    with pytest.raises(KeyboardInterrupt):
+        run(way=way, stop=14, checkpoint=file)
+    assert same(run(way=way, checkpoint=file)[0], state(whole))
+
+
 def test_sigkill_at_any_time(tmp_path: Path) -> None:
     """The process is killed while it trains and writes; the next one goes on, and ends as one that was left alone."""
     file, seen = tmp_path / "run.safetensors", tmp_path / "seen"
@@ -156,6 +170,30 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
             fine_tune(model, blobs(), epochs=1, checkpoint=file, **changes)
         assert same(model, untouched)
         assert file.read_bytes() == before
+
+
+def test_every_generator_goes_on_where_it_was() -> None:
+    data = range(6)
+    sampler = RandomSampler(data, generator=torch.Generator().manual_seed(5))
+    loader, cpu = DataLoader(data, batch_sampler=BatchSampler(sampler, 2, False)), torch.device("cpu")
+
+    def draws() -> tuple[list[list[int]], float, float]:
+        return [batch.tolist() for batch in loader], np.random.randn(), random.gauss(0, 1)
+
+    draws()  # and the second number of each pair of normal ones is held back
+    states = random_states(loader, cpu)
+    first = draws()
+    restore_random_states(states, loader, cpu)
+    assert draws() == first
+
+
+def test_a_checkpoint_in_another_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "run.safetensors"
+    with monkeypatch.context() as patched:
+        patched.setattr(snapshots, "FORMAT", 1)
+        fine_tune(net(), blobs(), epochs=1, checkpoint=file)
+    with pytest.raises(CheckpointError, match="has format 1; this version reads format 2"):
+        fine_tune(net(), blobs(), epochs=1, checkpoint=file)
 
 
 def test_files_that_are_no_checkpoint_are_refused(tmp_path: Path) -> None:

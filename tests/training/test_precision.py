@@ -45,6 +45,15 @@ def test_small_gradients_survive_float16_by_scaling(monkeypatch: pytest.MonkeyPa
     assert float((step_of_tiny_gradients("float16") - expected).abs().max()) > 0.2 * largest
 
 
+def test_gradients_in_float16_are_clipped_by_their_norm_without_the_scale() -> None:
+    model = net()
+    before = [p.detach().clone() for p in model.parameters()]
+    plain = {"learning_rate": 1.0, "momentum": 0.0, "weight_decay": 0.0}
+    fine_tune(model, blobs()[:1], precision="float16", clip_norm=0.01, **plain)
+    moved = torch.cat([(p.detach() - b).flatten() for p, b in zip(model.parameters(), before, strict=True)])
+    assert float(moved.norm()) == pytest.approx(0.01, rel=0.01)
+
+
 def test_a_step_that_overflows_is_left_out_and_the_scale_falls(monkeypatch: pytest.MonkeyPatch) -> None:
     model, seen = net(), list[tuple[float, bool]]()
     start, update = state(model)["0.weight"], Steps._update

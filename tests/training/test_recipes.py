@@ -98,10 +98,11 @@ def test_what_is_no_fraction_is_not_averaged(kind: torch.dtype) -> None:
 
 def test_the_average_is_what_is_judged_and_kept() -> None:
     model, weights = net(), list[dict[str, Tensor]]()
+    noise = [(inputs, labels[torch.randperm(len(labels))]) for inputs, labels in blobs(600, size=200)]
     history = fine_tune(
         model,
         blobs(),
-        blobs(),
+        noise,  # which each network answers otherwise
         epochs=3,
         learning_rate=0.1,
         average=0.9,
@@ -111,7 +112,7 @@ def test_the_average_is_what_is_judged_and_kept() -> None:
     for name in ("0.weight", "1.running_mean"):
         expected = twins.moving_average([w[name].double().flatten()[1].item() for w in weights[:steps]], 0.9)
         assert model.state_dict()[name].flatten()[1].item() == pytest.approx(expected, rel=1e-4)
-    assert history.epochs[history.chosen - 1].accuracy == accuracy(model, blobs())
+    assert history.epochs[history.chosen - 1].accuracy == accuracy(model, noise)
 
 
 def test_mixing_and_its_loss_are_those_of_a_loop() -> None:
@@ -182,7 +183,7 @@ def test_bad_numbers_are_refused(changes: dict[str, Any], words: str) -> None:
     [
         ([], "no images to validate on"),
         ((batch for batch in blobs()), "validation batches are read once an epoch"),
-        ([(torch.zeros(2, 2), torch.tensor([0, 7]))], r"0\.\.2"),
+        ([*blobs(), (torch.zeros(2, 2), torch.tensor([0, 7]))], r"0\.\.2"),
     ],
 )
 def test_a_validation_split_that_cannot_judge_is_refused_before_the_first_step(validate: Any, words: str) -> None:

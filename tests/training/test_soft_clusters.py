@@ -119,17 +119,40 @@ def test_what_cannot_be_merged_is_refused() -> None:
     depthwise = setting(Depthwise())
     name = next(iter(depthwise[1]))
     refused(NetworkError, r"cannot be merged behind .* \(Conv2d\); allowed", depthwise, keep={name: 2})
+    upward = setting(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.ConvTranspose2d(8, 5, 3), nn.Flatten()))
+    refused(NetworkError, r"cannot be merged behind '2' \(ConvTranspose2d\)", upward)
     masked = channel_groups(residual().eval(), IMAGES[:2], residual="mask")
     stream = next(name for name, group in masked.items() if group.masked)
     refused(PlanError, "only masked", (residual(), masked, cost), keep={stream: 2})
 
 
 def test_a_training_that_diverges_says_so() -> None:
-    network, groups, cost = setting(flat())
-    with pytest.raises(DataError, match=r"at step [0-9]+ of 6: training diverged"):
-        prune_by_soft_clusters(
-            network, groups, cost, batches(), keep={"0": 4}, recipe=Recipe(epochs=2, learning_rate=1e38)
-        )
+    plain = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(800, 5))
+    large = [(100 * IMAGES, torch.arange(24) % 5)]  # of which the first step leaves no filter finite
+    for given, train, words in ((flat(), batches(), "the loss is .* of 6"), (plain, large, "a weight is not finite")):
+        network, groups, cost = setting(given)
+        with pytest.raises(DataError, match=f"{words}.*training diverged"):
+            prune_by_soft_clusters(
+                network, groups, cost, train, keep={"0": 4}, recipe=Recipe(epochs=2, learning_rate=3e38)
+            )
+
+
+def test_layers_that_a_shortcut_joins_are_alike_where_all_of_them_are() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.head = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1), nn.Linear(4, 5)
+            for layer, rows in ((self.first, [0.0, 0.0, 1.0, 1.0]), (self.second, [0.0, 9.0, 0.0, 9.0])):
+                layer.weight.data[:] = torch.tensor(rows)[:, None, None, None]
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.relu(self.first(x) + self.second(x)).mean((2, 3)))
+
+    network, groups, cost = setting(Two())
+    (name,) = groups
+    recipe = Recipe(epochs=1, learning_rate=1e-6)
+    found = prune_by_soft_clusters(network, groups, cost, batches(), keep={name: 2}, recipe=recipe)
+    assert found.clusters[name] == ((0, 2), (1, 3))
 
 
 def test_layers_that_mix_channels_are_found_out() -> None:

@@ -79,7 +79,7 @@ def standing(block: Sequence[Row], stage: str, *, images: int | None = None) -> 
     rest = [row for row in known if row["house"] != first["house"]] or known[1:]
     second = rest[0] if rest else None
     others = [row for row in known[1:] if row["plans"] != first["plans"]]
-    least = 0.0 if images is None else (100 - ROUNDING) * FEWEST_IMAGES / max(images, 1)
+    least = 0.0 if images is None else (100 - ROUNDING) * FEWEST_IMAGES / images
     leads = [lead(first, row, stage) for row in others]
     within = tuple(row for row, ahead in zip(others, leads, strict=True) if _may_be_chance(ahead, least))
     return Standing(

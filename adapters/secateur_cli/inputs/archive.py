@@ -111,9 +111,7 @@ class _Header(tarfile.TarInfo):
 def _read_tar(path: Path) -> Iterator[tuple[str, bytes]]:
     with tarfile.open(path, "r:*", tarinfo=_Header) as archive:
         for member in archive:
-            if not _is_wanted(path, member.name, size=member.size):
-                continue
-            if member.isdir():
+            if member.isdir() or not _is_wanted(path, member.name, size=member.size):
                 continue
             stream = archive.extractfile(member) if member.isreg() else None
             if stream is None:
@@ -124,7 +122,7 @@ def _read_tar(path: Path) -> Iterator[tuple[str, bytes]]:
 def _read_zip(path: Path) -> Iterator[tuple[str, bytes]]:
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
-            if member.is_dir() or not _is_wanted(path, member.filename, size=member.file_size):
+            if not _is_wanted(path, member.filename, size=member.file_size):  # the name of a folder ends in a slash
                 continue
             kind = (member.external_attr >> 16) & 0o170000
             if kind not in (0, 0o100000):
@@ -136,7 +134,7 @@ def _is_wanted(path: Path, name: str, *, size: int) -> bool:
     place = PurePosixPath(name)
     if not name.lower().endswith(IMAGE_SUFFIXES):
         return False
-    if place.is_absolute() or ".." in place.parts or "\\" in name or (place.parts and ":" in place.parts[0]):
+    if place.is_absolute() or ".." in place.parts or "\\" in name or ":" in place.parts[0]:
         raise DataError(f"{path}: the name {name!r} leads out of the archive; it is not read")
     if is_hidden(place):
         return False

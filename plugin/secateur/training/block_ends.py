@@ -44,11 +44,11 @@ def block_ends(model: nn.Module, inputs: Tensor) -> dict[str, str]:
     read = _maps(network, inputs, joined, tapped)
     once = _outputs(network, inputs)
     ends: dict[str, str] = {}
-    for layer in sorted(read, key=joined.index):
-        end = next((name for name, output in once.items() if _same(output, read[layer])), None)
-        if end is not None and (end not in ends or layer.startswith(f"{end}.")):
+    for layer, found in read.items():
+        end = next((name for name, output in once.items() if _same(output, found)), None)
+        if end is not None:
             ends.setdefault(end, layer)
-    return {name: ends[name] for name in once if name in ends}
+    return ends
 
 
 def _maps(

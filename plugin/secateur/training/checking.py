@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence, Sized
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,9 +67,7 @@ def _check_train(model: nn.Module, train: Batches) -> tuple[Tensor, Tensor, int]
     with evaluating(model), torch.no_grad(), reading(model, inputs):
         answers = model(inputs.to(device_of(model)))
     check_labels(labels, answers)
-    if isinstance(train, Sequence):
-        for batch in batches:
-            check_labels(unpack(batch)[1], answers)
+    _check_others(train, batches, answers)
     count = _count(train)
     return inputs, answers, 1 + sum(1 for _ in batches) if count is None else count
 
@@ -87,13 +86,22 @@ def _count(train: Batches) -> int | None:
 def _check_validation(validate: Batches, answers: Tensor) -> None:
     if isinstance(validate, Iterator):
         raise DataError("validation batches are read once an epoch: give a list or a DataLoader, not a generator")
-    first = next(opened(validate), None)
+    batches = opened(validate)
+    first = next(batches, None)
     if first is None:
         raise DataError(
             "there are no images to validate on: the batches are empty; give some, or validate=None to keep the last "
             "epoch"
         )
     check_labels(unpack(first)[1], answers)
+    _check_others(validate, batches, answers)
+
+
+def _check_others(given: Batches, batches: Iterator[Any], answers: Tensor) -> None:
+    """Check the labels of the batches behind the first where these lie in memory."""
+    if isinstance(given, Sequence):
+        for batch in batches:
+            check_labels(unpack(batch)[1], answers)
 
 
 def fastest_layout(model: nn.Module, inputs: Tensor) -> torch.memory_format | None:

@@ -152,10 +152,12 @@ def _channels(teacher: nn.Module, inputs: Tensor, plan: PruningPlan | None) -> d
             "no module of the teacher ends a residual block, where feature maps could be compared: set feature_weight "
             "to 0"
         )
+    if plan is None:
+        return dict.fromkeys(ends)
     kept = {
         member.layer: torch.tensor(member.positions(plan[group.name]))
-        for group in (plan.groups if plan is not None else ())
+        for group in plan.groups
         for member in group.members
-        if plan is not None and member.role == "producer" and plan.removed(group.name)
+        if member.role == "producer"
     }
     return {end: kept.get(layer) for end, layer in ends.items()}

@@ -138,6 +138,7 @@ def fine_tune(
         ):
             first, answers, batches = check_data(model, train, validate, precision=recipe.precision, across=across)
             run = Resumable.of(checkpoint, model, recipe, teacher=teacher, freeze=freeze, across=across)
+            seed_generators(recipe.seed, device)
             if recipe.recalibrate and run.found is None:
                 recalibrate_batch_norm(model, train, samples=recipe.recalibrate, across=across)
                 best = _state(model)
@@ -160,7 +161,6 @@ def fine_tune(
                     plan=plan,
                 )
                 lesson = stack.enter_context(distilled)
-            seed_generators(recipe.seed, device)
             if run.found is not None:
                 best, chosen = run.restore(steps, train)
                 epochs = [Epoch(**epoch) for epoch in run.found.epochs]

@@ -53,7 +53,7 @@ def highest_filters(
         kept, positions = places.get(layer, (range(len(values)), range(len(values))))
         if kept and kept[-1] >= len(values):
             raise ScoreError(f"layer {layer!r} has {len(values)} scores, and the plan keeps its filter {kept[-1]}")
-        order = values.double().cpu()[list(kept)].argsort(stable=True).tolist()
+        order = values.cpu()[list(kept)].argsort(stable=True).tolist()
         count = math.floor(share * len(order) + 1e-9)
         if count:
             found[layer] = tuple(sorted(positions[i] for i in order[len(order) - count :]))
