@@ -95,8 +95,8 @@ def autoprune(
         on_epoch: called after each epoch; after a stop also with those that the checkpoint holds.
 
     Raises:
-        ConfigError: `keep` is no share or width, an unknown number, stages that leave a group out or name one twice, or
-            a precision that the device does not compute in.
+        ConfigError: `keep` is no share or width, an unknown number, stages that leave a group out or name one twice, a
+            precision that the device does not compute in, or called under `torch.inference_mode`.
         PlanError: an unknown group, or one whose channels are only masked.
         NetworkError: a group's channels are read by no layer that could tell which are needed.
         DataError: no images, images of a second size that the gates cannot read, labels that are missing or do not

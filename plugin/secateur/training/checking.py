@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from secateur.batches import Batches, opened, unpack
 from secateur.distributed import Across, jointly
-from secateur.errors import DataError
+from secateur.errors import ConfigError, DataError
 from secateur.evaluation import check_labels
 from secateur.evaluation.arithmetic import fastest_format
 from secateur.modes import device_of, evaluating, reading
@@ -30,7 +30,8 @@ def check_data(
     Raises:
         DataError: batches that can be read only once, no batch, no validation batch, labels that the network cannot
             answer, or with `across` processes that have different numbers of batches.
-        ConfigError: a precision that the device does not compute in, or that the weights are not trained in.
+        ConfigError: a precision that the device does not compute in, or that the weights are not trained in; called
+            under torch.inference_mode.
 
     Example:
         >>> inputs, answers, batches = check_data(nn.Linear(2, 3), [(torch.ones(4, 2), torch.arange(4) % 3)] * 2, None)
@@ -40,6 +41,8 @@ def check_data(
     held: list[tuple[Tensor, Tensor]] = []
 
     def check() -> int:
+        if torch.is_inference_mode_enabled():
+            raise ConfigError("training needs gradients, and torch.inference_mode has none: call it outside of that")
         check_precision(device_of(model), precision)
         check_scaling(model, precision)
         inputs, answers, batches = _check_train(model, train)

@@ -102,8 +102,8 @@ def fine_tune(
         on_step: called after each step, before it enters the average, with the number of steps done and their total.
 
     Raises:
-        ConfigError: an unknown number, one out of range, a precision that the device does not compute in, or
-            float16 for weights that are float16 themselves.
+        ConfigError: an unknown number, one out of range, a precision that the device does not compute in,
+            float16 for weights that are float16 themselves, or called under `torch.inference_mode`.
         NetworkError: no parameter needs a gradient; a network made in inference mode, which cannot be trained outside
             of it; a teacher with other classes, or filters that are not there.
         CheckpointError: the checkpoint is of another run (network, recipe, teacher, processes), or none at all.
