@@ -201,6 +201,31 @@ def test_what_the_widths_give_at_30_after_two_epochs() -> None:
     assert f"gain by error curves {in_words(leads('curves', 'uniform', 'fine_tuned', '30%'))}:" in TEXT
 
 
+def test_what_the_greedy_search_gives_at_30_after_two_epochs() -> None:
+    """Two seeds, which give no interval worth the name."""
+    cells = [cell for cell in GREEDY if cell["budget"].startswith("30%") and cell["accuracy_fine_tuned"]]
+    assert {(cell["house"], cell["criterion"], cell["seed"]) for cell in cells} == {
+        (*criterion, seed) for criterion in CRITERIA.values() for seed in "01"
+    }
+    assert f"trained in two seeds ({len(cells)} of its cells)" in TEXT
+    names = {criterion: name for name, criterion in CRITERIA.items()}
+    ahead: dict[str, list[list[float]]] = {}
+    for search in SEARCHES:
+        gained: dict[str, list[float]] = {name: [] for name in CRITERIA}
+        for cell in cells:
+            name = names[cell["house"], cell["criterion"]]
+            other = compared(name, search, "30%", "fine_tuned")[cell["seed"]]
+            gained[name].append(100 * float(cell["accuracy_fine_tuned"]) - other)
+        ahead[search] = list(gained.values())
+    by = [sum(each) / 2 for each in ahead["uniform"]]
+    said = f"{min(by):.1f} to {max(by):.1f} points, {sum(by) / len(by):.1f} in the mean"
+    assert f"ahead of uniform widths by {said}, and behind the error curves" in TEXT
+    behind = [-sum(each) / 2 for each in ahead["curves"]]
+    said = f"{min(behind):.1f} to {max(behind):.1f}, {sum(behind) / len(behind):.1f} in the mean"
+    assert f"behind the error curves by {said}; every criterion is behind the curves in both seeds" in TEXT
+    assert max(map(max, ahead["curves"])) < 0
+
+
 @pytest.mark.parametrize("budget", ["70%", "30%"])
 def test_what_the_greedy_search_gives_untrained(budget: str) -> None:
     gained, lost = (leads(*pair, "compensated", budget) for pair in (("greedy", "uniform"), ("curves", "greedy")))
