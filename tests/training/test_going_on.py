@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from secateur.errors import CheckpointError, DataError
+from secateur.records import PruningPlan
 from secateur.training import Epoch, History, fine_tune, snapshots
 from secateur.training.random_states import random_states, restore_random_states
 from training_for_tests import blobs, net, same, state
@@ -162,6 +163,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
         (net(seed=1), {}, "weights at the start was"),
         (net(), {"learning_rate": 0.5}, "learning_rate was 0.01, is 0.5"),
         (net(), {"teacher": net(seed=1)}, "teacher was None"),
+        (net(), {"plan": PruningPlan((), {}, "none", 0.0, 0.0, 0.0)}, "plan was None, is '"),
         (net(), {"freeze": {"0": [1]}}, r"frozen filters was \{\}, is \{'0': \[1\]\}"),
     ]
     for model, changes, words in cases:

@@ -106,7 +106,7 @@ def fine_tune(
             float16 for weights that are float16 themselves, or called under `torch.inference_mode`.
         NetworkError: no parameter needs a gradient; a network made in inference mode, which cannot be trained outside
             of it; a teacher with other classes, or filters that are not there.
-        CheckpointError: the checkpoint is of another run (network, recipe, teacher, processes), or none at all.
+        CheckpointError: the checkpoint is of another run (network, recipe, teacher, plan, processes), or none at all.
         DataError: no images, to train on or to validate on; images of a second size on which the network does not run;
             labels missing or out of the network's range (in a sequence found before the first step); a loss or weights
             that are no longer finite, with the step. After any error, Ctrl-C included, the network has the best state
@@ -137,7 +137,7 @@ def fine_tune(
             ExitStack() as stack,
         ):
             first, answers, batches = check_data(model, train, validate, precision=recipe.precision, across=across)
-            run = Resumable.of(checkpoint, model, recipe, teacher=teacher, freeze=freeze, across=across)
+            run = Resumable.of(checkpoint, model, recipe, teacher=teacher, plan=plan, freeze=freeze, across=across)
             seed_generators(recipe.seed, device)
             if recipe.recalibrate and run.found is None:
                 recalibrate_batch_norm(model, train, samples=recipe.recalibrate, across=across)

@@ -15,6 +15,7 @@ from secateur.batches import Batches
 from secateur.distributed import Across, jointly, place_in
 from secateur.fingerprints import structure_of, weights_hash
 from secateur.modes import device_of
+from secateur.records import PruningPlan
 from secateur.training.random_states import random_states, restore_random_states
 from secateur.training.recipe import Recipe
 from secateur.training.snapshots import Snapshot, optimizer_tensors, restore_optimizer, restore_scaler, scaler_tensors
@@ -46,6 +47,7 @@ class Resumable:
         recipe: Recipe,
         *,
         teacher: nn.Module | None = None,
+        plan: PruningPlan | None = None,
         freeze: Mapping[str, Sequence[int]] | None = None,
         across: Across = None,
     ) -> Resumable:
@@ -62,6 +64,7 @@ class Resumable:
             "weights at the start": weights_hash(model),
             **asdict(recipe),
             "teacher": None if teacher is None else weights_hash(teacher),
+            "plan": None if plan is None else plan.fingerprint,
             "frozen filters": {layer: sorted(filters) for layer, filters in (freeze or {}).items()},
             "processes": 1 if across is None else across.size(),
         }
