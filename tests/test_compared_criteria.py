@@ -192,9 +192,11 @@ def test_what_the_searches_give(search: str, other: str, stages: tuple[str, str]
 
 
 def in_words(found: list[Mean]) -> str:
-    points, beyond = [by.value for by in found], sum(by.ends[0] > 0 for by in found)
-    ends, middle = f"{min(points):.1f} to {max(points):.1f} points", sum(points) / len(points)
-    return f"{ends}, {middle:.1f} in the mean (beyond chance for {beyond})"
+    return f"{in_points([by.value for by in found])} (beyond chance for {sum(by.ends[0] > 0 for by in found)})"
+
+
+def in_points(found: list[float]) -> str:
+    return f"{min(found):.1f} to {max(found):.1f} points, {sum(found) / len(found):.1f} in the mean"
 
 
 def test_what_the_widths_give_at_30_after_two_epochs() -> None:
@@ -217,12 +219,9 @@ def test_what_the_greedy_search_gives_at_30_after_two_epochs() -> None:
             other = compared(name, search, "30%", "fine_tuned")[cell["seed"]]
             gained[name].append(100 * float(cell["accuracy_fine_tuned"]) - other)
         ahead[search] = list(gained.values())
-    by = [sum(each) / 2 for each in ahead["uniform"]]
-    said = f"{min(by):.1f} to {max(by):.1f} points, {sum(by) / len(by):.1f} in the mean"
-    assert f"ahead of uniform widths by {said}, and behind the error curves" in TEXT
-    behind = [-sum(each) / 2 for each in ahead["curves"]]
-    said = f"{min(behind):.1f} to {max(behind):.1f}, {sum(behind) / len(behind):.1f} in the mean"
-    assert f"behind the error curves by {said}; every criterion is behind the curves in both seeds" in TEXT
+    uniform, curves = ([sum(each) / 2 for each in ahead[search]] for search in SEARCHES)
+    assert f"ahead of uniform widths by {in_points(uniform)}, and behind the error curves by" in TEXT
+    assert f"curves by {in_points([-by for by in curves])}; every criterion is behind the curves in both seeds" in TEXT
     assert max(map(max, ahead["curves"])) < 0
 
 

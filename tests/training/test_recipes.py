@@ -183,6 +183,7 @@ def test_bad_numbers_are_refused(changes: dict[str, Any], words: str) -> None:
     [
         ([], "no images to validate on"),
         ((batch for batch in blobs()), "validation batches are read once an epoch"),
+        ([(torch.zeros(2, 2), torch.tensor([0, 7]))], r"0\.\.2"),
         ([*blobs(), (torch.zeros(2, 2), torch.tensor([0, 7]))], r"0\.\.2"),
     ],
 )

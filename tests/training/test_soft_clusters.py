@@ -129,9 +129,9 @@ def test_what_cannot_be_merged_is_refused() -> None:
 def test_a_training_that_diverges_says_so() -> None:
     plain = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(800, 5))
     large = [(100 * IMAGES, torch.arange(24) % 5)]  # of which the first step leaves no filter finite
-    for given, train, words in ((flat(), batches(), "the loss is .* of 6"), (plain, large, "a weight is not finite")):
+    for given, train, words in ((flat(), batches(), "the loss is"), (plain, large, "a weight is not finite")):
         network, groups, cost = setting(given)
-        with pytest.raises(DataError, match=f"{words}.*training diverged"):
+        with pytest.raises(DataError, match=rf"{words} .*at step [0-9]+ of [0-9]+: training diverged"):
             prune_by_soft_clusters(
                 network, groups, cost, train, keep={"0": 4}, recipe=Recipe(epochs=2, learning_rate=3e38)
             )

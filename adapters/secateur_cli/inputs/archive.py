@@ -111,7 +111,7 @@ class _Header(tarfile.TarInfo):
 def _read_tar(path: Path) -> Iterator[tuple[str, bytes]]:
     with tarfile.open(path, "r:*", tarinfo=_Header) as archive:
         for member in archive:
-            if member.isdir() or not _is_wanted(path, member.name, size=member.size):
+            if not _is_wanted(path, member.name, size=member.size) or member.isdir():
                 continue
             stream = archive.extractfile(member) if member.isreg() else None
             if stream is None:

@@ -19,7 +19,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from secateur.channel_graph.masks import zero_outputs
 from secateur.channel_graph.narrowing import cut_layer, removals
 from secateur.errors import SecateurWarning
 from secateur.evaluation.stage import Edit, Stage
@@ -94,7 +93,6 @@ class NestedWeights:
             for member in consumers(group):
                 if member.layer in targets:
                     self._reads[member.layer].append((group.name, member))
-        self._masks = {m.layer: (group.name, m) for group in groups.values() for m in group.members if group.masked}
         names = {module: name for name, module in model.named_modules()}
         self._norms = {
             name: names[target.norm]
@@ -137,9 +135,6 @@ class NestedWeights:
         write_weight(layer, found.weight)
         target = copy.deepcopy(self._targets[name])
         target.shift(layer, found.shift)
-        if name in self._masks:  # the stage's own zeros, which an edit would lift, too
-            group, writer = self._masks[name]
-            zero_outputs(layer, writer.positions(_dropped(writer, group, kept)), name=name)
         changed = {name: layer}
         if name in self._norms and target.norm is not None:
             changed[self._norms[name]] = target.norm
@@ -170,7 +165,8 @@ class NestedWeights:
         weight = weight_rows(module)
         live = torch.ones(weight.shape[:2], dtype=torch.bool)
         for group, member in self._reads[name]:
-            drop(live, module, member, _dropped(member, group, kept))
+            dropped = {*range(len(member.indices))} - {*kept.get(group, range(len(member.indices)))}
+            drop(live, module, member, dropped)
         counts = set(live.sum(1).tolist())
         if bool(live.all()) or len(counts) > 1 or counts == {0}:
             return None
@@ -181,9 +177,3 @@ class NestedWeights:
         weight = weight + spread(found.weight, unknowns, weight)
         shift = found.intercept.flatten()
         return Found(weight, shift - module.bias.detach() if isinstance(module.bias, Tensor) else shift)
-
-
-def _dropped(member: Member, group: str, kept: Kept) -> list[int]:
-    """Return the channels of a group's member that do not stay."""
-    stay = {*kept.get(group, range(len(member.indices)))}
-    return [channel for channel in range(len(member.indices)) if channel not in stay]

@@ -106,7 +106,8 @@ class Stage:
         plan = PruningPlan(tuple(groups.values()), self.cut, "none", 0.0, 0.0, 0.0)
         self.network = apply_plan(model, plan).eval()
         self._narrow = narrowed(groups, self.cut)
-        silence(self.network, self._narrow, {name: c for name, c in kept.items() if name not in self.cut})
+        self._silent = {name: channels for name, channels in kept.items() if name not in self.cut}
+        silence(self.network, self._narrow, self._silent)
 
     def layers(self, candidate: Kept) -> list[str]:
         """Return the layers whose weights a candidate masks."""
@@ -130,16 +131,22 @@ class Stage:
 
     @contextmanager
     def candidate(self, candidate: Kept, edits: Sequence[Edit] = ()) -> Iterator[None]:
-        """In the block, the network is the candidate: masked, and then with its own values in some tensors."""
-        with masked(self.network, self._narrow, self.changes(candidate)):
-            before = [target.clone() for target, _ in edits]
-            try:
-                for target, value in edits:
-                    target.copy_(value)
+        """In the block, the network is the candidate: with its own values in some tensors, and then masked.
+
+        What the stage masks is masked again where there are such values, which know of no mask.
+        """
+        mask = self.changes(candidate)
+        if edits:
+            mask = {name: tuple(candidate.get(name, channels)) for name, channels in self._silent.items()} | mask
+        before = [target.clone() for target, _ in edits]
+        try:
+            for target, value in edits:
+                target.copy_(value)
+            with masked(self.network, self._narrow, mask):
                 yield
-            finally:
-                for (target, _), value in zip(edits, before, strict=True):
-                    target.copy_(value)
+        finally:
+            for (target, _), value in zip(edits, before, strict=True):
+                target.copy_(value)
 
 
 def _can_be_cut(model: nn.Module, group: ChannelGroup) -> bool:
