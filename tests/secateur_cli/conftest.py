@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 import exports_for_tests  # noqa: F401  # which makes exports quick
 from runs_for_tests import User, write_user
-from secateur_onnx import benchmarking
+from secateur_onnx import benchmarking, comparison
 
 PEAKS: dict[Any, int | None] = {}
 
@@ -28,6 +29,14 @@ def _memory_of_equal_files_is_measured_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(benchmarking, "peak_memory", remembered)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _every_machine_is_calm() -> Iterator[None]:
+    """No caution follows the tables, however busy the machine is that runs the tests."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(comparison, "UNSTEADY", math.inf)
         yield
 
 
