@@ -155,6 +155,7 @@ def test_it_prints_tables_within_100_columns(finished: tuple[Path, str]) -> None
 
 def test_csv_and_page(finished: tuple[Path, str]) -> None:
     output, _ = finished
+    assert b"\r" not in (output / "comparison.csv").read_bytes()
     with (output / "comparison.csv").open(newline="", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
     found = report(output)

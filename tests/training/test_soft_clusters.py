@@ -103,6 +103,24 @@ def test_a_run_that_was_stopped_ends_in_the_same_numbers(tmp_path: Path) -> None
     assert all(map(torch.equal, again.model.state_dict().values(), whole.model.state_dict().values()))
 
 
+@pytest.mark.parametrize("length", [1, 2, 4])
+def test_batches_of_another_number_than_they_say_are_refused_after_an_epoch(length: int) -> None:
+    class Three(list[tuple[Tensor, Tensor]]):
+        def __len__(self) -> int:
+            return length
+
+    network, groups, cost = setting(flat())
+    ended = list[int]()
+    with pytest.raises(DataError, match="another number of batches in epoch 1 than their length says"):
+        prune_by_soft_clusters(
+            *(network, groups, cost, Three(batches())),
+            keep={"0": 1},
+            recipe=Recipe(epochs=2),
+            on_epoch=lambda epoch: ended.append(epoch.number),
+        )
+    assert not ended
+
+
 def test_what_cannot_be_merged_is_refused() -> None:
     network, groups, cost = setting(flat())
 

@@ -70,7 +70,7 @@ def write_csv(report: Mapping[str, Any], path: Path) -> None:
     columns = list(dict.fromkeys(name for times in timed for name in times))
     accuracies = [f"accuracy_{stage.replace('-', '_')}" for stage in stages]
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
+        writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*PLAIN, "macs_share", "accuracy_dense", *accuracies, *columns])
         for cell, times in zip(report["cells"], timed, strict=True):
             share = None if cell["macs"] is None else cell["macs"] / dense["macs"]

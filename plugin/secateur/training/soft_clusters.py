@@ -28,7 +28,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from secateur.batches import Batches, first_inputs
 from secateur.criteria.clustering import clusters
 from secateur.distributed import Across, local
-from secateur.errors import ConfigError, NetworkError, PlanError
+from secateur.errors import ConfigError, DataError, NetworkError, PlanError
 from secateur.modes import device_of, evaluating
 from secateur.precision import HALF, in_single_precision
 from secateur.protocols import CostModel
@@ -94,7 +94,9 @@ def prune_by_soft_clusters(
         ConfigError: a width out of range, no epoch, or a moving average, in which equal filters are not equal.
         PlanError: an unknown group, or one whose channels are only masked.
         NetworkError: a layer whose channels cannot be merged, or one that mixes them on the way; it is named where it
-            is known. Other errors are those of `fine_tune`.
+            is known.
+        DataError: an epoch of another number of batches than the length of `train` says. Other errors are those of
+            `fine_tune`.
 
     Cost: that of training, and k-means of every group after each epoch.
 
@@ -111,9 +113,12 @@ def prune_by_soft_clusters(
     widths = _checked(model, groups, keep, recipe)
     network = copy.deepcopy(local(model))
 
+    steps = per_epoch = 0
+
     def step(done: int, total: int) -> None:
-        per_epoch = total // recipe.epochs
-        if done % per_epoch == 0:
+        nonlocal steps, per_epoch
+        steps, per_epoch = done, total // recipe.epochs
+        if done % per_epoch == 0 and done <= total:
             rows = {name: _rows(network, groups[name]) for name in widths}
             if not all(bool(torch.isfinite(row).all()) for row in rows.values()):
                 return  # for `fine_tune` to say
@@ -123,13 +128,22 @@ def prune_by_soft_clusters(
         if on_step is not None:
             on_step(done, total)
 
+    def ended(epoch: Epoch) -> None:
+        if steps and steps != epoch.number * per_epoch:
+            raise DataError(
+                f"the training images gave another number of batches in epoch {epoch.number} than their length says; "
+                "filters become equal after the last one, which must be known beforehand"
+            )
+        if on_epoch is not None:
+            on_epoch(epoch)
+
     history = fine_tune(
         *(network, train),
         recipe=recipe,
         teacher=teacher,
         checkpoint=checkpoint,
         across=across,
-        on_epoch=on_epoch,
+        on_epoch=ended,
         on_step=step,
     )
     found = {name: clusters(_rows(network, groups[name]), width) for name, width in widths.items()}
