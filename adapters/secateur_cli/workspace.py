@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from secateur.errors import CheckpointError, ConfigError
-from secateur.files import write_json
+from secateur.files import replacing, write_json
 
 RUN_FILE = "run.json"
 PLAN, LEARNT_PLAN = "stages/plan.json", "stages/learnt.json"
@@ -130,6 +131,21 @@ class Workspace:
         self.stages[stage] = result
         self.seconds = self._earlier + time.monotonic() - self._begun
         self._write()
+
+    def take(self, stages: Sequence[str], other: Workspace) -> list[str]:
+        """Take over what another run has finished of some stages, where this one has finished nothing.
+
+        Returns: the stages that were taken; none of a run on other images or of other weights.
+        """
+        alike = (self._images, self._weights) == (other._images, other._weights)
+        taken = [stage for stage in stages if stage in other.stages] if alike and not self.stages else []
+        for stage in taken:
+            for name in other._written[stage]:
+                with replacing(self.path(name)) as temporary:
+                    shutil.copyfile(other.folder / name, temporary)
+            self.stages[stage], self._written[stage] = other.stages[stage], other._written[stage]
+        self._write()
+        return taken
 
     def _look(self) -> None:
         """Read what the folder holds, or refuse it."""

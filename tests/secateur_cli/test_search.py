@@ -15,11 +15,12 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from runs_for_tests import User, contents
+from runs_for_tests import User, contents, results
+from secateur import training
 from secateur.checkpoint import load_plan
 from secateur.journal import Remembering
 from secateur.protocols import Kept, Worth
-from secateur_cli.stages import pipeline, planning
+from secateur_cli.stages import job, pipeline, planning
 from started_for_tests import Started
 
 FILES = {"run.json", "plan.json", "stages/dense.safetensors", "stages/scores.json", "stages/plan.json"}
@@ -176,6 +177,26 @@ def test_several_searches_have_a_folder_each(user: User, tmp_path: Path) -> None
     assert code == 0
     for name in ("uniform", "greedy"):
         assert f"fingerprint {load_plan(tmp_path / name).fingerprint}" in said
+
+
+@pytest.mark.parametrize("name", ["search", "run"])
+def test_several_searches_begin_with_one_trained_network(
+    user: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    trained = list[Path]()
+
+    def fine_tune(*given: Any, checkpoint: Path, **more: Any) -> Any:
+        trained.append(checkpoint.parent.parent)
+        return training.fine_tune(*given, checkpoint=checkpoint, **more)
+
+    monkeypatch.setattr(job, "fine_tune", fine_tune)
+    settings = ("plan.search=[uniform, curves]", "fine_tune=null")
+    code, said, _ = user.command(tmp_path / "both", *settings, name=name)
+    assert code == 0
+    assert trained == [tmp_path / "both" / "uniform"]
+    assert f"those of the run in {trained[0]}" in said
+    user.command(tmp_path / "alone", "plan.search=curves", "fine_tune=null", name=name)
+    assert results(tmp_path / "both" / "curves") == results(tmp_path / "alone")
 
 
 def test_several_budgets_are_met_and_shown(user: User, tmp_path: Path) -> None:

@@ -222,3 +222,26 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"below cannot be used \(Not a directory\); choose another --output"):
         Workspace(tmp_path / "file" / "below", SETTINGS).open()
+
+
+def test_stages_are_taken_from_another_run_where_nothing_is_finished(tmp_path: Path) -> None:
+    other = with_stages(tmp_path / "other")
+    taking = Workspace(tmp_path / "run", SETTINGS | {"seed": 1}, files=FILES).open()
+    assert taking.take(["scores", "training", "figures"], other) == ["scores", "training"]
+    (other.folder / "stages/scores.json").write_text("other")
+    assert taking.take(["model"], other) == []
+    taking.close()
+    again = Workspace(tmp_path / "run", SETTINGS | {"seed": 1}, files=FILES)
+    assert again.lost is None
+    assert again.stages == {"scores": {"of": "scores"}, "training": {"of": "training"}}
+    assert set(contents(tmp_path / "run")) == {"run.json", "stages/scores.json"}
+
+
+@pytest.mark.parametrize(("images", "weights"), [({"training": "b"}, "c"), ({"training": "a"}, "d")])
+def test_nothing_is_taken_from_a_run_on_other_images_or_of_other_weights(
+    tmp_path: Path, images: dict[str, str], weights: str
+) -> None:
+    Workspace(tmp_path / "other", SETTINGS).open({"training": "a"}, weights="c").done("training", {})
+    taking = Workspace(tmp_path / "run", SETTINGS).open(images, weights=weights)
+    assert taking.take(["training"], Workspace(tmp_path / "other", SETTINGS)) == []
+    assert not taking.stages

@@ -24,6 +24,10 @@ class Way(NamedTuple):
     search: Search
     workspace: Workspace
 
+    def finished(self) -> Workspace:
+        """Return the folder as the run has left it."""
+        return Workspace(self.workspace.folder, self.workspace.settings)
+
 
 def output_folder(given: Path | None, config: RunConfig, *, ending: str = "") -> Path:
     """Return the folder of a command's results: the one that it was given, or the configuration's.

@@ -46,11 +46,20 @@ def _run(path: Path, output: Path | None, changes: Sequence[str], smoke: bool) -
         config = config.smoke()
     target = output_folder(output, config, ending="-smoke" if smoke else "")
     console = plain_console()
-    progress, reports = Progress(console), {}
+    progress, reports, beside = Progress(console), {}, None
     for name, way in workspaces(config, target, folder=path.parent, smoke=smoke).items():
         folder = way.workspace.folder
         with warnings_said(progress):
-            report = run_job(way.config, way.search, folder=path.parent, output=folder, progress=progress, smoke=smoke)
+            report = run_job(
+                way.config,
+                way.search,
+                folder=path.parent,
+                output=folder,
+                progress=progress,
+                smoke=smoke,
+                beside=beside,
+            )
+        beside = beside or way.finished()
         report["command"] = shlex.join(["secateur", *sys.argv[1:]])
         try:
             write_report(report, folder)

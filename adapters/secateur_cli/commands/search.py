@@ -41,7 +41,7 @@ def search(
 def _search(path: Path, output: Path | None, changes: Sequence[str], resume: bool) -> None:
     config = load_config(path, overrides=changes)
     console = plain_console()
-    progress, plans = Progress(console), {}
+    progress, plans, beside = Progress(console), {}, None
     places = workspaces(config, output_folder(output, config), folder=path.parent, smoke=False)
     for workspace in (way.workspace for way in places.values()):
         if workspace.stages and "plan" not in workspace.stages and not resume:
@@ -51,9 +51,13 @@ def _search(path: Path, output: Path | None, changes: Sequence[str], resume: boo
             )
         if resume and not workspace.stages:
             progress.say(f"{workspace.folder} holds no search to go on with: a new one begins")
-    for name, (own, search, workspace) in places.items():
+    for name, way in places.items():
+        folder = way.workspace.folder
         with warnings_said(progress):
-            plans[name] = plan_job(own, search, folder=path.parent, output=workspace.folder, progress=progress)
-        progress.say(f"the plan is in {workspace.folder / 'plan.json'}")
+            plans[name] = plan_job(
+                way.config, way.search, folder=path.parent, output=folder, progress=progress, beside=beside
+            )
+        beside = beside or way.finished()
+        progress.say(f"the plan is in {folder / 'plan.json'}")
     for plan in plans.values():
         print_plan(console, plan_facts(plan))

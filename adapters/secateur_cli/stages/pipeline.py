@@ -30,6 +30,7 @@ from secateur_cli.stages.layer_by_layer import train_layer_by_layer
 from secateur_cli.stages.planning import choose_widths, score, train_dense
 from secateur_cli.stages.preparation import prepare
 from secateur_cli.stages.recovery import RECOVERED, recover
+from secateur_cli.workspace import Workspace
 
 DENSE_ONNX = "dense.onnx"
 PRUNED_ONNX = "model.onnx"
@@ -51,6 +52,7 @@ def run_job(
     progress: Progress,
     smoke: bool = False,
     hooks: Hooks | None = None,
+    beside: Workspace | None = None,
 ) -> dict[str, Any]:
     """Run every stage that the output folder does not hold yet, and return the report as plain data.
 
@@ -62,6 +64,8 @@ def run_job(
         progress: shows what happens.
         smoke: recorded, so that a smoke run is never taken for a real one.
         hooks: what others do with the search as it goes.
+        beside: a finished run of the same configuration by another search or variant; what they have in common is taken
+            from there.
 
     Raises:
         SecateurError: anything that the stages refuse; what was finished stays, nothing is half-written.
@@ -69,7 +73,15 @@ def run_job(
     begun = time.monotonic()
     secateur_onnx.check_installation(provider=config.onnx.provider)
     job = prepare(
-        config, search, folder=folder, output=output, progress=progress, smoke=smoke, files=FILES, begun=begun
+        config,
+        search,
+        folder=folder,
+        output=output,
+        progress=progress,
+        smoke=smoke,
+        files=FILES,
+        begun=begun,
+        beside=beside,
     )
     job.hooks = hooks or job.hooks
     job.facts |= {"format": 1, "smoke": smoke}

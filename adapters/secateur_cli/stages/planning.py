@@ -23,7 +23,7 @@ from secateur_cli.stages.latency import search_to_latency
 from secateur_cli.stages.learning import WEIGHTS, learn_channels
 from secateur_cli.stages.plan_record import plan_record
 from secateur_cli.stages.preparation import prepare
-from secateur_cli.workspace import LEARNT, LEARNT_PLAN, PLAN
+from secateur_cli.workspace import LEARNT, LEARNT_PLAN, PLAN, Workspace
 
 DENSE_WEIGHTS = "stages/dense.safetensors"
 SCORES = "stages/scores.json"
@@ -37,7 +37,14 @@ FILES = {
 
 
 def plan_job(
-    config: RunConfig, search: Search, *, folder: Path, output: Path, progress: Progress, hooks: Hooks | None = None
+    config: RunConfig,
+    search: Search,
+    *,
+    folder: Path,
+    output: Path,
+    progress: Progress,
+    hooks: Hooks | None = None,
+    beside: Workspace | None = None,
 ) -> PruningPlan:
     """Find the plan of a run and stop there; the run itself goes on from the same folder.
 
@@ -48,13 +55,23 @@ def plan_job(
         output: the folder of the run; continued if it holds the same run.
         progress: shows what happens.
         hooks: what others do with the search as it goes.
+        beside: a finished run of the same configuration by another search or variant; what they have in common is taken
+            from there.
 
     Raises:
         SecateurError: anything that the stages refuse; what was finished stays, nothing is half-written.
     """
     begun = time.monotonic()
     job = prepare(
-        config, search, folder=folder, output=output, progress=progress, smoke=False, files=FILES, begun=begun
+        config,
+        search,
+        folder=folder,
+        output=output,
+        progress=progress,
+        smoke=False,
+        files=FILES,
+        begun=begun,
+        beside=beside,
     )
     job.hooks = hooks or job.hooks
     try:

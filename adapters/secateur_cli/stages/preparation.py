@@ -51,6 +51,9 @@ from secateur_cli.stages.trainings import rehearse_training, trainings
 from secateur_cli.wording import amount
 from secateur_cli.workspace import Workspace
 
+COMMON = ("training", "software and machine", "accuracy: dense", "scores")
+"""The stages that the searches and variants of one configuration have in common."""
+
 
 def prepare(
     config: RunConfig,
@@ -62,6 +65,7 @@ def prepare(
     smoke: bool,
     files: Mapping[str, Sequence[str]],
     begun: float,
+    beside: Workspace | None = None,
 ) -> Job:
     """Load network and data, and find out what can be wrong before any work is done or any file is written.
 
@@ -102,6 +106,8 @@ def prepare(
     with progress.waiting("looking at the images"):
         images = images_of(data, seed=config.seed)
     workspace.open(images, weights=weights)
+    if beside is not None and workspace.take(COMMON, beside):
+        progress.say(f"the dense network and its scores are those of the run in {beside.folder}")
     if workspace.stages:
         progress.say(f"continuing the run in {output}; done so far: {', '.join(workspace.stages)}")
     if workspace.lost is not None:
