@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "secateur.training": FOUNDATION
     | {"criteria", "evaluation", "feature_maps", "channel_graph", "recovery", "weights"},
     "secateur.quantization": FOUNDATION | {"weights"},
-    "secateur.gates": FOUNDATION | {"evaluation", "training", "weights"},
+    "secateur.gates": FOUNDATION | {"channel_graph", "evaluation", "training", "weights"},
     "secateur.evaluation": FOUNDATION | {"channel_graph", "feature_maps", "regression", "scoring"},
     "secateur.weights": FOUNDATION,
     "secateur.findings": FOUNDATION,

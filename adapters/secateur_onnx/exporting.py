@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from secateur.errors import CheckpointError, ConfigError, NetworkError, SecateurWarning
 from secateur.files import replacing
-from secateur.modes import evaluating
+from secateur.modes import evaluating, inside
 from secateur_onnx.half_precision import all_half, in_float32, rounded_to_half
 from secateur_onnx.metadata import as_strings
 from secateur_onnx.networks import placed
@@ -103,7 +103,7 @@ def export(
         >>> folder.cleanup()
     """
     onnx, _ = require("onnx"), require("onnxscript")
-    path = Path(path)
+    path, model = Path(path), inside(model)
     newest = int(onnx.defs.onnx_opset_version())
     if opset is not None and not MIN_OPSET <= opset <= newest:
         raise ConfigError(

@@ -13,8 +13,40 @@ from torch import Tensor, nn
 from secateur.errors import DataError, NetworkError, SecateurError
 
 
+def check_bare(model: nn.Module) -> None:
+    """Refuse a network inside `DataParallel` or `DistributedDataParallel`, where its layers have other names.
+
+    Raises:
+        NetworkError: it is; or it, or a part of it, is compiled or scripted.
+
+    Example:
+        >>> check_bare(nn.DataParallel(nn.Linear(2, 2)))
+        Traceback (most recent call last):
+        secateur.errors.NetworkError: the network is wrapped in DataParallel; give the network inside, `model.module`, \
+whose names its layers have
+    """
+    if unwrapped(model) is not model:
+        raise NetworkError(
+            f"the network is wrapped in {type(model).__name__}; give the network inside, `model.module`, whose names "
+            "its layers have"
+        )
+
+
+def inside(model: nn.Module) -> nn.Module:
+    """Return the network inside `DataParallel` or `DistributedDataParallel`; itself where it is in neither.
+
+    Example:
+        >>> network = nn.Linear(2, 2)
+        >>> inside(nn.DataParallel(network)) is inside(network) is network
+        True
+    """
+    while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        model = model.module
+    return model
+
+
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the network inside `DataParallel` or `DistributedDataParallel`.
+    """Return the network `inside`, whose feature maps are to be seen.
 
     Raises:
         NetworkError: it, or a part of it, is compiled or scripted.
@@ -24,8 +56,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
         >>> unwrapped(nn.DataParallel(network)) is network
         True
     """
-    while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        model = model.module
+    model = inside(model)
     for name, module in model.named_modules():
         part = f"the part {name!r} of the network" if name else "the network"
         if isinstance(module, torch.jit.ScriptModule):

@@ -69,6 +69,11 @@ def test_modes_are_restored_and_nothing_is_said(
     assert capfd.readouterr() == ("", "")
 
 
+def test_the_network_inside_dataparallel_is_exported(tmp_path: Path, network: nn.Sequential) -> None:
+    wrapped = export(nn.DataParallel(network), EXAMPLE, tmp_path / "wrapped.onnx").path
+    assert check_parity(network, wrapped, [EXAMPLE]).require().passed
+
+
 class Branching(nn.Module):
     """Branches on a value, which torch.export refuses and tracing does not see."""
 

@@ -7,7 +7,7 @@ References:
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
@@ -17,7 +17,8 @@ from secateur.channel_graph.hosts import channels_of, cut
 from secateur.channel_graph.masks import zero_outputs
 from secateur.channel_graph.narrowing import removals
 from secateur.channel_map import ChannelMap
-from secateur.errors import PlanError
+from secateur.errors import NetworkError, PlanError
+from secateur.modes import check_bare
 from secateur.records import ChannelGroup, Member, PruningPlan, Role
 
 
@@ -109,6 +110,27 @@ def _check_members(model: nn.Module, groups: Iterable[ChannelGroup]) -> None:
         )
 
 
+def check_groups(model: nn.Module, groups: Mapping[str, ChannelGroup]) -> None:
+    """Refuse channel groups that name layers, or positions in them, that the network does not have.
+
+    Raises:
+        NetworkError: the groups are those of another network.
+
+    Example:
+        >>> group = ChannelGroup("a", 1, (Member("a", "producer", ((0,),)),))
+        >>> check_groups(nn.Sequential(nn.Linear(2, 2)), {"a": group})
+        Traceback (most recent call last):
+        secateur.errors.NetworkError: the groups are those of another network: it has no layer 'a'
+    """
+    for member, size, needed in unfit_members(model, groups.values()):
+        if size is None:
+            raise NetworkError(f"the groups are those of another network: it has no layer {member.layer!r}")
+        raise NetworkError(
+            f"the groups are those of another network: {member.layer!r} has {size} channels on its {member.role} "
+            f"side, and they name its channel {needed - 1}"
+        )
+
+
 def unfit_members(model: nn.Module, groups: Iterable[ChannelGroup]) -> list[tuple[Member, int | None, int]]:
     """Return what groups name that `model` does not have: the member, its size there, and the size that it needs.
 
@@ -116,6 +138,7 @@ def unfit_members(model: nn.Module, groups: Iterable[ChannelGroup]) -> list[tupl
 
     Raises:
         PlanError: as `layer_size`.
+        NetworkError: as `check_bare`.
 
     Example:
         >>> own = ((0,), (5,))
@@ -124,6 +147,7 @@ def unfit_members(model: nn.Module, groups: Iterable[ChannelGroup]) -> list[tupl
         >>> [(member.layer, size, needed) for member, size, needed in found]
         [('1', None, 6), ('0', 2, 6)]
     """
+    check_bare(model)
     sizes = [(member, layer_size(model, member)) for group in groups for member in group.members]
     needed = [(m, size, 1 + max((p for owned in m.indices for p in owned), default=-1)) for m, size in sizes]
     unfit = [(member, size, least) for member, size, least in needed if size is None or least > size]

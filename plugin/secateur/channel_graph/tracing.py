@@ -15,7 +15,7 @@ from secateur.channel_graph.host_graph import HostGraph
 from secateur.channel_graph.hosts import own_pruners
 from secateur.channel_graph.outputs import tensors_of
 from secateur.errors import NetworkError, SecateurError
-from secateur.modes import unwrapped
+from secateur.modes import check_bare
 
 QUANTIZED = tuple(
     f"torch.ao.{part}"
@@ -78,11 +78,7 @@ def _tensors(outputs: Any) -> Any:
 
 def copy_of(model: nn.Module) -> nn.Module:
     """Return a copy; refuse networks that cannot be copied, or whose weights are computed and so cannot be cut."""
-    if unwrapped(model) is not model:
-        raise NetworkError(
-            f"the network is wrapped in {type(model).__name__}; give the network inside, `model.module`, whose names "
-            "its layers have"
-        )
+    check_bare(model)
     for name, module in model.named_modules():
         if parametrize.is_parametrized(module):
             raise NetworkError(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from secateur.channel_graph.masks import masked
 from secateur.channel_graph.outputs import TOLERANCE, copies_of, distance, outputs_of, outputs_or_none, tensors_of
-from secateur.channel_graph.surgery import apply_plan
+from secateur.channel_graph.surgery import apply_plan, check_fits
 from secateur.channel_graph.unmixed import NORMALISATIONS
 from secateur.errors import NetworkError, VerificationError
 from secateur.records import ChannelGroup, PruningPlan
@@ -57,6 +57,7 @@ def verify_pruning(
     Raises:
         VerificationError: the outputs differ; the message names the groups that differ when pruned alone.
         NetworkError: the network itself gives other outputs each time, or outputs that are not finite.
+        PlanError: the plan is another network's.
 
     Cost: two forward passes, and where they differ two more for each group.
 
@@ -68,6 +69,7 @@ def verify_pruning(
         >>> verify_pruning(net, apply_plan(net, plan), plan, images).largest_difference < 1e-5
         True
     """
+    check_fits(model, plan)
     unchecked = {g.name: reason for g in plan.groups if plan.removed(g.name) and (reason := mixes_channels(model, g))}
     checked = {name: channels for name, channels in plan.kept.items() if name not in unchecked}
     groups = {group.name: group for group in plan.groups}

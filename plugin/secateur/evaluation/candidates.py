@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.batches import Batches, rebatch
+from secateur.channel_graph.surgery import check_groups
 from secateur.counts import check_counts
 from secateur.errors import DataError, NetworkError
 from secateur.evaluation.arithmetic import fastest_format, fold, foldable
@@ -29,7 +30,7 @@ from secateur.evaluation.penalties import (
 )
 from secateur.evaluation.racing import Settle, race
 from secateur.evaluation.recoveries import Recovery, mend_by
-from secateur.evaluation.stage import check_groups, shared_channels
+from secateur.evaluation.stage import shared_channels
 from secateur.modes import device_of, reading, unwrapped
 from secateur.protocols import Kept, Worth
 from secateur.records import ChannelGroup

@@ -14,36 +14,13 @@ from torch import Tensor, nn
 from secateur.channel_graph import apply_plan
 from secateur.channel_graph.masks import masked, silence
 from secateur.channel_graph.narrowing import narrowed
-from secateur.channel_graph.surgery import unfit_members
 from secateur.channel_graph.verify import mixes_channels
-from secateur.errors import NetworkError, PlanError
+from secateur.errors import PlanError
 from secateur.protocols import Kept
 from secateur.records import ChannelGroup, PruningPlan
 
 Edit = tuple[Tensor, Tensor]
 """A tensor of a network, and what a candidate has in its place."""
-
-
-def check_groups(model: nn.Module, groups: Mapping[str, ChannelGroup]) -> None:
-    """Refuse channel groups that name layers, or positions in them, that the network does not have.
-
-    Raises:
-        NetworkError: the groups are those of another network.
-
-    Example:
-        >>> from secateur.records import Member
-        >>> group = ChannelGroup("a", 1, (Member("a", "producer", ((0,),)),))
-        >>> check_groups(nn.Sequential(nn.Linear(2, 2)), {"a": group})
-        Traceback (most recent call last):
-        secateur.errors.NetworkError: the groups are those of another network: it has no layer 'a'
-    """
-    for member, size, needed in unfit_members(model, groups.values()):
-        if size is None:
-            raise NetworkError(f"the groups are those of another network: it has no layer {member.layer!r}")
-        raise NetworkError(
-            f"the groups are those of another network: {member.layer!r} has {size} channels on its {member.role} "
-            f"side, and they name its channel {needed - 1}"
-        )
 
 
 def shared_channels(groups: Mapping[str, ChannelGroup], candidates: Sequence[Kept]) -> dict[str, tuple[int, ...]]:

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from secateur.batches import Batches
+from secateur.channel_graph.surgery import check_groups
 from secateur.distributed import Across, local
 from secateur.errors import ConfigError, NetworkError
 from secateur.gates.attached import Attached
@@ -126,6 +127,7 @@ def autoprune(
     if sorted(name for names in order for name in names) != sorted(widths) or not all(order):
         raise ConfigError(f"the stages must name each group that is gated once: {', '.join(widths)}; found {order}")
     network = copy.deepcopy(local(model))
+    check_groups(network, groups)
     example, answers, batches = check_data(network, train, None, precision=recipe.precision, across=across)
     attached = Attached(network, {name: groups[name] for name in widths}, example[:2], recipe)
     saved = GateCheckpoint(checkpoint, model, recipe, widths, order, project=project, across=across)

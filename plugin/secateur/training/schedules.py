@@ -22,6 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from secateur.batches import Batches
 from secateur.channel_graph import apply_plan
 from secateur.channel_graph.masks import silence
+from secateur.channel_graph.surgery import check_fits
 from secateur.distributed import local
 from secateur.errors import PlanError
 from secateur.records import PruningPlan
@@ -114,6 +115,7 @@ def prune_layer_by_layer(
     groups = {group.name: group for group in plan.groups}
     losing = [name for name in groups if plan.removed(name)]
     steps = [(name,) for name in losing] if rounds is None else [tuple(names) for names in rounds]
+    check_fits(local(model), plan)
     _check_rounds([name for names in steps for name in names], losing, groups)
     network = copy.deepcopy(local(model))
     masked: dict[str, tuple[int, ...]] = {}

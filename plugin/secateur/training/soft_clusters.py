@@ -26,6 +26,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from secateur.batches import Batches, first_inputs
+from secateur.channel_graph.surgery import check_groups
 from secateur.criteria.clustering import clusters
 from secateur.distributed import Across, local
 from secateur.errors import ConfigError, DataError, NetworkError, PlanError
@@ -275,6 +276,7 @@ def _checked(
             f"soft clusters take at least one epoch, and no moving average, where equal filters are not equal; found "
             f"{recipe.epochs} epochs, average {recipe.average}"
         )
+    check_groups(local(model), groups)
     widths = narrowed(groups, keep)
     for name in widths:
         check_mergeable(local(model), groups[name])
