@@ -144,7 +144,7 @@ def uniform_by_trying(dense: dict[str, int], allowed: dict[str, list[int]], cost
     raise ValueError("out of reach")
 
 
-def algorithm_1(  # the greedy search of the DI paper, literally, with the last cuts when nothing frees delta
+def algorithm_1(  # the greedy search of the DI paper, literally, with delta halved where nothing frees it
     dense: dict[str, int],
     allowed: dict[str, list[int]],
     scores: dict[str, list[float]],
@@ -161,18 +161,14 @@ def algorithm_1(  # the greedy search of the DI paper, literally, with the last 
     steps = []
     while cost(widths) > largest:
         candidates = []
-        for rule in ("delta", "last"):
+        share = delta
+        while not candidates:
             for name in dense:
-                narrower = [w for w in reversed(allowed[name]) if w < widths[name]]
-                if rule == "last":
-                    narrower = narrower[-1:]
-                for w in narrower:
+                for w in [w for w in reversed(allowed[name]) if w < widths[name]]:
                     tried = dict(widths)
                     tried[name] = w
                     freed = cost(widths) - cost(tried)
-                    if (rule == "delta" and freed >= delta * cost(dense) * (1 - 1e-9)) or (
-                        rule == "last" and freed > 0
-                    ):
+                    if freed >= share * cost(dense) * (1 - 1e-9):
                         kept = {}
                         for n in dense:
                             if tried[n] < dense[n]:
@@ -180,8 +176,7 @@ def algorithm_1(  # the greedy search of the DI paper, literally, with the last 
                                 kept[n] = tuple(left[n][c] for c in stay)
                         candidates.append((evaluate(kept), freed / (widths[name] - w), name, w))
                         break
-            if candidates:
-                break
+            share /= 2
         best = candidates[0]
         for candidate in candidates:
             if candidate[0] > best[0] or (candidate[0] == best[0] and candidate[1] > best[1]):

@@ -214,11 +214,11 @@ def test_a_delta_next_to_nothing_still_frees_something_in_each_step(delta: float
 
 def test_a_delta_that_no_group_can_free_is_told_once() -> None:
     with pytest.warns(
-        SecateurWarning, match=r"no group can free delta=0.6 .*the most is 0.53 by 'b'; so each step"
+        SecateurWarning, match=r"no group can free delta=0.6 .*the most is 0.53 by 'b'; so steps of half"
     ) as w:
         plan = plan_by(worth, "30%", delta=0.6)
     assert len(w) == 1
-    assert plan.widths == {"a": 1, "b": 1, "c": 4}
+    assert plan.widths == {"a": 2, "b": 2, "c": 4}
 
 
 @given(st.data())

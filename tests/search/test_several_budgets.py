@@ -147,21 +147,19 @@ def algorithm_1_for_several(case: Case, *, delta: float) -> list[tuple[str, int]
     widths, steps = dict(case.dense), []
     while not case.met(widths):
         over = [cost for cost in case.costs if cost(widths) > case.budgets[cost.name]]
-        proposals = []
-        for last in (False, True):
+        proposals, least = [], delta
+        while not proposals:
             for rank, name in enumerate(case.dense):
-                narrower = [w for w in reversed(case.allowed[name]) if w < widths[name]]
-                for width in narrower[-1:] if last else narrower:
+                for width in [w for w in reversed(case.allowed[name]) if w < widths[name]]:
                     tried = {**widths, name: width}
                     freed = sum((cost(widths) - cost(tried)) / cost({}) for cost in over)
-                    if freed >= delta * (1 - 1e-9) or (last and freed > 0):
+                    if freed >= least * (1 - 1e-9):
                         cut = {n: w for n, w in tried.items() if w < case.dense[n]}
                         kept = {n: tuple(select_by_removing(case.scores[n], w)) for n, w in cut.items()}
                         per_channel = round(freed / (widths[name] - width), 12)
                         proposals.append((case.worth(kept), per_channel, -rank, name, width))
                         break
-            if proposals:
-                break
+            least /= 2
         *_, name, width = max(proposals)
         widths[name] = width
         steps.append((name, width))

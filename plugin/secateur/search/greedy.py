@@ -12,6 +12,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from numbers import Real
 from typing import Any
 
@@ -73,8 +74,7 @@ def greedy_plan(
 
         1. each group proposes its smallest further cut that frees at least `delta` of the dense cost;
            a group that cannot free so much proposes nothing;
-        2. if none can, each group that still frees anything proposes its last cut, down to its smallest width, so
-           that a budget that can be reached is reached;
+        2. if none can, half of `delta` has to do, or half of that, until some group can free so much;
         3. the proposal of greatest worth is accepted; among equals the one that frees more cost per channel, then
            the group that comes first.
 
@@ -126,11 +126,12 @@ def greedy_plan(
     Warns:
         SecateurWarning: groups have no scores, the evaluation is not deterministic, or no group can free `delta`.
 
-    Cost: at most ceil(share to remove / delta) steps while groups can free delta, one evaluation a group in each.
+    Cost: at most ceil(share to remove / delta) steps while groups can free delta, and a step a group each time that it
+    is halved; one evaluation a group in each step.
 
     Deviations: the published code interleaves training and recomputes scores; the printed algorithm does neither, nor
     does this unless `rescore` is given. Its step sizes are linear extrapolations; here they are exact. Step 2 is not in
-    the paper, which stops short of such budgets.
+    the paper, which stops short of such budgets; leaps to the smallest widths would lose far more there.
 
     Example:
         >>> import torch
@@ -172,9 +173,7 @@ def greedy_plan(
         if step and rescore is not None and step % rescore_every == 0:
             problem, rescored = _rescored(problem, rescore, widths, step=step), rescored + 1
         step += 1
-        cuts = _propose(problem, widths, unmet, delta)
-        if step == 1 and not cuts[0].ordinary:
-            _warn_of(delta, cuts, dense=unmet[0].dense)
+        cuts = _propose(problem, widths, unmet, delta, first=step == 1)
         candidates = [_candidate(problem, {**widths, cut.group: cut.width}, cut, step=step) for cut in cuts]
         worths = judge(evaluate, candidates, where=f"in step {step}")
         best = max(
@@ -194,38 +193,43 @@ def greedy_plan(
 
 @dataclass(frozen=True)
 class _Cut:
-    """A proposal; `ordinary` as in 1 of `greedy_plan`, or else as in 2."""
+    """A proposal."""
 
     group: str
     width: int
     channels: int
     freed: float
-    ordinary: bool
 
 
-def _propose(problem: Problem, widths: Mapping[str, int], unmet: Sequence[Spending], delta: float) -> list[_Cut]:
+def _propose(
+    problem: Problem, widths: Mapping[str, int], unmet: Sequence[Spending], delta: float, *, first: bool
+) -> list[_Cut]:
     """Return the next cuts to choose from, in the order of the groups (1 and 2 of `greedy_plan`)."""
-    # the product is rounded, 0.07 * 100 > 7, and must not become nothing
-    needed = max(delta * unmet[0].dense * (1 - 1e-9), math.ulp(0.0))
-    current, ordinary, last = load(unmet, widths), [], []
-    for name, width in widths.items():
+    current, dense = load(unmet, widths), unmet[0].dense
 
-        def freed(narrower: int, name: str = name) -> float:
-            return current - load(unmet, {**widths, name: narrower})
+    def freed(name: str, narrower: int) -> float:
+        return current - load(unmet, {**widths, name: narrower})
 
-        below = [w for w in reversed(problem.widths.get(name, ())) if w < width]
-        idx = bisect.bisect_left(below, needed, key=freed)
-        if idx < len(below):
-            ordinary.append(_Cut(name, below[idx], width - below[idx], freed(below[idx]), ordinary=True))
-        elif below and freed(below[-1]) > 0:
-            last.append(_Cut(name, below[-1], width - below[-1], freed(below[-1]), ordinary=False))
-    if not (ordinary or last):
+    below = {name: [w for w in reversed(problem.widths.get(name, ())) if w < widths[name]] for name in widths}
+    most, group = max(((freed(name, left[-1]), name) for name, left in below.items() if left), default=(0.0, ""))
+    if most <= 0:
         where = ", and ".join(
             f"{spending.told(spending.of(widths))}, above the budget of {spending.told(spending.largest)}"
             for spending in unmet
         )
         raise BudgetError(f"stuck at {where}: no single group can lower the cost any further")
-    return ordinary or last
+    # the product is rounded, 0.07 * 100 > 7, and must not become nothing
+    needed = max(delta * dense * (1 - 1e-9), math.ulp(0.0))
+    if first and needed > most:
+        _warn_of(delta, group, share=most / dense)
+    while needed > most:
+        needed /= 2
+    cuts = []
+    for name, left in below.items():
+        idx = bisect.bisect_left(left, needed, key=partial(freed, name))
+        if idx < len(left):
+            cuts.append(_Cut(name, left[idx], widths[name] - left[idx], freed(name, left[idx])))
+    return cuts
 
 
 def _candidate(problem: Problem, widths: Mapping[str, int], cut: _Cut, *, step: int) -> Candidate:
@@ -249,12 +253,11 @@ def _told(
     return GreedyStep(step, cut.group, cut.width, cost, worth, candidates, further)
 
 
-def _warn_of(delta: float, cuts: Sequence[_Cut], *, dense: float) -> None:
+def _warn_of(delta: float, group: str, *, share: float) -> None:
     """Say that `delta` is more than any group can free."""
-    most = max(cuts, key=lambda cut: cut.freed)
     warnings.warn(
-        f"no group can free delta={delta} of the dense cost, the most is {most.freed / dense:.2g} by {most.group!r}; "
-        "so each step takes one group down to its smallest width: choose a smaller delta",
+        f"no group can free delta={delta} of the dense cost, the most is {share:.2g} by {group!r}; so steps of half as "
+        "much, or of half of that, have to do: choose a smaller delta",
         SecateurWarning,
-        stacklevel=3,
+        stacklevel=4,
     )
