@@ -66,7 +66,9 @@ def test_shares_by_score_reversed_and_at_random(net: nn.Sequential) -> None:
     plan = bit_plan(net, scores, **options)
     assert plan.bits["0"].tolist() == [4, 2, 8, 4, 4, 8, 2, 4]
     assert bit_plan(net, scores, order="reversed", **options).bits["0"].tolist() == [4, 8, 2, 4, 4, 2, 8, 4]
-    random = [bit_plan(net, scores, order="random", seed=s, **options).bits["0"] for s in (0, 0, 1)]
+    plans = [bit_plan(net, scores, order="random", seed=s, **options) for s in (0, 0, 1)]
+    random = [found.bits["0"] for found in plans]
+    assert [found.settings["seed"] for found in plans] == [0, 0, 1]
     assert torch.equal(random[0], random[1])
     assert not torch.equal(random[0], random[2])
     assert sorted(random[2].tolist()) == sorted(plan.bits["0"].tolist())
@@ -127,8 +129,11 @@ def test_size_per_weight_approaches_the_bits() -> None:
     for bits in (2, 3, 4, 8):
         plan = uniform_bits(net, bits, ends=None)
         weights = sum(p.numel() for p in net.parameters())
-        assert 8 * quantized_bytes(net, plan) / weights == pytest.approx(bits, rel=0.05)
+        size = quantized_bytes(net, plan)
+        assert 8 * size / weights == pytest.approx(bits, rel=0.05)
         assert plan.average(net) == bits
+        found = largest_uniform(net, size, lambda other: quantized_bytes(net, other), ends=None)
+        assert found.settings["levels"] == [bits]  # which take exactly so much
 
 
 def test_training_goes_through_the_rounding(net: nn.Sequential) -> None:
