@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.utils import parametrizations
 
+import references_quantization as naive
 from secateur.errors import BudgetError, CheckpointError, ConfigError, NetworkError, ScoreError
 from secateur.fingerprints import structure_of
 from secateur.networks import resnet20
@@ -122,6 +123,11 @@ def test_the_file_is_as_large_as_claimed_and_comes_back_exactly(
     assert {name: bits.tolist() for name, bits in found.bits.items()} == {n: b.tolist() for n, b in plan.bits.items()}
     assert torch.equal(other(IMAGES), expected(IMAGES))
     assert save_quantized(other, found, tmp_path / "again.safetensors") == path.stat().st_size
+    if len(levels) > 1:  # the place of each filter's bits takes no more bits than it needs
+        places = [levels.index(b) for b in plan.bits["3"].tolist()]
+        assert set(places) == set(range(len(levels)))
+        stored = load_file(path)["3.weight.levels"].tolist()
+        assert stored == naive.packed_by_loops(places, {2: 1, 4: 2}[len(levels)])
 
 
 def test_size_per_weight_approaches_the_bits() -> None:
