@@ -115,6 +115,12 @@ def test_half_precision_and_frozen_parameters_survive(tmp_path: Path) -> None:
     assert not any(p.requires_grad for p in again.parameters())
 
 
+@pytest.mark.filterwarnings("ignore:.*which is a no-op")  # torch's meta device holds no numbers
+def test_the_network_lies_where_the_factory_builds_it(saved: Path) -> None:
+    again = load_pruned(lambda: digits_resnet().to("meta"), saved)
+    assert all(tensor.is_meta for tensor in again.state_dict().values())
+
+
 def test_tied_parameters_stay_tied(tmp_path: Path) -> None:
     def tied(width: int) -> nn.Module:
         net = nn.Sequential(nn.Linear(width, width, bias=False), nn.Linear(width, width, bias=False))
