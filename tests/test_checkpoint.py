@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,12 @@ def test_half_precision_and_frozen_parameters_survive(tmp_path: Path) -> None:
     assert not any(p.requires_grad for p in again.parameters())
 
 
+@pytest.mark.filterwarnings("ignore:.*which is a no-op")  # torch's meta device holds no numbers
+def test_the_network_lies_where_the_factory_builds_it(saved: Path) -> None:
+    again = load_pruned(lambda: digits_resnet().to("meta"), saved)
+    assert all(tensor.is_meta for tensor in again.state_dict().values())
+
+
 def test_tied_parameters_stay_tied(tmp_path: Path) -> None:
     def tied(width: int) -> nn.Module:
         net = nn.Sequential(nn.Linear(width, width, bias=False), nn.Linear(width, width, bias=False))
@@ -152,11 +159,14 @@ def test_files_of_two_runs_are_refused(saved: Path, tmp_path_factory: pytest.Tem
         load_pruned(digits_resnet, saved)
 
 
-def test_networks_that_differ_in_more_than_size_are_not_saved(tmp_path: Path) -> None:
+def test_networks_that_differ_in_more_than_size_and_plans_of_no_numbers_are_not_saved(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"only one has bias"):
         save_pruned(nn.Linear(2, 2), nn.Linear(2, 2, bias=False), plan(), tmp_path)
     with pytest.raises(CheckpointError, match=r"no module '0' of type ReLU"):
         save_pruned(nn.Sequential(nn.Tanh()), nn.Sequential(nn.ReLU()), plan(), tmp_path)
+    odd = replace(plan(), settings={"rate": float("nan")})
+    with pytest.raises(CheckpointError, match="plain finite data"):
+        save_pruned(digits_resnet(), digits_resnet(), odd, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

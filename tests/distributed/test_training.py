@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 import processes_for_tests as work
 from processes_for_tests import Processes
@@ -30,9 +32,16 @@ def test_two_processes_go_on_from_a_checkpoint_to_the_same_numbers(processes: Pr
     assert [p.name for p in tmp_path.iterdir()] == ["run.safetensors"]
 
 
-def test_batch_norm_ends_the_same_everywhere(processes: Processes) -> None:
+def test_batch_norm_ends_everywhere_with_the_mean_of_the_statistics(processes: Processes) -> None:
     one, other = processes.run(work.train_with_batch_norm)
     assert one == other
+    norms = [nn.BatchNorm2d(3), nn.BatchNorm2d(3)]
+    for rank, norm in enumerate(norms):
+        for inputs, _ in work.batches_of(rank, 2) * 3:
+            norm(inputs)
+    for name in ("running_mean", "running_var"):
+        expected = torch.stack([getattr(norm, name) for norm in norms]).mean(0)
+        assert one[1][f"0.{name}"] == pytest.approx(expected.tolist(), rel=1e-5)
 
 
 def test_all_hear_of_what_one_does_wrong_and_go_on(processes: Processes) -> None:

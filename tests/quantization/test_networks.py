@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.utils import parametrizations
 
+import references_quantization as naive
 from secateur.errors import BudgetError, CheckpointError, ConfigError, NetworkError, ScoreError
 from secateur.fingerprints import structure_of
 from secateur.networks import resnet20
@@ -66,7 +67,9 @@ def test_shares_by_score_reversed_and_at_random(net: nn.Sequential) -> None:
     plan = bit_plan(net, scores, **options)
     assert plan.bits["0"].tolist() == [4, 2, 8, 4, 4, 8, 2, 4]
     assert bit_plan(net, scores, order="reversed", **options).bits["0"].tolist() == [4, 8, 2, 4, 4, 2, 8, 4]
-    random = [bit_plan(net, scores, order="random", seed=s, **options).bits["0"] for s in (0, 0, 1)]
+    plans = [bit_plan(net, scores, order="random", seed=s, **options) for s in (0, 0, 1)]
+    random = [found.bits["0"] for found in plans]
+    assert [found.settings["seed"] for found in plans] == [0, 0, 1]
     assert torch.equal(random[0], random[1])
     assert not torch.equal(random[0], random[2])
     assert sorted(random[2].tolist()) == sorted(plan.bits["0"].tolist())
@@ -120,6 +123,11 @@ def test_the_file_is_as_large_as_claimed_and_comes_back_exactly(
     assert {name: bits.tolist() for name, bits in found.bits.items()} == {n: b.tolist() for n, b in plan.bits.items()}
     assert torch.equal(other(IMAGES), expected(IMAGES))
     assert save_quantized(other, found, tmp_path / "again.safetensors") == path.stat().st_size
+    if len(levels) > 1:  # the place of each filter's bits takes no more bits than it needs
+        places = [levels.index(b) for b in plan.bits["3"].tolist()]
+        assert set(places) == set(range(len(levels)))
+        stored = load_file(path)["3.weight.levels"].tolist()
+        assert stored == naive.packed_by_loops(places, {2: 1, 4: 2}[len(levels)])
 
 
 def test_size_per_weight_approaches_the_bits() -> None:
@@ -127,8 +135,11 @@ def test_size_per_weight_approaches_the_bits() -> None:
     for bits in (2, 3, 4, 8):
         plan = uniform_bits(net, bits, ends=None)
         weights = sum(p.numel() for p in net.parameters())
-        assert 8 * quantized_bytes(net, plan) / weights == pytest.approx(bits, rel=0.05)
+        size = quantized_bytes(net, plan)
+        assert 8 * size / weights == pytest.approx(bits, rel=0.05)
         assert plan.average(net) == bits
+        found = largest_uniform(net, size, lambda other: quantized_bytes(net, other), ends=None)
+        assert found.settings["levels"] == [bits]  # which take exactly so much
 
 
 def test_training_goes_through_the_rounding(net: nn.Sequential) -> None:

@@ -59,9 +59,11 @@ def test_two_bits_give_three_values_and_zeros_stay_zeros() -> None:
 @pytest.mark.parametrize("bits", [2, 3, 4])
 def test_thresholds_of_few_bits_are_those_of_loops(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quantizer, "BINS", 40)
-    rows = torch.stack([torch.randn(90), torch.rand(90), torch.cat([torch.zeros(80), torch.ones(10)])]).abs().double()
-    expected = [naive.kl_threshold_by_loops(row.tolist(), bits, bins=40) for row in rows]
-    assert kl_thresholds(rows, bits).tolist() == pytest.approx(expected)
+    rows = torch.stack([torch.randn(90), torch.rand(90), torch.cat([torch.zeros(80), torch.ones(10)])])
+    depthwise = torch.randn(60, 9, generator=torch.Generator().manual_seed(9))  # a code then owns one weight, or none
+    for own in (rows.abs().double(), depthwise.abs().double()):
+        expected = [naive.kl_threshold_by_loops(row.tolist(), bits, bins=40) for row in own]
+        assert kl_thresholds(own, bits).tolist() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("bits", "most"), [(2, 0.35), (3, 0.06), (4, 0.02)])

@@ -119,6 +119,15 @@ def test_no_rank_of_a_batch_is_beyond_the_scale_of_its_layer() -> None:
     assert _agreement("conv", torch.tensor([[1.0, 4.0], [2.0, 6.0]]))["largest"] == 6
 
 
+def test_channels_of_equal_rank_in_all_other_batches_are_ties() -> None:
+    own = torch.tensor([31.99, 30.57, 28.2, 29.83], dtype=torch.float64)  # such as means over 100 images
+    full = torch.full_like(own, 32.0)
+    assert _agreement("conv", torch.stack([own, full]))["median"] is None
+    half = torch.tensor([32.0, 32.0, 32.0, 30.57], dtype=torch.float64)
+    expected = spearman_by_counting(own.tolist(), half.tolist())
+    assert _agreement("conv", torch.stack([own, half]))["least"] == pytest.approx(expected)
+
+
 def test_information_by_number_of_images_is_its_twin(user: User) -> None:
     settings = (*UNTRAINED, "score.criterion=di", "score.options={batch_size: 16}")
     found = measure(user, "di-stability", *settings, images=32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -175,6 +176,25 @@ def test_record_of_a_run(dense_file: Path, pruned_file: Path) -> None:
     calm, busy = compare([2.0] * 20, [1.0] * 20, batch_size=1), compare([2.0, 7.0] * 10, [1.0] * 20, batch_size=8)
     verdict = replace(result, comparisons=(calm, busy)).verdict
     assert verdict == f"batch 1: {calm.verdict}; batch 8: {busy.verdict}, but {busy.caution}"
+    slower = compare([1.0] * 20, [2.0] * 20, batch_size=8)
+    assert replace(result, comparisons=(calm, busy)).faster
+    assert not replace(result, comparisons=(calm, slower)).faster
+
+
+def test_sessions_share_the_seconds(dense_file: Path) -> None:
+    """By a clock that goes on with every look at it, of which a round takes five."""
+    ticks = itertools.count()
+    result = benchmark(
+        *(dense_file, dense_file),
+        batch_sizes=(1,),
+        threads=1,
+        seconds=40.0,
+        sessions=2,
+        memory=False,
+        clock=lambda: float(next(ticks)),
+    )
+    assert result.comparisons[0].sessions == (4, 4)
+    assert result.dense.peak_bytes == {}
 
 
 def test_bound_inputs_and_outputs_give_the_same_result(dense_file: Path) -> None:

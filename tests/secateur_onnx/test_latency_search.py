@@ -114,6 +114,10 @@ def test_a_budget_that_no_round_meets_is_said(groups: ChannelGroups, scores: Sco
     assert not found.met
     assert found.rounds[found.chosen].measured.share == min(each.measured.share for each in found.rounds)
     assert found.plan.cost_after > found.plan.budget
+    runs = Runs(cost, stubborn.truth)
+    with pytest.warns(SecateurWarning, match="not met after 2 rounds"):
+        latency_search(lambda c: uniform_plan(groups, scores, c, "60%", round_to=1), cost, "60%", runs, rounds=2)
+    assert runs.timed == 2 < stubborn.timed
 
 
 def test_a_correction_that_goes_too_far_is_halved(groups: ChannelGroups, scores: ScoreTable, cost: LatencyCost) -> None:

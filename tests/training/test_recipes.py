@@ -164,7 +164,10 @@ def test_it_learns_in_each_way(changes: dict[str, Any]) -> None:
         ({"schedule": "steps"}, "milestones must be ascending epochs > 0 with the schedule 'steps'"),
         ({"milestones": (1,)}, "and none without"),
         ({"schedule": "steps", "milestones": (2, 1)}, r"ascending.*found \(2, 1\)"),
+        ({"schedule": "steps", "milestones": (1, 1)}, r"ascending.*found \(1, 1\)"),
+        ({"schedule": "steps", "milestones": (0, 1)}, r"ascending.*found \(0, 1\)"),
         ({"gamma": 0.0}, "gamma"),
+        ({"gamma": 1.5}, r"gamma must be in \(0, 1\]"),
         ({"mixup": -1.0}, "mixup"),
         ({"average": 1.0}, "average"),
         ({"recalibrate": 1}, "recalibrate must be 0, or a whole number of images >= 2"),
@@ -176,6 +179,13 @@ def test_it_learns_in_each_way(changes: dict[str, Any]) -> None:
 def test_bad_numbers_are_refused(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         fine_tune(net(), blobs(), **changes)
+
+
+def test_the_ends_of_the_ranges_are_allowed() -> None:
+    zeros = ("momentum", "weight_decay", "label_smoothing", "warmup_epochs", "mixup", "average", "feature_weight")
+    least: dict[str, Any] = {"epochs": 0, "recalibrate": 2, "distillation": 0.0, **dict.fromkeys(zeros, 0.0)}
+    assert Recipe(**least, schedule="steps", milestones=(0.5, 3), gamma=1.0).momentum == 0
+    assert Recipe(epochs=2, warmup_epochs=2, distillation=1.0).rate(3, 4) == 0.01
 
 
 @pytest.mark.parametrize(

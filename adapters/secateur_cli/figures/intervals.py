@@ -54,5 +54,5 @@ def spread_of_shares(shares: Sequence[float], images: int) -> Spread:
         [0.955, 1.0]
     """
     spread = spread_of(shares)
-    low, high = wilson_interval(min(1.0, spread.mean), images)
+    low, high = wilson_interval(spread.mean, images)
     return Spread(spread.mean, max(0.0, min(low, spread.low)), min(1.0, max(high, spread.high)), spread.runs)

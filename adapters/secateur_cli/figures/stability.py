@@ -61,8 +61,8 @@ def rank_stability(order: Order) -> Found:
 
 def _agreement(layer: str, ranks: Tensor) -> dict[str, Any]:
     """Return the rank correlations of each batch with the others, of ranks (batches, C); None where all are equal."""
-    total = ranks.sum(0)
-    found = [rank_correlation(own, (total - own) / (len(ranks) - 1)) for own in ranks]
+    others = [torch.cat([ranks[:batch], ranks[batch + 1 :]]).sum(0) for batch in range(len(ranks))]
+    found = [rank_correlation(own, rest) for own, rest in zip(ranks, others, strict=True)]
     known = sorted(value for value in found if value is not None)
     ends = (known[0], known[-1]) if known else (None, None)
     return {

@@ -207,14 +207,14 @@ def _expected(points: list[tuple[float, float]], share: float) -> float:
 
 
 def _slow(points: list[tuple[float, float]], allowed: float) -> tuple[float, float]:
-    """Return the smallest share of the layer times that was too slow, and its time; the dense network's if none."""
-    return min((p for p in points if p[1] > allowed), default=(1.0, 1.0))
+    """Return the smallest share of the layer times that was too slow, and its time; the dense network always is."""
+    return min(p for p in points if p[1] > allowed)
 
 
 def _aim(points: list[tuple[float, float]], allowed: float, target: float) -> float:
     """Return the share of the layer times at which the time is expected to be `target`."""
     slow = _slow(points, allowed)
-    fast = max((p for p in points if p[1] <= allowed and p[0] < slow[0]), default=None)
+    fast = max((p for p in points if p[0] < slow[0]), default=None)
     if fast is not None:
         aim = fast[0] + (target - fast[1]) / (slow[1] - fast[1]) * (slow[0] - fast[0])
         return min(max(aim, fast[0]), NEAREST * slow[0] + (1 - NEAREST) * fast[0])

@@ -59,7 +59,7 @@ def calibrated(model: nn.Module, plan: BitPlan, batches: Batches, *, bits: int =
         raise ConfigError(f"samples must be at least 1; found {samples}")
     rounded, _ = quantize_network(model, replace(plan, activations={}))
     device = device_of(rounded)
-    images = [inputs.to(device) for inputs, _ in rebatch(batches, None, samples=samples) if len(inputs)]
+    images = [inputs.to(device) for inputs, _ in rebatch(batches, None, samples=samples)]
     if not images:
         raise DataError("there are no images to find the ranges of activations on")
     modules = {name: rounded.get_submodule(name) for name in plan.bits}

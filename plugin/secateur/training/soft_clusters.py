@@ -228,9 +228,7 @@ def make_equal(model: nn.Module, group: ChannelGroup, own: Clusters) -> None:
         for tensor in (t.detach() for t in held if isinstance(t, Tensor)):
             for places in _places(member, own):
                 positions = torch.tensor(places, device=tensor.device)
-                tensor.index_copy_(
-                    0, positions, tensor[positions].mean(0, keepdim=True).expand(len(places), *tensor.shape[1:])
-                )
+                tensor[positions] = tensor[positions].mean(0)
 
 
 def _merge(model: nn.Module, group: ChannelGroup, own: Clusters) -> None:
