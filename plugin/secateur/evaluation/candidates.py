@@ -96,6 +96,7 @@ class CandidateWorth:
         (1.0, [Worth(value=0.5, exact=True), Worth(value=1.0, exact=True)])
     """
 
+    @torch.inference_mode(False)
     def __init__(
         self,
         model: nn.Module,
