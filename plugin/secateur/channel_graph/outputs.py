@@ -6,7 +6,7 @@ import copy
 import itertools
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -51,7 +51,7 @@ def tensors_of(outputs: Any) -> list[Tensor]:
     if isinstance(outputs, Tensor):
         return [outputs.double() if outputs.dtype is torch.bool else outputs] if outputs.numel() else []
     if is_dataclass(outputs):
-        outputs = vars(outputs)
+        outputs = [getattr(outputs, each.name) for each in fields(outputs)]
     if isinstance(outputs, Mapping):
         outputs = list(outputs.values())
     if isinstance(outputs, (tuple, list)):
