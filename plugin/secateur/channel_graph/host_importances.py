@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from secateur.batches import Batches, check_repeatable, rebatch
 from secateur.channel_graph.scoring import importance_scores
 from secateur.channel_graph.tracing import copy_of, differentiable
+from secateur.counts import check_counts
 from secateur.errors import ConfigError, DataError, ScoreError
 from secateur.modes import device_of, evaluating
 from secateur.records import ChannelGroup, ScoreTable
@@ -102,7 +103,7 @@ def host_importance_scores(
         group -> the reason why it has none.
 
     Raises:
-        ConfigError: as `host_importance`.
+        ConfigError: as `host_importance`, or `samples` below 1.
         DataError: there are no images, they can be read only once, or there are no labels where they are needed.
         ScoreError: the importance fails, gives NaN or a wrong number of scores, or would score other channels than
             those that it is asked for.
@@ -117,6 +118,7 @@ def host_importance_scores(
         (8, 'torch-pruning:magnitude')
     """
     importance = host_importance(name, **(options or {}))
+    check_counts(samples=samples)
     check_repeatable(batches)
     example = next((inputs for inputs, _ in rebatch(batches, None, samples=2)), None)
     if example is None:
@@ -168,7 +170,7 @@ def _leave_gradients(network: nn.Module, batches: Batches, samples: int) -> int:
             torch.autograd.backward(loss)
             read += len(inputs)
     if read == 0:
-        raise DataError(f"there are no images to take gradients of: asked for {samples} of them")
+        raise DataError("there are no images to take gradients of: the batches give none the second time")
     for parameter in filter(lambda p: p.requires_grad, network.parameters()):
         if parameter.grad is None:  # the loss does not depend on it
             parameter.grad = torch.zeros_like(parameter)
