@@ -74,6 +74,7 @@ def host_importance(name: str, **options: Any) -> Callable[[Any], Tensor | None]
     return importance
 
 
+@torch.inference_mode(False)
 def host_importance_scores(
     model: nn.Module,
     groups: Mapping[str, ChannelGroup],
@@ -158,13 +159,13 @@ def host_importance_scores(
 def _leave_gradients(network: nn.Module, batches: Batches, samples: int) -> int:
     """Leave on the parameters the gradients of the mean cross entropy; return over how many images."""
     device, read = device_of(network), 0
-    with evaluating(network), torch.inference_mode(False), torch.enable_grad():
+    with evaluating(network), torch.enable_grad():
         for inputs, labels in rebatch(batches, None, samples=samples):
             if labels is None:
                 raise DataError("Torch-Pruning's Taylor importance reads gradients of a loss: the images need labels")
-            outputs = network(inputs.to(device))
+            outputs = network(inputs.to(device, copy=True))
             try:
-                loss = nn.functional.cross_entropy(outputs, labels.to(device), reduction="sum")
+                loss = nn.functional.cross_entropy(outputs, labels.to(device, copy=True), reduction="sum")
             except Exception as error:  # labels that are no classes of these outputs
                 raise DataError(f"the cross entropy failed: {type(error).__name__}: {error}") from error
             torch.autograd.backward(loss)
