@@ -29,11 +29,11 @@ def distance(model: nn.Module, pruned: nn.Module, inputs: Any, *, unmixed: bool 
             return distance(single, _in_float32(pruned), _floats(inputs), unmixed=unmixed)
     rounds = Unmixed().running if unmixed else nullcontext
     with rounds():
-        expected = outputs_of(model, inputs)
+        expected = outputs_of(model, copies_of(inputs))
     if not expected:
         raise NetworkError("the network returns no number on the example inputs: there is nothing to compare")
     with rounds():
-        found = outputs_or_none(pruned, inputs)
+        found = outputs_or_none(pruned, copies_of(inputs))
     if found is None or [t.shape for t in found] != [t.shape for t in expected]:
         return float("inf")
     limits = torch.finfo(torch.float32)

@@ -129,8 +129,9 @@ def _sums(
     own = rebatch(batches, rule.batch_size, samples=part) if part else ()
     with evaluating(network), without_tf32(), _differentiable(network):
         for inputs, labels in own:
+            images = inputs.to(device, copy=True)  # it may work in place on them
             for name, weight, gradient in _gradients(
-                network, wanted, inputs.to(device), None if labels is None else labels.to(device), loss
+                network, wanted, images, None if labels is None else labels.to(device, copy=True), loss
             ):
                 scores = named(name, rule, weight, gradient)
                 sums[name] = sums[name] + scores if name in sums else scores
