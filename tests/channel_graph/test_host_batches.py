@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -31,9 +31,16 @@ def test_a_generator_is_refused_whose_first_batch_would_be_lost(network: nn.Modu
         host_importance_scores(network, groups, (batch for batch in batches), "taylor")
 
 
-def test_gradients_of_no_image_are_refused(network: nn.Module) -> None:
-    with pytest.raises(DataError, match="no images to take gradients of: asked for 0"):
-        host_importance_scores(network, channel_groups(network, IMAGES), BATCHES, "taylor", samples=0)
+def test_images_that_are_gone_when_they_are_read_again_are_missed(network: nn.Module) -> None:
+    class Once:
+        left = BATCHES[:1]
+
+        def __iter__(self) -> Iterator[Any]:
+            given, self.left = self.left, []
+            return iter(given)
+
+    with pytest.raises(DataError, match="no images to take gradients of: the batches give none the second time"):
+        host_importance_scores(network, channel_groups(network, IMAGES), Once(), "taylor")
 
 
 def test_the_importance_that_gives_odd_scores_is_named(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:

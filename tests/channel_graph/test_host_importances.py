@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,9 +11,9 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
-from networks_for_tests import Residual
+from networks_for_tests import ConcatTwice, Grouped, Residual
 from secateur.channel_graph import HOST_IMPORTANCES, channel_groups, host_importance, host_importance_scores
-from secateur.channel_graph.host_importances import BROKEN, _refuse_unsorted
+from secateur.channel_graph.host_importances import BROKEN
 from secateur.errors import ConfigError, DataError, ScoreError
 
 IMAGES = torch.randn(12, 3, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -38,16 +37,35 @@ def as_pruner_scores(network: nn.Module, importance: Any) -> dict[str, Tensor]:
     return {names[group[0].dep.target.module]: pruner.estimate_importance(group) for group in groups}
 
 
-@pytest.mark.parametrize("name", sorted({*HOST_IMPORTANCES} - {"random"}))
-def test_scores_are_those_that_its_own_pruner_ranks_by(network: nn.Module, name: str) -> None:
+@pytest.mark.parametrize(
+    ("build", "name", "options"),
+    [(Residual, name, {}) for name in sorted({*HOST_IMPORTANCES} - {"random"})]
+    + [(Grouped, "magnitude", {}), (Grouped, "taylor", {"normalizer": None})],
+)
+def test_scores_are_those_that_its_own_pruner_ranks_by(
+    build: Callable[[], nn.Module], name: str, options: dict[str, Any]
+) -> None:
+    """It averages those of channels that a grouped convolution ties together when it has ranked by them."""
+    network = build().eval()
     groups = channel_groups(network, IMAGES[:2])
-    table = host_importance_scores(network, groups, BATCHES, name)
-    expected = as_pruner_scores(network, host_importance(name))
-    assert {*table} == {*groups} == {"stem", "first"}
+    table = host_importance_scores(network, groups, BATCHES, name, options=options)
+    expected = as_pruner_scores(network, host_importance(name, **options))
+    assert {*table} == {*groups}
     for group in groups.values():
         (own,) = [values for layer, values in expected.items() if layer in {m.layer for m in group.producers}]
-        assert torch.allclose(table[group.name], own.double(), rtol=1e-4)
+        assert torch.allclose(table[group.name], own.double().reshape(-1, group.width).mean(0), rtol=1e-4)
     assert table.settings["samples"] == (12 if name == "taylor" else 0)
+    assert table.settings["skipped"] == {}
+
+
+def test_groups_that_it_has_no_scores_for_are_told() -> None:
+    masked = channel_groups(Residual().eval(), IMAGES[:2], residual="mask")
+    table = host_importance_scores(Residual().eval(), masked, BATCHES, "magnitude")
+    assert {*table} == {"first"}
+    assert {*table.settings["skipped"].values()} == {"Torch-Pruning has no masked groups"}
+    unnormalised = Grouped().eval()
+    table = host_importance_scores(unnormalised, channel_groups(unnormalised, IMAGES[:2]), BATCHES, "bn-scale")
+    assert {*table.settings["skipped"].values()} == {"Torch-Pruning's importance has no scores for it"}
 
 
 def test_fpgm_measures_distances_between_squares_of_weights() -> None:
@@ -106,7 +124,7 @@ def traced() -> tuple[nn.Module, Callable[[Sequence[int]], Any]]:
 
 @pytest.mark.parametrize("name", ["taylor", "magnitude", "fpgm", "lamp"])
 def test_of_torch_pruning_taylor_alone_mixes_up_channels_in_another_order(traced: Any, name: str) -> None:
-    """Once Taylor's scores follow the order too, `_refuse_unsorted` can go."""
+    """Once Taylor's scores follow the order too, they need not be refused."""
     _, group = traced
     ordered, reversed_ = (host_importance(name)(group(idxs)) for idxs in (range(6), range(5, -1, -1)))
     assert ordered is not None
@@ -161,14 +179,18 @@ def test_bad_input(network: nn.Module) -> None:
         host_importance_scores(network, groups, [], "magnitude")
     with pytest.raises(DataError, match="need labels"):
         host_importance_scores(network, groups, [IMAGES], "taylor")
+    for samples in (0, -1, 2.5):
+        with pytest.raises(ConfigError, match=f"samples is {samples}; it must be a whole number, at least 1"):
+            host_importance_scores(network, groups, BATCHES, "taylor", samples=samples)
 
 
-def test_channels_in_another_order_are_refused() -> None:
-    """As behind a flatten or a concatenation: Torch-Pruning sorts them and not the root's."""
-    target = SimpleNamespace(name="conv")
-    group = SimpleNamespace(items=[SimpleNamespace(idxs=[0, 2, 1], dep=SimpleNamespace(target=target))])
-    with pytest.raises(ScoreError, match="'conv' the scores of others"):
-        _refuse_unsorted(group)
+def test_channels_in_another_order_are_refused_of_taylor_alone() -> None:
+    """The layer behind a concatenation of a map with itself reads its channels in another order than they are made."""
+    network = ConcatTwice().eval()
+    groups = channel_groups(network, IMAGES[:2])
+    with pytest.raises(ScoreError, match=r"'second .*' the scores of others"):
+        host_importance_scores(network, groups, BATCHES, "taylor")
+    assert {*host_importance_scores(network, groups, BATCHES, "magnitude")} == {*groups}
 
 
 def test_its_failure_is_told_in_a_line(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,7 +148,7 @@ def test_layers_that_the_trace_does_not_meet_are_told() -> None:
     assert "runs without gradients" in groups.skipped["backbone.2"]
 
 
-@dataclass
+@dataclass(slots=True)
 class Answer:
     logits: Tensor
     features: Tensor

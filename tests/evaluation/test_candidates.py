@@ -202,6 +202,14 @@ def test_the_network_is_left_as_it_was_in_whatever_mode() -> None:
     assert worth({}) == accuracy(network, batches)
 
 
+def test_in_inference_mode_worths_are_what_they_are_outside() -> None:
+    network, groups, batches = problem(Residual)
+    candidates = cuts(groups, {}, torch.Generator().manual_seed(0))
+    literal = [MaskedAccuracy(network, groups, batches)(candidate) for candidate in candidates]
+    with torch.inference_mode():
+        check(CandidateWorth(network, groups, batches).race(candidates), literal)
+
+
 def test_settings_are_plain_data() -> None:
     network, groups, batches = problem(Residual)
     images = [inputs for inputs, _ in batches]

@@ -35,6 +35,40 @@ def run(losses: Tensor, expected: Tensor, *, best: float = -math.inf, goal: floa
     return [found[runner] for runner in range(len(losses))], runs
 
 
+@given(seed=st.integers(0, 10**6), best=st.sampled_from([-math.inf, -8.0, -3.0]))
+@settings(deadline=None, max_examples=60)
+def test_what_is_left_open_is_asked_once_of_those_that_may_win(seed: int, best: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    losses = torch.randint(0, 2, (4, 12), generator=generator).double()
+    open_ = torch.rand(4, 12, generator=generator) < 0.3
+    found: dict[int, Worth] = {}
+    asked: list[int] = []
+
+    def doubts(runner: int) -> float:
+        asked.append(runner)
+        return float(losses[runner][open_[runner]].sum())
+
+    said = losses.masked_fill(open_, 0.0)
+    race(
+        {runner: Form(row, -row) for runner, row in enumerate(said)},
+        lambda images: {runner: said[runner, which] for runner, which in images.items()},
+        worth=lambda lost: -lost,
+        goal=0.0,
+        best=best,
+        step=4,
+        doubts=doubts,
+        settle=found.__setitem__,
+    )
+    truth = [-sum(row) for row in losses.tolist()]
+    for runner, true in enumerate(truth):
+        if true == max(*truth, best):
+            assert found[runner] == Worth(true)
+        assert found[runner].exact == (runner in asked)
+        assert found[runner].value == true if runner in asked else true <= found[runner].value < max(*truth, best)
+    assert len(asked) == len({*asked})
+    assert all(-float(said[runner].sum()) >= best for runner in asked)
+
+
 @given(
     runners=st.integers(1, 6),
     images=st.integers(1, 40),

@@ -257,8 +257,9 @@ def test_bad_batches_are_refused(batches: list[Any], message: str) -> None:
 def test_bad_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match="hrnak"):
         collect_scores(network(), [images(2)], "hrnak")
-    with pytest.raises(ConfigError, match="at least one"):
-        collect_scores(network(), [images(2)], MeanMap(), samples=0)
+    for samples in (0, 2.5):
+        with pytest.raises(ConfigError, match=f"samples is {samples}; it must be a whole number, at least 1"):
+            collect_scores(network(), [images(2)], MeanMap(), samples=samples)
 
 
 @pytest.mark.parametrize("fails", [False, True])

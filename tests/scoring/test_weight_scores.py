@@ -261,5 +261,6 @@ def test_weights_of_the_last_call_are_not_taken_for_those_of_now() -> None:
 def test_batches_and_losses_that_cannot_be_used(batches: Any, loss: Any, words: str) -> None:
     with pytest.raises(DataError, match=words):
         gradient_scores(network(), batches, loss=loss)
-    with pytest.raises(ConfigError, match="at least one"):
-        gradient_scores(network(), batches, loss=loss, samples=0)
+    for samples in (0, 2.5):
+        with pytest.raises(ConfigError, match=f"samples is {samples}; it must be a whole number, at least 1"):
+            gradient_scores(network(), batches, loss=loss, samples=samples)

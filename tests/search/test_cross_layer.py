@@ -210,6 +210,8 @@ def test_a_plan_records_how_it_was_found_and_refuses_what_does_not_fit() -> None
         cross_layer_plan(*arguments, weights={"conv0": weights["conv0"]}, unit_costs=unit_costs)
     with pytest.raises(ScoreError, match=r"'conv1' are of the shape \(7, 4\); it has 8 channels"):
         cross_layer_plan(*arguments, weights=weights | {"conv1": weights["conv1"][:7]}, unit_costs=unit_costs)
+    with pytest.raises(ScoreError, match=r"'conv1' are of the shape \(\); it has 8 channels"):
+        cross_layer_plan(*arguments, weights=weights | {"conv1": torch.tensor(1.0)}, unit_costs=unit_costs)
     with pytest.raises(ScoreError, match="no cost is given for conv1"):
         cross_layer_plan(*arguments, weights=weights, unit_costs={"conv0": 1.0})
     with pytest.raises(BudgetError, match="the lowest cost that can be reached"):
@@ -225,6 +227,16 @@ def test_a_plan_records_how_it_was_found_and_refuses_what_does_not_fit() -> None
         ({"share": 1.5}, ConfigError, "the share is 1.5"),
         ({"share": float("nan")}, ConfigError, "the share is nan"),
         ({"exponent": -1}, ConfigError, "the exponent is -1"),
+        (
+            {"exponent": 200, "costs": {"a": 1.0, "b": 1e3}},
+            ConfigError,
+            "200 is too large for the cost of 'b', 1000 of",
+        ),
+        (
+            {"exponent": 200, "costs": {"a": 1e3, "b": 1.0}},
+            ConfigError,
+            "200 is too large for the cost of 'b', 0.001 of",
+        ),
         ({"costs": {"a": 1.0, "b": 0.0}}, ConfigError, "the cost of 'b' is 0.0"),
         ({"costs": {"a": 1.0}}, ScoreError, "no cost is given for b"),
         ({"weights": {}}, ScoreError, "no unit"),

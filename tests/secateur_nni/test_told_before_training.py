@@ -41,7 +41,7 @@ def test_layers_that_cannot_be_scored_are_named(images: Tensor) -> None:
         ({"criterion": "hrank"}, ScoreError, r"'hrank' cannot score .*3: it scores no such layers.*\['3'\]"),
         ({"criterion": "di", "tap": "relu"}, ConfigError, "unknown tap 'relu'"),
         ({"criterion": "di", "reduction": "median"}, ScoreError, "unknown reduction 'median'"),
-        ({"criterion": "di", "samples": 0}, ConfigError, "samples must be at least one; found 0"),
+        ({"criterion": "di", "samples": 0}, ConfigError, "samples is 0; it must be a whole number"),
     ],
 )
 def test_a_schedule_tells_before_it_trains(

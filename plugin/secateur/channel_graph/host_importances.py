@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from secateur.batches import Batches, check_repeatable, rebatch
 from secateur.channel_graph.scoring import importance_scores
 from secateur.channel_graph.tracing import copy_of, differentiable
+from secateur.counts import check_counts
 from secateur.errors import ConfigError, DataError, ScoreError
 from secateur.modes import device_of, evaluating
 from secateur.records import ChannelGroup, ScoreTable
@@ -73,6 +74,7 @@ def host_importance(name: str, **options: Any) -> Callable[[Any], Tensor | None]
     return importance
 
 
+@torch.inference_mode(False)
 def host_importance_scores(
     model: nn.Module,
     groups: Mapping[str, ChannelGroup],
@@ -102,7 +104,7 @@ def host_importance_scores(
         group -> the reason why it has none.
 
     Raises:
-        ConfigError: as `host_importance`.
+        ConfigError: as `host_importance`, or `samples` below 1.
         DataError: there are no images, they can be read only once, or there are no labels where they are needed.
         ScoreError: the importance fails, gives NaN or a wrong number of scores, or would score other channels than
             those that it is asked for.
@@ -117,6 +119,7 @@ def host_importance_scores(
         (8, 'torch-pruning:magnitude')
     """
     importance = host_importance(name, **(options or {}))
+    check_counts(samples=samples)
     check_repeatable(batches)
     example = next((inputs for inputs, _ in rebatch(batches, None, samples=2)), None)
     if example is None:
@@ -156,19 +159,19 @@ def host_importance_scores(
 def _leave_gradients(network: nn.Module, batches: Batches, samples: int) -> int:
     """Leave on the parameters the gradients of the mean cross entropy; return over how many images."""
     device, read = device_of(network), 0
-    with evaluating(network), torch.inference_mode(False), torch.enable_grad():
+    with evaluating(network), torch.enable_grad():
         for inputs, labels in rebatch(batches, None, samples=samples):
             if labels is None:
                 raise DataError("Torch-Pruning's Taylor importance reads gradients of a loss: the images need labels")
-            outputs = network(inputs.to(device))
+            outputs = network(inputs.to(device, copy=True))
             try:
-                loss = nn.functional.cross_entropy(outputs, labels.to(device), reduction="sum")
+                loss = nn.functional.cross_entropy(outputs, labels.to(device, copy=True), reduction="sum")
             except Exception as error:  # labels that are no classes of these outputs
                 raise DataError(f"the cross entropy failed: {type(error).__name__}: {error}") from error
             torch.autograd.backward(loss)
             read += len(inputs)
     if read == 0:
-        raise DataError(f"there are no images to take gradients of: asked for {samples} of them")
+        raise DataError("there are no images to take gradients of: the batches give none the second time")
     for parameter in filter(lambda p: p.requires_grad, network.parameters()):
         if parameter.grad is None:  # the loss does not depend on it
             parameter.grad = torch.zeros_like(parameter)

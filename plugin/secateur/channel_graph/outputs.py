@@ -6,7 +6,7 @@ import copy
 import itertools
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -29,11 +29,11 @@ def distance(model: nn.Module, pruned: nn.Module, inputs: Any, *, unmixed: bool 
             return distance(single, _in_float32(pruned), _floats(inputs), unmixed=unmixed)
     rounds = Unmixed().running if unmixed else nullcontext
     with rounds():
-        expected = outputs_of(model, inputs)
+        expected = outputs_of(model, copies_of(inputs))
     if not expected:
         raise NetworkError("the network returns no number on the example inputs: there is nothing to compare")
     with rounds():
-        found = outputs_or_none(pruned, inputs)
+        found = outputs_or_none(pruned, copies_of(inputs))
     if found is None or [t.shape for t in found] != [t.shape for t in expected]:
         return float("inf")
     limits = torch.finfo(torch.float32)
@@ -51,7 +51,7 @@ def tensors_of(outputs: Any) -> list[Tensor]:
     if isinstance(outputs, Tensor):
         return [outputs.double() if outputs.dtype is torch.bool else outputs] if outputs.numel() else []
     if is_dataclass(outputs):
-        outputs = vars(outputs)
+        outputs = [getattr(outputs, each.name) for each in fields(outputs)]
     if isinstance(outputs, Mapping):
         outputs = list(outputs.values())
     if isinstance(outputs, (tuple, list)):

@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.channel_graph.outputs import copies_of
 from secateur.channel_graph.traced_groups import groups_of
 from secateur.channel_graph.tracing import copy_of, differentiable, trace
 from secateur.errors import ScoreError
 from secateur.records import ChannelGroup
 
 
+@torch.inference_mode(False)
 def importance_scores(
     model: nn.Module,
     inputs: tuple[Any, ...],
@@ -50,7 +52,7 @@ def importance_scores(
     for own, original in zip(copied.parameters(), model.parameters(), strict=True):
         own.grad = original.grad
     scores: dict[str, Tensor] = {}
-    for group, record in groups_of(trace(copied, inputs), model):
+    for group, record in groups_of(trace(copied, copies_of(inputs)), model):
         wanted = groups.get(record.name)
         if wanted is None or wanted.masked or wanted.width != record.width:
             continue

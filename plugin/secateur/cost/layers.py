@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from secateur.errors import NetworkError, SecateurWarning
@@ -146,7 +147,7 @@ def _watched_pass(
 
     Both for one input: divided by the N of the first tensor.
     """
-    args, kwargs = _arguments(example_inputs)
+    args, kwargs = tree_map_only(Tensor, torch.clone, _arguments(example_inputs))  # it may work in place on them
     tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and x.ndim > 0]
     if not tensors or len(tensors[0]) == 0:
         raise NetworkError(

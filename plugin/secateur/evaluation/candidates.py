@@ -97,6 +97,7 @@ class CandidateWorth:
         (1.0, [Worth(value=0.5, exact=True), Worth(value=1.0, exact=True)])
     """
 
+    @torch.inference_mode(False)
     def __init__(
         self,
         model: nn.Module,
@@ -271,7 +272,7 @@ class CandidateWorth:
             images.append(inputs.to(self._device))
             with torch.inference_mode():
                 with reading(self._model, inputs):
-                    outputs = self._model(images[-1])
+                    outputs = self._model(images[-1].clone())  # it may work in place on its images
                 wanted.append(wanted_outputs(self._measure, outputs, labels))
                 safety.append(penalties(self._measure, outputs, wanted[-1]).safety)
         if not images:

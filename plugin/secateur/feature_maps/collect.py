@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from secateur import criteria
 from secateur.batches import Batches, rebatch
+from secateur.counts import check_counts
 from secateur.distributed import Across, Share, jointly, part_of, sum_of
-from secateur.errors import ConfigError, DataError, NetworkError
+from secateur.errors import DataError, NetworkError
 from secateur.feature_maps.saturation import saturated_layers, warn_of_saturation
 from secateur.feature_maps.streams import Streams, mergeable
 from secateur.feature_maps.tap import Tap, producers, tapped
@@ -133,8 +134,7 @@ def _read(
     across: Across,
 ) -> Share:
     """Let this process's part of `samples` images pass through the network into the streams."""
-    if samples < 1:
-        raise ConfigError(f"samples must be at least one; found {samples}")
+    check_counts(samples=samples)
     rule, network = streams.rule, unwrapped(model)
     streams.layers = producers(network, layers)
     if layers is None and not rule.accepts_vectors:

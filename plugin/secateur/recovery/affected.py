@@ -100,7 +100,7 @@ def _order_of_calls(network: nn.Module, example: Tensor, names: Collection[str])
                 stack.callback(hook.remove)
         stack.enter_context(evaluating(network))
         stack.enter_context(torch.no_grad())
-        network(example)
+        network(example.clone())  # it may work in place on its images
     return list(called)
 
 

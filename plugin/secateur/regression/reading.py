@@ -80,7 +80,7 @@ def sample_outputs(
 
     for place in range(len(images)):
         with _watching(network, targets, receive):
-            network(images[place].to(device_of(network)))
+            network(images[place].to(device_of(network), copy=True))  # it may work in place on its images
     return found
 
 
@@ -144,7 +144,7 @@ def _rows_of_batch(
     handle = module.register_forward_hook(keep, with_kwargs=True)
     try:
         with _watching(network, {layer: target}, receive):
-            network(batch.to(device_of(network)))
+            network(batch.to(device_of(network), copy=True))  # it may work in place on its images
     except _Enough:
         pass
     finally:

@@ -152,7 +152,7 @@ def _readers(
         stack.enter_context(torch.no_grad())
         stack.enter_context(reads)
         with reading(network, example):
-            network(example)
+            network(example.clone())  # it may work in place on its images
 
     def own(name: str) -> _BatchNorm | None:
         norm = found[name][0] if found[name] else None

@@ -53,7 +53,7 @@ class Timeline:
             stack.enter_context(torch.inference_mode(mode=False))  # in which tensors have no versions
             stack.enter_context(torch.no_grad())
             stack.enter_context(clock)
-            network(example.to(device_of(network)))
+            network(example.to(device_of(network), copy=True))  # it may work in place on its images
         if any(_keeps_tensors(module) for module in network.modules()):
             return cls()
         plain = clock.begins.keys() - clock.sharing - hooked

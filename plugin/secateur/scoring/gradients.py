@@ -12,8 +12,9 @@ from torch.nn.utils import parametrize
 
 from secateur import criteria
 from secateur.batches import Batches, rebatch
+from secateur.counts import check_counts
 from secateur.distributed import Across, Share, jointly, part_of, sum_of
-from secateur.errors import ConfigError, DataError, NetworkError
+from secateur.errors import DataError, NetworkError
 from secateur.feature_maps.tap import producers
 from secateur.fingerprints import structure_of
 from secateur.modes import check_changeable, device_of, evaluating, reading, unwrapped
@@ -118,8 +119,7 @@ def _sums(
     across: Across,
 ) -> tuple[Share, int, dict[str, Tensor]]:
     """Return what this process has read, in how many batches, and the scores of each layer summed over them."""
-    if samples < 1:
-        raise ConfigError(f"samples must be at least one; found {samples}")
+    check_counts(samples=samples)
     network = unwrapped(model)
     wanted = producers(network, layers)
     device = device_of(network)
@@ -129,8 +129,9 @@ def _sums(
     own = rebatch(batches, rule.batch_size, samples=part) if part else ()
     with evaluating(network), without_tf32(), _differentiable(network):
         for inputs, labels in own:
+            images = inputs.to(device, copy=True)  # it may work in place on them
             for name, weight, gradient in _gradients(
-                network, wanted, inputs.to(device), None if labels is None else labels.to(device), loss
+                network, wanted, images, None if labels is None else labels.to(device, copy=True), loss
             ):
                 scores = named(name, rule, weight, gradient)
                 sums[name] = sums[name] + scores if name in sums else scores

@@ -101,7 +101,7 @@ def few_rows(network: nn.Module, layers: Iterable[str], example: Tensor, *, imag
             stack.callback(network.get_submodule(name).register_forward_hook(count(name)).remove)
         stack.enter_context(evaluating(network))
         stack.enter_context(torch.no_grad())
-        network(example.to(device_of(network)))
+        network(example.to(device_of(network), copy=True))  # it may work in place on its images
     return {name: n for name, n in found.items() if FEW * n <= layout_of(network.get_submodule(name)).unknowns}
 
 
@@ -172,7 +172,7 @@ def fill(
                 )
             stack.enter_context(evaluating(network))
             stack.enter_context(torch.no_grad())
-            network(batch.to(device))
+            network(batch.to(device, copy=True))  # it may work in place on its images
 
 
 def is_uneven(module: nn.Module, member: Member) -> bool:

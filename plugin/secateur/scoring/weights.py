@@ -171,5 +171,5 @@ def norms_behind(
         {'0': []}
     """
     with norms_reading(network, layers) as found, evaluating(network), torch.no_grad():
-        network(example_inputs.to(device_of(network)))
+        network(example_inputs.to(device_of(network), copy=True))  # it may work in place on its images
     return {name: list(dict.fromkeys(norms)) for name, norms in found.items()}

@@ -38,6 +38,8 @@ from secateur.search.problem import state_problem
 from secateur.search.selection import Variant, next_allowed
 from secateur.search.spending import Budgets, Costs
 
+LARGEST = 500.0  # logarithm of the power of a cost by which float64 divides every float32
+
 
 def convolution_cost(inputs: int, outputs: int, *, kernel: int, positions: int, bias: bool = False) -> float:
     """Return what a convolution and the batch norm and activation behind it cost: O P (K I + 4 + [bias]).
@@ -72,7 +74,8 @@ def cross_layer_widths(
         exponent: power of the cost, >= 0.
 
     Raises:
-        ConfigError: a share outside 0..1, an exponent that is negative or no number, or a cost that is not positive.
+        ConfigError: a share outside 0..1, an exponent that is negative, too large or no number, or a cost that is not
+            positive.
         ScoreError: no unit, units without a cost, or weights that are empty or not finite.
 
     Cost: one sort of all weights, O(n log n); memory a few times that of the weights in float64.
@@ -162,7 +165,7 @@ def cross_layer_plan(
         seed=seed,
     )
     for name, allowed in problem.widths.items():
-        if name not in weights or len(weights[name]) != allowed[-1]:
+        if name not in weights or weights[name].shape[:1] != (allowed[-1],):
             found = f"of the shape {tuple(weights[name].shape)}" if name in weights else "missing"
             raise ScoreError(f"the weights of the group {name!r} are {found}; it has {allowed[-1]} channels, one a row")
     ranking = _rank({name: weights[name] for name in problem.widths}, unit_costs, exponent)
@@ -216,6 +219,12 @@ def _weighed(weights: Mapping[str, Tensor], costs: Mapping[str, float], exponent
                 f"the weights of {unit!r}, of the shape {tuple(weights[unit].shape)}, must be finite numbers (C, ...)"
             )
     first = costs[next(iter(weights))]
+    for unit in weights:
+        if exponent * abs(math.log(costs[unit] / first)) > LARGEST:
+            raise ConfigError(
+                f"the exponent {exponent} is too large for the cost of {unit!r}, {costs[unit] / first:g} of the first "
+                "unit's: no number holds the power"
+            )
     return {
         unit: weight.detach().to("cpu", torch.float64).flatten().abs() / (costs[unit] / first) ** exponent
         for unit, weight in weights.items()
