@@ -200,6 +200,17 @@ def device_of(model: nn.Module) -> torch.device:
     return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
 
+def own_copy(model: nn.Module, images: Tensor) -> Tensor:
+    """Return a copy of images for `model` alone, where it lies: a network may work in place on what it is given.
+
+    Example:
+        >>> images = torch.tensor([-1.0, 1.0])
+        >>> nn.ReLU(inplace=True)(own_copy(nn.Linear(1, 1), images)), images
+        (tensor([0., 1.]), tensor([-1.,  1.]))
+    """
+    return images.to(device_of(model), copy=True)
+
+
 def dtype_of(model: nn.Module) -> torch.dtype | None:
     """Return the type of the model's first floating-point weight, None where it has none."""
     return next((p.dtype for p in model.parameters() if p.is_floating_point()), None)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from secateur.batches import Batches, opened, unpack
 from secateur.distributed import Across, jointly, local
 from secateur.errors import DataError
-from secateur.modes import device_of, evaluating, reading
+from secateur.modes import evaluating, own_copy, reading
 
 
 def check_labels(labels: Tensor | None, outputs: Any) -> Tensor:
@@ -74,12 +74,12 @@ def accuracy(model: nn.Module, batches: Batches, *, across: Across = None) -> fl
 
 def _count(model: nn.Module, batches: Batches) -> tuple[int, int]:
     """Return how many images `model` names the class of, and how many there are."""
-    device, hits, images, ran_on = device_of(model), 0, 0, None
+    hits, images, ran_on = 0, 0, None
     with evaluating(model), torch.inference_mode():
         for batch in opened(batches):
             inputs, labels = unpack(batch)
             with reading(model, inputs, ran_on=ran_on):
-                outputs = model(inputs.to(device, copy=True))  # it may work in place on its images
+                outputs = model(own_copy(model, inputs))
             ran_on = inputs.shape[1:]
             targets = check_labels(labels, outputs)
             if bool(outputs.isnan().any()):

@@ -31,7 +31,7 @@ from secateur.evaluation.penalties import (
 from secateur.evaluation.racing import Settle, race
 from secateur.evaluation.recoveries import Recovery, mend_by
 from secateur.evaluation.stage import shared_channels
-from secateur.modes import device_of, reading, unwrapped
+from secateur.modes import device_of, own_copy, reading, unwrapped
 from secateur.protocols import Kept, Worth
 from secateur.records import ChannelGroup
 
@@ -272,7 +272,7 @@ class CandidateWorth:
             images.append(inputs.to(self._device))
             with torch.inference_mode():
                 with reading(self._model, inputs):
-                    outputs = self._model(images[-1].clone())  # it may work in place on its images
+                    outputs = self._model(own_copy(self._model, images[-1]))
                 wanted.append(wanted_outputs(self._measure, outputs, labels))
                 safety.append(penalties(self._measure, outputs, wanted[-1]).safety)
         if not images:

@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from secateur.channel_graph.masks import masked
 from secateur.evaluation.penalties import penalties
+from secateur.modes import own_copy
 from secateur.protocols import Kept
 from secateur.records import ChannelGroup
 from secateur.tf32 import rounds_on_processors, tf32_allowed
@@ -123,7 +124,7 @@ class Referee:
         places = [self._place[image] for image in images.tolist()]
         with masked(self._model, self._groups, kept), torch.inference_mode():
             for number in {number for number, _ in places} - self._found.keys():
-                outputs = self._model(self._images[number].clone())  # it may work in place on its images
+                outputs = self._model(own_copy(self._model, self._images[number]))
                 self._found[number] = penalties("accuracy", outputs, self._labels[number]).values
         return torch.stack([self._found[number][row] for number, row in places])
 

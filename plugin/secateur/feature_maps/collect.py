@@ -17,7 +17,7 @@ from secateur.feature_maps.saturation import saturated_layers, warn_of_saturatio
 from secateur.feature_maps.streams import Streams, mergeable
 from secateur.feature_maps.tap import Tap, producers, tapped
 from secateur.fingerprints import structure_of
-from secateur.modes import device_of, evaluating, reading, unwrapped
+from secateur.modes import device_of, evaluating, own_copy, reading, unwrapped
 from secateur.protocols import Criterion
 from secateur.records import ScoreTable, rounded
 from secateur.tf32 import without_tf32
@@ -152,7 +152,7 @@ def _read(
         for inputs, labels in own:
             streams.labels = _checked(labels, device) if rule.needs_labels else None
             with reading(network, inputs):
-                network(inputs.to(device, copy=True))  # it may work in place on its images
+                network(own_copy(network, inputs))
             share = share.with_batch(inputs)
     return share
 

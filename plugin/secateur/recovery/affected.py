@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from secateur.channel_graph.surgery import layer_size
 from secateur.errors import PlanError
-from secateur.modes import evaluating
+from secateur.modes import evaluating, own_copy
 from secateur.records import PruningPlan
 from secateur.regression import LEFT_OUT, At, Target, layout_of, reason_against, targets_of
 
@@ -100,7 +100,7 @@ def _order_of_calls(network: nn.Module, example: Tensor, names: Collection[str])
                 stack.callback(hook.remove)
         stack.enter_context(evaluating(network))
         stack.enter_context(torch.no_grad())
-        network(example.clone())  # it may work in place on its images
+        network(own_copy(network, example))
     return list(called)
 
 

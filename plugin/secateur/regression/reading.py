@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from secateur.errors import DataError
 from secateur.feature_maps import tapped
 from secateur.hooks import sole_input
-from secateur.modes import device_of, evaluating
+from secateur.modes import evaluating, own_copy
 from secateur.regression.layer_rows import (
     draw_positions,
     input_rows,
@@ -80,7 +80,7 @@ def sample_outputs(
 
     for place in range(len(images)):
         with _watching(network, targets, receive):
-            network(images[place].to(device_of(network), copy=True))  # it may work in place on its images
+            network(own_copy(network, images[place]))
     return found
 
 
@@ -144,7 +144,7 @@ def _rows_of_batch(
     handle = module.register_forward_hook(keep, with_kwargs=True)
     try:
         with _watching(network, {layer: target}, receive):
-            network(batch.to(device_of(network), copy=True))  # it may work in place on its images
+            network(own_copy(network, batch))
     except _Enough:
         pass
     finally:

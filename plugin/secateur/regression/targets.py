@@ -17,7 +17,7 @@ from secateur.errors import ConfigError
 from secateur.feature_maps.norms import norms_reading
 from secateur.feature_maps.operations import Kind, kind_of
 from secateur.feature_maps.trail import address
-from secateur.modes import evaluating, reading
+from secateur.modes import evaluating, own_copy, reading
 from secateur.regression.replay import instead
 
 At = Literal["sum", "layer"]
@@ -152,7 +152,7 @@ def _readers(
         stack.enter_context(torch.no_grad())
         stack.enter_context(reads)
         with reading(network, example):
-            network(example.clone())  # it may work in place on its images
+            network(own_copy(network, example))
 
     def own(name: str) -> _BatchNorm | None:
         norm = found[name][0] if found[name] else None

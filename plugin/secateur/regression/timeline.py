@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from secateur.feature_maps.trail import address
-from secateur.modes import device_of, evaluating
+from secateur.modes import evaluating, own_copy
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Timeline:
             stack.enter_context(torch.inference_mode(mode=False))  # in which tensors have no versions
             stack.enter_context(torch.no_grad())
             stack.enter_context(clock)
-            network(example.to(device_of(network), copy=True))  # it may work in place on its images
+            network(own_copy(network, example))
         if any(_keeps_tensors(module) for module in network.modules()):
             return cls()
         plain = clock.begins.keys() - clock.sharing - hooked

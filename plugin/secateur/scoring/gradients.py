@@ -17,7 +17,7 @@ from secateur.distributed import Across, Share, jointly, part_of, sum_of
 from secateur.errors import DataError, NetworkError
 from secateur.feature_maps.tap import producers
 from secateur.fingerprints import structure_of
-from secateur.modes import check_changeable, device_of, evaluating, reading, unwrapped
+from secateur.modes import check_changeable, device_of, evaluating, own_copy, reading, unwrapped
 from secateur.protocols import GradientCriterion
 from secateur.records import ScoreTable
 from secateur.scoring.weights import as_rows, named, weight_of
@@ -129,10 +129,8 @@ def _sums(
     own = rebatch(batches, rule.batch_size, samples=part) if part else ()
     with evaluating(network), without_tf32(), _differentiable(network):
         for inputs, labels in own:
-            images = inputs.to(device, copy=True)  # it may work in place on them
-            for name, weight, gradient in _gradients(
-                network, wanted, images, None if labels is None else labels.to(device, copy=True), loss
-            ):
+            marks = None if labels is None else labels.to(device, copy=True)
+            for name, weight, gradient in _gradients(network, wanted, own_copy(network, inputs), marks, loss):
                 scores = named(name, rule, weight, gradient)
                 sums[name] = sums[name] + scores if name in sums else scores
             share, count = share.with_batch(inputs), count + 1

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.hooks import sole_input
-from secateur.modes import device_of, evaluating
+from secateur.modes import device_of, evaluating, own_copy
 from secateur.records import ChannelGroup, Member
 from secateur.regression import (
     LEFT_OUT,
@@ -101,7 +101,7 @@ def few_rows(network: nn.Module, layers: Iterable[str], example: Tensor, *, imag
             stack.callback(network.get_submodule(name).register_forward_hook(count(name)).remove)
         stack.enter_context(evaluating(network))
         stack.enter_context(torch.no_grad())
-        network(example.to(device_of(network), copy=True))  # it may work in place on its images
+        network(own_copy(network, example))
     return {name: n for name, n in found.items() if FEW * n <= layout_of(network.get_submodule(name)).unknowns}
 
 
@@ -172,7 +172,7 @@ def fill(
                 )
             stack.enter_context(evaluating(network))
             stack.enter_context(torch.no_grad())
-            network(batch.to(device, copy=True))  # it may work in place on its images
+            network(own_copy(network, batch))
 
 
 def is_uneven(module: nn.Module, member: Member) -> bool:

@@ -14,7 +14,7 @@ from secateur.errors import ConfigError, NetworkError, ScoreError
 from secateur.feature_maps.norms import norms_reading
 from secateur.feature_maps.tap import producers
 from secateur.fingerprints import structure_of
-from secateur.modes import device_of, evaluating, unwrapped
+from secateur.modes import evaluating, own_copy, unwrapped
 from secateur.protocols import WeightCriterion
 from secateur.records import ScoreTable
 
@@ -171,5 +171,5 @@ def norms_behind(
         {'0': []}
     """
     with norms_reading(network, layers) as found, evaluating(network), torch.no_grad():
-        network(example_inputs.to(device_of(network), copy=True))  # it may work in place on its images
+        network(own_copy(network, example_inputs))
     return {name: list(dict.fromkeys(norms)) for name, norms in found.items()}
