@@ -47,7 +47,7 @@ def run(folder: Path, path: Path) -> tuple[list[Trial], list[Any]]:
 @pytest.mark.parametrize("concurrency", [pytest.param(1, marks=pytest.mark.nni_long), 2])
 def test_plan_is_that_of_the_search_in_one_process(user: Path, concurrency: int) -> None:
     """One trial dies before it reads its parameters, one crashes, one hangs."""
-    path = write_experiment(user, "troubled", concurrency=concurrency, timeout=6, before=DIES_BEFORE_IT_ASKS)
+    path = write_experiment(user, "troubled", concurrency=concurrency, timeout=20, before=DIES_BEFORE_IT_ASKS)
     home = {name: os.environ.get(name) for name in ("HOME", "NNI_CONFIG_DIR", "PATH")}
     trials, heard = run(user, path)
     plan = load_plan(user / "out")
