@@ -31,7 +31,7 @@ def starts(draw: st.DrawFn) -> tuple[Case, dict[str, list[int]], float]:
     return case, left, draw(st.floats(0, 0.99))
 
 
-@pytest.mark.filterwarnings("ignore:no group can free delta")
+@pytest.mark.filterwarnings("ignore:delta=")
 @given(starts(), st.sampled_from([0.005, 0.02, 0.1, 0.5]))
 @settings(max_examples=150, deadline=None)
 def test_greedy_from_a_start_equals_algorithm_1_from_there(given: Any, delta: float) -> None:

@@ -212,13 +212,19 @@ def test_a_delta_next_to_nothing_still_frees_something_in_each_step(delta: float
     assert "c" not in {step.group for step in steps}
 
 
-def test_a_delta_that_no_group_can_free_is_told_once() -> None:
-    with pytest.warns(
-        SecateurWarning, match=r"no group can free delta=0.6 .*the most is 0.53 by 'b'; so steps of half"
-    ) as w:
+def test_a_delta_that_no_group_can_free_is_halved_and_told_once() -> None:
+    with pytest.warns(SecateurWarning, match=r"delta=0.6 of the dense cost takes at least 50% of the channels") as w:
         plan = plan_by(worth, "30%", delta=0.6)
     assert len(w) == 1
     assert plan.widths == {"a": 2, "b": 2, "c": 4}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("delta", "round_to"), [(0.2, 1), (0.2, 4)])
+def test_a_delta_is_not_told_of_where_it_takes_less_than_half_or_no_smaller_step_is_allowed(
+    delta: float, round_to: int
+) -> None:
+    plan_by(worth, delta=delta, round_to=round_to)
 
 
 @given(st.data())

@@ -124,7 +124,8 @@ def greedy_plan(
         EvaluationError: `evaluate` raised or gave no finite number; names the group and the step.
 
     Warns:
-        SecateurWarning: groups have no scores, the evaluation is not deterministic, or no group can free `delta`.
+        SecateurWarning: groups have no scores, the evaluation is not deterministic, or `delta` takes half of every
+            group's channels at a step.
 
     Cost: at most ceil(share to remove / delta) steps while groups can free delta, and a step a group each time that it
     is halved; one evaluation a group in each step.
@@ -173,7 +174,9 @@ def greedy_plan(
         if step and rescore is not None and step % rescore_every == 0:
             problem, rescored = _rescored(problem, rescore, widths, step=step), rescored + 1
         step += 1
-        cuts = _propose(problem, widths, unmet, delta, first=step == 1)
+        cuts = _propose(problem, widths, unmet, delta)
+        if step == 1 and all(cut.passed and 2 * cut.channels >= widths[cut.group] for cut in cuts):
+            _warn_of(delta, min(cut.channels / widths[cut.group] for cut in cuts))
         candidates = [_candidate(problem, {**widths, cut.group: cut.width}, cut, step=step) for cut in cuts]
         worths = judge(evaluate, candidates, where=f"in step {step}")
         best = max(
@@ -193,25 +196,24 @@ def greedy_plan(
 
 @dataclass(frozen=True)
 class _Cut:
-    """A proposal."""
+    """A proposal, and how many allowed widths it passes over."""
 
     group: str
     width: int
     channels: int
     freed: float
+    passed: int
 
 
-def _propose(
-    problem: Problem, widths: Mapping[str, int], unmet: Sequence[Spending], delta: float, *, first: bool
-) -> list[_Cut]:
+def _propose(problem: Problem, widths: Mapping[str, int], unmet: Sequence[Spending], delta: float) -> list[_Cut]:
     """Return the next cuts to choose from, in the order of the groups (1 and 2 of `greedy_plan`)."""
-    current, dense = load(unmet, widths), unmet[0].dense
+    current = load(unmet, widths)
 
     def freed(name: str, narrower: int) -> float:
         return current - load(unmet, {**widths, name: narrower})
 
     below = {name: [w for w in reversed(problem.widths.get(name, ())) if w < widths[name]] for name in widths}
-    most, group = max(((freed(name, left[-1]), name) for name, left in below.items() if left), default=(0.0, ""))
+    most = max((freed(name, left[-1]) for name, left in below.items() if left), default=0.0)
     if most <= 0:
         where = ", and ".join(
             f"{spending.told(spending.of(widths))}, above the budget of {spending.told(spending.largest)}"
@@ -219,16 +221,14 @@ def _propose(
         )
         raise BudgetError(f"stuck at {where}: no single group can lower the cost any further")
     # the product is rounded, 0.07 * 100 > 7, and must not become nothing
-    needed = max(delta * dense * (1 - 1e-9), math.ulp(0.0))
-    if first and needed > most:
-        _warn_of(delta, group, share=most / dense)
+    needed = max(delta * unmet[0].dense * (1 - 1e-9), math.ulp(0.0))
     while needed > most:
         needed /= 2
     cuts = []
     for name, left in below.items():
         idx = bisect.bisect_left(left, needed, key=partial(freed, name))
         if idx < len(left):
-            cuts.append(_Cut(name, left[idx], widths[name] - left[idx], freed(name, left[idx])))
+            cuts.append(_Cut(name, left[idx], widths[name] - left[idx], freed(name, left[idx]), passed=idx))
     return cuts
 
 
@@ -253,11 +253,11 @@ def _told(
     return GreedyStep(step, cut.group, cut.width, cost, worth, candidates, further)
 
 
-def _warn_of(delta: float, group: str, *, share: float) -> None:
-    """Say that `delta` is more than any group can free."""
+def _warn_of(delta: float, share: float) -> None:
+    """Say that `delta` leaves little to choose."""
     warnings.warn(
-        f"no group can free delta={delta} of the dense cost, the most is {share:.2g} by {group!r}; so steps of half as "
-        "much, or of half of that, have to do: choose a smaller delta",
+        f"delta={delta} of the dense cost takes at least {share:.0%} of the channels of any group at a step; smaller "
+        "steps lose less: choose a smaller delta",
         SecateurWarning,
-        stacklevel=4,
+        stacklevel=3,
     )
