@@ -256,8 +256,8 @@ def _told(
 def _warn_of(delta: float, share: float) -> None:
     """Say that `delta` leaves little to choose."""
     warnings.warn(
-        f"delta={delta} of the dense cost takes at least {share:.0%} of the channels of any group at a step; smaller "
-        "steps lose less: choose a smaller delta",
+        f"delta={delta} of the dense cost takes at least {share:.0%} of the channels of any group at a step, which "
+        "leaves the search little to choose from: choose a smaller delta",
         SecateurWarning,
         stacklevel=3,
     )
