@@ -108,7 +108,7 @@ def prepare(
     workspace.open(images, weights=weights)
     if beside is not None and workspace.take(COMMON, beside):
         progress.say(f"the dense network and its scores are those of the run in {beside.folder}")
-    if workspace.stages:
+    elif workspace.stages:
         progress.say(f"continuing the run in {output}; done so far: {', '.join(workspace.stages)}")
     if workspace.lost is not None:
         lost = output / workspace.lost
