@@ -132,7 +132,7 @@ def greedy_plan(
 
     Deviations: the published code interleaves training and recomputes scores; the printed algorithm does neither, nor
     does this unless `rescore` is given. Its step sizes are linear extrapolations; here they are exact. Step 2 is not in
-    the paper, which stops short of such budgets; leaps to the smallest widths would lose far more there.
+    the paper, which stops short of such budgets.
 
     Example:
         >>> import torch
