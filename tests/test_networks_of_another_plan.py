@@ -8,9 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-from secateur import MacsCost, autoprune, channel_groups, prune_by_soft_clusters, uniform_plan, verify_pruning
-from secateur import weight_scores as scores
-from secateur.channel_graph import apply_plan
+from secateur import (
+    MacsCost,
+    apply_plan,
+    autoprune,
+    channel_groups,
+    prune_by_soft_clusters,
+    uniform_plan,
+    verify_pruning,
+    weight_scores,
+)
 from secateur.errors import NetworkError, PlanError, SecateurError
 from secateur.training import prune_layer_by_layer
 
@@ -24,7 +31,7 @@ def build(width: int = 6) -> nn.Sequential:
 NET, BATCHES = build(), [(torch.rand(4, 1, 6, 6), torch.arange(4) % 2)]
 GROUPS = channel_groups(NET, BATCHES[0][0])
 COST = MacsCost(NET, BATCHES[0][0], GROUPS)
-PLAN = uniform_plan(GROUPS, scores(NET, "l1"), COST, "60%", round_to=1)
+PLAN = uniform_plan(GROUPS, weight_scores(NET, "l1"), COST, "60%", round_to=1)
 CALLS: dict[str, tuple[type[SecateurError], Callable[[nn.Module], object]]] = {
     "apply_plan": (PlanError, lambda net: apply_plan(net, PLAN)),
     "verify_pruning": (PlanError, lambda net: verify_pruning(net, apply_plan(NET, PLAN), PLAN, BATCHES[0][0])),

@@ -16,11 +16,11 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from runs_for_tests import User, contents, results
-from secateur import training
+from secateur import reconstruction_scores, training
 from secateur.checkpoint import load_plan
 from secateur.journal import Remembering
 from secateur.protocols import Kept, Worth
-from secateur_cli.stages import job, pipeline, planning
+from secateur_cli.stages import error_curves, job, pipeline, planning
 from started_for_tests import Started
 
 FILES = {"run.json", "plan.json", "stages/dense.safetensors", "stages/scores.json", "stages/plan.json"}
@@ -197,6 +197,21 @@ def test_several_searches_begin_with_one_trained_network(
     assert f"those of the run in {trained[0]}" in said
     user.command(tmp_path / "alone", "plan.search=curves", "fine_tune=null", name=name)
     assert results(tmp_path / "both" / "curves") == results(tmp_path / "alone")
+
+
+def test_error_curves_are_made_once_whichever_searches_lie_between(
+    user: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = list[int]()
+
+    def curves(*given: Any, **more: Any) -> Any:
+        made.append(1)
+        return reconstruction_scores(*given, **more)
+
+    monkeypatch.setattr(error_curves, "reconstruction_scores", curves)
+    settings = ("plan.search=[curves, uniform, greedy]", "plan.greedy_from=80%", "train=null")
+    assert user.command(tmp_path, *settings, name="search")[0] == 0
+    assert made == [1]
 
 
 def test_several_budgets_are_met_and_shown(user: User, tmp_path: Path) -> None:

@@ -25,10 +25,10 @@ from training_for_tests import Slope, blobs, net, one_image_of_class_0, same, st
 @given(st.integers(1, 30), st.integers(1, 5), st.floats(0, 1))
 @settings(deadline=None)
 def test_the_learning_rate_rises_and_falls_by_the_formula(per_epoch: int, epochs: int, share: float) -> None:
+    recipe = Recipe(epochs=epochs, learning_rate=0.3, warmup_epochs=share * epochs)
     steps = per_epoch * epochs
-    warm = round(share * steps)
-    recipe = Recipe(epochs=epochs, learning_rate=0.3, warmup_epochs=warm / per_epoch)
     rates = [recipe.rate(step, steps) for step in range(steps)]
+    warm = round(steps * recipe.warmup_epochs / epochs)  # steps * share may lie on the other side of a half
     assert rates == pytest.approx(references.cosine_rates(0.3, steps, warm))
     assert max(rates) <= 0.3
     assert min(rates) > 0

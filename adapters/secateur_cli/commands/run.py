@@ -59,7 +59,7 @@ def _run(path: Path, output: Path | None, changes: Sequence[str], smoke: bool) -
                 smoke=smoke,
                 beside=beside,
             )
-        beside = beside or way.finished()
+        beside = way.finished()
         report["command"] = shlex.join(["secateur", *sys.argv[1:]])
         try:
             write_report(report, folder)

@@ -57,7 +57,7 @@ def _search(path: Path, output: Path | None, changes: Sequence[str], resume: boo
             plans[name] = plan_job(
                 way.config, way.search, folder=path.parent, output=folder, progress=progress, beside=beside
             )
-        beside = beside or way.finished()
+        beside = way.finished()
         progress.say(f"the plan is in {folder / 'plan.json'}")
     for plan in plans.values():
         print_plan(console, plan_facts(plan))

@@ -17,7 +17,7 @@ from secateur.channel_map import with_channel_maps
 from secateur.cost import cost_model
 from secateur.criteria import GROUP_CRITERIA, group_criterion
 from secateur.errors import BudgetError, CheckpointError, ConfigError, DataError, NetworkError
-from secateur.modes import evaluating
+from secateur.modes import evaluating, own_copy
 from secateur.precision import check_precision
 from secateur.records import ChannelGroups, PruningPlan, ScoreTable
 from secateur.scoring import scores_by_name
@@ -51,7 +51,7 @@ from secateur_cli.stages.trainings import rehearse_training, trainings
 from secateur_cli.wording import amount
 from secateur_cli.workspace import Workspace
 
-COMMON = ("training", "software and machine", "accuracy: dense", "scores")
+COMMON = ("training", "software and machine", "accuracy: dense", "scores", "error curves")
 """The stages that the searches and variants of one configuration have in common."""
 
 
@@ -165,7 +165,7 @@ def logits(model: nn.Module, example: Tensor) -> Tensor:
     """
     try:
         with evaluating(model), torch.no_grad():
-            outputs = model(example)
+            outputs = model(own_copy(model, example))
     except Exception as error:  # the user's network may raise anything
         raise DataError(
             f"the network does not run on the data, a batch of shape {tuple(example.shape)}: {described(error)}"
