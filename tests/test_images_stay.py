@@ -13,11 +13,15 @@ from secateur import (
     MacsCost,
     accuracy,
     apply_plan,
+    autoprune,
     channel_groups,
     collect_scores,
     compensate,
+    fine_tune,
     gradient_scores,
+    prune_by_soft_clusters,
     recalibrate_batch_norm,
+    reconstruct,
     reconstruction_scores,
     uniform_plan,
     verify_pruning,
@@ -25,7 +29,9 @@ from secateur import (
 )
 from secateur.channel_graph import host_importance_scores
 from secateur.evaluation import CandidateWorth
+from secateur.quantization import calibrated, uniform_bits
 from secateur.records import PruningPlan
+from secateur.training import Recipe, prune_layer_by_layer
 
 IMAGES = torch.randn(24, 3, 9, 9, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(24) % 3
@@ -39,9 +45,9 @@ class Case:
         layers = nn.ReLU(inplace=True), nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.ReLU()
         self.network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3)).eval()
         self.groups = channel_groups(self.network, IMAGES[:2])
-        cost = MacsCost(self.network, IMAGES[:2], self.groups)
+        self.start = self.network, self.groups, MacsCost(self.network, IMAGES[:2], self.groups)
         scores = weight_scores(self.network, "l1")
-        self.plan: PruningPlan = uniform_plan(self.groups, scores, cost, "60%", round_to=1)
+        self.plan: PruningPlan = uniform_plan(self.groups, scores, self.start[2], "60%", round_to=1)
         self.pruned = apply_plan(self.network, self.plan)
 
     def worth(self, images: Tensor, **recovery: Any) -> object:
@@ -67,6 +73,12 @@ class Case:
         lambda case, x: verify_pruning(case.network, case.pruned, case.plan, x),
         lambda case, x: compensate(case.network, case.pruned, case.plan, [x]),
         lambda case, x: recalibrate_batch_norm(case.pruned, [x]),
+        lambda case, x: reconstruct(case.network, case.plan, [x]),
+        lambda case, x: fine_tune(case.network, [(x, LABELS)], [(x, LABELS)], epochs=1),
+        lambda case, x: prune_layer_by_layer(case.network, case.plan, [(x, LABELS)], recipe=Recipe(epochs=1)),
+        lambda case, x: prune_by_soft_clusters(*case.start, [(x, LABELS)], keep={"1": 3}, recipe=Recipe(epochs=1)),
+        lambda case, x: autoprune(*case.start, [(x, LABELS)], keep={"1": 3}, epochs=1),
+        lambda case, x: calibrated(case.network, uniform_bits(case.network, 8), [x]),
     ],
 )
 def test_images_stay_as_they_were(use: Callable[[Case, Tensor], object]) -> None:

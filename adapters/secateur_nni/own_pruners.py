@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from secateur.batches import Batches, rebatch
 from secateur.channel_graph.tracing import copy_of, differentiable
 from secateur.errors import ConfigError, DataError, ScoreError
-from secateur.modes import device_of
+from secateur.modes import device_of, own_copy
 from secateur.protocols import Kept
 from secateur.records import ChannelGroup, ChannelGroups, ScoreTable
 from secateur_nni.completion import Selection, completed, is_left
@@ -213,7 +213,7 @@ def _evaluator(network: nn.Module, held: list[Any], read: set[int]) -> Any:
             optimizer.step()
 
     def loss(batch: Any, model: nn.Module) -> Tensor:
-        return nn.functional.cross_entropy(model(batch[0].to(device)), batch[1].to(device, torch.int64))
+        return nn.functional.cross_entropy(model(own_copy(model, batch[0])), batch[1].to(device, torch.int64))
 
     return torch_evaluator(train, traced_sgd(network.parameters(), lr=0.0), loss)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from secateur.errors import CheckpointError, ConfigError, NetworkError, SecateurWarning
 from secateur.files import replacing
-from secateur.modes import evaluating, inside
+from secateur.modes import evaluating, inside, own_copy
 from secateur_onnx.half_precision import all_half, in_float32, rounded_to_half
 from secateur_onnx.metadata import as_strings
 from secateur_onnx.networks import placed
@@ -136,7 +136,7 @@ def _example_batches(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ..
     passed = []
     for batch in (example, torch.cat([example, example[:1]])):
         try:
-            outputs = model(batch)
+            outputs = model(own_copy(model, batch))
         except Exception as error:  # whatever the user's forward raises
             raise NetworkError(f"the network fails on a batch of shape {tuple(batch.shape)}: {error}") from error
         if not isinstance(outputs, Tensor) or outputs.ndim < 1 or len(outputs) != len(batch):

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 
 def placed(inputs: Tensor, network: nn.Module) -> Tensor:
-    """Return `inputs` on the device of the network and, where both are floating, in its number format.
+    """Return a copy of `inputs` on the device of the network and, where both are floating, in its number format.
+
+    A network may work in place on what it is given.
 
     Example:
         >>> placed(torch.zeros(1, 3), nn.Linear(3, 2).double()).dtype
@@ -18,8 +20,8 @@ def placed(inputs: Tensor, network: nn.Module) -> Tensor:
     """
     for weights in (*network.parameters(), *network.buffers()):
         if weights.is_floating_point():
-            return inputs.to(weights.device, weights.dtype if inputs.is_floating_point() else None)
-    return inputs
+            return inputs.to(weights.device, weights.dtype if inputs.is_floating_point() else None, copy=True)
+    return inputs.clone()
 
 
 def as_array(inputs: Tensor) -> NDArray[Any]:

@@ -6,9 +6,11 @@ import inspect
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from secateur.errors import DataError, NetworkError, SecateurError
 
@@ -209,6 +211,11 @@ def own_copy(model: nn.Module, images: Tensor) -> Tensor:
         (tensor([0., 1.]), tensor([-1.,  1.]))
     """
     return images.to(device_of(model), copy=True)
+
+
+def copies_of(inputs: Any) -> Any:
+    """Return inputs whose tensors are copies, which a network may change in place."""
+    return tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, inputs)
 
 
 def dtype_of(model: nn.Module) -> torch.dtype | None:

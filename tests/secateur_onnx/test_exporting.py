@@ -74,6 +74,22 @@ def test_the_network_inside_dataparallel_is_exported(tmp_path: Path, network: nn
     assert check_parity(network, wrapped, [EXAMPLE]).require().passed
 
 
+class Centring(nn.Module):
+    """Works in place on its images, to something else each time."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs.sub_(0.5).flatten(1)
+
+
+def test_export_and_parity_leave_the_images_of_a_network_that_works_in_place(tmp_path: Path) -> None:
+    images = torch.rand(4, 3, 2, 2)
+    before = images.clone()
+    file = export(Centring(), images, tmp_path / "model.onnx").path
+    assert torch.equal(images, before)
+    assert check_parity(Centring(), file, [images]).require().max_abs < 1e-6
+    assert torch.equal(images, before)
+
+
 class Branching(nn.Module):
     """Branches on a value, which torch.export refuses and tracing does not see."""
 

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import secateur_onnx
 from secateur.channel_graph import apply_plan, torch_pruning_macs, verify_pruning, zero_masked
 from secateur.checkpoint import MODEL_FILE, PLAN_FILE, load_pruned, save_pruned
-from secateur.modes import evaluating
+from secateur.modes import evaluating, own_copy
 from secateur.records import PruningPlan, ScoreTable
 from secateur.training import highest_filters, restart_batch_norm
 from secateur_cli.progress import Progress
@@ -240,7 +240,7 @@ def time_both(job: Job) -> None:
 def _counts(job: Job, model: nn.Module) -> dict[str, float]:
     """Count the network itself, independently of the closed forms: MACs of one image, by two counts, and parameters."""
     with evaluating(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(job.data.example)
+        model(own_copy(model, job.data.example))
     return {
         "macs": counter.get_total_flops() / 2 / len(job.data.example),
         "torch_pruning_macs": torch_pruning_macs(model, job.data.example),

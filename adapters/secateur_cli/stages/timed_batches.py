@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from secateur.errors import ConfigError
-from secateur.modes import evaluating
+from secateur.modes import evaluating, own_copy
 from secateur_cli.settings.schema import RunConfig
 from secateur_cli.wording import amount
 from secateur_onnx.machine import memory_bytes
@@ -66,5 +66,5 @@ def image_bytes(model: nn.Module, example: Tensor) -> int:
         for module in model.modules():
             if isinstance(module, (_ConvNd, nn.Linear)):
                 stack.callback(module.register_forward_hook(hook).remove)
-        model(example)
+        model(own_copy(model, example))
     return max(1, largest[0] // len(example))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from secateur.errors import NetworkError
-from secateur.modes import evaluating
+from secateur.modes import evaluating, own_copy
 from secateur.quantization import ActivationRange, BitPlan
 from secateur_onnx.networks import placed
 from secateur_onnx.packages import require
@@ -131,7 +131,7 @@ def tolerance_of(rounded: nn.Module, plan: BitPlan, example_inputs: Tensor | tup
     example = placed(example_inputs if isinstance(example_inputs, Tensor) else example_inputs[0], rounded)
     exact = copy.deepcopy(rounded).double()
     with evaluating(rounded), evaluating(exact), torch.no_grad():
-        outputs, wanted = rounded(example).double(), exact(example.double())
+        outputs, wanted = rounded(own_copy(rounded, example)).double(), exact(own_copy(exact, example.double()))
     distance = float((outputs - wanted).abs().max() / wanted.abs().max().clamp(min=torch.finfo(torch.float32).tiny))
     return max(4 * 2.0**-fewest, 3 * distance)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from secateur.cost.layers import CONVOLUTIONS, LayerRecord, describe_layer
 from secateur.errors import NetworkError
-from secateur.modes import evaluating
+from secateur.modes import evaluating, own_copy
 
 Sizes = tuple[int, ...]
 
@@ -80,7 +80,7 @@ def layer_calls(model: nn.Module, example_inputs: Tensor) -> dict[str, tuple[Lay
             if (record := describe_layer(name, module)) is not None:
                 handles.append(module.register_forward_pre_hook(noting(name, record), with_kwargs=True))
         with torch.no_grad(), evaluating(model):
-            model(example_inputs)
+            model(own_copy(model, example_inputs))
     except Exception as error:  # whatever the user's forward raises
         shape = tuple(example_inputs.shape)
         raise NetworkError(f"the network does not run on example inputs of shape {shape}: {error}") from error

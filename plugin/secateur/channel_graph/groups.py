@@ -11,7 +11,7 @@ import torch_pruning as tp
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from secateur.channel_graph.outputs import TOLERANCE, copies_of
+from secateur.channel_graph.outputs import TOLERANCE
 from secateur.channel_graph.streams import masked_group, writers_of
 from secateur.channel_graph.surgery import layer_size, trouble_with
 from secateur.channel_graph.traced_groups import (
@@ -26,6 +26,7 @@ from secateur.channel_graph.tracing import copy_of, differentiable, trace
 from secateur.channel_graph.verify import attends, awake, check_leaves, check_repeats, difference, mixes_channels, runs
 from secateur.channel_map import ChannelMap
 from secateur.errors import ConfigError, NetworkError
+from secateur.modes import copies_of
 from secateur.records import ChannelGroup, ChannelGroups, Member
 
 Residual = Literal["joint", "skip", "mask"]

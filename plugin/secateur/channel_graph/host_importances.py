@@ -25,7 +25,7 @@ from secateur.channel_graph.scoring import importance_scores
 from secateur.channel_graph.tracing import copy_of, differentiable
 from secateur.counts import check_counts
 from secateur.errors import ConfigError, DataError, ScoreError
-from secateur.modes import device_of, evaluating
+from secateur.modes import device_of, evaluating, own_copy
 from secateur.records import ChannelGroup, ScoreTable
 
 HOST_IMPORTANCES: Mapping[str, str] = MappingProxyType(
@@ -163,7 +163,7 @@ def _leave_gradients(network: nn.Module, batches: Batches, samples: int) -> int:
         for inputs, labels in rebatch(batches, None, samples=samples):
             if labels is None:
                 raise DataError("Torch-Pruning's Taylor importance reads gradients of a loss: the images need labels")
-            outputs = network(inputs.to(device, copy=True))
+            outputs = network(own_copy(network, inputs))
             try:
                 loss = nn.functional.cross_entropy(outputs, labels.to(device, copy=True), reduction="sum")
             except Exception as error:  # labels that are no classes of these outputs

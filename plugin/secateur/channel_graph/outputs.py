@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map
 
 from secateur.channel_graph.unmixed import Unmixed
 from secateur.errors import NetworkError
-from secateur.modes import evaluating
+from secateur.modes import copies_of, evaluating
 from secateur.precision import HALF
 from secateur.tf32 import without_tf32
 
@@ -57,11 +57,6 @@ def tensors_of(outputs: Any) -> list[Tensor]:
     if isinstance(outputs, (tuple, list)):
         return [t for part in outputs for t in tensors_of(part)]
     return []
-
-
-def copies_of(inputs: Any) -> Any:
-    """Return inputs whose tensors are copies, which a network may change in place."""
-    return tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, inputs)
 
 
 def outputs_of(model: nn.Module, inputs: Any) -> list[Tensor]:

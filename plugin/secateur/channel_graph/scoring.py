@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.channel_graph.outputs import copies_of
 from secateur.channel_graph.traced_groups import groups_of
 from secateur.channel_graph.tracing import copy_of, differentiable, trace
 from secateur.errors import ScoreError
+from secateur.modes import copies_of
 from secateur.records import ChannelGroup
 
 

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from secateur.channel_graph.masks import masked
-from secateur.channel_graph.outputs import TOLERANCE, copies_of, distance, outputs_of, outputs_or_none, tensors_of
+from secateur.channel_graph.outputs import TOLERANCE, distance, outputs_of, outputs_or_none, tensors_of
 from secateur.channel_graph.surgery import apply_plan, check_fits
 from secateur.channel_graph.unmixed import NORMALISATIONS
 from secateur.errors import NetworkError, VerificationError
+from secateur.modes import copies_of
 from secateur.records import ChannelGroup, PruningPlan
 
 MIXES_CHANNELS = (*NORMALISATIONS, nn.MultiheadAttention)

@@ -14,11 +14,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from secateur.errors import NetworkError, SecateurWarning
-from secateur.modes import evaluating
+from secateur.modes import copies_of, evaluating
 
 Kind = Literal["convolution", "transposed", "linear"]
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -147,7 +146,7 @@ def _watched_pass(
 
     Both for one input: divided by the N of the first tensor.
     """
-    args, kwargs = tree_map_only(Tensor, torch.clone, _arguments(example_inputs))  # it may work in place on them
+    args, kwargs = copies_of(_arguments(example_inputs))
     tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and x.ndim > 0]
     if not tensors or len(tensors[0]) == 0:
         raise NetworkError(

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from secateur.modes import own_copy
 from secateur.regression import targets_of
 from secateur.regression.layer_rows import reason_against
 from secateur.submodules import put_instead
@@ -87,7 +88,7 @@ def fastest_format(network: nn.Module, images: Tensor) -> torch.memory_format:
     try:
         with torch.inference_mode():
             copied = copy.deepcopy(network).to(memory_format=torch.channels_last)
-            copied(images.contiguous(memory_format=torch.channels_last))
+            copied(own_copy(copied, images).contiguous(memory_format=torch.channels_last))
     except RuntimeError:  # such as a view that this layout does not allow
         return torch.contiguous_format
     return torch.channels_last

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.modes import device_of, evaluating
+from secateur.modes import evaluating, own_copy
 from secateur.regression.replay import instead
 from secateur.regression.timeline import Timeline
 
@@ -79,7 +79,7 @@ class Forks:
                 seen[name] = (output, output._version)
 
         with _listening(network, self._timeline.spans, look), evaluating(network), torch.no_grad():
-            network(images.to(device_of(network)))
+            network(own_copy(network, images))
         self._reused |= {name for name, (output, version) in seen.items() if output._version != version}
         return sizes
 

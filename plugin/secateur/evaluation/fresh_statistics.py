@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from secateur.errors import DataError
 from secateur.evaluation.forks import Forks
 from secateur.evaluation.stage import Edit, Stage
-from secateur.modes import evaluating
+from secateur.modes import evaluating, own_copy
 from secateur.protocols import Kept
 from secateur.records import ChannelGroup
 
@@ -62,12 +62,12 @@ class FreshStatistics:
             for batch in self._images:
                 _put(norms, shared)
                 with forks.keeping(network, entries) as begun:
-                    network(batch)
+                    network(own_copy(network, batch))
                 shared = _taken(norms)
                 for number, (kept, entry) in enumerate(zip(candidates, entries, strict=True)):
                     _put(norms, own[number])
                     with stage.candidate(kept), forks.resuming(network, entry, begun):
-                        network(batch)
+                        network(own_copy(network, batch))
                     own[number] = _taken(norms)
         _put(norms, shared)
         return [

@@ -15,7 +15,7 @@ from secateur.errors import NetworkError, PlanError
 from secateur.gates.gate import ChannelGate, pool_size
 from secateur.gates.recipe import GateRecipe
 from secateur.hooks import first_input, with_first_input
-from secateur.modes import device_of, evaluating
+from secateur.modes import device_of, evaluating, own_copy
 from secateur.records import ChannelGroup, Member
 
 
@@ -56,7 +56,7 @@ def places(network: nn.Module, groups: Mapping[str, ChannelGroup], example: Tens
                     lambda _, args, kwargs, layer=layer: note(layer, first_input(args, kwargs)), with_kwargs=True
                 )
                 stack.callback(hook.remove)
-        network(example.to(device_of(network)))
+        network(own_copy(network, example))
     order, found = list(seen), {}
     for name, group in groups.items():
         consumers = [m for m in group.members if m.role == "consumer" and m.layer in seen]

@@ -18,7 +18,7 @@ from secateur.gates.averaging import average_of_all
 from secateur.gates.learnt import GateEpoch, Learnt
 from secateur.gates.recipe import GateRecipe
 from secateur.gates.schedule import SETTLED, AlphaSchedule, Penalty, is_binary
-from secateur.modes import device_of, reading
+from secateur.modes import device_of, own_copy, reading
 from secateur.precision import SMALLEST, autocast, scaler_of
 from secateur.training.joint import add_up_all, next_batch, share_buffers, sum_of_numbers
 from secateur.training.steps import one_tensor
@@ -111,7 +111,7 @@ class Learning:
         self.optimizer.zero_grad(set_to_none=True)
         running = reading(self.network, inputs, ran_on=self._ran_on)
         with self.attached.sharing(share, self._across), autocast(self._device, recipe.precision), running:
-            outputs = self.network(inputs)
+            outputs = self.network(own_copy(self.network, inputs))
         entropy = functional.cross_entropy(one_tensor(outputs).float(), labels)
         terms = [self._penalties_of(name, share) for name in self._targets]
         loss = share * entropy + torch.stack(terms).sum() / (1 if self._across is None else self._across.size())

@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from secateur.batches import Batches, rebatch
 from secateur.errors import ConfigError, DataError
 from secateur.hooks import first_input
-from secateur.modes import device_of, evaluating, reading
+from secateur.modes import device_of, evaluating, own_copy, reading
 from secateur.quantization.network import quantize_network
 from secateur.quantization.plan import BitPlan
 from secateur.quantization.quantizer import BINS, BY_MAXIMUM, check_bits, least_divergence
@@ -102,7 +102,7 @@ def _watched(model: nn.Module, names: list[str], images: list[Tensor], watch: Ca
         with evaluating(model), torch.no_grad():
             for batch in images:
                 with reading(model, batch):
-                    model(batch)
+                    model(own_copy(model, batch))
     finally:
         for handle in handles:
             handle.remove()

@@ -23,7 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from secateur.batches import Batches, opened, rebatch, unpack
 from secateur.distributed import Across, Share, jointly, local, part_of, sum_of
 from secateur.errors import ConfigError, DataError
-from secateur.modes import check_changeable, device_of, evaluating, reading
+from secateur.modes import check_changeable, evaluating, own_copy, reading
 
 STATISTICS = ("running_mean", "running_var")
 
@@ -134,7 +134,7 @@ def _observe(
         raise ConfigError("a SyncBatchNorm adds up over processes by itself: turn it into a BatchNorm2d first")
     stream = opened(batches)
     first = next(stream, None)
-    device, share, sums = device_of(network), Share(), {name: _Sums() for name in norms}
+    share, sums = Share(), {name: _Sums() for name in norms}
     size = 0 if first is None else len(unpack(first)[0])
     if first is not None and size < 2:
         raise DataError(f"batch norm needs batches of at least two images; the first batch holds {size}")
@@ -147,7 +147,7 @@ def _observe(
             stack.callback(norm.register_forward_hook(sums[name].add).remove)
         for inputs, _ in own:
             with reading(network, inputs):
-                network(inputs.to(device))
+                network(own_copy(network, inputs))
             share = share.with_batch(inputs)
     return share, {name: found.on_cpu() for name, found in sums.items() if found.count}
 

@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from secateur.errors import NetworkError
 from secateur.feature_maps.tap import producers, summed, tapped
-from secateur.modes import device_of, evaluating, unwrapped
+from secateur.modes import evaluating, own_copy, unwrapped
 
 
 def block_ends(model: nn.Module, inputs: Tensor) -> dict[str, str]:
@@ -60,7 +60,7 @@ def _maps(
         maps[layer] = found.clone()
 
     with evaluating(model), torch.no_grad(), taps(model, receive, layers=layers) as network:
-        network(inputs.to(device_of(model)))
+        network(own_copy(model, inputs))
     return maps
 
 
@@ -79,7 +79,7 @@ def _outputs(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
         for name, module in model.named_modules():
             if name:
                 stack.callback(module.register_forward_hook(keeping(name)).remove)
-        model(inputs.to(device_of(model)))
+        model(own_copy(model, inputs))
     return {name: maps[0] for name, maps in returned.items() if len(maps) == 1}
 
 

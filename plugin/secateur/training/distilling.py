@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from secateur.distributed import local
 from secateur.errors import NetworkError
-from secateur.modes import device_of, dtype_of, evaluating
+from secateur.modes import device_of, dtype_of, evaluating, own_copy
 from secateur.records import PruningPlan
 from secateur.training.block_ends import block_ends, captured
 
@@ -129,7 +129,7 @@ def distilling(
 
         few = inputs[:2]
         with evaluating(model), torch.no_grad():
-            answers, expected = model(few.to(device_of(model))), ask(few)
+            answers, expected = model(own_copy(model, few)), ask(few)
         if answers.shape != expected.shape:
             raise NetworkError(
                 f"the teacher answers {tuple(few.shape)} with {tuple(expected.shape)}, the network with "

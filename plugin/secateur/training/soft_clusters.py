@@ -30,7 +30,7 @@ from secateur.channel_graph.surgery import check_groups
 from secateur.criteria.clustering import clusters
 from secateur.distributed import Across, local
 from secateur.errors import ConfigError, DataError, NetworkError, PlanError
-from secateur.modes import device_of, evaluating
+from secateur.modes import device_of, evaluating, own_copy
 from secateur.precision import HALF, in_single_precision
 from secateur.protocols import CostModel
 from secateur.records import ChannelGroup, Member, PruningPlan
@@ -151,10 +151,10 @@ def prune_by_soft_clusters(
     inputs = first_inputs(train).to(device_of(network))
     inputs = inputs.float() if inputs.dtype in HALF else inputs
     with without_tf32(), in_single_precision(network), evaluating(network), torch.no_grad():
-        before = network(inputs)
+        before = network(own_copy(network, inputs))
         for name, own in found.items():
             _merge(network, groups[name], own)
-        after = network(inputs)
+        after = network(own_copy(network, inputs))
     if not torch.allclose(before, after, rtol=1e-3, atol=1e-4 * float(before.abs().max())):
         raise NetworkError("equal channels are not read alike: a layer mixes channels between those that share them")
     kept = {name: tuple(sorted(cluster[0] for cluster in own)) for name, own in found.items()}

@@ -12,7 +12,7 @@ from torch.nn import functional
 from secateur.batches import Batches, begin_epoch
 from secateur.distributed import Across
 from secateur.errors import DataError, NetworkError
-from secateur.modes import device_of, laid_out, reading
+from secateur.modes import device_of, laid_out, own_copy, reading
 from secateur.precision import SMALLEST, autocast, scaler_of
 from secateur.training.averaging import moving_average
 from secateur.training.joint import add_up_all, next_batch, share_buffers, sum_of_numbers
@@ -99,7 +99,7 @@ class Steps:
             inputs = inputs.contiguous(memory_format=self._layout)
         halved = autocast(self.device, recipe.precision)
         with halved, reading(self.model, inputs, ran_on=self._ran_on):
-            outputs = self.model(inputs.clone())  # on which it may work in place
+            outputs = self.model(own_copy(self.model, inputs))
         outputs = one_tensor(outputs).to(self._parameters[0].dtype)
         loss = functional.cross_entropy(outputs, targets, label_smoothing=recipe.label_smoothing)
         if lesson is not None:
