@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Literal, get_args
 
 import torch
 from torch import nn
 
-from secateur.errors import ConfigError
+from secateur.errors import ConfigError, SecateurWarning
 
 Precision = Literal["float32", "bfloat16", "float16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -65,11 +67,14 @@ def in_single_precision(network: nn.Module) -> Iterator[None]:
 def check_precision(device: torch.device, precision: Precision) -> None:
     """Try a convolution, a product and their gradients; nothing is tried for float32.
 
+    On a processor that has no such arithmetic torch emulates it, which is warned of, once: with AVX2 alone a training
+    step of ResNet-56 (a batch of 128) took 21 seconds in bfloat16 and 2.1 in float32.
+
     Raises:
         ConfigError: an unknown precision, or one that the device does not compute in.
 
     Example:
-        >>> check_precision(torch.device("cpu"), "bfloat16")
+        >>> check_precision(torch.device("cpu"), "float32")
         >>> check_precision(torch.device("cpu"), "int8")
         Traceback (most recent call last):
         secateur.errors.ConfigError: precision must be one of float32, bfloat16, float16; found 'int8'
@@ -91,6 +96,26 @@ def check_precision(device: torch.device, precision: Precision) -> None:
         raise ConfigError(
             f"the device {device.type} does not train in {precision} ({reason}); precision: float32 works everywhere"
         ) from error
+    if device.type == "cpu" and not _is_native(precision):
+        _warn_of_emulation(precision)
+
+
+def _is_native(precision: Precision) -> bool:
+    """Return whether oneDNN, by which torch convolves on processors, has the arithmetic here; True without oneDNN."""
+    short = {"bfloat16": "bf16", "float16": "fp16"}[precision]
+    asked = getattr(torch.ops.mkldnn, f"_is_mkldnn_{short}_supported", None)
+    return asked is None or bool(asked())
+
+
+@cache
+def _warn_of_emulation(precision: Precision) -> None:
+    """Warn, the first time in a process: trainings check their precision once a layer, some of them."""
+    warnings.warn(
+        f"this processor does not compute in {precision}, so that torch emulates it: training may take ten times as "
+        "long as with precision: float32",
+        SecateurWarning,
+        stacklevel=3,
+    )
 
 
 def check_scaling(network: nn.Module, precision: Precision) -> None:

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from runs_for_tests import User, write_user
-from secateur import accuracy, apply_plan, channel_groups, compensate, uniform_plan
+from secateur import accuracy, apply_plan, channel_groups, compensate, precision, uniform_plan
 from secateur.channel_graph import host_importance_scores
 from secateur.cost import cost_model
 from secateur.errors import DataError
@@ -438,6 +438,21 @@ def test_a_training_that_cannot_be_is_refused_before_any_work(owner: User, tmp_p
     assert not output.exists()
     code, _, complained = compare(owner, output, *SMALL, "compare.seeds=[0]", *compared, "compare.stages=[cut]")
     assert code == 0, complained  # nothing is trained by that schedule
+
+
+def test_a_precision_that_is_emulated_is_warned_of_before_any_work_if_anything_is_trained_in_it(
+    owner: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "_is_native", lambda _: False)
+    precision._warn_of_emulation.cache_clear()
+    said, output = "warning: this processor does not compute in bfloat16", tmp_path / "comparison"
+    schedule = (*SMALL, "compare.criteria=[l1]", "compare.seeds=[0]", "fine_tune.precision=bfloat16")
+    code, printed, complained = compare(owner, output, *schedule, "compare.stages=[cut]")
+    assert (code, said in printed) == (0, False), complained
+    code, printed, complained = compare(owner, output, *schedule, "compare.stages=[cut, fine-tuned]")
+    assert code == 0, complained
+    assert printed.count(said) == 1
+    assert printed.index(said) < printed.index("dense:")
 
 
 def test_a_budget_out_of_reach_is_refused_before_any_work(owner: User, tmp_path: Path) -> None:

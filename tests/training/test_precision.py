@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import ConfigError, DataError
+from secateur import precision as precisions
+from secateur.errors import ConfigError, DataError, SecateurWarning
 from secateur.precision import PRECISIONS, Precision, check_precision, check_scaling, scaler_of
 from secateur.training import fine_tune
 from secateur.training.steps import Steps
@@ -106,3 +108,33 @@ def test_weights_in_float16_whose_loss_would_be_scaled_are_refused_before_any_st
 
 def test_only_float16_is_scaled() -> None:
     assert [scaler_of(torch.device("cpu"), name).is_enabled() for name in PRECISIONS] == [False, False, True]
+
+
+@pytest.fixture
+def anew() -> None:
+    """What was warned of before is warned of again."""
+    precisions._warn_of_emulation.cache_clear()
+
+
+@pytest.mark.usefixtures("anew")
+def test_a_precision_that_the_processor_emulates_is_warned_of_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precisions, "_is_native", lambda precision: precision == "float16")
+    with pytest.warns(SecateurWarning, match=r"does not compute in bfloat16, so that torch emulates it") as told:
+        fine_tune(net(), blobs(), epochs=1, precision="bfloat16")
+    assert len(told) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fine_tune(net(), blobs(), epochs=1, precision="bfloat16")
+        for precision in ("float32", "float16"):
+            check_precision(torch.device("cpu"), precision)
+
+
+def test_what_a_processor_emulates_is_what_torch_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's own tests ask the same; a build without oneDNN has nobody to ask."""
+    found = {name: precisions._is_native(name) for name in ("bfloat16", "float16")}
+    assert found == {
+        "bfloat16": torch.ops.mkldnn._is_mkldnn_bf16_supported(),
+        "float16": torch.ops.mkldnn._is_mkldnn_fp16_supported(),
+    }
+    monkeypatch.setattr(torch.ops, "mkldnn", object())
+    assert all(map(precisions._is_native, found))

@@ -12,7 +12,7 @@ import typer
 
 from secateur.errors import ConfigError
 from secateur_cli.claims import Claims
-from secateur_cli.commands.folders import output_folder
+from secateur_cli.commands.folders import output_folder, warnings_said
 from secateur_cli.commands.telling import Changes, Output, Trace, plain_console, telling
 from secateur_cli.comparison.cells import cells_of
 from secateur_cli.comparison.files import described, write_files
@@ -43,16 +43,19 @@ def compare(
     budgets or seeds join what is there; another network, other data or another schedule are refused.
     """
     with telling(trace=trace, stopped="stopped; the same command continues where this one ended"):
-        _compare(config, output, change or [], show=show, smoke=smoke)
+        progress = Progress(plain_console())
+        with warnings_said(progress):
+            _compare(config, output, change or [], progress, show=show, smoke=smoke)
 
 
-def _compare(path: Path, output: Path | None, changes: Sequence[str], *, show: bool, smoke: bool) -> None:
+def _compare(
+    path: Path, output: Path | None, changes: Sequence[str], progress: Progress, *, show: bool, smoke: bool
+) -> None:
     config = load_config(path, overrides=changes, kind=CompareRun)
     if smoke:
         config = config.smoke()
     target = output_folder(output, config, ending="-smoke" if smoke else "")
-    console = plain_console()
-    progress = Progress(console)
+    console = progress.console
     if show and not (target / JOURNAL).exists():
         raise ConfigError(f"{target} holds no comparison yet; leave out --show to begin it")
     setting = look(config, folder=path.parent, output=target, progress=progress)

@@ -117,8 +117,10 @@ def look(config: CompareRun, *, folder: Path, output: Path, progress: Progress) 
         SecateurError: what network, data or schedule are refused for; a budget that is out of reach; a folder that
             holds something else.
     """
+    trains = "fine-tuned" in config.compare.stages
+    told = config if trains else config.model_copy(update={"fine_tune": None})
     check_folder(output)
-    check_device(config)
+    check_device(told)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     seed_everything(config.seed)
@@ -139,8 +141,6 @@ def look(config: CompareRun, *, folder: Path, output: Path, progress: Progress) 
         )
     _check_seeds(setting)
     tensors_of(model)
-    trains = "fine-tuned" in config.compare.stages
-    told = config if trains else config.model_copy(update={"fine_tune": None})
     rehearse_training(told, "uniform", model, data.example)
     for method in METHODS:
         setting.images(method)
