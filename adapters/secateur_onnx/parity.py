@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from secateur.batches import Batches, rebatch
+from secateur.counts import check_counts
 from secateur.errors import ConfigError, DataError, NetworkError, VerificationError
 from secateur.modes import evaluating
 from secateur.tf32 import without_tf32
@@ -122,8 +123,8 @@ def check_parity(
     """
     if tolerance is not None and not tolerance >= 0:
         raise ConfigError(f"tolerance must be 0 or more, or None; found {tolerance}")
-    if max_samples is not None and max_samples < 1:
-        raise ConfigError(f"max_samples must be at least 1 or None; found {max_samples}")
+    if max_samples is not None:
+        check_counts(max_samples=max_samples)
     session = create_session(path, provider=provider, threads=threads, tf32=False)
     allowed = TOLERANCES[input_spec(session).dtype.name] if tolerance is None else tolerance
     differences = _Differences()

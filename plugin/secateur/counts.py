@@ -7,8 +7,13 @@ from numbers import Integral
 from secateur.errors import ConfigError
 
 
-def check_counts(*, least: int = 1, **counts: object) -> None:
+def check_counts(*, of: str = "", least: int = 1, **counts: object) -> None:
     """Refuse the first of the settings that is no whole number from `least` up.
+
+    Args:
+        of: what the settings belong to, such as the name of a criterion.
+        least: the smallest number that is allowed.
+        counts: the settings by name.
 
     Raises:
         ConfigError: it names the setting, what was given and what is allowed.
@@ -19,6 +24,7 @@ def check_counts(*, least: int = 1, **counts: object) -> None:
         Traceback (most recent call last):
         secateur.errors.ConfigError: round_to is 2.5; it must be a whole number, at least 1
     """
+    belonging = f"{of}: " if of else ""
     for name, count in counts.items():
         if isinstance(count, bool) or not isinstance(count, Integral) or count < least:
-            raise ConfigError(f"{name} is {count!r}; it must be a whole number, at least {least}")
+            raise ConfigError(f"{belonging}{name} is {count!r}; it must be a whole number, at least {least}")

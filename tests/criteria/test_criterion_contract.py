@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from secateur.criteria import CRITERIA, criterion
+from secateur.criteria import CRITERIA, GRADIENT_CRITERIA, GROUP_CRITERIA, criterion, known_criterion
 from secateur.errors import ConfigError, DataError
 from secateur.protocols import Criterion, Mergeable
 
@@ -225,3 +225,13 @@ def test_unknown_names_and_options_name_the_nearest(rule: Criterion[Any]) -> Non
     with pytest.raises(ConfigError, match="unknown criterion 'zzz'; allowed"):
         criterion("zzz")
     assert criterion(rule.name, samples=77).samples == 77
+
+
+@pytest.mark.parametrize("name", sorted({**CRITERIA, **GRADIENT_CRITERIA, **GROUP_CRITERIA}))
+def test_numbers_of_images_and_bytes_are_whole(name: str) -> None:
+    defaults = known_criterion(name)
+    for option in ("samples", "batch_size", "rows"):
+        if getattr(defaults, option, None) is not None:
+            for wrong in (0, 2.5):
+                with pytest.raises(ConfigError, match=f"{name}: {option} is {wrong}; it must be a whole number"):
+                    known_criterion(name, **{option: wrong})

@@ -241,9 +241,9 @@ def test_a_batch_of_one_is_refused() -> None:
         ({"rho_mode": "mean"}, "absolute, relative"),
         ({"labelling": "soft"}, "onehot, scaled"),
         ({"pool": "max"}, "none, gap"),
-        ({"batch_size": 1}, "at least two"),
-        ({"batch_size": None}, "at least two"),
-        ({"samples": 1}, "at least two"),
+        ({"batch_size": 1}, "di: batch_size is 1; it must be a whole number, at least 2"),
+        ({"batch_size": None}, "di: batch_size is None; it must be a whole number, at least 2"),
+        ({"samples": 1}, "di: samples is 1; it must be a whole number, at least 2"),
         ({"precision": "half"}, "mixed, double"),
     ],
 )

@@ -72,5 +72,5 @@ def test_maps_of_another_size_suit_the_mean_but_not_the_variance() -> None:
 
 @pytest.mark.parametrize("rule", [MeanActivation, FeatureVariance])
 def test_no_samples_are_refused(rule: Any) -> None:
-    with pytest.raises(ConfigError, match="samples is 0; at least one"):
+    with pytest.raises(ConfigError, match="samples is 0; it must be a whole number, at least 1"):
         rule(samples=0)

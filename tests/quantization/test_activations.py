@@ -190,7 +190,8 @@ def test_ranges_are_stored_and_come_back(tmp_path: Path) -> None:
         ([IMAGES / 0], {}, DataError, "NaN or infinite"),
         ([IMAGES], {"bits": 1}, ConfigError, r"2\.\.16; found \[1\]"),
         ([IMAGES], {"bits": 17}, ConfigError, r"2\.\.16; found \[17\]"),
-        ([IMAGES], {"samples": 0}, ConfigError, "samples must be at least 1; found 0"),
+        ([IMAGES], {"samples": 0}, ConfigError, "samples is 0; it must be a whole number, at least 1"),
+        ([IMAGES], {"samples": 1.5}, ConfigError, r"samples is 1\.5; it must be a whole number, at least 1"),
         ([IMAGES[:0]], {}, DataError, "no images"),
     ],
 )

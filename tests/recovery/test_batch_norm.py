@@ -158,8 +158,9 @@ def test_after_ctrl_c_the_old_statistics_are_back() -> None:
 
 
 def test_samples_must_be_at_least_two() -> None:
-    with pytest.raises(ConfigError, match="samples must be at least 2 images; found 1"):
-        recalibrate_batch_norm(net(), [torch.randn(4, 2, 5, 5)], samples=1)
+    for samples in (1, 2.5):
+        with pytest.raises(ConfigError, match=f"samples is {samples}; it must be a whole number, at least 2"):
+            recalibrate_batch_norm(net(), [torch.randn(4, 2, 5, 5)], samples=samples)  # type: ignore[arg-type]  # bad on purpose
 
 
 class Auxiliary(nn.Module):

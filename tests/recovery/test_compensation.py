@@ -272,8 +272,9 @@ def test_other_peoples_plans_and_networks_are_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"samples": 0}, "samples and rows"),
-        ({"rows": 0}, "samples and rows"),
+        ({"samples": 0}, "samples is 0"),
+        ({"samples": 2.5}, r"samples is 2\.5; it must be a whole number, at least 1"),
+        ({"rows": 0}, "rows is 0"),
         ({"ridge": 0.0}, "ridge is 0.0"),
         ({"ridge": float("nan")}, "ridge is nan"),
         ({"target": "block"}, "unknown target 'block'"),

@@ -185,7 +185,7 @@ def test_rates_of_zero_leave_the_network_as_it_is() -> None:
     assert all(len(plan[name]) == groups[name].width for name in groups)
 
 
-@pytest.mark.parametrize(("wrong", "words"), [({"seed": -1}, "the seed is -1"), ({"variant": "best"}, "'best'")])
+@pytest.mark.parametrize(("wrong", "words"), [({"seed": -1}, "^seed is -1"), ({"variant": "best"}, "'best'")])
 def test_settings_out_of_range_are_refused_as_in_every_search(wrong: Any, words: str) -> None:
     groups = {"conv": ChannelGroup("conv", 2, (Member("conv", "producer", ((0,), (1,))),))}
     model = torch.nn.Sequential()

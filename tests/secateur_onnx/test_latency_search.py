@@ -140,9 +140,10 @@ def test_bad_input_is_refused(groups: ChannelGroups, scores: ScoreTable, cost: L
     def find(c: LatencyCost) -> PruningPlan:
         return uniform_plan(groups, scores, c, "60%", round_to=1)
 
-    for settings in ({"tolerance": 0.0}, {"rounds": 0}):
-        with pytest.raises(ConfigError, match="tolerance must lie between"):
-            latency_search(find, cost, "60%", Runs(cost, lambda s: s), **settings)  # type: ignore[arg-type] # bad on purpose
+    with pytest.raises(ConfigError, match="tolerance must lie between"):
+        latency_search(find, cost, "60%", Runs(cost, lambda s: s), tolerance=0.0)
+    with pytest.raises(ConfigError, match="rounds is 0; it must be a whole number, at least 1"):
+        latency_search(find, cost, "60%", Runs(cost, lambda s: s), rounds=0)
     with pytest.raises(DataError, match="must be positive and finite"):
         latency_search(find, cost, "60%", Runs(cost, lambda s: float("nan")))
     with pytest.raises(BudgetError, match="lowest cost that can be reached"):

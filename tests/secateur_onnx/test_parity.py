@@ -101,8 +101,9 @@ def test_outputs_that_are_not_finite_are_an_error(network: nn.Sequential, dense_
 def test_no_batches_and_no_samples(network: nn.Sequential, dense_file: Path) -> None:
     with pytest.raises(DataError, match="no batches"):
         check_parity(network, dense_file, [])
-    with pytest.raises(ConfigError, match="max_samples must be at least 1"):
-        check_parity(network, dense_file, batches(), max_samples=0)
+    for samples in (0, 2.5):
+        with pytest.raises(ConfigError, match=f"max_samples is {samples}; it must be a whole number, at least 1"):
+            check_parity(network, dense_file, batches(), max_samples=samples)  # type: ignore[arg-type]  # bad on purpose
     for tolerance in (-1e-4, math.nan):
         with pytest.raises(ConfigError, match="tolerance must be 0 or more"):
             check_parity(network, dense_file, batches(), tolerance=tolerance)

@@ -79,7 +79,7 @@ def test_outputs_that_are_no_logits_are_refused(tmp_path: Path) -> None:
         ([], {}, DataError, "no images to find the ranges"),
         ([IMAGES[:, :2]], {}, DataError, r"\(any, 3, 16, 16\); found \(24, 2, 16, 16\)"),
         ([IMAGES / 0], {}, DataError, "NaN or infinite"),
-        ([IMAGES], {"samples": 0}, ConfigError, "at least 1; found 0"),
+        ([IMAGES], {"samples": 0}, ConfigError, "samples is 0; it must be a whole number, at least 1"),
     ],
 )
 def test_bad_images(dense_file: Path, tmp_path: Path, batches: Any, options: Any, error: Any, message: str) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from threading import Condition
 from typing import Any
 
+from secateur.counts import check_counts
 from secateur.errors import ConfigError, EvaluationError
 from secateur.protocols import Evaluate, Kept, Worth
 
@@ -66,8 +67,7 @@ class CandidateTrials:
         patience: float | None = None,
         on_worth: Callable[[int], object] = lambda _judged: None,
     ) -> None:
-        if retries < 0:
-            raise ConfigError(f"retries is {retries}; it must be at least 0")
+        check_counts(least=0, retries=retries)
         for name, seconds in (("timeout", timeout), ("patience", 1.0 if patience is None else patience)):
             if not 0 < seconds < math.inf:
                 raise ConfigError(f"{name} is {seconds}; it must be a number of seconds above 0")

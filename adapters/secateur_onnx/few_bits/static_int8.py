@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from secateur.batches import Batches, rebatch
+from secateur.counts import check_counts
 from secateur.errors import ConfigError, DataError, NetworkError
 from secateur_onnx.exporting import write_model
 from secateur_onnx.networks import as_array
@@ -89,8 +90,7 @@ def export_int8(
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    if samples < 1:
-        raise ConfigError(f"samples must be at least 1; found {samples}")
+    check_counts(samples=samples)
     spec = input_spec(create_session(source))
     if spec.dtype != np.float32:
         raise ConfigError(f"only files in float32 can be written in 8-bit integers; {source} takes {spec.dtype}")

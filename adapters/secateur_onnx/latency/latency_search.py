@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from secateur.counts import check_counts
 from secateur.errors import BudgetError, ConfigError, DataError, SecateurWarning
 from secateur.records import PruningPlan, Spent
 from secateur.search.budget import allowed_cost
@@ -155,8 +156,9 @@ def latency_search(
         >>> found.plan.widths, round(found.plan.cost_after, 2), [round(each.error, 2) for each in found.rounds]
         ({'a': 10}, 1.8, [-0.12, 0.0])
     """
-    if not 0 < tolerance < 1 or rounds < 1:
-        raise ConfigError(f"tolerance must lie between 0 and 1 and rounds be at least 1; found {tolerance}, {rounds}")
+    check_counts(rounds=rounds)
+    if not 0 < tolerance < 1:
+        raise ConfigError(f"tolerance must lie between 0 and 1; found {tolerance}")
     dense_ms = _checked(measure(None)).dense_ms
     cost = replace(cost, dense_ms=dense_ms)
     allowed = allowed_cost(budget, dense_ms) / dense_ms

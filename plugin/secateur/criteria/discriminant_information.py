@@ -37,6 +37,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from secateur.counts import check_counts
 from secateur.criteria import ridge
 from secateur.criteria.inputs import as_classes, as_feature_maps
 from secateur.criteria.map_products import channels_at_once
@@ -177,10 +178,7 @@ class DI:
                 raise ConfigError(f"di: {option} is {getattr(self, option)!r}; allowed: {', '.join(map(str, allowed))}")
         if not (math.isfinite(self.rho) and self.rho > 0):
             raise ConfigError(f"di: rho is {self.rho}; it must be a positive number")
-        if self.batch_size is None or self.batch_size < 2:
-            raise ConfigError(f"di: batch_size is {self.batch_size}; each kernel needs at least two images")
-        if self.samples < 2:
-            raise ConfigError(f"di: samples is {self.samples}; at least two images are needed")
+        check_counts(of=self.name, least=2, batch_size=self.batch_size, samples=self.samples)
 
     def init(self, channels: int) -> InformationSums:
         """Return the empty state of a layer of `channels` channels."""

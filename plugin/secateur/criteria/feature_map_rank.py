@@ -27,10 +27,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from secateur.counts import check_counts
 from secateur.criteria.certified_rank import certified_ranks
 from secateur.criteria.inputs import as_feature_maps, is_finite
 from secateur.criteria.rank_certificate import OPEN
-from secateur.errors import ConfigError, DataError
+from secateur.errors import DataError
 
 CHUNK = 2**22  # numbers looked at in one go: 16 MiB, and a few times that in work space
 ALIGNED = 16  # float32 numbers in 64 bytes, to which torch aligns the first matrix of a batch
@@ -148,8 +149,7 @@ class HRank:
     samples: int = 500
 
     def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise ConfigError(f"hrank: samples is {self.samples}; at least one image is needed")
+        check_counts(of=self.name, samples=self.samples)
 
     def init(self, channels: int) -> RankSums:
         """Return the empty state of a layer of `channels` channels."""

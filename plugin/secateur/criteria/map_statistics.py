@@ -21,9 +21,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from secateur.counts import check_counts
 from secateur.criteria.inputs import as_feature_maps
 from secateur.criteria.moments import Moments, position_moments
-from secateur.errors import ConfigError, DataError
+from secateur.errors import DataError
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +66,7 @@ class MeanActivation:
     samples: int = 500
 
     def __post_init__(self) -> None:
-        _require_samples(self.name, self.samples)
+        check_counts(of=self.name, samples=self.samples)
 
     def init(self, channels: int) -> ValueSums:
         """Return the empty state of a layer of `channels` channels."""
@@ -134,7 +135,7 @@ class FeatureVariance:
     centred: bool = True
 
     def __post_init__(self) -> None:
-        _require_samples(self.name, self.samples)
+        check_counts(of=self.name, samples=self.samples)
 
     def init(self, channels: int) -> MapMoments:
         """Return the empty state of a layer of `channels` channels."""
@@ -170,8 +171,3 @@ class FeatureVariance:
 
 
 _UNSEEN = "no feature map has been seen; {} needs at least one image"
-
-
-def _require_samples(name: str, samples: int) -> None:
-    if samples < 1:
-        raise ConfigError(f"{name}: samples is {samples}; at least one image is needed")

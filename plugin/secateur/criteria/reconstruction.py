@@ -40,6 +40,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from secateur.counts import check_counts
 from secateur.criteria.adapting import Reader, check_ridge
 from secateur.errors import ConfigError, ScoreError
 
@@ -81,9 +82,7 @@ class Reconstruction:
     relative: bool = True
 
     def __post_init__(self) -> None:
-        for option in ("samples", "rows", "memory"):
-            if getattr(self, option) < 1:
-                raise ConfigError(f"reconstruction: {option} is {getattr(self, option)}; it must be at least 1")
+        check_counts(of=self.name, samples=self.samples, rows=self.rows, memory=self.memory)
         check_ridge(self.ridge)
         if not 0 <= self.labels < float("inf"):
             raise ConfigError(f"reconstruction: labels is {self.labels}; allowed: numbers from 0 (no labels) on")

@@ -23,6 +23,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from secateur.counts import check_counts
 from secateur.criteria.filters import as_filters
 from secateur.errors import ConfigError, ScoreError
 
@@ -57,9 +58,7 @@ class Taylor:
     def __post_init__(self) -> None:
         if self.mode not in ("squared", "joint", "absolute"):
             raise ConfigError(f"taylor: mode is {self.mode!r}; allowed: squared, joint, absolute")
-        for option in ("batch_size", "samples"):
-            if getattr(self, option) < 1:
-                raise ConfigError(f"taylor: {option} is {getattr(self, option)}; at least one image is needed")
+        check_counts(of=self.name, batch_size=self.batch_size, samples=self.samples)
 
     def __call__(self, weight: Tensor, gradient: Tensor) -> Tensor:
         """Return the score of each channel for the gradient of one batch."""

@@ -40,6 +40,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from secateur.counts import check_counts
 from secateur.criteria.inputs import as_feature_maps, as_labels
 from secateur.criteria.moments import Moments, image_moments
 from secateur.errors import ConfigError, DataError
@@ -104,8 +105,7 @@ class OneVsRest(ABC):
                 raise ConfigError(
                     f"{self.name}: {option} is {getattr(self, option)!r}; allowed: {', '.join(map(str, allowed))}"
                 )
-        if self.samples < 2:
-            raise ConfigError(f"{self.name}: samples is {self.samples}; at least two images are needed")
+        check_counts(of=self.name, least=2, samples=self.samples)
         epsilon = getattr(self, "epsilon", 1.0)
         if not 0 < epsilon < float("inf"):
             raise ConfigError(f"{self.name}: epsilon is {epsilon}; it must be a positive number")

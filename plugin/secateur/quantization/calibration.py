@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from secateur.batches import Batches, rebatch
-from secateur.errors import ConfigError, DataError
+from secateur.counts import check_counts
+from secateur.errors import DataError
 from secateur.hooks import first_input
 from secateur.modes import device_of, evaluating, own_copy, reading
 from secateur.quantization.network import quantize_network
@@ -55,8 +56,7 @@ def calibrated(model: nn.Module, plan: BitPlan, batches: Batches, *, bits: int =
     do transposed convolutions in groups, whose weights an ONNX file keeps in float32.
     """
     check_bits(torch.tensor([bits]))
-    if samples < 1:
-        raise ConfigError(f"samples must be at least 1; found {samples}")
+    check_counts(samples=samples)
     rounded, _ = quantize_network(model, replace(plan, activations={}))
     device = device_of(rounded)
     images = [inputs.to(device) for inputs, _ in rebatch(batches, None, samples=samples)]

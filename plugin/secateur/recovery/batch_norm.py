@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from secateur.batches import Batches, opened, rebatch, unpack
+from secateur.counts import check_counts
 from secateur.distributed import Across, Share, jointly, local, part_of, sum_of
 from secateur.errors import ConfigError, DataError
 from secateur.modes import check_changeable, evaluating, own_copy, reading
@@ -87,8 +88,7 @@ def recalibrate_batch_norm(model: nn.Module, batches: Batches, *, samples: int =
     Deviations: [Li2020]_ keeps the moving average with its momentum, so that the last batches weigh most and the dense
     network's statistics still shine through; here every batch weighs the same and nothing of the old remains.
     """
-    if samples < 2:
-        raise ConfigError(f"samples must be at least 2 images; found {samples}")
+    check_counts(least=2, samples=samples)
     network = local(model)
     check_changeable(network)
     norms = {name: m for name, m in network.named_modules() if isinstance(m, _BatchNorm) and m.running_mean is not None}

@@ -30,6 +30,7 @@ from torch import nn
 
 from secateur.batches import Batches, hold
 from secateur.channel_graph.surgery import check_fits, zero_masked
+from secateur.counts import check_counts
 from secateur.criteria.adapting import check_ridge
 from secateur.errors import ConfigError
 from secateur.modes import check_changeable, device_of, unwrapped
@@ -145,6 +146,5 @@ def compensate(
 
 def check_settings(samples: int, rows: int, ridge: float) -> None:
     """Raise ConfigError for a number that is out of range."""
-    if samples < 1 or rows < 1:
-        raise ConfigError(f"samples and rows must be at least 1; found {samples} and {rows}")
+    check_counts(samples=samples, rows=rows)
     check_ridge(ridge)

@@ -224,7 +224,7 @@ def plan_settings(
         ConfigError: `round_to` or `min_keep` below 1, an unknown variant or a negative seed.
     """
     check_counts(round_to=round_to, min_keep=min_keep)
-    check_counts(least=0, **{"the seed": seed})
+    check_counts(least=0, seed=seed)
     if variant not in get_args(Variant):
         raise ConfigError(f"unknown variant {variant!r}; allowed: {', '.join(get_args(Variant))}")
     return {
