@@ -58,5 +58,5 @@ def test_the_greedy_search_values_what_the_variant_keeps() -> None:
 def test_unknown_variants_and_negative_seeds_are_refused() -> None:
     with pytest.raises(ConfigError, match="unknown variant 'high'; allowed: low, reverse, random, edge, middle"):
         uniform_plan(*small_case().arguments, "60%", variant="high", round_to=1)
-    with pytest.raises(ConfigError, match="^seed is -1"):
+    with pytest.raises(ConfigError, match=r"^seed is -1"):
         greedy_plan(*small_case().arguments, "60%", lambda kept: 1.0, variant="random", seed=-1, round_to=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,19 @@ def test_rates_above_the_budget_are_refused_with_what_they_cost(user: User, tmp_
         "the rates lead to 31.71K MACs (40.5% of the dense network), above the budget '40%', which allows" in complained
     )
     assert "and to 548 parameters (42" not in complained
+
+
+def test_a_size_that_the_widths_exceed_is_refused_before_the_training(user: User, tmp_path: Path) -> None:
+    """Stated rates have no other widths than theirs, however little is to be kept; other searches the narrowest."""
+
+    def smallest(*settings: str) -> int:
+        complained = refused(user, tmp_path / "run", *settings, "quantize={size: 100B, bits: [4, 2]}")
+        found = re.search(r"quantize.size: no assignment .* the smallest takes ([\d,]+) bytes, at the narr", complained)
+        assert found is not None, complained
+        return int(found[1].replace(",", ""))
+
+    few, many = (smallest("plan.search=rates", f"plan.rates='[{rate}]+[{rate}]'") for rate in (0.75, 0.4))
+    assert smallest("plan.search=cross_layer", "plan.round_to=1") < few < many
 
 
 def test_rates_of_another_network_are_refused_by_layer(user: User, tmp_path: Path) -> None:

@@ -239,8 +239,9 @@ def rehearse_plan(config: RunConfig, search: Search, scores: ScoreTable, setting
     state_spendings(costs, setting.budgets, {})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # as above
-        if search in PRESCRIBED:
-            prescribed_plan(search, plan, scores, setting)
+        foretold = prescribed_plan(search, plan, scores, setting) if search in PRESCRIBED else None
+        if foretold is not None and search == "rates":  # whose widths depend on no score
+            narrowest = foretold
         else:
             problem = state_problem(
                 setting.groups,
@@ -251,7 +252,8 @@ def rehearse_plan(config: RunConfig, search: Search, scores: ScoreTable, setting
                 min_keep=plan.min_keep,
                 reduction="sum",
             )
-            _check_size(config, model, problem.plan(problem.narrowest, {}))
+            narrowest = problem.plan(problem.narrowest, {})
+        _check_size(config, model, narrowest)
     rehearse_learning(search, plan, model, setting.groups, setting.example, method=config.recover.method)
     if search == "greedy" and plan.greedy_from is not None:
         _check_start(plan, setting)
