@@ -99,6 +99,8 @@ def test_a_network_made_in_inference_mode_is_read_and_refused_by_what_would_chan
     ):
         with pytest.raises(NetworkError, match=r"'first.weight' was made under torch.inference_mode.*copy.deepcopy"):
             run()
+    with torch.inference_mode(), pytest.raises(NetworkError, match="made under torch"):
+        gradient_scores(frozen, batches)
 
 
 def test_images_of_two_sizes_are_named_by_all_that_run_a_network_which_takes_one() -> None:

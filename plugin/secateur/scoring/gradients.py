@@ -74,7 +74,8 @@ def gradient_scores(
         >>> gradient_scores(network, [images], loss=lambda outputs, labels: outputs.mean())["0"].tolist()
         [0.25, 1.0]
     """
-    check_changeable(model)
+    with torch.inference_mode(False):  # in which gradients are computed, wherever this is called
+        check_changeable(model)
     rule = criteria.gradient_criterion(criterion) if isinstance(criterion, str) else criterion
     limit = rule.samples if samples is None else samples
     chosen = layers if layers is None or isinstance(layers, str) else list(layers)
