@@ -27,6 +27,11 @@ class Kind(enum.Enum):
     SUM = "add"
     DIFFERENCE = "sub"
     SCALE = "mul div"
+    CHOICE = "maximum minimum max.other min.other where masked_fill"
+    GLANCE = """
+        neg pow square sqrt rsqrt reciprocal exp expm1 exp2 log log1p log2 erf erfc sin cos sign rsub gt ge lt le eq ne
+        logical_not
+        """  # element by element: parts of an activation that is written out by hand
     CONCATENATION = "cat"
     AVERAGE_POOL = "avg_pool1d avg_pool2d avg_pool3d"
     MAX_POOL = "max_pool1d max_pool2d max_pool3d max_pool2d_with_indices max_pool3d_with_indices"
@@ -53,13 +58,15 @@ _KINDS = {name: kind for kind in Kind for name in kind.value.split()}
 
 def kind_of(operation: Any) -> Kind | None:
     """Return what an ATen operation does to a feature map; None for the operations that end a trail."""
-    name = _name_of(operation)
-    if name == "clone" and torch.is_grad_enabled():
+    kind = _kind_of(operation)
+    if kind is Kind.COPY and torch.is_grad_enabled() and operation.overloadpacket.__name__ == "clone":
         return Kind.LOOK  # autograd clones what an in-place operation is about to overwrite
-    return _KINDS.get(name)
+    return kind
 
 
 @functools.cache
-def _name_of(operation: Any) -> str:
-    """Return the name that the operation shares with its in-place form and with its overloads."""
-    return str(operation.overloadpacket.__name__).removesuffix("_")
+def _kind_of(operation: Any) -> Kind | None:
+    """Return the kind of an operation by the name that it shares with its in-place form and with its overloads."""
+    name = str(operation.overloadpacket.__name__).removesuffix("_")
+    kind = _KINDS.get(name, _KINDS.get(f"{name}.{operation._overloadname}"))
+    return None if kind is Kind.GLANCE and operation._schema.is_mutable else kind

@@ -17,6 +17,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.errors import ConfigError, NetworkError
+from secateur.feature_maps.kinship import Joint, Kinship
 from secateur.feature_maps.operations import Kind, kind_of
 from secateur.feature_maps.trail import Trail, address, is_held_elsewhere, tensors_among
 from secateur.modes import unwrapped
@@ -33,7 +34,7 @@ _FOLLOWED: dict[Tap, frozenset[Kind]] = {
     "conv": frozenset({Kind.LOOK}),
 }
 _SETTLED_BY: dict[Tap, frozenset[Kind]] = {
-    "act": frozenset({Kind.ACTIVATION}),
+    "act": frozenset({Kind.ACTIVATION, Kind.CHOICE}),
     "bn": _NORMS,
     "sum": frozenset({Kind.SUM}),
     "conv": frozenset(),
@@ -177,8 +178,8 @@ def _hook(name: str, follower: _Follower) -> Callable[[nn.Module, Any, Any], Non
         spatial = len(module.kernel_size) if isinstance(module, _ConvNd) else 0
         axis = output.ndim - spatial - 1
         follower.sweep()
-        order = tuple(range(output.ndim))
-        follower.start(Trail(name, output.detach(), output.shape, axis, order, start=0, width=output.shape[axis]))
+        shape, order = output.shape, tuple(range(output.ndim))
+        follower.start(Trail(name, output.detach(), address(output), shape, axis, order, start=0, width=shape[axis]))
 
     return hook
 
@@ -191,12 +192,12 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
         self._receive = receive
         self._followed = followed
         self._settles = settles
+        self._kinship = Kinship()
         self._trails: dict[int, list[Trail]] = {}  # by address; a trail keeps its tensor, so no address is used twice
 
     def start(self, trail: Trail) -> None:
-        place = address(trail.tensor)
-        if place:
-            self._trails.setdefault(place, []).append(trail)
+        if trail.place:
+            self._trails.setdefault(trail.place, []).append(trail)
         else:
             self._hand_over(trail)
 
@@ -211,30 +212,41 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
     def forget(self) -> None:
         """Drop what a forward pass that failed has left."""
         self._trails.clear()
+        self._kinship.forget()
 
     def finish(self) -> None:
         """Hand over what nothing has read: the network's outputs."""
         trails, self._trails = self._trails, {}
+        self._kinship.forget()
         for shared in trails.values():
             for trail in shared:
                 self._hand_over(trail)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        met = self._take(args, kwargs) if self._trails else None
-        if not met:
+        kwargs, kind = kwargs or {}, kind_of(func)
+        if kind is Kind.LOOK:  # which every tap follows, and which leaves all where it is
             return func(*args, **kwargs)
-        kind = kind_of(func)
-        onward: list[tuple[Kind, Trail]] = []
+        read = [*tensors_among((*args, *kwargs.values()) if kwargs else args)]
+        met: list[Trail] = []
+        for tensor in read if self._trails else ():
+            if shared := self._trails.pop(address(tensor), None):
+                self._kinship.reads(kind, tensor, shared)
+                met += shared
+        if (joint := self._kinship.joined(kind, read)).origins:
+            met += self._left_behind(joint)
+        onward: list[tuple[Kind, Trail, bool]] = []
         for trail in met:
-            if kind is not None and self._follows(kind, args, kwargs) and trail.passes(kind, args):
-                onward.append((kind, trail))
+            kin = trail.origin in joint.origins
+            if kind is not None and self._follows(kind, args, kwargs) and trail.passes(kind, args, kin=kin):
+                onward.append((kind, trail, kin))
             else:
                 self._hand_over(trail)
         result = func(*args, **kwargs)
         output = result[0] if isinstance(result, (tuple, list)) else result
-        for followed, trail in onward:
-            self.start(trail.moved(followed, args, output, settles=self._settles))
+        self._kinship.made(kind, read, output)
+        for followed, trail, kin in onward:
+            ends = kin and joint.bent and Kind.ACTIVATION in self._settles
+            self.start(trail.moved(followed, args, output, kin=kin, settled=ends or followed in self._settles))
         return result
 
     def _follows(self, kind: Kind, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
@@ -243,12 +255,13 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
             return plain and address(args[0]) != address(args[1])
         return kind in self._followed
 
-    def _take(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> list[Trail]:
-        """Remove and return the trails whose tensors are among the arguments, each once."""
-        met: list[Trail] = []
-        for tensor in tensors_among((*args, *kwargs.values()) if kwargs else args):
-            met += self._trails.pop(address(tensor), ())
-        return met
+    def _left_behind(self, joint: Joint) -> list[Trail]:
+        """Remove and return the trails that an operation joins by kin of their tensors alone."""
+        found: list[Trail] = []
+        for place, shared in [*self._trails.items()]:
+            if all(trail.origin in joint.origins for trail in shared):
+                found += self._trails.pop(place)
+        return found
 
     def _hand_over(self, trail: Trail) -> None:
         self._receive(trail.layer, trail.feature_map())

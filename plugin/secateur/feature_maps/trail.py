@@ -18,7 +18,8 @@ cast, copy, view,      followed                                  ends the trail
 permutation of axes
 (N, C, L) as           followed                                  followed, for the pool that it is there for
 (N, C, 1, L) and back
-its shape, an alias    stays where it is                         stays where it is
+its shape, an alias,   stays where it is                         stays where it is
+a power, a comparison
 global pool            stays where it is                         ends the trail
 convolution            stays, for a later normalisation or       ends the trail
                        activation alone
@@ -38,17 +39,17 @@ last layers of the first four stages of VGG after their 2x2 max pool, where the 
 layers of a stage are read at one size; it gives both 3x3 convolutions of the third branch of GoogLeNet's modules the
 ranks of the second, where here each is read after its own ReLU.
 
-An activation written out by hand is recognised if it multiplies, divides, adds or subtracts the value that it came
-from: x * sigmoid(x), x * tanh(softplus(x)), x * relu6(x + 3) / 6, x / (1 + abs(x)).
+An activation written out by hand is recognised if it joins, by arithmetic or by choice, what it has made of the value
+that it came from: x * sigmoid(x), x * relu6(x + 3) / 6, maximum(x, 0.1 * x), where(x > 0, x, 0.1 * x),
+0.5 * x * (1 + erf(x / 1.41)); see `secateur.feature_maps.kinship`.
 
 .. [Lin2020c] The code published with M. Lin et al., "HRank: Filter Pruning using High-Rank Feature Map", CVPR 2020.
 """
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -57,7 +58,7 @@ from torch import Tensor
 from secateur.feature_maps.operations import Kind
 
 # behind these the trail is where it was
-_READERS = (Kind.LOOK, Kind.GLOBAL_POOL, Kind.CONVOLUTION)
+_READERS = (Kind.LOOK, Kind.GLANCE, Kind.GLOBAL_POOL, Kind.CONVOLUTION)
 
 
 def address(tensor: Any) -> int:
@@ -93,6 +94,7 @@ class Trail:
         layer: the layer's name.
         tensor: the values that hold it, with the channels of other layers after a concatenation: an alias of the
             network's tensor, of this trail alone.
+        place: the address of these values, 0 where they have none.
         shape: the shape of `tensor` as feature maps, which a view may hide.
         axis: the channel axis of the layer's own output.
         order: where each axis of `shape` was in the layer's own output.
@@ -101,12 +103,13 @@ class Trail:
         settled: an activation has been met (for the tap "bn": the normalisation, for "sum": the residual sum).
         joined: a concatenation has been met.
         convolved: a convolution has read the tensor, but nothing has carried it on.
-        source: the tensor that a chain of element-wise operations started from, to recognise x * sigmoid(x).
+        origin: stands for the tensor that a chain of element-wise operations began at, to recognise x * sigmoid(x).
         before: where it was before a view: the network may go on from that tensor, whose values are the same.
     """
 
     layer: str
     tensor: Tensor
+    place: int
     shape: torch.Size
     axis: int
     order: tuple[int, ...]
@@ -115,7 +118,7 @@ class Trail:
     settled: bool = False
     joined: bool = False
     convolved: bool = False
-    source: weakref.ref[Tensor] | None = None
+    origin: object = field(default_factory=object)
     before: Trail | None = None
 
     @property
@@ -132,26 +135,30 @@ class Trail:
             maps = maps.narrow(self.axis, self.start, self.width)
         return maps
 
-    def passes(self, kind: Kind, args: Sequence[Any]) -> bool:
-        """Say whether the trail goes on through an operation of this kind with these arguments."""
+    def passes(self, kind: Kind, args: Sequence[Any], *, kin: bool = False) -> bool:
+        """Say whether the trail goes on through an operation of this kind with these arguments.
+
+        Args:
+            kin: whether all other tensors that it reads are kin of the trail, see `secateur.feature_maps.kinship`.
+        """
         if (here := self._seen_by(args)) is not self:
-            return here.passes(kind, args)
+            return here.passes(kind, args, kin=kin)
         whole = self.tensor.shape == self.shape  # no view hides the channel axis
         match kind:
-            case Kind.LOOK:
+            case Kind.LOOK | Kind.GLANCE:
                 return True
             case Kind.GLOBAL_POOL | Kind.CONVOLUTION:
                 return not self.settled
             case Kind.ACTIVATION:
-                return self._is(args[0])
+                return self.lies_in(args[0])
             case Kind.NORM | Kind.BATCH_NORM:
-                return not self.settled and self._is(args[0])
+                return not self.settled and self.lies_in(args[0])
             case _ if self.convolved:
                 return False
             case Kind.DROPOUT:
-                return self._is(args[0])
+                return self.lies_in(args[0])
             case Kind.COPY | Kind.VIEW:
-                return not self.settled and self._is(args[0])
+                return not self.settled and self.lies_in(args[0])
             case Kind.PERMUTATION:
                 return not self.settled and whole
             case Kind.LIFT:
@@ -162,8 +169,10 @@ class Trail:
                 return self._is_poolable and (not self.settled or self.joined or _overlaps(*args[1:3]))
             case Kind.CONCATENATION:
                 return whole and len(args) > 1 and args[1] % len(self.shape) == self.order.index(self.axis)
+            case Kind.CHOICE:
+                return kin or all(self.lies_in(tensor) or not tensor.ndim for tensor in tensors_among(args))
         other = self._other(args)
-        if _is_number(other) or (self.source is not None and self.source() is other and not self._is(other)):
+        if kin or _is_number(other):
             return True
         if self.settled or not _stretches(other, self.tensor):
             return False
@@ -171,29 +180,32 @@ class Trail:
             kind in (Kind.SUM, Kind.DIFFERENCE) or other.numel() < self.tensor.numel()
         )  # a gate of full size belongs to another layer
 
-    def moved(self, kind: Kind, args: Sequence[Any], output: Tensor, *, settles: frozenset[Kind]) -> Trail:
-        """Return the trail behind an operation that it passes."""
+    def moved(self, kind: Kind, args: Sequence[Any], output: Tensor, *, kin: bool, settled: bool) -> Trail:
+        """Return the trail behind an operation that it passes; `settled` where that is what the tap looks for."""
         if kind in _READERS or (kind is Kind.AVERAGE_POOL and output.shape[2:].numel() == 1):
             return self._read() if kind is Kind.CONVOLUTION else self
         if (here := self._seen_by(args)) is not self:
-            return here.moved(kind, args, output, settles=settles)
+            return here.moved(kind, args, output, kin=kin, settled=settled)
         reshaped = kind in (Kind.AVERAGE_POOL, Kind.MAX_POOL, Kind.CONCATENATION, Kind.PERMUTATION)
         joins = kind is Kind.CONCATENATION
-        element_wise = kind is Kind.ACTIVATION or (
-            kind in (Kind.SUM, Kind.DIFFERENCE, Kind.SCALE) and _is_number(self._other(args))
+        element_wise = (
+            kin
+            or kind in (Kind.ACTIVATION, Kind.CHOICE)
+            or (kind in (Kind.SUM, Kind.DIFFERENCE, Kind.SCALE) and _is_number(self._other(args)))
         )
         return Trail(  # dataclasses.replace takes five times as long, once an operation
             self.layer,
             output.detach(),
+            address(output),
             self._lowered(output.shape) if reshaped else self.shape,
             self.axis,
             order=self._permuted(*args[1:]) if kind is Kind.PERMUTATION else self.order,
             start=self.start + (self._offset(args[0]) if joins else 0),
             width=self.width,
-            settled=self.settled or kind in settles,
+            settled=self.settled or settled,
             joined=self.joined or joins,
-            source=(self.source or weakref.ref(args[0])) if element_wise else None,
-            before=self if kind in (Kind.VIEW, Kind.PERMUTATION, Kind.LIFT) and self._is(output) else None,
+            origin=self.origin if element_wise else object(),
+            before=self if kind in (Kind.VIEW, Kind.PERMUTATION, Kind.LIFT) and self.lies_in(output) else None,
         )
 
     def _read(self) -> Trail:
@@ -202,7 +214,9 @@ class Trail:
 
     def _seen_by(self, args: Sequence[Any]) -> Trail:
         """Return the trail on the tensor that an operation reads, where it is not on its last view."""
-        layouts = [(a.shape, a.stride()) for a in tensors_among(args) if self._is(a)]
+        if self.before is None:
+            return self
+        layouts = [(a.shape, a.stride()) for a in tensors_among(args) if self.lies_in(a)]
         trail: Trail | None = self
         while trail is not None:
             if (trail.tensor.shape, trail.tensor.stride()) in layouts:
@@ -237,17 +251,18 @@ class Trail:
         places[first], places[second] = places[second], places[first]
         return tuple(self.order[place] for place in places)
 
-    def _is(self, argument: Any) -> bool:
-        return address(argument) == address(self.tensor)
+    def lies_in(self, argument: Any) -> bool:
+        """Say whether an argument of an operation holds the trail's values."""
+        return address(argument) == self.place
 
     def _other(self, args: Sequence[Any]) -> Any:
-        return args[1] if self._is(args[0]) else args[0]
+        return args[1] if self.lies_in(args[0]) else args[0]
 
     def _offset(self, tensors: Sequence[Tensor]) -> int:
         """Count the channels before this trail's tensor, where a concatenation holds it for the first time."""
         start = 0
         for tensor in tensors:
-            if self._is(tensor):
+            if self.lies_in(tensor):
                 break
             start += tensor.shape[self.order.index(self.axis)] if tensor.ndim == len(self.order) else 0
         return start

@@ -1,0 +1,98 @@
+"""Activations written out by hand: which tensors were computed, element by element, from one and the same.
+
+Such an activation reads a feature map x more than once and joins what it has made of it: x * sigmoid(x),
+maximum(x, 0.1 * x), 0.5 * x * (1 + erf(x / 1.41)), where(x > 0, x, 0). What it joins is kin: all of it begins at x. A
+residual sum or a gate joins what a convolution or a pool has made of x, which is no kin of x.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from secateur.feature_maps.operations import Kind
+from secateur.feature_maps.trail import Trail, address
+
+_LINEAR = frozenset({Kind.SUM, Kind.DIFFERENCE, Kind.SCALE, Kind.COPY})
+_BENDING = frozenset({Kind.ACTIVATION, Kind.CHOICE, Kind.GLANCE})
+_ELEMENT_WISE = _LINEAR | _BENDING
+
+
+@dataclass(frozen=True, slots=True)
+class _Kin:
+    """A tensor, the origins of the trails that it was computed from, and whether it is more than a multiple."""
+
+    tensor: weakref.ref[Tensor]
+    origins: frozenset[object]
+    bent: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Joint:
+    """What an operation joins: kin of the trails with these origins, of which some is more than a multiple, or not."""
+
+    origins: frozenset[object]
+    bent: bool
+
+
+NOTHING = Joint(frozenset(), bent=False)
+
+
+class Kinship:
+    """What has been computed element by element from tensors on trails; it keeps none of them alive."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, _Kin] = {}
+
+    def forget(self) -> None:
+        """Forget all: the forward pass is over."""
+        self._known.clear()
+
+    def reads(self, kind: Kind | None, tensor: Tensor, trails: Sequence[Trail]) -> None:
+        """Note that an operation is about to read a tensor with trails on it, if it is element-wise."""
+        if kind in _ELEMENT_WISE:
+            origins, bent = frozenset(trail.origin for trail in trails), all(trail.settled for trail in trails)
+            self._known[trails[0].place] = _Kin(weakref.ref(tensor), origins, bent)
+
+    def made(self, kind: Kind | None, tensors: Sequence[Tensor], output: Any) -> None:
+        """Note what an operation has made: kin, if it is element-wise and all that it read is.
+
+        What it has overwritten in place by anything else is kin no more.
+        """
+        if not self._known or not isinstance(output, Tensor):
+            return
+        if (
+            kind in _ELEMENT_WISE
+            and (read := self._all(tensors))
+            and (origins := frozenset.intersection(*(kin.origins for kin in read)))
+        ):
+            bent = kind in _BENDING or any(kin.bent for kin in read)
+            self._known[address(output)] = _Kin(weakref.ref(output), origins, bent)
+        elif any(tensor is output for tensor in tensors):
+            self._known.pop(address(output), None)
+
+    def joined(self, kind: Kind | None, tensors: Sequence[Tensor]) -> Joint:
+        """Return what an operation joins: two tensors or more that are kin of one another."""
+        read = self._all(tensors) if self._known and kind in _ELEMENT_WISE else []
+        if len(read) < 2:
+            return NOTHING
+        return Joint(frozenset.intersection(*(kin.origins for kin in read)), any(kin.bent for kin in read))
+
+    def _all(self, tensors: Sequence[Tensor]) -> list[_Kin]:
+        """Return the kin among the arguments; none where some tensor is no kin."""
+        found = []
+        for tensor in _full(tensors):
+            kin = self._known.get(address(tensor))
+            if kin is None or kin.tensor() is not tensor:
+                return []
+            found.append(kin)
+        return found
+
+
+def _full(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return the tensors among the arguments that are no single numbers, each once."""
+    return [*{id(tensor): tensor for tensor in tensors if tensor.ndim}.values()]
