@@ -32,14 +32,21 @@ class _Kin:
 
 
 @dataclass(frozen=True, slots=True)
-class Joint:
-    """What an operation joins: kin of the trails with these origins, of which some is more than a multiple, or not."""
+class Family:
+    """What all tensors that an operation reads have in common.
 
-    origins: frozenset[object]
-    bent: bool
+    Attributes:
+        origins: of the trails that all of them were computed from.
+        bent: whether some of them is more than a multiple of what it was computed from.
+        members: how many there are.
+    """
+
+    origins: frozenset[object] = frozenset()
+    bent: bool = False
+    members: int = 0
 
 
-NOTHING = Joint(frozenset(), bent=False)
+STRANGERS = Family()
 
 
 class Kinship:
@@ -58,6 +65,11 @@ class Kinship:
             origins, bent = frozenset(trail.origin for trail in trails), all(trail.settled for trail in trails)
             self._known[trails[0].place] = _Kin(weakref.ref(tensor), origins, bent)
 
+    def joined(self, kind: Kind | None, tensors: Sequence[Tensor]) -> Family:
+        """Return what an operation joins, if it is two tensors or more that are kin of one another."""
+        family = self._family(kind, tensors)
+        return family if family.members > 1 else STRANGERS
+
     def made(self, kind: Kind | None, tensors: Sequence[Tensor], output: Any) -> None:
         """Note what an operation has made: kin, if it is element-wise and all that it read is.
 
@@ -65,32 +77,26 @@ class Kinship:
         """
         if not self._known or not isinstance(output, Tensor):
             return
-        if (
-            kind in _ELEMENT_WISE
-            and (read := self._all(tensors))
-            and (origins := frozenset.intersection(*(kin.origins for kin in read)))
-        ):
-            bent = kind in _BENDING or any(kin.bent for kin in read)
-            self._known[address(output)] = _Kin(weakref.ref(output), origins, bent)
+        family = self._family(kind, tensors)
+        if family.origins:
+            bent = family.bent or kind in _BENDING
+            self._known[address(output)] = _Kin(weakref.ref(output), family.origins, bent)
         elif any(tensor is output for tensor in tensors):
             self._known.pop(address(output), None)
 
-    def joined(self, kind: Kind | None, tensors: Sequence[Tensor]) -> Joint:
-        """Return what an operation joins: two tensors or more that are kin of one another."""
-        read = self._all(tensors) if self._known and kind in _ELEMENT_WISE else []
-        if len(read) < 2:
-            return NOTHING
-        return Joint(frozenset.intersection(*(kin.origins for kin in read)), any(kin.bent for kin in read))
-
-    def _all(self, tensors: Sequence[Tensor]) -> list[_Kin]:
-        """Return the kin among the arguments; none where some tensor is no kin."""
+    def _family(self, kind: Kind | None, tensors: Sequence[Tensor]) -> Family:
+        if not self._known or kind not in _ELEMENT_WISE:
+            return STRANGERS
         found = []
         for tensor in _full(tensors):
             kin = self._known.get(address(tensor))
             if kin is None or kin.tensor() is not tensor:
-                return []
+                return STRANGERS
             found.append(kin)
-        return found
+        if not found:
+            return STRANGERS
+        origins = frozenset.intersection(*(kin.origins for kin in found))
+        return Family(origins, any(kin.bent for kin in found), len(found))
 
 
 def _full(tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -17,7 +17,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.errors import ConfigError, NetworkError
-from secateur.feature_maps.kinship import Joint, Kinship
+from secateur.feature_maps.kinship import Family, Kinship
 from secateur.feature_maps.operations import Kind, kind_of
 from secateur.feature_maps.trail import Trail, address, is_held_elsewhere, tensors_among
 from secateur.modes import unwrapped
@@ -185,7 +185,7 @@ def _hook(name: str, follower: _Follower) -> Callable[[nn.Module, Any, Any], Non
 
 
 class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves the base untyped
-    """Moves the trails along; only operations that read a tensor on a trail are looked at."""
+    """Moves the trails along; only operations that read a tensor on a trail, or kin of it, are looked at."""
 
     def __init__(self, receive: Receive, *, followed: frozenset[Kind], settles: frozenset[Kind]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # as above
@@ -232,11 +232,11 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
             if shared := self._trails.pop(address(tensor), None):
                 self._kinship.reads(kind, tensor, shared)
                 met += shared
-        if (joint := self._kinship.joined(kind, read)).origins:
-            met += self._left_behind(joint)
+        if (family := self._kinship.joined(kind, read)).origins:
+            met += self._left_behind(family)
         onward: list[tuple[Kind, Trail, bool]] = []
         for trail in met:
-            kin = trail.origin in joint.origins
+            kin = trail.origin in family.origins
             if kind is not None and self._follows(kind, args, kwargs) and trail.passes(kind, args, kin=kin):
                 onward.append((kind, trail, kin))
             else:
@@ -245,7 +245,7 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
         output = result[0] if isinstance(result, (tuple, list)) else result
         self._kinship.made(kind, read, output)
         for followed, trail, kin in onward:
-            ends = kin and joint.bent and Kind.ACTIVATION in self._settles
+            ends = kin and family.bent and Kind.ACTIVATION in self._settles
             self.start(trail.moved(followed, args, output, kin=kin, settled=ends or followed in self._settles))
         return result
 
@@ -255,11 +255,11 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
             return plain and address(args[0]) != address(args[1])
         return kind in self._followed
 
-    def _left_behind(self, joint: Joint) -> list[Trail]:
-        """Remove and return the trails that an operation joins by kin of their tensors alone."""
+    def _left_behind(self, family: Family) -> list[Trail]:
+        """Remove and return the trails of which an operation joins kin alone, and not their tensors."""
         found: list[Trail] = []
         for place, shared in [*self._trails.items()]:
-            if all(trail.origin in joint.origins for trail in shared):
+            if all(trail.origin in family.origins for trail in shared):
                 found += self._trails.pop(place)
         return found
 
