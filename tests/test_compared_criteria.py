@@ -35,6 +35,7 @@ def recorded(name: str) -> list[dict[str, str]]:
 
 
 COMPARED, TRAINED, GREEDY = map(recorded, ("resnet56.csv", "resnet56_trained.csv", "resnet56_greedy.csv"))
+FINER = recorded("resnet56_greedy_finer.csv")
 
 
 def compared(criterion: str, search: str, budget: str, stage: str) -> dict[str, float]:
@@ -233,6 +234,34 @@ def test_what_the_greedy_search_judges_by_at_30() -> None:
 def test_the_cells_of_the_greedy_search_are_counted() -> None:
     assert not any(cell["not_measured"] for cell in GREEDY)
     assert f"all {len(GREEDY)} cells in `resnet56_greedy.csv`" in TEXT
+
+
+def in_first_seed(cells: list[dict[str, str]], search: str, budget: str) -> list[float]:
+    """Return what is right, compensated, by each criterion, in percent."""
+    found = {
+        (cell["house"], cell["criterion"]): 100 * float(cell["accuracy_compensated"])
+        for cell in cells
+        if (cell["search"], cell["budget"], cell["seed"]) == (search, f"{budget} of the MACs", "0")
+    }
+    return [found[key] for key in CRITERIA.values()]
+
+
+@pytest.mark.parametrize("budget", ["70%", "50%"])
+def test_what_finer_steps_give_in_the_first_seed(budget: str) -> None:
+    finer = in_first_seed(FINER, "greedy", budget)
+    others = (
+        in_first_seed(cells, search, budget)
+        for cells, search in ((GREEDY, "greedy"), (COMPARED, "uniform"), (COMPARED, "curves"))
+    )
+    before, uniform, curves = ([a - b for a, b in zip(finer, other, strict=True)] for other in others)
+    gained = f"ahead of steps of 2% by {in_points(before)}, of uniform widths by {in_points(uniform)}"
+    assert f"at {budget} {gained}, and behind the error curves by {in_points([-each for each in curves])}" in TEXT
+
+
+def test_the_cells_of_finer_steps_are_those_of_the_first_seed() -> None:
+    assert len(FINER) == 2 * len(CRITERIA)
+    assert {cell["seed"] for cell in FINER} == {"0"}
+    assert f"{len(FINER)} cells in `resnet56_greedy_finer.csv`" in TEXT
 
 
 @pytest.mark.parametrize(
