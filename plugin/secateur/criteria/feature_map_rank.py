@@ -128,9 +128,10 @@ class HRank:
     Args:
         samples: how many images to read unless the caller says otherwise.
 
-    Raises: ConfigError: fewer than one sample. DataError: by `update`, maps with a side of one pixel (each has rank 0
-        or 1, which says only whether the channel is
-            alive), of another shape or width than announced, NaN or infinite; by `compute`, when no map was seen.
+    Raises:
+        ConfigError: samples that are no whole number from 1 on.
+        DataError: by `update`, maps with a side of one pixel (each has rank 0 or 1, which says only whether the channel
+            is alive), of another shape or width than announced, NaN or infinite; by `compute`, when no map was seen.
 
     Example:
         >>> hrank = HRank()

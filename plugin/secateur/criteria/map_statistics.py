@@ -45,7 +45,7 @@ class MeanActivation:
         samples: how many images to read unless the caller says otherwise.
 
     Raises:
-        ConfigError: fewer than one sample.
+        ConfigError: samples that are no whole number from 1 on.
         DataError: by `update`, maps that cannot be used; by `compute`, when none was seen.
 
     Cost of `update`: one pass over the maps. Batches of any size and order give the same scores up to rounding.
@@ -114,7 +114,7 @@ class FeatureVariance:
         centred: whether the mean over the images is taken off, position by position.
 
     Raises:
-        ConfigError: fewer than one sample.
+        ConfigError: samples that are no whole number from 1 on.
         DataError: by `update`, maps that cannot be used, or of another height or width than before; by `compute`, when
             none was seen.
 
