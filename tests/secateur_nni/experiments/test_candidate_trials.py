@@ -208,7 +208,7 @@ def test_settings_are_those_of_the_evaluation() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"retries": -1}, "retries is -1; it must be at least 0"),
+        ({"retries": -1}, "retries is -1; it must be a whole number, at least 0"),
         ({"timeout": 0.0}, "timeout is 0.0; it must be a number of seconds above 0"),
         ({"patience": float("inf")}, "patience is inf"),
     ],
