@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -60,3 +61,36 @@ class Recorder(fx.Interpreter):
         with torch.no_grad():
             recorder.run(*inputs)
         return recorder.values
+
+
+class Chain(nn.Module):
+    """convolution, some steps, a reader that overwrites in place."""
+
+    def __init__(self, *steps: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.modules_ = nn.ModuleList(s for s in steps if isinstance(s, nn.Module))
+        self.steps = steps
+        self.expected = torch.empty(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        for step in self.steps:
+            x = step(x)
+        self.expected = x.detach().clone()
+        return x.exp_() + 1
+
+
+class Wiring(nn.Module):
+    """Two convolutions whose outputs a function joins; the joined, activated tensor is kept."""
+
+    def __init__(self, join: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.left, self.right = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1)
+        self.join = join
+        self.joined = torch.empty(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        joined = self.join(self.left(x), self.right(x))
+        self.joined = joined.clone()
+        return joined.mul_(torch.rand_like(joined))

@@ -74,7 +74,7 @@ def check_precision(device: torch.device, precision: Precision) -> None:
         ConfigError: an unknown precision, or one that the device does not compute in.
 
     Example:
-        >>> check_precision(torch.device("cpu"), "float32")
+        >>> check_precision(torch.device("cpu"), "bfloat16")
         >>> check_precision(torch.device("cpu"), "int8")
         Traceback (most recent call last):
         secateur.errors.ConfigError: precision must be one of float32, bfloat16, float16; found 'int8'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -13,7 +12,7 @@ import torchvision.models as zoo
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  # its usual name
 
-from feature_maps_for_tests import Recorder, assert_same, randomise, tap_all
+from feature_maps_for_tests import Chain, Recorder, Wiring, assert_same, randomise, tap_all
 from secateur.feature_maps import Tap, tapped
 
 
@@ -97,40 +96,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "logsigmoid": F.logsigmoid,
     "threshold": lambda x: F.threshold(x, 0.1, 0.0),
     "rrelu": nn.RReLU().eval(),
-    "relu by a mask": lambda x: x * (x > 0),
-    "relu by a mask, turned": lambda x: (x > 0) * x,
-    "relu by a mask, cast": lambda x: x * (x > 0).to(x.dtype),
-    "relu by maximum": lambda x: torch.max(x, torch.zeros(())),
-    "relu by filling": lambda x: x.masked_fill(x < 0, 0.0),
-    "relu by filling, in place": lambda x: x.masked_fill_(x < 0, 0.0),
-    "leaky by maximum": lambda x: torch.maximum(x, 0.1 * x),
-    "leaky by where": lambda x: torch.where(x > 0, x, 0.1 * x),
-    "leaky by two halves": lambda x: F.relu(x) - 0.1 * F.relu(-x),
-    "bounded by minimum": lambda x: torch.minimum(F.relu(x), torch.tensor(1.0)),
-    "gelu by hand": lambda x: x * 0.5 * (1.0 + torch.erf(x / math.sqrt(2.0))),
-    "gelu by hand, turned": lambda x: 0.5 * (1.0 + torch.erf(x / math.sqrt(2.0))) * x,
-    "gelu tanh by hand": lambda x: 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
-    "silu by exponents": lambda x: x / (1 + torch.exp(-x)),
-    "a gate of one's own complement": lambda x: x * (1 - torch.sigmoid(x)),
 }
-
-
-class Chain(nn.Module):
-    """convolution, some steps, a reader that overwrites in place."""
-
-    def __init__(self, *steps: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3)
-        self.modules_ = nn.ModuleList(s for s in steps if isinstance(s, nn.Module))
-        self.steps = steps
-        self.expected = torch.empty(0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(x)
-        for step in self.steps:
-            x = step(x)
-        self.expected = x.detach().clone()
-        return x.exp_() + 1
 
 
 @pytest.mark.parametrize("grad", [torch.no_grad, torch.inference_mode, torch.enable_grad])
@@ -228,21 +194,6 @@ def test_a_pre_activation_block_is_read_after_the_norm_and_activation_of_its_rea
         assert_same(found[layer][0], maps)
 
 
-class Wiring(nn.Module):
-    """Two convolutions whose outputs a function joins; the joined, activated tensor is kept."""
-
-    def __init__(self, join: Callable[[Tensor, Tensor], Tensor]) -> None:
-        super().__init__()
-        self.left, self.right = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1)
-        self.join = join
-        self.joined = torch.empty(0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        joined = self.join(self.left(x), self.right(x))
-        self.joined = joined.clone()
-        return joined.mul_(torch.rand_like(joined))
-
-
 @pytest.mark.parametrize(
     "join",
     [
@@ -285,52 +236,6 @@ def test_layers_that_are_concatenated_keep_their_slice(join: Any, left: slice, r
     found = tap_all(model, torch.randn(2, 3, 6, 6))
     assert_same(found["left"][0], model.joined[:, left])
     assert_same(found["right"][0], model.joined[:, right])
-
-
-@pytest.mark.parametrize("join", [torch.maximum, lambda a, b: torch.where(a > 0, a, b), lambda a, b: a * (b > 0)])
-def test_a_choice_between_two_layers_ends_both(join: Callable[[Tensor, Tensor], Tensor]) -> None:
-    model = Wiring(join)
-    images = torch.randn(2, 3, 5, 5)
-    found = tap_all(model, images)
-    with torch.no_grad():
-        assert_same(found["left"][0], model.left(images))
-        assert_same(found["right"][0], model.right(images))
-
-
-def test_what_another_layer_has_changed_in_place_is_joined_no_more() -> None:
-    """The value that the sigmoid came from is gone: what multiplies it now is a sum."""
-
-    def join(a: Tensor, b: Tensor) -> Tensor:
-        gate = torch.sigmoid(a)
-        return a.add_(b) * gate
-
-    model = Wiring(join)
-    images = torch.randn(2, 3, 5, 5)
-    found = tap_all(model, images)
-    with torch.no_grad():
-        assert_same(found["left"][0], torch.sigmoid(model.left(images)))
-        assert_same(found["right"][0], model.left(images) + model.right(images))
-
-
-def test_an_activation_by_hand_ends_before_a_normalisation_as_any_other() -> None:
-    model = randomise(Chain(lambda x: x * (x > 0)))
-    norm = nn.BatchNorm2d(4, affine=False).eval()
-    model.steps = (*model.steps, norm)
-    images = torch.randn(2, 3, 8, 8)
-    with torch.no_grad():
-        expected = F.relu(model.conv(images))
-    assert_same(tap_all(model, images)["conv"][0], expected)
-
-
-def test_what_only_looks_leaves_the_trail_where_it_is() -> None:
-    """A norm by hand squares what it divides by; the share of positive values is counted beside the activation."""
-
-    def count(x: Tensor) -> Tensor:
-        assert 0 < (x > 0).float().mean() < 1
-        return x
-
-    model = randomise(Chain(lambda x: x * torch.rsqrt(x.pow(2).mean((1, 2, 3), keepdim=True)), count, F.relu))
-    assert_same(tap_all(model, torch.randn(2, 3, 8, 8))["conv"][0], model.expected)
 
 
 def test_a_gate_of_full_size_is_another_layers_business() -> None:

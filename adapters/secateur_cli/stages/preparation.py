@@ -239,10 +239,9 @@ def rehearse_plan(config: RunConfig, search: Search, scores: ScoreTable, setting
     state_spendings(costs, setting.budgets, {})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # as above
-        foretold = prescribed_plan(search, plan, scores, setting) if search in PRESCRIBED else None
-        if foretold is not None and search == "rates":  # whose widths depend on no score
-            narrowest = foretold
-        else:
+        if search in PRESCRIBED:
+            narrowest = prescribed_plan(search, plan, scores, setting)
+        if search != "rates":  # whose widths alone depend on no score
             problem = state_problem(
                 setting.groups,
                 scores,

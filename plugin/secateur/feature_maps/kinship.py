@@ -37,13 +37,20 @@ class Family:
 
     Attributes:
         origins: of the trails that all of them were computed from.
+        bends: whether the operation makes more than a multiple of them.
         bent: whether some of them is more than a multiple of what it was computed from.
         members: how many there are.
     """
 
     origins: frozenset[object] = frozenset()
+    bends: bool = False
     bent: bool = False
     members: int = 0
+
+    @property
+    def joined(self) -> frozenset[object]:
+        """The origins, where the operation joins two tensors or more."""
+        return self.origins if self.members > 1 else frozenset()
 
 
 STRANGERS = Family()
@@ -65,26 +72,8 @@ class Kinship:
             origins, bent = frozenset(trail.origin for trail in trails), all(trail.settled for trail in trails)
             self._known[trails[0].place] = _Kin(weakref.ref(tensor), origins, bent)
 
-    def joined(self, kind: Kind | None, tensors: Sequence[Tensor]) -> Family:
-        """Return what an operation joins, if it is two tensors or more that are kin of one another."""
-        family = self._family(kind, tensors)
-        return family if family.members > 1 else STRANGERS
-
-    def made(self, kind: Kind | None, tensors: Sequence[Tensor], output: Any) -> None:
-        """Note what an operation has made: kin, if it is element-wise and all that it read is.
-
-        What it has overwritten in place by anything else is kin no more.
-        """
-        if not self._known or not isinstance(output, Tensor):
-            return
-        family = self._family(kind, tensors)
-        if family.origins:
-            bent = family.bent or kind in _BENDING
-            self._known[address(output)] = _Kin(weakref.ref(output), family.origins, bent)
-        elif any(tensor is output for tensor in tensors):
-            self._known.pop(address(output), None)
-
-    def _family(self, kind: Kind | None, tensors: Sequence[Tensor]) -> Family:
+    def family(self, kind: Kind | None, tensors: Sequence[Tensor]) -> Family:
+        """Return what the tensors that an operation reads have in common, if it is element-wise and all are kin."""
         if not self._known or kind not in _ELEMENT_WISE:
             return STRANGERS
         found = []
@@ -96,7 +85,16 @@ class Kinship:
         if not found:
             return STRANGERS
         origins = frozenset.intersection(*(kin.origins for kin in found))
-        return Family(origins, any(kin.bent for kin in found), len(found))
+        return Family(origins, kind in _BENDING, any(kin.bent for kin in found), len(found))
+
+    def made(self, family: Family, tensors: Sequence[Tensor], output: Any) -> None:
+        """Note what an operation has made of a family; what it has overwritten in place otherwise is kin no more."""
+        if not self._known or not isinstance(output, Tensor):
+            return
+        if family.origins:
+            self._known[address(output)] = _Kin(weakref.ref(output), family.origins, family.bent or family.bends)
+        elif any(tensor is output for tensor in tensors):
+            self._known.pop(address(output), None)
 
 
 def _full(tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -17,7 +17,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.errors import ConfigError, NetworkError
-from secateur.feature_maps.kinship import Family, Kinship
+from secateur.feature_maps.kinship import Kinship
 from secateur.feature_maps.operations import Kind, kind_of
 from secateur.feature_maps.trail import Trail, address, is_held_elsewhere, tensors_among
 from secateur.modes import unwrapped
@@ -232,18 +232,19 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
             if shared := self._trails.pop(address(tensor), None):
                 self._kinship.reads(kind, tensor, shared)
                 met += shared
-        if (family := self._kinship.joined(kind, read)).origins:
-            met += self._left_behind(family)
+        family = self._kinship.family(kind, read)
+        if family.joined:
+            met += self._left_behind(family.joined)
         onward: list[tuple[Kind, Trail, bool]] = []
         for trail in met:
-            kin = trail.origin in family.origins
+            kin = trail.origin in family.joined
             if kind is not None and self._follows(kind, args, kwargs) and trail.passes(kind, args, kin=kin):
                 onward.append((kind, trail, kin))
             else:
                 self._hand_over(trail)
         result = func(*args, **kwargs)
         output = result[0] if isinstance(result, (tuple, list)) else result
-        self._kinship.made(kind, read, output)
+        self._kinship.made(family, read, output)
         for followed, trail, kin in onward:
             ends = kin and family.bent and Kind.ACTIVATION in self._settles
             self.start(trail.moved(followed, args, output, kin=kin, settled=ends or followed in self._settles))
@@ -255,11 +256,11 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
             return plain and address(args[0]) != address(args[1])
         return kind in self._followed
 
-    def _left_behind(self, family: Family) -> list[Trail]:
+    def _left_behind(self, origins: frozenset[object]) -> list[Trail]:
         """Remove and return the trails of which an operation joins kin alone, and not their tensors."""
         found: list[Trail] = []
         for place, shared in [*self._trails.items()]:
-            if all(trail.origin in family.origins for trail in shared):
+            if all(trail.origin in origins for trail in shared):
                 found += self._trails.pop(place)
         return found
 

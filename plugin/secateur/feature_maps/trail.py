@@ -135,7 +135,7 @@ class Trail:
             maps = maps.narrow(self.axis, self.start, self.width)
         return maps
 
-    def passes(self, kind: Kind, args: Sequence[Any], *, kin: bool = False) -> bool:
+    def passes(self, kind: Kind, args: Sequence[Any], *, kin: bool) -> bool:
         """Say whether the trail goes on through an operation of this kind with these arguments.
 
         Args:
