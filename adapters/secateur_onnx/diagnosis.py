@@ -8,6 +8,7 @@ from secateur.findings import Finding
 from secateur.installed import Package, fits, unmet
 from secateur_onnx.installation import OnnxInstallation, Runtime
 from secateur_onnx.probe import DRIVER
+from secateur_onnx.raw_session import WIDE_SUMS
 
 EXPORTERS = {
     "onnx": "no network can be exported",
@@ -42,7 +43,11 @@ def diagnose(here: OnnxInstallation) -> list[Finding]:
         return findings  # what the folder can do is known once one build lies in it
     if here.runtime.cuda or "cuda" in here.runtime.providers:
         findings += [_cuda_versions(here, here.runtime), _libraries(here, here.runtime)]
-    return [*findings, *_providers(here, here.runtime)]
+    findings += _providers(here, here.runtime)
+    if here.runtime.sums_overflow:
+        what = "their sums overflow on this processor; secateur's sessions avoid it, others need the session entry "
+        findings.append(Finding("8-bit products", f"{what}{WIDE_SUMS} = 1"))
+    return findings
 
 
 def cuda_major(version: str) -> str | None:

@@ -33,6 +33,7 @@ class Runtime:
         missing: provider -> library it needs and the loader does not find -> the loader's words.
         devices: how many CUDA devices the driver offers.
         trials: provider -> "" if it ran a convolution, or what went wrong; only those that were tried.
+        sums_overflow: whether its sums of 8-bit products overflow on this processor.
         failure: why it could not be imported; "" where it could.
     """
 
@@ -43,6 +44,7 @@ class Runtime:
     missing: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     devices: int = 0
     trials: Mapping[str, str] = field(default_factory=dict)
+    sums_overflow: bool = False
     failure: str = ""
 
 

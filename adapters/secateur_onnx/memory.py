@@ -10,6 +10,7 @@ from pathlib import Path
 
 from secateur.errors import SecateurWarning
 from secateur_onnx import raw_session
+from secateur_onnx.overflow import sums_overflow
 from secateur_onnx.sessions import InputSpec
 
 PATIENCE = 600.0
@@ -49,7 +50,14 @@ def peak_memory(
         True
         >>> folder.cleanup()
     """
-    settings = {"path": str(path), "provider": provider, "threads": threads, "shape": shape, "dtype": spec.dtype.name}
+    settings = {
+        "path": str(path),
+        "provider": provider,
+        "threads": threads,
+        "shape": shape,
+        "dtype": spec.dtype.name,
+        "wide": provider == "cpu" and sums_overflow(),
+    }
     command = [sys.executable, "-P", raw_session.__file__, json.dumps(settings)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from secateur_onnx.overflow import sums_overflow
 from secateur_onnx.raw_session import PROVIDERS
 from secateur_onnx.shared_objects import needed_libraries
 from secateur_onnx.trial import trial
@@ -49,6 +50,7 @@ def probe() -> dict[str, Any]:
         "missing": missing,
         "devices": devices,
         "trials": trials,
+        "sums_overflow": trials.get("cpu") == "" and sums_overflow(),
     }
 
 

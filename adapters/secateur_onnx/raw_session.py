@@ -7,6 +7,7 @@ holds nothing else, so that what is measured is a session and not what else its 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import sys
 from pathlib import Path
@@ -19,6 +20,9 @@ PROVIDERS = {
 }
 RECORD_ASSIGNMENT = "session.record_ep_graph_assignment_info"
 NO_INTEGERS = "session.disable_quant_qdq"  # then weights in codes are constants like others, and are computed once
+WIDE_SUMS = (
+    "session.x64quantprecision"  # then weights of 8 bits become unsigned, whose kernels have room for their sums
+)
 RUNS = 2
 
 
@@ -30,16 +34,19 @@ def open_session(
     tf32: bool,
     profile: str | Path | None = None,
     unpack: bool = False,
+    wide: bool = False,
     optimized: str | Path | None = None,
     trial: bool = False,
     strict: bool = True,
 ) -> Any:
-    """Return an onnxruntime session without any fallback; what onnxruntime raises comes through.
+    """Return an onnxruntime session without any fallback to another provider; what onnxruntime raises comes through.
 
     The settings are those that `secateur_onnx.create_session` describes, and
 
     Args:
         path: the name of a file, or what it holds.
+        wide: whether sums of 8-bit products get more room than the quickest kernels give them, which may be half as
+            fast. Where onnxruntime fails to (on a file whose weight two nodes read, in 1.32), codes become floats.
         trial: whether the session only tries a network: its graph stays as it is, and nothing is logged.
         strict: whether a node that a device leaves to the CPU is an error, be it arithmetic of shapes.
     """
@@ -61,6 +68,9 @@ def open_session(
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if unpack:
         options.add_session_config_entry(NO_INTEGERS, "1")
+    if wide:
+        options.add_session_config_entry(WIDE_SUMS, "1")
+        options.log_severity_level = 4
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
     wanted, cuda = PROVIDERS[provider], (PROVIDERS["cuda"], {"use_tf32": str(int(tf32))})
@@ -70,12 +80,24 @@ def open_session(
         if hasattr(onnxruntime, "preload_dlls"):
             with contextlib.redirect_stdout(sys.stderr):  # where it says which library did not load
                 onnxruntime.preload_dlls()
-    session = onnxruntime.InferenceSession(path, options, providers=lists[provider], enable_fallback=0)
+    opened = functools.partial(
+        onnxruntime.InferenceSession, path, options, providers=lists[provider], enable_fallback=0
+    )
+    try:
+        session = opened()
+    except Exception:  # onnxruntime's errors have no common class of their own
+        if not wide:
+            raise
+        options.add_session_config_entry(NO_INTEGERS, "1")
+        options.log_severity_level = 3
+        session = opened()
     session.disable_fallback()
     return session
 
 
-def measured_peak(path: str, *, provider: str, threads: int, shape: list[int], dtype: str) -> int | None:
+def measured_peak(
+    path: str, *, provider: str, threads: int, shape: list[int], dtype: str, wide: bool = False
+) -> int | None:
     """Return the bytes that opening a session and running batches of `shape` take at most, beyond the packages.
 
     On the CPU: the largest resident memory of this process (Linux: VmHWM) less what was resident once onnxruntime
@@ -92,7 +114,7 @@ def measured_peak(path: str, *, provider: str, threads: int, shape: list[int], d
     before = resident("VmRSS") if on_cpu and forget_peak() else None if on_cpu else _taken_of_device()
     if before is None:
         return None
-    session = open_session(path, provider=provider, threads=threads, tf32=True, strict=False)
+    session = open_session(path, provider=provider, threads=threads, tf32=True, wide=wide, strict=False)
     if PROVIDERS[provider] != session.get_providers()[0]:
         raise RuntimeError(f"the provider {provider!r} did not load there")
     name = session.get_inputs()[0].name

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from secateur.errors import CheckpointError, ConfigError, DataError
+from secateur_onnx.overflow import sums_overflow
 from secateur_onnx.packages import ON_A_GPU, require
 from secateur_onnx.raw_session import PROVIDERS, RECORD_ASSIGNMENT, open_session
 
@@ -47,6 +48,9 @@ def create_session(
     runs where is recorded: see `provider_assignment`. Where a file computes shapes as it runs, and nothing else would
     be left to the CPU, these nodes may stay there.
 
+    On processors on which sums of 8-bit products overflow (x86-64 without VNNI) the session gives them more room, so
+    that a file computes what it says; a session made elsewhere needs the entry `session.x64quantprecision` = 1 there.
+
     Args:
         path: an ONNX file.
         provider: "cpu", "cuda" or "tensorrt" (which hands what it cannot run to CUDA).
@@ -64,7 +68,7 @@ def create_session(
             every node; or `threads` is out of range.
         CheckpointError: the file is missing, truncated, no ONNX file, or (on the CPU) holds an operator without an
             implementation.
-        MissingDependencyError: onnxruntime is missing or installed twice.
+        MissingDependencyError: onnx or onnxruntime is missing, or onnxruntime is installed twice.
 
     Example:
         >>> create_session("model.onnx", provider="cudo")  # doctest: +ELLIPSIS
@@ -88,6 +92,7 @@ def create_session(
         tf32=tf32,
         profile=profile,
         unpack=unpack,
+        wide=provider == "cpu" and not unpack and sums_overflow(),
         optimized=optimized,
     )
     try:

@@ -15,6 +15,7 @@ import pytest
 from secateur.errors import ConfigError
 from secateur_onnx import probe
 from secateur_onnx.installation import folder_owners, probe_runtime, read_answer
+from secateur_onnx.overflow import sums_overflow
 from secateur_onnx.probe import cuda_devices, main, unloadable
 from secateur_onnx.sessions import create_session
 from secateur_onnx.shared_objects import needed_libraries
@@ -157,6 +158,7 @@ def test_the_installed_runtime_shows_what_it_can_do(capsys: pytest.CaptureFixtur
     assert (runtime.failure, runtime.version) == ("", onnxruntime.__version__)
     assert "cpu" in runtime.providers
     assert runtime.trials["cpu"] == ""
+    assert runtime.sums_overflow == sums_overflow()
 
 
 @pytest.mark.parametrize(("devices", "tried"), [(0, ["cpu"]), (1, ["cpu", "cuda"])])
@@ -170,6 +172,7 @@ def test_cuda_is_tried_where_there_is_a_device(devices: int, tried: list[str], m
     found = probe.probe()
     assert (found["devices"], sorted(found["providers"])) == (devices, ["cpu", "cuda"])
     assert found["trials"] == {short: f"tried {short}" for short in tried}
+    assert not found["sums_overflow"]  # not looked at where the CPU failed
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider")

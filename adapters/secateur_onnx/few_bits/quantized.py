@@ -241,8 +241,12 @@ def _dequantized(
     for width in sorted({chosen[b] for b in set(bits.tolist())}):
         own = np.flatnonzero([chosen[b] == width for b in bits.tolist()])
         base = f"{name}.codes.{width}"
+        reads = [base, f"{base}.scale"]
         tensors += [codes_tensor(codes[own], base, width), _floats(scales[own], f"{base}.scale")]
-        nodes.append(helper.make_node("DequantizeLinear", [base, f"{base}.scale"], [f"{base}.values"], axis=0))
+        if width == 8:  # which onnxruntime may make unsigned: it puts one zero there where a filter each is due (1.32)
+            reads.append(f"{base}.zero")
+            tensors.append(codes_tensor(np.zeros(len(own), codes.dtype), f"{base}.zero", width))
+        nodes.append(helper.make_node("DequantizeLinear", reads, [f"{base}.values"], axis=0))
         levels.append(f"{base}.values")
         order.append(own)
     last = levels[0]

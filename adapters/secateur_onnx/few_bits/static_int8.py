@@ -62,7 +62,9 @@ def export_int8(
         path: the file to write, under another name first.
         batches: `(inputs, labels)` or inputs alone, (N, C, H, W); labels are not read.
         samples: images to calibrate on.
-        reduce_range: weights of 7 bits, for processors without 8-bit dot products (VNNI), where sums may overflow.
+        reduce_range: weights of 7 bits, whose sums do not overflow on processors without 8-bit dot products (VNNI).
+            With those of 8 bits a session there needs the entry `session.x64quantprecision` = 1, as `create_session`
+            sets it.
 
     Raises:
         CheckpointError, MissingDependencyError: as `create_session`.
