@@ -20,9 +20,7 @@ PROVIDERS = {
 }
 RECORD_ASSIGNMENT = "session.record_ep_graph_assignment_info"
 NO_INTEGERS = "session.disable_quant_qdq"  # then weights in codes are constants like others, and are computed once
-WIDE_SUMS = (
-    "session.x64quantprecision"  # then weights of 8 bits become unsigned, whose kernels have room for their sums
-)
+WIDE_SUMS = "session.x64quantprecision"  # then weights of 8 bits become unsigned, and their kernels have room for sums
 RUNS = 2
 
 
