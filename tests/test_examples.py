@@ -165,7 +165,7 @@ def test_score_on_several_processes(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_networks_of_several_kinds_as_onnx(tmp_path: Path) -> None:
     """Shuffles, concatenations and pre-activation; the script itself asserts that the files are right."""
-    names = ("squeezenet1_0", "shufflenet_v2_x0_5", "cifar_densenet16")
+    names = ("squeezenet1_0", "shufflenet_thin", "cifar_densenet16")
     printed = run(EXAMPLES / "benchmarks/onnx_networks.py", "--networks", *names, folder=tmp_path)
     rows = [line.split()[:3] for line in printed.splitlines()[1:]]
     assert rows == [[n, side, kind] for n in names for side in ("dense", "pruned") for kind in ("float32", "float16")]
