@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -239,6 +240,14 @@ def test_deployment_is_timed_after_a_run_that_does_not_count(
     module.main()
     assert events == ["32 images", "clock", "50 images", "clock"]
     assert "50 in 0.000 s on CPUExecutionProvider" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_deployment_gives_sums_of_8_bit_products_room(deployed: Path, wide: bool) -> None:
+    session = runpy.run_path(str(EXAMPLES / "04_deploy.py"))["opened"](deployed / "model.onnx", "cpu", wide_sums=wide)
+    options = session.get_session_options()
+    with contextlib.nullcontext() if wide else pytest.raises(RuntimeError, match="does not have"):
+        assert options.get_session_config_entry("session.x64quantprecision") == "1"
 
 
 def test_deployment_tells_costs_with_their_digits() -> None:
