@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from runs_for_tests import User, contents
-from secateur_cli.stages import identity
+from secateur_cli.stages import identity, latency, preparation
 from started_for_tests import Started
 
 MODULE = """
@@ -186,8 +186,9 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
 
 @pytest.mark.parametrize(("settings", "message"), REFUSED)
 def test_bad_input_is_refused_before_anything_is_written(
-    hostile: User, tmp_path: Path, settings: tuple[str, ...], message: str
+    hostile: User, tmp_path: Path, settings: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(preparation, "check_export", latency.check_export)
     code, _, complained = hostile.command(tmp_path / "below" / "run", *settings)
     assert complained.startswith("error: ")
     assert message in complained

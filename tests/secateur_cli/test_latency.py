@@ -13,7 +13,7 @@ from runs_for_tests import User
 from secateur.checkpoint import load_plan
 from secateur.errors import ConfigError, MissingDependencyError, NetworkError
 from secateur_cli.settings.config import load_config
-from secateur_cli.stages import latency
+from secateur_cli.stages import latency, preparation
 from secateur_onnx.latency import whole_runs
 
 BUDGET = "plan.budget={latency: 70%, provider: cpu, batch: 4}"
@@ -112,6 +112,8 @@ def test_what_a_latency_may_be(user: User) -> None:
 def test_what_cannot_be_timed_is_refused_before_any_work(
     user: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(preparation, "check_export", latency.check_export)
+
     def refused(name: str, error: Exception, complaint: str) -> None:
         def refuse(*_: object, **__: object) -> None:
             raise error

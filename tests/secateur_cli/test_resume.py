@@ -16,17 +16,11 @@ import pytest
 from runs_for_tests import User, contents, results
 from secateur import weights
 from secateur.errors import CheckpointError
-from secateur_cli.stages import job, pipeline, planning, preparation, recovery, searching
+from secateur_cli.stages import job, pipeline, planning, recovery, searching
 from secateur_cli.workspace import Workspace
 from started_for_tests import Started
 
 Finished = tuple[Path, dict[str, Any]]
-
-
-@pytest.fixture(autouse=True)
-def _without_trial(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the export that each call begins with: it takes longer than all else, and leaves nothing."""
-    monkeypatch.setattr(preparation, "check_export", lambda *_: None)
 
 
 def assert_same_end(output: Path, report: dict[str, Any], finished: Finished) -> None:
