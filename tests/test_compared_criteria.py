@@ -142,9 +142,10 @@ def test_the_trained_cells_are_those_of_the_comparison() -> None:
     keys = ("house", "criterion", "search", "budget", "seed")
     stages = ("accuracy_cut", "accuracy_recalibrated", "accuracy_compensated")
     before = {tuple(cell[key] for key in keys): [cell[stage] for stage in stages] for cell in COMPARED}
-    for budget in TRAINED_BUDGETS:
-        cells = sum(cell["budget"].startswith(budget) for cell in TRAINED)
-        assert cells == len(CRITERIA) * len(SEARCHES) * len(SEEDS) == len(TRAINED) / 2
+    seeds = dict.fromkeys(TRAINED_BUDGETS, SEEDS) | {"70%": ("0",)}
+    for budget, expected in seeds.items():
+        cells = [cell["seed"] for cell in TRAINED if cell["budget"].startswith(budget)]
+        assert sorted(cells) == sorted(expected * len(CRITERIA) * len(SEARCHES))
     assert f"{len(TRAINED)} cells in `resnet56_trained.csv`" in TEXT
     for cell in TRAINED:
         assert [cell[stage] for stage in stages] == before[tuple(cell[key] for key in keys)]
@@ -236,10 +237,10 @@ def test_the_cells_of_the_greedy_search_are_counted() -> None:
     assert f"all {len(GREEDY)} cells in `resnet56_greedy.csv`" in TEXT
 
 
-def in_first_seed(cells: list[dict[str, str]], search: str, budget: str) -> list[float]:
-    """Return what is right, compensated, by each criterion, in percent."""
+def in_first_seed(cells: list[dict[str, str]], search: str, budget: str, stage: str = "compensated") -> list[float]:
+    """Return what is right at a stage by each criterion, in percent."""
     found = {
-        (cell["house"], cell["criterion"]): 100 * float(cell["accuracy_compensated"])
+        (cell["house"], cell["criterion"]): 100 * float(cell[f"accuracy_{stage}"])
         for cell in cells
         if (cell["search"], cell["budget"], cell["seed"]) == (search, f"{budget} of the MACs", "0")
     }
@@ -262,6 +263,20 @@ def test_the_cells_of_finer_steps_are_those_of_the_first_seed() -> None:
     assert len(FINER) == 2 * len(CRITERIA)
     assert {cell["seed"] for cell in FINER} == {"0"}
     assert f"{len(FINER)} cells in `resnet56_greedy_finer.csv`" in TEXT
+
+
+def test_what_two_epochs_leave_at_70_in_the_first_seed() -> None:
+    found = {(by, at): in_first_seed(TRAINED, by, "70%", at) for by in SEARCHES for at in BOTH}
+    names = sorted(enumerate(CRITERIA), key=lambda each: -found["uniform", "fine_tuned"][each[0]])
+    assert tables(section("Criteria of three houses"))[5] == [
+        [name, *(f"{shares[idx]:.1f}" for shares in found.values())] for idx, name in names
+    ]
+    after, before = (
+        in_points([a - b for a, b in zip(found["curves", at], found["uniform", at], strict=True)]) for at in BOTH[::-1]
+    )
+    assert f"the error curves are ahead of uniform widths by {after}; before them by {before}" in TEXT
+    dense = {100 * float(cell["accuracy_dense"]) for cell in TRAINED}
+    assert max(dense) - min(found["curves", "fine_tuned"]) <= 0.5
 
 
 @pytest.mark.parametrize(
