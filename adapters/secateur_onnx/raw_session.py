@@ -68,7 +68,7 @@ def open_session(
         options.add_session_config_entry(NO_INTEGERS, "1")
     if wide:
         options.add_session_config_entry(WIDE_SUMS, "1")
-        options.log_severity_level = 4
+        options.log_severity_level = 4  # where this fails, codes become floats
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
     wanted, cuda = PROVIDERS[provider], (PROVIDERS["cuda"], {"use_tf32": str(int(tf32))})
