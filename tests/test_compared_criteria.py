@@ -266,7 +266,8 @@ def test_the_cells_of_finer_steps_are_those_of_the_first_seed() -> None:
 
 
 def test_what_two_epochs_leave_at_70_in_the_first_seed() -> None:
-    found = {(by, at): in_first_seed(TRAINED, by, "70%", at) for by in SEARCHES for at in BOTH}
+    sources = dict.fromkeys(SEARCHES, TRAINED) | {"greedy": GREEDY}
+    found = {(by, at): in_first_seed(cells, by, "70%", at) for by, cells in sources.items() for at in BOTH}
     names = sorted(enumerate(CRITERIA), key=lambda each: -found["uniform", "fine_tuned"][each[0]])
     assert tables(section("Criteria of three houses"))[5] == [
         [name, *(f"{shares[idx]:.1f}" for shares in found.values())] for idx, name in names
@@ -275,6 +276,10 @@ def test_what_two_epochs_leave_at_70_in_the_first_seed() -> None:
         in_points([a - b for a, b in zip(found["curves", at], found["uniform", at], strict=True)]) for at in BOTH[::-1]
     )
     assert f"the error curves are ahead of uniform widths by {after}; before them by {before}" in TEXT
+    uniform, curves, greedy = (found[by, "fine_tuned"] for by in sources)
+    gained, lost = ([a - b for a, b in zip(*each, strict=True)] for each in ((greedy, uniform), (curves, greedy)))
+    said = f"The greedy search is ahead of uniform widths by {in_points(gained)}, and behind the error curves by "
+    assert said + in_points(lost) in TEXT
     dense = {100 * float(cell["accuracy_dense"]) for cell in TRAINED}
     assert max(dense) - min(found["curves", "fine_tuned"]) <= 0.5
 
