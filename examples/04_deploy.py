@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def opened(path: Path, provider: str, *, wide_sums: bool) -> onnxruntime.InferenceSession:
-    """Return a session on the provider asked for. Without the second setting a device that fails means the CPU."""
+    """Return a session on the provider asked for. Without `enable_fallback=0` a device that fails means the CPU."""
     available = onnxruntime.get_available_providers()
     wanted = PROVIDERS[provider]
     if wanted not in available:
