@@ -88,7 +88,7 @@ def test_damage_within_a_table_is_named(path: Path, damage: str) -> None:
         journal.remembering(Counting())({})
         journal.fact("cell", lambda: {"right": 1})
         journal.facts()
-        journal.measurement("time", lambda: 1.0)
+        journal.measurements(["time"], lambda: [1.0])
         journal.scores("hrank", table)
         assert journal.plan is not None
 

@@ -204,11 +204,11 @@ def test_scores_of_a_cut_network_are_computed_once(path: Path, journal: Journal)
 
 
 def test_measurements_are_taken_once(path: Path, journal: Journal) -> None:
-    times = iter([2.5, 3.5])
-    assert [journal.measurement("batch 8", lambda: next(times), unit="ms") for _ in range(2)] == [2.5, 2.5]
+    times = iter([[2.5], [3.5]])
+    assert [journal.measurements(["batch 8"], lambda: next(times), unit="ms") for _ in range(2)] == [[2.5], [2.5]]
     assert rows(path, "SELECT name, value, unit FROM measurements") == [("batch 8", 2.5, "ms")]
     with pytest.raises(JournalError, match="'batch 1' gave nan"):
-        journal.measurement("batch 1", lambda: math.nan)
+        journal.measurements(["batch 1"], lambda: [math.nan])
     more = iter([[1.0, 4.0], [5.0, 6.0]])
     for _ in range(2):  # a name that is asked for twice is no missing one
         assert journal.measurements(["a", "a"], lambda: next(more)) == [1.0, 1.0]

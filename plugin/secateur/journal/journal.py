@@ -146,14 +146,6 @@ class Journal:
         """
         return remembering(self._store, evaluate, on_worth)
 
-    def measurement(self, name: str, measure: Callable[[], float], *, unit: str = "") -> float:
-        """Return the number stored under a name, such as a time, or measure and store it.
-
-        Raises:
-            JournalError: the number is not finite, or the journal cannot be read or written.
-        """
-        return self.measurements([name], lambda: [measure()], unit=unit)[0]
-
     def measurements(
         self, names: Sequence[str], measure: Callable[[], Sequence[float]], *, unit: str = ""
     ) -> list[float]:
