@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -159,15 +159,17 @@ def kept_of(model: nn.Module, plan: PruningPlan, layer: str) -> list[int]:
     return [place for place in range(len(weight)) if place not in gone]
 
 
-def all_values(model: nn.Module, images: Tensor, at: At = "sum") -> dict[str, Tensor]:
-    """Every layer's values behind its sum, or its own outputs, at all positions: (n, C)."""
+def all_values(
+    model: nn.Module, images: Tensor, at: At = "sum", *, layers: Iterable[str] | None = None
+) -> dict[str, Tensor]:
+    """The values of these layers, None for all, behind their sums, or their own outputs, at all positions: (n, C)."""
     seen: dict[str, Tensor] = {}
 
     def receive(name: str, values: Tensor) -> None:
         convolution = not isinstance(model.get_submodule(name), nn.Linear)
         seen[name] = (values.movedim(1, -1) if convolution else values).flatten(0, -2).double()
 
-    with torch.no_grad(), tapped(model, receive, tap="sum" if at == "sum" else "conv"):
+    with torch.no_grad(), tapped(model, receive, layers=layers, tap="sum" if at == "sum" else "conv"):
         model(images)
     return seen
 
@@ -180,7 +182,7 @@ def compensated(
     found: dict[str, list[float]] = {}
 
     def measure(name: str) -> None:
-        right, values = wanted[name][:, kept_of(model, plan, name)], all_values(pruned, images, at)[name]
+        right, values = wanted[name][:, kept_of(model, plan, name)], all_values(pruned, images, at, layers=[name])[name]
         variation = float((right - right.mean(0)).square().sum())
         found.setdefault(name, []).append(float((values - right).square().sum()) / variation if variation else 0.0)
 
