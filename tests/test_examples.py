@@ -11,7 +11,6 @@ import runpy
 import shutil
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import onnxruntime
 import pytest
 import torch
 
-from images_for_tests import folder_of_images
+from images_for_tests import folder_of_few_images, folder_of_images
 from secateur import WeightImportance, apply_plan, load_plan, load_pruned, prune, recalibrate_batch_norm
 from secateur.networks import digits_resnet
 from secateur_cli.comparison.schema import CompareRun
@@ -37,19 +36,17 @@ PERCENT = r"\d+\.\d%"
 
 @pytest.fixture(scope="module")
 def few_images(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of trained networks and images with 5,000 in place of 55,000: listed in a tenth of the time."""
-    folder = tmp_path_factory.mktemp("few")
-    (folder / "models").symlink_to(shared / "models")
-    (folder / "data").mkdir()
-    with contextlib.ExitStack() as files:
-        held_out = files.enter_context(tarfile.open(shared / "data/cifar10-jpeg-val.tar.gz"))
-        train, val = (
-            files.enter_context(tarfile.open(folder / f"data/cifar10-jpeg-{part}.tar.gz", "w:gz", compresslevel=1))
-            for part in ("train", "val")
-        )
-        for number, image in enumerate(member for member in held_out if member.isfile()):
-            (val if number % 5 else train).addfile(image, held_out.extractfile(image))
-    return folder
+    return folder_of_few_images(tmp_path_factory.mktemp("few"), shared)
+
+
+def on_cifar10(folder: Path) -> list[str]:
+    """Settings that point a configuration to the trained ResNet-56 and the images of a folder."""
+    files = {
+        "network.weights": folder / "models/resnet56-cifar10-jpeg.safetensors",
+        "data.train": folder / "data/cifar10-jpeg-train.tar.gz",
+        "data.test": folder / "data/cifar10-jpeg-val.tar.gz",
+    }
+    return [word for key, path in files.items() for word in ("--set", f"{key}={path}")]
 
 
 def run(*command: str | Path, folder: Path) -> str:
@@ -184,7 +181,7 @@ def test_score_on_several_processes(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_networks_of_several_kinds_as_onnx(tmp_path: Path) -> None:
     """Shuffles, concatenations and pre-activation; the script itself asserts that the files are right."""
-    names = ("shufflenet_thin", "cifar_densenet16")
+    names = ("squeezenet1_0", "shufflenet_thin", "cifar_densenet16")
     printed = run(EXAMPLES / "benchmarks/onnx_networks.py", "--networks", *names, folder=tmp_path)
     rows = [line.split()[:3] for line in printed.splitlines()[1:]]
     assert rows == [[n, side, kind] for n in names for side in ("dense", "pruned") for kind in ("float32", "float16")]
@@ -330,18 +327,7 @@ def test_configurations_load(path: Path) -> None:
 
 @pytest.mark.slow
 def test_resnet56_on_cifar10(shared: Path, tmp_path: Path) -> None:
-    run_config(
-        "cifar10_resnet56.yaml",
-        "--set",
-        f"network.weights={shared / 'models/resnet56-cifar10-jpeg.safetensors'}",
-        "--set",
-        f"data.train={shared / 'data/cifar10-jpeg-train.tar.gz'}",
-        "--set",
-        f"data.test={shared / 'data/cifar10-jpeg-val.tar.gz'}",
-        "--output",
-        tmp_path / "out",
-        folder=tmp_path,
-    )
+    run_config("cifar10_resnet56.yaml", *on_cifar10(shared), "--output", tmp_path / "out", folder=tmp_path)
     report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
     inner = {f"layer{stage}.{block}.conv1" for stage in (1, 2, 3) for block in range(9)}
     assert inner <= {group["name"] for group in report["plan"]["groups"]}
@@ -384,14 +370,8 @@ def test_digits_compared(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_resnet56_compared(few_images: Path, tmp_path: Path) -> None:
-    printed, cells = run_comparison(
-        "resnet56.yaml",
-        *("--set", "compare.stages=cut"),
-        *("--set", f"network.weights={few_images / 'models/resnet56-cifar10-jpeg.safetensors'}"),
-        *("--set", f"data.train={few_images / 'data/cifar10-jpeg-train.tar.gz'}"),
-        *("--set", f"data.test={few_images / 'data/cifar10-jpeg-val.tar.gz'}"),
-        folder=tmp_path,
-    )
+    settings = ("--set", "compare.stages=cut", *on_cifar10(few_images))
+    printed, cells = run_comparison("resnet56.yaml", *settings, folder=tmp_path)
     assert all(cell["not_measured"] is None and 0.4 < cell["macs"] / 125.49e6 <= 0.5 for cell in cells)
     share = re.search(r"^dense: (\d+\.\d)% of the held-out images right$", printed, re.MULTILINE)
     assert share is not None
