@@ -117,9 +117,9 @@ def anew() -> None:
 
 
 @pytest.mark.usefixtures("anew")
-def test_a_precision_that_the_processor_emulates_is_warned_of_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_precision_that_is_emulated_is_warned_of_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precisions, "_is_native", lambda precision: precision == "float16")
-    with pytest.warns(SecateurWarning, match=r"does not compute in bfloat16, so that torch emulates it") as told:
+    with pytest.warns(SecateurWarning, match=r"does not compute in bfloat16: it is emulated") as told:
         fine_tune(net(), blobs(), epochs=1, precision="bfloat16")
     assert len(told) == 1
     with warnings.catch_warnings():
@@ -129,7 +129,7 @@ def test_a_precision_that_the_processor_emulates_is_warned_of_once(monkeypatch: 
             check_precision(torch.device("cpu"), precision)
 
 
-def test_what_a_processor_emulates_is_what_torch_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_emulated_on_a_processor_is_what_torch_says(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch's own tests ask the same; a build without oneDNN has nobody to ask."""
     found = {name: precisions._is_native(name) for name in ("bfloat16", "float16")}
     assert found == {

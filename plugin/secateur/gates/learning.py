@@ -19,7 +19,7 @@ from secateur.gates.learnt import GateEpoch, Learnt
 from secateur.gates.recipe import GateRecipe
 from secateur.gates.schedule import SETTLED, AlphaSchedule, Penalty, is_binary
 from secateur.modes import device_of, own_copy, reading
-from secateur.precision import SMALLEST, autocast, scaler_of
+from secateur.precision import SMALLEST, autocast, scaler_of, sums
 from secateur.training.joint import add_up_all, next_batch, share_buffers, sum_of_numbers
 from secateur.training.steps import one_tensor
 
@@ -83,7 +83,8 @@ class Learning:
             while (found := next_batch(batches, self._answers, self._across)) is not None:
                 inputs, labels, count = found
                 if inputs is not None:
-                    total += self._update(inputs.to(self._device), labels, count) * count
+                    with sums(self._device, self._recipe.precision):
+                        total += self._update(inputs.to(self._device), labels, count) * count
                     images += count
                 self.step += 1
                 on_step(self.step)

@@ -13,7 +13,7 @@ from secateur.batches import Batches, begin_epoch
 from secateur.distributed import Across
 from secateur.errors import DataError, NetworkError
 from secateur.modes import device_of, laid_out, own_copy, reading
-from secateur.precision import SMALLEST, autocast, scaler_of
+from secateur.precision import SMALLEST, autocast, scaler_of, sums
 from secateur.training.averaging import moving_average
 from secateur.training.joint import add_up_all, next_batch, share_buffers, sum_of_numbers
 from secateur.training.mixing import mixup
@@ -72,7 +72,8 @@ class Steps:
             while (found := next_batch(batches, self._answers, self._across)) is not None:
                 inputs, labels, count = found
                 if inputs is not None:
-                    total += self._update(inputs.to(self.device), labels, count, lesson) * count
+                    with sums(self.device, self.recipe.precision):
+                        total += self._update(inputs.to(self.device), labels, count, lesson) * count
                     images += count
                 self.step += 1
                 if self.on_step is not None:
