@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import references
 from secateur.channel_graph import apply_plan, channel_groups
 from secateur.errors import DataError, PlanError
-from secateur.evaluation import CandidateWorth, MaskedAccuracy, accuracy
+from secateur.evaluation import CandidateWorth, MaskedAccuracy, accuracy, judged
 from secateur.feature_maps import collect_scores
 from secateur.records import PruningPlan
 from secateur.training import fine_tune
@@ -44,6 +44,18 @@ def test_accuracy_counts_hits_however_the_images_are_split(count: int, size: int
     batches = list(zip(outputs.split(size), labels.split(size), strict=True))
     expected = references.top1_accuracy(outputs.tolist(), labels.tolist())
     assert accuracy(nn.Identity(), batches) == expected
+
+
+def test_which_images_are_right_stand_in_their_order() -> None:
+    torch.manual_seed(0)
+    net, (inputs, labels) = small_net().eval(), images(13)
+    with torch.no_grad():
+        expected = [int(row.argmax()) == int(label) for row, label in zip(net(inputs), labels, strict=True)]
+    right, classes = judged(net, zip(inputs.split(5), labels.split(5), strict=True))
+    assert right.tolist() == expected
+    assert classes.tolist() == labels.tolist()
+    assert accuracy(net, [(inputs, labels)]) == sum(expected) / 13
+    assert [len(each) for each in judged(net, [])] == [0, 0]
 
 
 def test_accuracy_is_taken_in_eval_mode_and_leaves_the_network_as_it_was() -> None:

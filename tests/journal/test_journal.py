@@ -257,6 +257,19 @@ def test_a_journal_of_another_search_is_refused_by_what_differs(path: Path, jour
     assert journal.evaluations == 1
 
 
+def test_another_search_is_refused_by_what_is_known_of_it(path: Path, tmp_path: Path) -> None:
+    """As where the weights are still to be trained: what is not given is not compared, and nothing is written."""
+    Journal.open(path, IDENTITY).close()
+    before = rows(path, "SELECT * FROM identity")
+    known = {key: value for key, value in IDENTITY.items() if key != "weights"}
+    Journal.check(path, known)
+    with pytest.raises(JournalError, match=r"is of another search or comparison: settings\.plan\.delta"):
+        Journal.check(path, known | {"settings": {"plan": {"delta": 0.2}, "tap": "act"}})
+    assert rows(path, "SELECT * FROM identity") == before
+    Journal.check(tmp_path / "none.sqlite", known)
+    assert not (tmp_path / "none.sqlite").exists()
+
+
 def test_an_identity_of_nothing_is_refused(path: Path) -> None:
     with pytest.raises(JournalError, match="at least one part"):
         Journal.open(path, {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import itertools
 import json
@@ -15,6 +16,7 @@ import warnings
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 import torch
 
@@ -102,6 +104,13 @@ def test_every_cell_is_measured_at_every_stage(finished: tuple[Path, str]) -> No
         assert cell["macs"] <= 0.6 * found["dense"]["macs"]
         assert cell["score_seconds"] > 0
     assert len(facts(finished[0], "accuracy dense")) == 1
+    for row in found["rows"]:
+        for stage, seed in itertools.product(found["stages"], ("0", "1")):
+            judged = row["right"][stage][seed]
+            assert judged["images"] == found["dense"]["images"]
+            right = np.unpackbits(np.frombuffer(base64.b64decode(judged["bits"]), np.uint8), count=judged["images"])
+            assert right.mean() == pytest.approx(row["by_seed"][stage][seed])
+    assert any(f"over {found['dense']['images']:,} images)" in said for said in found["verdicts"])
 
 
 def test_a_cell_is_what_its_parts_give_by_hand(owner: User, finished: tuple[Path, str]) -> None:
@@ -390,11 +399,19 @@ def test_what_a_killed_process_left_unfinished_is_no_other_folder(tmp_path: Path
     check_folder(tmp_path)
 
 
-def test_show_measures_nothing(owner: User, tmp_path: Path, finished: tuple[Path, str]) -> None:
+def _accuracies(found: Any) -> set[str]:
+    """The names, in the journal, of the accuracies that a comparison shows."""
+    return {"accuracy dense"} | {name for cell in found["cells"] for name in cell["measured_as"].values()}
+
+
+def test_show_measures_nothing(owner: User, finished: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
     before = facts(finished[0])
     code, printed, _ = compare(owner, finished[0], "compare.criteria=[l1,hrank]", flags=("--show",))
     assert code == 0
     assert "4 of 8 cells are not measured yet." in printed
+    beside = len({name for name in before if name.startswith("accuracy ")} - _accuracies(report(finished[0])))
+    assert beside > 0
+    assert f"The journal holds {beside} accuracies more" in printed
     assert facts(finished[0]) == before
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # as of a figure without anything to draw
@@ -402,7 +419,11 @@ def test_show_measures_nothing(owner: User, tmp_path: Path, finished: tuple[Path
     assert code == 0
     assert "8 of 8 cells are not measured yet." in printed
     assert "<svg" not in (finished[0] / "comparison.html").read_text(encoding="utf-8")
-    assert compare(owner, finished[0], flags=("--show",))[0] == 0
+    monkeypatch.setattr(sys, "argv", ["secateur", "compare", "a b.yaml", "--show", "--output", "out"])
+    code, printed, _ = compare(owner, finished[0], flags=("--show",))
+    assert code == 0
+    assert "accuracies more" not in printed
+    assert report(finished[0])["command"] == "secateur compare 'a b.yaml' --output out"  # what has measured it all
 
 
 def test_without_the_packages_of_the_page_the_rest_is_written(

@@ -47,6 +47,15 @@ def test_defaults_and_short_forms(path: Path) -> None:
     assert compare.stages == ("cut", "recalibrated", "compensated")
 
 
+def test_stages_stand_in_the_order_of_a_run(path: Path) -> None:
+    """The last one decides who leads, so that the order in which they are listed must not."""
+    assert load(path, "compare.stages=[compensated,recalibrated,cut]").compare.stages == (
+        "cut",
+        "recalibrated",
+        "compensated",
+    )
+
+
 def test_cells_go_seed_by_seed(path: Path) -> None:
     cells = cells_of(load(path))
     assert len(cells) == 3 * 2 * 2 * 3
@@ -153,12 +162,19 @@ def test_houses(name: str, house: str, depends: bool) -> None:
         (["compare.criteria=['amc:l1']"], "nothing called 'amc'; a name begins with torch-pruning:, nni: or has no"),
         (["compare.criteria=['nni:level']"], "single weights"),
         (["compare.criteria=['torch-pruning:obdc']"], "fails on every convolutional network"),
-        (["compare.criteria=[{name: 'torch-pruning:lamp', options: {q: 1}}]"], "options do not fit LAMPImportance"),
+        (
+            ["compare.criteria=[{name: 'torch-pruning:lamp', options: {q: 1}}]"],
+            "has no option 'q'; it takes p, group_reduction",
+        ),
         (["compare.criteria=[{name: hrank, samples: 0}]"], r"samples: 0: must be greater than 0"),
         (["compare.budgets=[150%]"], "must lie above 0% and below 100%"),
         (["compare.budgets=[{latency: 50%}]"], "latency is measured in a comparison"),
         (["compare.searches=[refine]"], "'refine' is not allowed"),
         (["compare.seeds=[1,1]"], "seeds: 1: the same twice"),
+        (["compare.seeds=3"], r"compare\.seeds: must be a list of seeds such as \[0, 1, 2\], or \[3\] for that one"),
+        (["compare.budgets=[50%, 50.0%]"], "budgets: .*50.0%.*: the same twice"),
+        (["compare.budgets=[60M, 60000000]"], "budgets: .*60000000.*: the same twice"),
+        (["compare.budgets=[{latency: 2.5ms}]"], "latency is measured in a comparison"),
         (["compare.stages=[trained]"], "'trained' is not allowed"),
         (["fine_tune=null", "compare.stages=[fine-tuned]"], "needs a schedule, but fine_tune is null"),
         (["compare.sedes=[1]"], "unknown key; did you mean 'seeds'"),

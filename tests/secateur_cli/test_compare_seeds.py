@@ -102,6 +102,18 @@ def test_a_dense_network_of_another_training_is_refused(user: User, tmp_path: Pa
     assert user.command(output, name="compare")[0] == 0
 
 
+def test_another_training_is_refused_before_it_is_done(user: User, tmp_path: Path) -> None:
+    """Whoever deletes the dense network gets no other one beside a journal of the first, which would fit neither."""
+    output = tmp_path / "out"
+    assert user.command(output, name="compare")[0] == 0
+    (output / "dense.safetensors").unlink()
+    code, _, complained = user.command(output, "train.epochs=2", name="compare", columns=400)
+    assert code == 2
+    assert "comparison.sqlite is of another search or comparison: settings.train.epochs: 1 before, 2 now" in complained
+    assert not (output / "dense.safetensors").exists()
+    assert user.command(output, name="compare")[0] == 0
+
+
 def test_dense_weights_that_do_not_say_where_they_come_from_are_refused(user: User, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     setting = setting_of(user)

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import statistics
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
 from comparisons_for_tests import record
+from secateur.quantiles import t_quantile
+from secateur_cli.comparison.paired import over_images, packed
 from secateur_cli.comparison.results import rows_of
 from secateur_cli.comparison.verdicts import lead, standing, verdicts
 
@@ -70,4 +81,68 @@ def test_a_lead_needs_an_interval_against_each_of_the_others() -> None:
     rows = rows_of(records, ["cut"])
     ahead = lead(rows[0], rows[2], "cut")
     assert ahead is not None
-    assert ahead.count == 3
+    assert ahead.seeds.count == 3
+
+
+def judged(criterion: str, alone: int, others: int, *, house: str = "secateur", together: int = 300) -> list[Any]:
+    """Three cells that have `together` of 400 images right as all others do, and `alone` of those that others lack.
+
+    The images that it lacks itself and others have right are `others`.
+    """
+    image, first = torch.arange(400), together + others
+    right = (image < together) | ((image >= first) & (image < first + alone))
+    return [
+        record(criterion, seed, float(right.float().mean()), house=house, plan=f"{criterion}{seed}")
+        | {"right": {"cut": packed(right, image)}}
+        for seed in range(3)
+    ]
+
+
+@pytest.mark.parametrize(("alone", "lacking", "verb"), [(13, 6, "is first"), (13, 1, "leads"), (50, 36, "is first")])
+def test_a_lead_that_other_images_may_not_show_may_be_chance(alone: int, lacking: int, verb: str) -> None:
+    """The seeds agree on it to the last image; the images that the two decide differently say how sure it is."""
+    ours = judged("fpgm", alone, lacking)
+    theirs = judged("l1", 0, 0, house="NNI", together=300 + lacking)
+    (said,) = verdicts(rows_of([*theirs, *ours], ["cut"]), ["cut"], images=400)
+    assert f"fpgm (secateur) {verb}" in said
+    assert ("which may be chance" in said) is (verb == "is first")
+    low, high = (100 / 400 * end for end in paired_ends(alone, lacking, 400))
+    assert f" over 3 seeds, {low:.1f} to {high:.1f} over 400 images)" in said
+
+
+def paired_ends(alone: int, lacking: int, images: int) -> tuple[float, float]:
+    """How many images more one network has right than another, by the counts of those that it alone has, or lacks."""
+    difference = alone - lacking
+    variance = (alone + lacking - difference**2 / images) * images / (images - 1)
+    reach = t_quantile(images - 1) * math.sqrt(variance)
+    return difference - reach, difference + reach
+
+
+ROWS = st.lists(st.lists(st.booleans(), min_size=7, max_size=7), min_size=2, max_size=2)
+
+
+@given(st.lists(ROWS, min_size=1, max_size=3))
+def test_over_images_is_a_paired_interval(seeds: list[list[list[bool]]]) -> None:
+    labels = torch.arange(7)
+    ours, theirs = ([packed(torch.tensor(pair[side]), labels) for pair in seeds] for side in (0, 1))
+    differences = [sum(int(a[n]) - int(b[n]) for a, b in seeds) / len(seeds) * 100 for n in range(7)]
+    found = over_images(ours, theirs)
+    assert found is not None
+    assert found.value == pytest.approx(statistics.fmean(differences))
+    reach = t_quantile(6) * statistics.stdev(differences) / math.sqrt(7)
+    assert found.reach == pytest.approx(reach, abs=1e-9)
+
+
+def test_images_that_were_read_in_another_order_are_not_paired() -> None:
+    image = torch.arange(400)
+    in_order, backwards = packed(image < 300, image), packed(image.flip(0) < 300, image.flip(0))
+    assert over_images([in_order], [backwards]) is None
+    assert over_images([in_order, None], [in_order, in_order]) is None
+    assert over_images([], []) is None
+
+
+def test_a_journal_that_does_not_say_which_images_are_right_is_judged_by_its_seeds() -> None:
+    records = [record(name, seed, share, plan=f"{name}{seed}") for name, share in (("l1", 0.7), ("di", 0.75))
+               for seed in range(3)]  # fmt: skip
+    (said,) = verdicts(rows_of(records, ["cut"]), ["cut"], images=400)
+    assert "di (secateur) leads (cut: 75.0%), 5.0 points (5.0 to 5.0 over 3 seeds) ahead of l1" in said

@@ -42,7 +42,8 @@ def compare(
     command is given again, and several processes may share the work by giving it at once. More criteria, searches,
     budgets or seeds join what is there; another network, other data or another schedule are refused.
     """
-    with telling(trace=trace, stopped="stopped; the same command continues where this one ended"):
+    stopped = "stopped; the same command continues where this one ended, and with --show writes what is known so far"
+    with telling(trace=trace, stopped=stopped):
         progress = Progress(plain_console())
         with warnings_said(progress):
             _compare(config, output, change or [], progress, show=show, smoke=smoke)
@@ -70,7 +71,7 @@ def _compare(
             if not show:
                 work(setting, journal, claims, cells)
             found = results(setting, journal.facts(), cells)
-    command = shlex.join(["secateur", *sys.argv[1:]])
+    command = shlex.join(["secateur", *(word for word in sys.argv[1:] if word != "--show")])
     write_files(described(setting, found, command=command, smoke=smoke), target, progress)
     for table in tables(found, width=console.width):
         console.print(table)

@@ -16,8 +16,8 @@ from torch import nn
 
 import secateur_onnx
 from secateur.channel_graph import apply_plan, verify_pruning, zero_masked
-from secateur.errors import ConfigError, SecateurWarning
-from secateur.evaluation import accuracy
+from secateur.errors import ConfigError, DataError, SecateurWarning
+from secateur.evaluation import judged
 from secateur.journal import Journal
 from secateur.modes import placed
 from secateur.records import PruningPlan, ScoreTable
@@ -26,6 +26,7 @@ from secateur.training import highest_filters, restart_batch_norm
 from secateur_cli.claims import Claims
 from secateur_cli.comparison.cells import DENSE, Cell, latency_name
 from secateur_cli.comparison.learning import learnt_network
+from secateur_cli.comparison.paired import packed
 from secateur_cli.comparison.scoring import scores_for
 from secateur_cli.comparison.setting import Setting
 from secateur_cli.comparison.training import trained
@@ -148,17 +149,11 @@ class _Work:
 
 
 def _judged(setting: Setting, network: nn.Module) -> dict[str, Any]:
-    images = 0
-
-    def counted() -> Any:
-        nonlocal images
-        for batch in setting.data.test:
-            images += len(batch[0])
-            yield batch
-
     with placed(setting.config.device, network):
-        share = accuracy(network, counted())
-    return {"accuracy": share, "images": images}
+        right, labels = judged(network, setting.data.test)
+    if not len(right):
+        raise DataError("there are no held-out images to judge by")
+    return {"accuracy": int(right.sum()) / len(right), "images": len(right), "right": packed(right, labels)}
 
 
 def _timed(setting: Setting, network: nn.Module) -> dict[str, Any]:

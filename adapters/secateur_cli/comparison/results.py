@@ -33,12 +33,14 @@ def results(setting: Setting, facts: Facts, cells: Sequence[Cell]) -> dict[str, 
     records = [_record(setting, facts, cell, counts) for cell in cells]
     judged, stages = facts.get(DENSE) or {}, list(setting.config.compare.stages)
     rows = rows_of(records, stages)
+    told = {DENSE, *(name for record in records for name in record["measured_as"].values())}
     return {
         "dense": {"accuracy": judged.get("accuracy"), "images": judged.get("images"), **dense},
         "stages": stages,
         "seeds": list(setting.config.compare.seeds),
+        "accuracies_beside": sum(name.startswith("accuracy ") and name not in told for name in facts),
         "verdicts": verdicts(rows, stages, images=judged.get("images")),
-        "cells": records,
+        "cells": [{key: value for key, value in record.items() if key != "right"} for record in records],
         "rows": rows,
     }
 
@@ -69,6 +71,7 @@ def _record(setting: Setting, facts: Facts, cell: Cell, counts: Mapping[str, Any
         "macs": None,
         "parameters": None,
         "accuracy": dict.fromkeys(compare.stages),
+        "right": dict.fromkeys(compare.stages),
         "measured_as": dict.fromkeys(compare.stages),
         "seconds": dict.fromkeys(compare.stages),
         "latency": None,
@@ -84,6 +87,7 @@ def _record(setting: Setting, facts: Facts, cell: Cell, counts: Mapping[str, Any
             "learnt_epochs": learnt_epochs(plan) if contender.learns else None,
             "ties": None if contender.learns else sum(plan["ties"].values()),
             "accuracy": {stage: fact.get("accuracy") for stage, fact in found.items()},
+            "right": {stage: fact.get("right") for stage, fact in found.items()},
             "measured_as": names,
             "seconds": {stage: fact.get("seconds") for stage, fact in found.items()},
             "latency": facts.get(latency_name(widths)) if compare.latency else None,
@@ -138,6 +142,7 @@ def _row(records: Sequence[Record], stages: Sequence[str]) -> Record:
     row: Record = {key: first[key] for key in ("criterion", "house", "search", "budget", "scores_shared")}
     row["accuracy"] = {stage: _plain(_over(records, stage)) for stage in stages}
     row["by_seed"] = {stage: {str(r["seed"]): r["accuracy"][stage] for r in records} for stage in stages}
+    row["right"] = {stage: {str(r["seed"]): r["right"].get(stage) for r in records} for stage in stages}
     scored = records[:1] if first["scores_shared"] else records
     planned = scored if first["search"] in UNDRAWN else records  # each seed has curves and candidates of its own
     for keys, distinct in (

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from secateur.search import parse_budget
 from secateur_cli.comparison.contenders import AUTOPRUNER, HOUSES, check_name, house_and_name, learns
 from secateur_cli.settings.plan_schema import BudgetConfig
 from secateur_cli.settings.schema import RunConfig
@@ -19,10 +20,23 @@ from secateur_cli.settings.values import Count, Section, as_tuple
 CompareSearch = Literal["uniform", "greedy", "curves", "cross_layer"]
 Stage = Literal["cut", "recalibrated", "compensated", "fine-tuned"]
 SMOKE_IMAGES = 32
+WHOLE = 1e300  # of a dense network: no amount is a share of it
 
 
 def _as_contender(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
+
+
+def _as_seeds(value: Any) -> Any:
+    """Refuse a number by itself, which may be meant as how many seeds there are."""
+    if isinstance(value, int):
+        raise ValueError(f"must be a list of seeds such as [0, 1, 2], or [{value}] for that one alone; found {value}")
+    return value
+
+
+def _in_order(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+    """Return the stages as a network comes to them, however they are listed: the last one decides who leads."""
+    return tuple(sorted(stages, key=get_args(Stage).index))
 
 
 def _as_budget(value: Any) -> Any:
@@ -86,6 +100,14 @@ class ContenderConfig(Section):
 Contender = Annotated[ContenderConfig, BeforeValidator(_as_contender)]
 Budget = Annotated[BudgetConfig, BeforeValidator(_as_budget)]
 Seed = Annotated[int, Field(strict=True, ge=0)]
+Stages = Annotated[tuple[Stage, ...], BeforeValidator(as_tuple), AfterValidator(_in_order), Field(min_length=1)]
+
+
+def _told_apart(value: Any) -> str:
+    """Return what two values that mean the same have in common: a budget may be written in several ways."""
+    if isinstance(value, BudgetConfig):
+        return str({cost: parse_budget(amount, WHOLE) for cost, amount in value.given.items()})
+    return str(getattr(value, "full_label", value))
 
 
 class CompareConfig(Section):
@@ -103,11 +125,11 @@ class CompareConfig(Section):
         default=(BudgetConfig(macs="50%"),),
         description="shares or amounts of the dense network's MACs such as 50%, or mappings {parameters: 50%}",
     )
-    seeds: Annotated[tuple[Seed, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
+    seeds: Annotated[tuple[Seed, ...], BeforeValidator(_as_seeds), Field(min_length=1)] = Field(
         default=(0, 1, 2),
         description="each decides which training images are scored and recovered on, the random criteria and training",
     )
-    stages: Annotated[tuple[Stage, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
+    stages: Stages = Field(
         default=("cut", "recalibrated", "compensated"),
         description="when accuracy is measured: cut, recalibrated, compensated, fine-tuned",
     )
@@ -115,12 +137,14 @@ class CompareConfig(Section):
 
     @model_validator(mode="after")
     def _nothing_twice(self) -> Self:
-        for key in ("criteria", "searches", "budgets", "seeds", "stages"):
-            given = [getattr(value, "full_label", None) or str(value) for value in getattr(self, key)]
-            if twice := next((value for idx, value in enumerate(given) if value in given[:idx]), None):
-                raise ValueError(f"{key}: {twice}: the same twice")
         if any(budget.latency is not None for budget in self.budgets):
             raise ValueError("budgets: latency is measured in a comparison (latency: true), and has no budget there")
+        for key in ("criteria", "searches", "budgets", "seeds", "stages"):
+            known: list[str] = []
+            for value in getattr(self, key):
+                if (told := _told_apart(value)) in known:
+                    raise ValueError(f"{key}: {getattr(value, 'full_label', None) or value}: the same twice")
+                known.append(told)
         return self
 
     @model_validator(mode="after")

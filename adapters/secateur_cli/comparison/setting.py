@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -196,9 +197,17 @@ def check_folder(output: Path) -> None:
         raise ConfigError(f"the output folder {output} cannot be used: {error.strerror}") from error
 
 
+def check_journal(setting: Setting) -> None:
+    """Refuse another comparison's journal before the dense network is trained, by all but the weights."""
+    Journal.check(setting.output / JOURNAL, {key: of for key, of in _identity(setting).items() if key != "weights"})
+
+
 def open_journal(setting: Setting) -> Journal:
     """Open the journal of the comparison. Raises JournalError where it is another's, saying what differs."""
-    identity = identity_of(
+    return Journal.open(setting.output / JOURNAL, _identity(setting))
+
+
+def _identity(setting: Setting) -> dict[str, Any]:
+    return identity_of(
         *(setting.model, setting.groups, setting.data), seed=setting.config.seed, settings=setting.config.schedule()
     )
-    return Journal.open(setting.output / JOURNAL, identity)

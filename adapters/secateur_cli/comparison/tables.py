@@ -16,8 +16,9 @@ SHORT = {"secateur": "ours", "Torch-Pruning": "TP", "NNI": "NNI"}
 SHORTENED = {"recalibrated": "recalib.", "compensated": "compens.", "fine-tuned": "tuned"}
 ROOMY = 8  # columns of numbers that leave room for whole words
 LEADS = (
-    "who leads is ahead of every other criterion by an interval of the seeds' differences that lies above zero, and by "
-    f"{FEWEST_IMAGES} held-out images or more; else the first may be so by chance, having been chosen by these figures."
+    "who leads is ahead of every other criterion by an interval of the seeds' differences that lies above zero, by one "
+    f"of the images' differences that does, and by {FEWEST_IMAGES} held-out images or more; else the first may be so "
+    "by chance, having been chosen by these figures."
 )
 WIDE = 96  # characters from which the costs of scoring and the parameters find room
 
@@ -61,8 +62,11 @@ def notes(found: Mapping[str, Any], *, width: int = WIDE) -> list[str]:
         f"top-1 in percent: {over if len(seeds) > 1 else f'one measurement, of seed {seeds[0]}.'}",
         LEADS,
     ]
-    if width >= WIDE:
-        lines.append("score s, MiB: processor seconds and most memory that the scores take, on top of what was held.")
+    lines.append(
+        "score s, MiB: processor seconds and most memory that the scores take, on top of what was held."
+        if width >= WIDE
+        else "parameters, and what the scores take, are told in a wider terminal and in the files."
+    )
     for (budget, search), rows in blocks_of(found["rows"]).items():
         lines += [f"{budget}, {search}: {said}" for said in (*alike(rows), *trained_before(rows))]
     return lines + untouched(found["rows"]) + missing(found)
@@ -110,6 +114,11 @@ def missing(found: Mapping[str, Any]) -> list[str]:
     waiting = sum(len(cells) for (_, reason), cells in why.items() if reason == "not measured yet")
     total = sum(len(row["plans"]) for row in found["rows"])
     lines = [f"{waiting} of {total} cells are not measured yet."] if waiting else []
+    if beside := found.get("accuracies_beside"):
+        lines.append(
+            f"The journal holds {beside:,} accuracies more, of criteria, searches, budgets, seeds or stages that are "
+            "not named this time; named beside these, they are shown again."
+        )
     return lines + [
         f"not measured: {name} ({'; '.join(cells)}): {reason}"
         for (name, reason), cells in why.items()

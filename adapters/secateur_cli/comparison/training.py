@@ -16,7 +16,7 @@ from secateur.modes import placed
 from secateur.training import fine_tune
 from secateur.weights import load_weights, read_safetensors, save_weights
 from secateur_cli.claims import Claims
-from secateur_cli.comparison.setting import DENSE_WEIGHTS, Setting
+from secateur_cli.comparison.setting import DENSE_WEIGHTS, Setting, check_journal
 from secateur_cli.inputs.data import Data
 from secateur_cli.stages.identity import identity_of
 from secateur_cli.stages.job import going_on
@@ -30,6 +30,7 @@ def train_dense(setting: Setting, claims: Claims) -> None:
     settings = setting.config.train
     if settings is None:
         return
+    check_journal(setting)
     path, checkpoint = setting.output / DENSE_WEIGHTS, setting.checkpoint("dense")
     trained_by = flat(_training_of(setting))
     with claims.claim("dense", wait=True):

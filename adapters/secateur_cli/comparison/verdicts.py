@@ -3,7 +3,7 @@
 The first is chosen by the same figures that show its lead, so that an interval against one other proves little: the
 best of ten that are all alike is always ahead. It *leads* where it is ahead of every other criterion beyond chance,
 which for normal figures of equal spread needs no correction for how many there are [Hung2019]_; else it *is first*,
-and those that may be as good are named.
+and those that may be as good are named. Chance is that of the seeds, and that of the images that were held out.
 
 .. [Hung2019] K. Hung, W. Fithian. Rank verification for exponential families. Annals of Statistics 47(2), 2019.
 """
@@ -11,9 +11,10 @@ and those that may be as good are named.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
+from secateur_cli.comparison.paired import over_images
 from secateur_cli.intervals import Mean, mean
 from secateur_cli.wording import percent
 
@@ -23,6 +24,36 @@ FEWEST_IMAGES = 6
 2 * 2^-5, a sixteenth, of all cases; six in a thirty-second."""
 NAMED = 4
 ROUNDING = 1e-7  # of 100: differences of shares are not exact, and six images are six
+
+
+@dataclass(frozen=True)
+class Lead:
+    """How far a row is ahead of another, in points.
+
+    Attributes:
+        seeds: the mean with its interval over seeds, the images held still.
+        images: the same with its interval over images, the seeds held still; None where it is not known of each network
+            which images it has right.
+    """
+
+    seeds: Mean
+    images: Mean | None
+
+    def may_be_chance(self, least: float) -> bool:
+        """Return whether it may be chance: of the seeds, of the images, or of fewer points than `least`."""
+        over = [by for by in (self.seeds, self.images) if by is not None and by.reach is not None]
+        return any(by.ends[0] <= 0 for by in over) or self.seeds.value < least
+
+    def told(self) -> str:
+        """Return it in points, without its sign, with the intervals that it has."""
+        value, sign = abs(self.seeds.value), -1 if self.seeds.value < 0 else 1
+        intervals = []
+        for over, what in ((self.seeds, "seeds"), (self.images, "images")):
+            if over is not None and over.reach is not None:
+                low, high = sorted(sign * end for end in over.ends)
+                intervals.append(f"{low:.1f} to {high:.1f} over {over.count:,} {what}")
+        single = "in one measurement " if self.seeds.reach is None else ""
+        return f"{single}{value:.1f} points" + (f" ({', '.join(intervals)})" if intervals else "")
 
 
 @dataclass(frozen=True)
@@ -81,28 +112,29 @@ def standing(block: Sequence[Row], stage: str, *, images: int | None = None) -> 
     others = [row for row in known[1:] if row["plans"] != first["plans"]]
     least = 0.0 if images is None else (100 - ROUNDING) * FEWEST_IMAGES / images
     leads = [lead(first, row, stage) for row in others]
-    within = tuple(row for row, ahead in zip(others, leads, strict=True) if _may_be_chance(ahead, least))
+    within = tuple(row for row, ahead in zip(others, leads, strict=True) if ahead is None or ahead.may_be_chance(least))
     return Standing(
         first,
         second,
         within,
         others=len(others),
-        once=sum(ahead is None or ahead.reach is None for ahead in leads),
+        once=sum(ahead is None or ahead.seeds.reach is None for ahead in leads),
         houses=frozenset(row["house"] for row in known if row["plans"] == first["plans"]),
     )
 
 
-def lead(first: Row, other: Row, stage: str) -> Mean | None:
-    """Return how far a row is ahead of another, in points, seed by seed, since all of a seed read the same images.
+def lead(first: Row, other: Row, stage: str) -> Lead | None:
+    """Return how far a row is ahead of another, seed by seed, since all of a seed read the same images.
 
     Where neither changes with the seed it is one difference. None where they have no seed in common.
     """
     ours, theirs = first["by_seed"][stage], other["by_seed"][stage]
-    differences = [
-        100 * (ours[seed] - theirs[seed]) for seed in ours if ours[seed] is not None and theirs.get(seed) is not None
-    ]
-    fixed = first["accuracy"][stage]["count"] == other["accuracy"][stage]["count"] == 1
-    return mean(differences[:1] if fixed else differences)
+    seeds = [seed for seed in ours if ours[seed] is not None and theirs.get(seed) is not None]
+    if first["accuracy"][stage]["count"] == other["accuracy"][stage]["count"] == 1:
+        seeds = seeds[:1]
+    by = mean([100 * (ours[seed] - theirs[seed]) for seed in seeds])
+    right = ([row["right"][stage][seed] for seed in seeds] for row in (first, other))
+    return None if by is None else Lead(by, over_images(*right))
 
 
 def verdicts(rows: Sequence[Row], stages: Sequence[str], *, images: int | None = None) -> list[str]:
@@ -118,7 +150,7 @@ def verdicts(rows: Sequence[Row], stages: Sequence[str], *, images: int | None =
     Example:
         >>> row = {"budget": "50% of the MACs", "search": "uniform"}
         >>> share = {"cut": {"value": 0.9, "reach": None, "count": 1}}
-        >>> row |= {"accuracy": share, "by_seed": {"cut": {"0": 0.9}}}
+        >>> row |= {"accuracy": share, "by_seed": {"cut": {"0": 0.9}}, "right": {"cut": {"0": None}}}
         >>> verdicts([row | {"criterion": "hrank", "house": "secateur", "plans": ["a"]}], ["cut"])
         ['50% of the MACs, uniform: hrank (secateur) alone was measured (cut): 90.0%.']
     """
@@ -131,11 +163,6 @@ def verdicts(rows: Sequence[Row], stages: Sequence[str], *, images: int | None =
 def called(row: Row) -> str:
     """Return what a row's criterion is called."""
     return f"{row['criterion']} ({row['house']})"
-
-
-def _may_be_chance(ahead: Mean | None, least: float) -> bool:
-    """Return whether a lead in points may be chance: of the seeds, or of the images."""
-    return ahead is None or (ahead.reach is not None and ahead.ends[0] <= 0) or ahead.value < least
 
 
 def _verdict(block: Sequence[Row], stages: Sequence[str], *, images: int | None) -> str:
@@ -163,18 +190,10 @@ def _ahead(table: Standing, stage: str) -> str:
     ahead = lead(first, second, stage)
     if ahead is None:
         return "on other seeds than"
-    if ahead.value < 0:  # the first by the mean over seeds that the second lacks, or the other way round
-        return f"but on the seeds of both {_points(replace(ahead, value=-ahead.value))} behind"
+    if ahead.seeds.value < 0:  # the first by the mean over seeds that the second lacks, or the other way round
+        return f"but on the seeds of both {ahead.told()} behind"
     chance = ", which may be chance," if any(row is second for row in table.within) else ""
-    return f"{_points(ahead)}{chance} ahead of"
-
-
-def _points(ahead: Mean) -> str:
-    """Return a lead in points, with its interval where it has one."""
-    if ahead.reach is None:
-        return f"in one measurement {ahead.value:.1f} points"
-    low, high = ahead.ends
-    return f"{ahead.value:.1f} points ({low:.1f} to {high:.1f} over {ahead.count} seeds)"
+    return f"{ahead.told()}{chance} ahead of"
 
 
 def _more(table: Standing) -> str:

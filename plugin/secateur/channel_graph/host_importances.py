@@ -12,6 +12,7 @@ takes the distances between the squares of weights (line 350), not between filte
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -67,6 +68,12 @@ def host_importance(name: str, **options: Any) -> Callable[[Any], Tensor | None]
     if name not in HOST_IMPORTANCES:
         raise ConfigError(f"Torch-Pruning has no importance {name!r} here; allowed: {', '.join(HOST_IMPORTANCES)}")
     kind = getattr(tp.pruner.importance, HOST_IMPORTANCES[name])
+    takes = [*inspect.signature(kind).parameters]
+    if strange := sorted(set(options) - set(takes)):
+        raise ConfigError(
+            f"{HOST_IMPORTANCES[name]} of Torch-Pruning has no option {strange[0]!r}; it takes "
+            f"{', '.join(takes) or 'none'}"
+        )
     try:
         importance: Callable[[Any], Tensor | None] = kind(**options)
     except (TypeError, AssertionError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from os import PathLike
 from typing import Any
 
 from torch import Tensor, nn
@@ -95,6 +96,15 @@ def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """
     keys = [key for key in dict.fromkeys([*before, *now]) if before.get(key) != now.get(key)]
     return [f"{key}: {before.get(key, 'absent')} before, {now.get(key, 'absent')} now" for key in keys]
+
+
+def refuse_another(path: str | PathLike[str], before: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Raise JournalError where the journal `path` has parts of another identity, with those that differ."""
+    if before and (differing := differences(before, now)):
+        raise JournalError(
+            f"the journal {path} is of another search or comparison: {'; '.join(differing)}. Repeat its settings to go "
+            "on with it, or choose another place for this one"
+        )
 
 
 def _parts(values: Mapping[str, Any], path: str, what: str) -> Iterator[tuple[str, str]]:

@@ -10,6 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from numbers import Real
 from os import PathLike
@@ -20,7 +21,7 @@ from typing import Any, ClassVar, Protocol, Self
 import torch
 
 from secateur.errors import JournalError
-from secateur.journal.identity import Identity, differences, flat
+from secateur.journal.identity import Identity, flat, refuse_another
 from secateur.journal.remembering import Remembering, candidate_key, remembering
 from secateur.journal.store import Store
 from secateur.plain_data import own_number
@@ -81,16 +82,33 @@ class Journal:
                 if not before:
                     for key, value in parts.items():
                         write("INSERT INTO identity VALUES (?, ?)", key, value)
-            differing = differences(before, parts) if before else []
-            if differing:
-                raise JournalError(
-                    f"the journal {path} is of another search or comparison: {'; '.join(differing)}. Repeat its "
-                    "settings to go on with it, or choose another place for this one"
-                )
+            refuse_another(path, before, parts)
         except BaseException:
             store.close()
             raise
         return cls(store)
+
+    @staticmethod
+    def check(path: str | PathLike[str], identity: Identity) -> None:
+        """Refuse the journal of another search by the parts of its identity that are known, before the rest is made.
+
+        Args:
+            path, identity: as for `open`, but fewer parts; where there is no file nothing is refused, and none is made.
+
+        Raises:
+            JournalError: as `open`.
+
+        Example:
+            >>> import tempfile
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     Journal.open(f"{folder}/journal.sqlite", {"weights": "0f", "seed": 0}).close()
+            ...     Journal.check(f"{folder}/journal.sqlite", {"seed": 0})
+        """
+        if Path(path).exists():
+            with closing(Store(Path(path))) as store:
+                before = store.read("SELECT key, value FROM identity ORDER BY rowid")
+            known = {key: value for key, value in before if key.partition(".")[0] in identity}
+            refuse_another(path, known, flat(identity))
 
     def close(self) -> None:
         """Let go of the file."""
