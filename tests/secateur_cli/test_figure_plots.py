@@ -9,6 +9,8 @@ from typing import Any
 
 import matplotlib
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
@@ -20,6 +22,7 @@ from secateur_cli.figures.drawings import DRAWINGS
 from secateur_cli.figures.order import Found
 from secateur_cli.figures.paper import MOST_LINES, look, paper, save
 from secateur_cli.figures.tables import table_of
+from secateur_cli.report.drawing import logarithmic
 
 SEEDS = (0, 1, 2)
 LABELS = {
@@ -177,6 +180,46 @@ def test_one_scale_for_panels_and_logarithms_where_they_belong() -> None:
     for figure in ("accuracy-against-rho", "criteria-over-ratios"):
         for axes in drawn(figure).axes:
             assert not [t for t in axes.get_xticklabels() if "$" in t.get_text()]
+
+
+@given(low=st.floats(1e-4, 1e3), ratio=st.floats(1.05, 1e4))
+def test_a_logarithmic_axis_has_two_numbers_or_more_and_few_enough_to_read(low: float, ratio: float) -> None:
+    axes = Figure().subplots()
+    axes.plot([low, low * ratio], [0, 1])
+    logarithmic(axes)
+    left, right = axes.get_xlim()
+    assert 2 <= sum(left <= place <= right for place in axes.get_xticks()) <= 9
+    assert all(float(axes.xaxis.get_major_formatter()(place)) > 0 for place in axes.get_xticks())
+
+
+def test_the_highest_marker_is_seen_whole_without_an_interval() -> None:
+    found = invented("accuracy-against-delta")
+    single = [row | {"evaluations": 30} for row in found.rows if row["seed"] == 0]
+    with paper():
+        figure = DRAWINGS["accuracy-against-delta"](Found(single, found.about))
+        figure.draw_without_rendering()
+    lower = figure.axes[1]
+    (line,) = [container.lines[0] for container in bars(lower)]
+    x, y = line.get_data()
+    middle = max(lower.transData.transform((a, b))[1] for a, b in zip(x, y, strict=True))
+    assert middle + line.get_markersize() / 2 * figure.dpi / 72 < lower.bbox.y1
+
+
+@pytest.mark.parametrize(
+    ("name", "least"), [*((name, 0.8) for name in FIGURES), ("rank-stability", 0.817), ("rank-stability", -0.31)]
+)
+def test_nothing_is_cut_off_at_the_edges(name: str, least: float, tmp_path: Path) -> None:
+    """What the ticks of the correlations are decides how wide their labels are."""
+    found = invented(name)
+    for layer in found.about.get("layers", ()):
+        layer["least"] = least
+        layer["median"] = layer["median"] and 0.85
+        layer["most"] = 0.97
+    with paper():
+        save(DRAWINGS[name](found), tmp_path, name)
+    image = imread(tmp_path / f"{name}.png")[..., :3]
+    for edge in (image[0], image[-1], image[:, 0], image[:, -1]):
+        assert (edge == 1).all()
 
 
 def test_ranks_are_shades_of_grey_batches_down_and_channels_across() -> None:

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from secateur_cli.comparison.tables import SHORT
 from secateur_cli.comparison.verdicts import called
-from secateur_cli.report.drawing import BLUE, COLUMN, GREY, INK, PANEL, RUST, drawn, name_rows
+from secateur_cli.report.drawing import BLUE, COLUMN, GREY, INK, PANEL, RUST, drawn, logarithmic, name_rows
 from secateur_cli.wording import percent
 
 Row = Mapping[str, Any]
@@ -146,9 +146,7 @@ def scoring_plot(rows: Sequence[Row]) -> str:
             low = min(took["reach"] or 0.0, 0.9 * took["value"])  # what lies below zero has no place on the scale
             reach = [[low], [took["reach"] or 0.0]]
             axes.errorbar(took["value"], place, xerr=reach, capsize=2.5, **STAGES["compensated"])
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.xaxis.set_minor_formatter(lambda *_: "")
+        logarithmic(axes)
         name_rows(axes, [f"{row['criterion']}, {SHORT[row['house']]}" for row in known])
         axes.set_xlabel("processor time of scoring (s)")
 

@@ -13,11 +13,12 @@ from secateur_cli.figures.cells import spread_at, summarised
 from secateur_cli.figures.intervals import spread_of
 from secateur_cli.figures.names import name_of
 from secateur_cli.figures.order import Found
-from secateur_cli.figures.paper import WIDE, legend_above, logarithmic, look, sheet, with_bars
-from secateur_cli.report.drawing import GREY
+from secateur_cli.figures.paper import WIDE, legend_above, look, sheet, with_bars
+from secateur_cli.report.drawing import GREY, logarithmic
 
 ACCURACY = "top-1 accuracy (%)"
 HEIGHT = 2.7
+HEADROOM = 1.12  # above the highest bar, so that its marker is seen whole
 DODGE = 0.16  # of the room between two choices, between the steps of one
 Point = Mapping[str, Any]
 
@@ -39,7 +40,7 @@ def delta_plot(found: Found) -> Figure:
         x = [100 * delta for delta in deltas]
         bars = reach if any(map(any, reach)) else None  # a single seed has no interval
         lower.errorbar(x, [s.mean for s in judged], yerr=bars, capsize=2.5, elinewidth=0.8, **look(2))
-        lower.set_ylim(bottom=0)
+        lower.set_ylim(0, HEADROOM * max(s.high for s in judged))
         lower.set_ylabel("candidates judged")
         lower.set_xscale("log")
         lower.set_xticks(x, [f"{value:g}" for value in x])

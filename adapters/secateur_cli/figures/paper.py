@@ -14,7 +14,6 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 from matplotlib.transforms import ScaledTranslation
 
 from secateur.files import replacing
@@ -94,13 +93,6 @@ def with_bars(
         list(zip([place for place in x for _ in range(2)], ends, strict=True))
     )  # not seen by matplotlib
     axes.autoscale_view()
-
-
-def logarithmic(axes: Axes) -> None:
-    """Give the horizontal axis a logarithmic scale, with numbers as one reads them: 0.001, and no powers of ten."""
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def legend_above(figure: Figure, *axes: Axes) -> None:

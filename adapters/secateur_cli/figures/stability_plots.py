@@ -32,8 +32,8 @@ def ranks_plot(found: Found) -> Figure:
     rows = -(-len(shown) // ACROSS)
 
     def draw(figure: Figure) -> None:
-        upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=(1.25 * rows, 1.5)).flatten()
-        panels = upper.subplots(rows, ACROSS, squeeze=False).flatten().tolist()
+        grid = figure.add_gridspec(2, 1, height_ratios=(1.25 * rows, 1.5))
+        panels = grid[0].subgridspec(rows, ACROSS).subplots(squeeze=False).flatten().tolist()
         for axes, layer in zip(panels, shown, strict=False):
             _greys(axes, found, layer)
         for axes in panels[len(shown) :]:
@@ -42,10 +42,10 @@ def ranks_plot(found: Found) -> Figure:
             axes.set_ylabel("batch")
         for axes in panels[max(0, len(shown) - ACROSS) : len(shown)]:
             axes.set_xlabel("channel")
-        bar = upper.colorbar(panels[0].images[0], ax=panels[: len(shown)], aspect=30, pad=0.02)
+        bar = figure.colorbar(panels[0].images[0], ax=panels[: len(shown)], aspect=30, pad=0.02)
         bar.set_label("average rank /\nlargest of the layer")
         bar.outline.set_visible(False)
-        _correlations(lower.subplots(), layers)
+        _correlations(figure.add_subplot(grid[1]), layers)
 
     return sheet(draw, (WIDE, 1.25 * rows + 2.0))
 

@@ -18,6 +18,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from secateur_cli.report.shortening import told_apart
 
@@ -50,6 +51,29 @@ def name_rows(axes: Axes, names: Sequence[str]) -> None:
     axes.set_yticks(range(len(names)), told_apart(names))
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(names) - 0.5, -0.6)
+
+
+class _Readable(LogLocator):
+    """Ticks of a logarithmic axis: 1, 2 and 5 of each decade where it has two at most, and round numbers within one."""
+
+    def tick_values(self, vmin: float, vmax: float) -> Any:
+        low, high = sorted((vmin, vmax))
+        if low <= 0 or high >= 100 * low:
+            return super().tick_values(vmin, vmax)
+        if high >= 10 * low:
+            return LogLocator(subs=(1, 2, 5)).tick_values(vmin, vmax)
+        return [value for value in MaxNLocator(4).tick_values(low, high) if value > 0]
+
+
+def logarithmic(axes: Axes) -> None:
+    """Give the horizontal axis a logarithmic scale, with numbers as one reads them: 0.001, and no powers of ten.
+
+    However little of it is seen, two numbers are, since one alone tells no scale.
+    """
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(_Readable())
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 @contextmanager
