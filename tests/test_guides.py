@@ -127,10 +127,16 @@ def test_a_criterion_is_added_as_its_page_says(tmp_path: Path) -> None:
     text = text.replace(first, f"{imported}\n{first}", 1).replace("__all__ = [\n", '__all__ = [\n    "Peak",\n', 1)
     (tmp_path / where[1]).write_text(text, encoding="utf-8")
 
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    for check in (("check", "--fix", where[1]), ("check", *where), ("format", "--check", *where)):
+        words = [sys.executable, "-m", "ruff", *check, "--no-cache"]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
     contract = shutil.copy(ROOT / "tests/criteria/test_criterion_contract.py", tmp_path)
-    options = ("-q", "-p", "no:cacheprovider", "--doctest-modules", "-k", "peak", "--rootdir", str(tmp_path))
+    options = ("-q", "-p", "no:cacheprovider", "--doctest-modules", "-k", "peak or criteria.criterion")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, contract, str(tmp_path / where[0])],
+        [sys.executable, "-m", "pytest", "-c", "/dev/null", *options, "--rootdir", str(tmp_path), contract, *where],
         cwd=tmp_path,
         env={"PYTHONPATH": str(tmp_path), "PATH": "", "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -140,7 +146,7 @@ def test_a_criterion_is_added_as_its_page_says(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed is not None
-    assert int(passed[1]) >= 25, "the contract, and the example of the docstring"
+    assert int(passed[1]) >= 26, "the contract, the example of the docstring, and that of the names"
 
 
 # --- the API reference ------------------------------------------------------------------------------------------------

@@ -126,6 +126,86 @@ def test_schedules_are_the_published_ones() -> None:
             assert config.data.batch_size == 256
 
 
+RATES = {
+    "cifar10_resnet56_hrank": "resnet56",
+    "cifar10_resnet110_hrank": "resnet110",
+    "cifar10_vgg16_hrank": "vgg16_bn",
+    "cifar10_densenet40_hrank": "densenet40",
+    "cifar10_googlenet_hrank": "googlenet-wide",
+    "imagenet_resnet50_hrank": "resnet50",
+}
+EXPONENTS = {
+    "cifar10_resnet56_clr_rnf": (10, "block"),
+    "cifar10_resnet110_clr_rnf": (5, "block"),
+    "cifar10_vgg16_clr_rnf": (0.5, "layers"),
+    "cifar10_googlenet_clr_rnf": (0, "layers"),
+}
+SEARCHES = {"imagenet_resnet50_di": "uniform", "imagenet_resnet50_di_sd": "distilled"}
+"""Of DI; the others search greedily."""
+GATES = {
+    "imagenet_mobilenetv2_autopruner": ("mobilenet_v2", "all", ()),
+    "imagenet_resnet50_autopruner": ("resnet50", "stage", ("layer4.2.conv1", "layer4.2.conv2")),
+    "imagenet_vgg16_autopruner": (
+        "vgg16",
+        "layer",
+        ("features.24", "features.26", "features.28", "classifier.0", "classifier.3"),
+    ),
+}
+
+
+def test_channels_and_widths_are_chosen_by_the_method_of_the_row() -> None:
+    for path in CONFIGS:
+        config = load_config(path)
+        plan, chosen = config.plan, (config.score.criterion, *config.plan.search)
+        if path.stem in RATES:
+            assert (chosen, plan.rates) == (("hrank", "rates"), RATES[path.stem])
+        elif path.stem in EXPONENTS:
+            assert (chosen, (plan.exponent, plan.unit_cost)) == (("rnf", "cross_layer"), EXPONENTS[path.stem])
+        elif path.stem in GATES:
+            gates = plan.autopruner
+            assert gates is not None
+            assert plan.search == ("autopruner",)
+            assert (gates.preset, gates.granularity, tuple(plan.ignore)) == GATES[path.stem]
+        else:
+            assert chosen == ("di", SEARCHES.get(path.stem, "greedy"))
+            if plan.search == ("greedy",):
+                assert (plan.delta, plan.worth.images, plan.rescore) == (0.005, 5000, None)
+        assert config.score.options == {}
+        assert config.recover.method == "none"
+
+
+def test_dense_networks_are_trained_on_the_images_of_the_row() -> None:
+    for path in CONFIGS:
+        config, images = load_config(path), path.stem.partition("_")[0]
+        if images == "imagenet":
+            assert (config.data.source, config.data.image_size, config.train) == ("image-folder", 224, None)
+            assert config.network.arguments == {"weights": "IMAGENET1K_V1"}
+            continue
+        assert config.data.source == images
+        assert config.network.arguments == ({"num_classes": 100} if images == "cifar100" else {})
+        assert (config.data.mean, config.data.std) == ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+        assert config.data.validation_share == (0.1 if path.stem.endswith("_di") else 0.02)
+        assert config.train is not None
+        recipe = config.train.recipe(seed=0)
+        assert (recipe.epochs, recipe.learning_rate, recipe.momentum, recipe.weight_decay) == (200, 0.1, 0.9, 5e-4)
+
+
+def test_the_schedules_of_di_are_those_that_their_files_tell() -> None:
+    """The paper's own stand in a supplement that could not be had."""
+    for path in CONFIGS:
+        if "_di" not in path.stem:
+            continue
+        config = load_config(path)
+        assert config.fine_tune is not None
+        recipe = config.fine_tune.recipe(seed=0)
+        found = (config.data.batch_size, recipe.epochs, recipe.learning_rate, recipe.momentum, recipe.weight_decay)
+        if path.stem.startswith("cifar"):
+            assert found == (128, 200, 0.05, 0.9, 5e-4)
+        else:
+            assert found == (256, 120, 0.0256, 0.875, 3.05e-5)
+            assert (recipe.warmup_epochs, recipe.label_smoothing, recipe.mixup) == (5, 0.1, 0.2)
+
+
 @pytest.mark.parametrize("path", [p for p in CONFIGS if p.stem not in ON_DEMAND], ids=lambda path: path.stem)
 def test_nothing_stands_in_the_way(path: Path, images: str, tmp_path: Path) -> None:
     """The network is built and traced, scored and planned to the budget, all as before a run, on two images."""
