@@ -48,6 +48,11 @@ LOOK = """onload = () => {
             lowest: Math.min(...all('svg').map(svg => svg.getBoundingClientRect().height)),
             smallest: Math.min(...all('p, td, th, a, figcaption').map(e => parseFloat(getComputedStyle(e).fontSize))),
             lettering: Math.min(...all('svg text').map(e => e.getBoundingClientRect().height)),
+            wrapped: all('[id^=block] tbody td').filter(cell => {
+                const text = inner.createRange();
+                text.selectNodeContents(cell);
+                return text.getClientRects().length > 1;
+            }).length,
             folded: all('details table').length,
             unfolded: all('details table').filter(e => e.checkVisibility({contentVisibilityAuto: true})).length,
         });
@@ -118,6 +123,12 @@ def test_no_page_scrolls_sideways(seen: list[dict[str, Any]]) -> None:
 def test_the_result_is_read_on_a_phone_without_scrolling(seen: list[dict[str, Any]]) -> None:
     ordinary = [page for page in seen if page["name"] != "hostile" and page["width"] >= 390]
     assert [page["summary"] for page in ordinary] == [0] * 6
+
+
+def test_a_row_of_a_comparison_is_as_low_on_a_phone_as_its_name_lets_it(seen: list[dict[str, Any]]) -> None:
+    """A speed with its interval, out of sight to the right, does not make each row three lines high."""
+    shown = [page for page in seen if page["name"] == "comparison" and page["media"] == "screen"]
+    assert [page["wrapped"] for page in shown] == [0, 0, 0]
 
 
 def test_letters_and_figures_are_large_enough(seen: list[dict[str, Any]]) -> None:
