@@ -173,7 +173,7 @@ def test_bad_input(network: nn.Module) -> None:
     groups = channel_groups(network, IMAGES[:2])
     with pytest.raises(ConfigError, match=r"no importance 'magnitud' here; allowed: magnitude, bn-scale"):
         host_importance("magnitud")
-    with pytest.raises(ConfigError, match="options do not fit FPGMImportance"):
+    with pytest.raises(ConfigError, match=r"has no option .q.; it takes p, group_reduction, normalizer, bias"):
         host_importance("fpgm", q=2)
     with pytest.raises(DataError, match="no image"):
         host_importance_scores(network, groups, [], "magnitude")
