@@ -52,8 +52,9 @@ def notes(found: Mapping[str, Any], *, width: int = WIDE) -> list[str]:
     """Return what tables of this width leave to be said: how to read them, who chooses alike, what is not there."""
     seeds = found["seeds"]
     over = (
-        f"the mean over the seeds {', '.join(map(str, seeds))} ± half of its 95% t-interval; without ± it is one "
-        "measurement, which all seeds share where neither the channels nor what is done with them depends on the seed."
+        f"the mean over the seeds {', '.join(map(str, seeds))} ± half of its 95% t-interval over these, not over "
+        "images; without ± it is one measurement, which all seeds share where neither the channels nor what is done "
+        "with them depends on the seed."
     )
     dense = percent(found["dense"]["accuracy"])
     lines = [
