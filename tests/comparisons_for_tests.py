@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def _cell(draw: random.Random, number: int, search: str, budget: str, seed: int)
         "ties": 1234,
         "macs": share * DENSE["macs"],
         "parameters": 0.9 * share * DENSE["parameters"],
-        "right": {},
+        "right": defaultdict(lambda: None),
         "accuracy": {stage: best - lost[stage] + draw.gauss(0, 0.004) for stage in STAGES},
         "measured_as": {stage: f"{stage} {plan}" for stage in STAGES},
         "latency": {"comparisons": [times, times | {"batch_size": 32}], "plan": plan},
@@ -116,7 +117,7 @@ def record(
         "ties": 0,
         "macs": 10.0,
         "parameters": 5.0,
-        "right": {},
+        "right": defaultdict(lambda: None),
         "accuracy": {"cut": last},
         "measured_as": {"cut": f"cut {plan} {criterion} {seed}"},
         "latency": None,

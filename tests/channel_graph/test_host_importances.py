@@ -175,6 +175,8 @@ def test_bad_input(network: nn.Module) -> None:
         host_importance("magnitud")
     with pytest.raises(ConfigError, match=r"has no option .q.; it takes p, group_reduction, normalizer, bias"):
         host_importance("fpgm", q=2)
+    with pytest.raises(ConfigError, match="options do not fit LAMPImportance"):
+        host_importance("lamp", normalizer="mean")
     with pytest.raises(DataError, match="no image"):
         host_importance_scores(network, groups, [], "magnitude")
     with pytest.raises(DataError, match="need labels"):

@@ -141,8 +141,8 @@ def _row(records: Sequence[Record], stages: Sequence[str]) -> Record:
     first = records[0]
     row: Record = {key: first[key] for key in ("criterion", "house", "search", "budget", "scores_shared")}
     row["accuracy"] = {stage: _plain(_over(records, stage)) for stage in stages}
-    row["by_seed"] = {stage: {str(r["seed"]): r["accuracy"][stage] for r in records} for stage in stages}
-    row["right"] = {stage: {str(r["seed"]): r["right"].get(stage) for r in records} for stage in stages}
+    for key, of in (("by_seed", "accuracy"), ("right", "right")):
+        row[key] = {stage: {str(r["seed"]): r[of][stage] for r in records} for stage in stages}
     scored = records[:1] if first["scores_shared"] else records
     planned = scored if first["search"] in UNDRAWN else records  # each seed has curves and candidates of its own
     for keys, distinct in (

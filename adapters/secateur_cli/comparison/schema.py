@@ -13,14 +13,13 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from secateur.search import parse_budget
 from secateur_cli.comparison.contenders import AUTOPRUNER, HOUSES, check_name, house_and_name, learns
-from secateur_cli.settings.plan_schema import BudgetConfig
+from secateur_cli.settings.plan_schema import WHOLE, BudgetConfig
 from secateur_cli.settings.schema import RunConfig
 from secateur_cli.settings.values import Count, Section, as_tuple
 
 CompareSearch = Literal["uniform", "greedy", "curves", "cross_layer"]
 Stage = Literal["cut", "recalibrated", "compensated", "fine-tuned"]
 SMOKE_IMAGES = 32
-WHOLE = 1e300  # of a dense network: no amount is a share of it
 
 
 def _as_contender(value: Any) -> Any:

@@ -11,28 +11,34 @@ from typing import Any
 from torch import nn
 
 from secateur.errors import ConfigError
+from secateur.journal import Journal
 from secateur.journal.identity import differences, flat
 from secateur.modes import placed
 from secateur.training import fine_tune
 from secateur.weights import load_weights, read_safetensors, save_weights
 from secateur_cli.claims import Claims
-from secateur_cli.comparison.setting import DENSE_WEIGHTS, Setting, check_journal
+from secateur_cli.comparison.setting import DENSE_WEIGHTS, JOURNAL, Setting, identity
 from secateur_cli.inputs.data import Data
-from secateur_cli.stages.identity import identity_of
 from secateur_cli.stages.job import going_on
 
+DECIDING = ("network", "data", "train")  # the sections by which the dense network is trained
 TRAINED_BY = "trained_by"
 """The name, in the metadata of the dense network's file, of what its training was decided by."""
 
 
 def train_dense(setting: Setting, claims: Claims) -> None:
-    """Train the dense network where the configuration says so, unless its folder holds it; one process does."""
+    """Train the dense network where the configuration says so, unless its folder holds it; one process does.
+
+    The journal of another comparison is refused before, by all but the weights that are still to be trained.
+    """
     settings = setting.config.train
     if settings is None:
         return
-    check_journal(setting)
+    parts = identity(setting)
+    Journal.check(setting.output / JOURNAL, {key: of for key, of in parts.items() if key != "weights"})
     path, checkpoint = setting.output / DENSE_WEIGHTS, setting.checkpoint("dense")
-    trained_by = flat(_training_of(setting))
+    deciding = {key: of for key, of in parts["settings"].items() if key in DECIDING}
+    trained_by = flat(parts | {"settings": deciding})
     with claims.claim("dense", wait=True):
         if path.exists():
             _check_trained(path, trained_by)
@@ -45,12 +51,6 @@ def train_dense(setting: Setting, claims: Claims) -> None:
             checkpoint.unlink(missing_ok=True)
     load_weights(setting.model, path)
     setting.model.eval()
-
-
-def _training_of(setting: Setting) -> dict[str, Any]:
-    """Return what decides the dense network: what it begins with, the images, and the sections that say how."""
-    said = {key: value for key, value in setting.config.deciding().items() if key in ("network", "data", "train")}
-    return identity_of(setting.model, setting.groups, setting.data, seed=setting.config.seed, settings=said)
 
 
 def _check_trained(path: Path, trained_by: Mapping[str, str]) -> None:

@@ -27,6 +27,8 @@ Search = Literal[
     "soft_clusters",
 ]
 Amount = str | int | float
+WHOLE = 1e300
+"""A dense network's cost where its own is not known: a share stays one, and no amount is as large."""
 NEEDED = {"rates": "rates", "shallow": "distilled"}
 """Key -> the search that needs it, and that alone."""
 OWN = NEEDED | {
@@ -48,7 +50,7 @@ def _budget(value: Any) -> Any:
         raise ValueError(f"{value!r}: must be a share such as 50% or an amount such as 60M")
     if isinstance(value, str) and re.fullmatch(r"\s*100(\.0*)?\s*%\s*", value):
         raise ValueError(f"the budget {value!r} is already met; it must be below the dense network")
-    parse_budget(value, 1e300)  # only its form: whether it can be met is known once there is a network
+    parse_budget(value, WHOLE)  # only its form: whether it can be met is known once there is a network
     return value
 
 

@@ -76,7 +76,7 @@ def host_importance(name: str, **options: Any) -> Callable[[Any], Tensor | None]
         )
     try:
         importance: Callable[[Any], Tensor | None] = kind(**options)
-    except (TypeError, AssertionError) as error:
+    except AssertionError as error:
         raise ConfigError(f"options do not fit {HOST_IMPORTANCES[name]} of Torch-Pruning: {error}") from error
     return importance
 

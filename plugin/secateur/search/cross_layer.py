@@ -15,8 +15,8 @@ a block and costs what the block does.
 Deviations from the published code:
 
 * *At least one filter stays* in each unit; published units can be emptied.
-* *Costs are computed*, not printed constants; with the stem added to the first, as theirs, they
-  agree with those to all of their five digits.
+* *Costs are computed*, not printed constants; with the stem added to the first, as theirs, they agree with those to
+  all of their five digits.
 * *Integer arithmetic*: keep_l is exact where C_l times a share of weights is a whole number.
 
 .. [Lin2022] M. Lin, L. Cao, Y. Zhang, L. Shao, C.-W. Lin, R. Ji. Pruning networks with cross-layer ranking and
