@@ -105,9 +105,9 @@ def check_parity(
 
     Raises:
         DataError: no batches, or a batch the file was not exported for.
-        NetworkError: the network does not give one tensor.
-        VerificationError: outputs of different shapes, or not finite. A difference above the tolerance does not raise:
-            see `ParityResult.require`.
+        NetworkError: the network fails on a batch that the file takes, or does not give one tensor.
+        VerificationError: outputs of different shapes, without a number in them, or not finite. A difference above the
+            tolerance does not raise: see `ParityResult.require`.
         ConfigError, CheckpointError, MissingDependencyError: as `create_session` does.
 
     Cost: one forward pass of each network.
@@ -126,11 +126,16 @@ def check_parity(
     if max_samples is not None:
         check_counts(max_samples=max_samples)
     session = create_session(path, provider=provider, threads=threads, tf32=False)
-    allowed = TOLERANCES[input_spec(session).dtype.name] if tolerance is None else tolerance
+    spec = input_spec(session)
+    allowed = TOLERANCES[spec.dtype.name] if tolerance is None else tolerance
     differences = _Differences()
     with evaluating(model), torch.no_grad(), without_tf32():
         for inputs, _ in rebatch(batches, None, samples=max_samples):
-            outputs = model(placed(inputs, model))
+            spec.require(tuple(inputs.shape))
+            try:
+                outputs = model(placed(inputs, model))
+            except Exception as error:  # whatever the user's forward raises
+                raise NetworkError(f"the network fails on a batch of shape {tuple(inputs.shape)}: {error}") from error
             if not isinstance(outputs, Tensor):
                 raise NetworkError(f"the network must give one tensor; it gives {type(outputs).__name__}")
             expected = outputs.to("cpu", torch.float64).numpy()
@@ -152,6 +157,8 @@ class _Differences:
     def add(self, expected: NDArray[np.float64], found: NDArray[np.float64]) -> None:
         if expected.shape != found.shape:
             raise VerificationError(f"the network gives outputs {expected.shape}, the ONNX file {found.shape}")
+        if not expected.size:
+            raise VerificationError(f"the network gives no numbers to compare: its outputs are {expected.shape}")
         for name, outputs in (("network", expected), ("ONNX file", found)):
             if not np.isfinite(outputs).all():
                 raise VerificationError(f"the {name} gives outputs that are NaN or infinite; they cannot be compared")

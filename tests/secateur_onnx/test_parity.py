@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from references import parity_by_loops
-from secateur.errors import ConfigError, DataError, VerificationError
+from secateur.errors import ConfigError, DataError, NetworkError, VerificationError
 from secateur.tf32 import tf32_allowed
 from secateur_onnx import check_parity, create_session, export, parity
 from secateur_onnx.sessions import infer
@@ -109,9 +111,24 @@ def test_no_batches_and_no_samples(network: nn.Sequential, dense_file: Path) -> 
             check_parity(network, dense_file, batches(), tolerance=tolerance)
 
 
-def test_a_batch_the_file_was_not_exported_for(network: nn.Sequential, dense_file: Path) -> None:
-    with pytest.raises(DataError, match="was exported for inputs of shape"):
-        check_parity(network, dense_file, [torch.zeros(2, 3, 20, 20)])
+@pytest.mark.parametrize("shape", [(2, 3, 20, 20), (2, 5, 16, 16), (2, 48)])
+def test_a_batch_the_file_was_not_exported_for(
+    network: nn.Sequential, dense_file: Path, shape: tuple[int, ...]
+) -> None:
+    """Whether or not torch would run on it."""
+    with pytest.raises(DataError, match=rf"was exported for inputs of shape .*; found {re.escape(str(shape))}"):
+        check_parity(network, dense_file, [torch.zeros(shape)])
+
+
+def test_a_network_that_fails_on_a_batch_is_told(network: nn.Sequential, dense_file: Path) -> None:
+    with pytest.raises(NetworkError, match=r"fails on a batch of shape \(2, 3, 16, 16\): "):
+        check_parity(network, dense_file, [torch.zeros(2, 3, 16, 16, dtype=torch.uint8)])
+
+
+@pytest.mark.parametrize("shape", [(2, 0), (2, 3, 0), (2, 0, 3)])
+def test_outputs_without_a_number_prove_nothing(shape: tuple[int, ...]) -> None:
+    with pytest.raises(VerificationError, match=r"no numbers to compare: its outputs are \(2, "):
+        parity._Differences().add(np.zeros(shape), np.zeros(shape))
 
 
 def test_modes_are_restored(network: nn.Sequential, dense_file: Path) -> None:
