@@ -61,9 +61,9 @@ def as_strings(metadata: Mapping[str, object] | None) -> dict[str, str]:
         >>> as_strings({"plan": "ab12", "budget": {"macs": 0.5}, VERSIONS: {}})
         {'versions': '{}', 'plan': 'ab12', 'budget': '{"macs": 0.5}'}
     """
-    about = {VERSIONS: {name: version(name) for name in MAKERS}} | dict(metadata or {})
     try:
-        return {str(k): json.dumps(v) if isinstance(v, (Mapping, list, tuple)) else str(v) for k, v in about.items()}
+        about = {VERSIONS: {name: version(name) for name in MAKERS}} | dict(metadata or {})
+        return {_as_text(key): _as_text(value) for key, value in about.items()}
     except (TypeError, ValueError) as error:
         raise ConfigError(f"what an ONNX file says of itself must be plain data: {error}") from error
 
@@ -98,13 +98,8 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         ('hrank', ['onnx', 'onnxscript', 'secateur', 'torch'])
         >>> folder.cleanup()
     """
-    onnx, path = require("onnx"), Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"there is no ONNX file {path}")
-    try:
-        proto = onnx.load_from_string(path.read_bytes())
-    except Exception as error:  # protobuf's errors are classes of whichever implementation is installed
-        raise CheckpointError(f"{path} is truncated or no ONNX file: {error}") from error
+    path = Path(path)
+    proto = _parsed(path)
     if not proto.ir_version or not proto.graph.node:  # a foreign file may parse as one without anything in it
         raise CheckpointError(f"{path} is no ONNX file: it holds no graph")
     about = {entry.key: entry.value for entry in proto.metadata_props}
@@ -117,6 +112,7 @@ def stored_bytes(path: str | Path) -> int:
     """Return the size of an ONNX file and of the files beside it that hold its weights, as torch writes by default.
 
     Raises:
+        CheckpointError: as `read_metadata` does; a file in onnxruntime's own format, which a session opens, is none.
         MissingDependencyError: onnx is missing.
 
     Cost: the file is read once, those beside it are not.
@@ -129,11 +125,32 @@ def stored_bytes(path: str | Path) -> int:
         ...     stored_bytes(file.path) == file.file_bytes
         True
     """
-    path, proto = Path(path), require("onnx").load(str(path), load_external_data=False)
+    path = Path(path)
     beside = {
-        entry.value for tensor in proto.graph.initializer for entry in tensor.external_data if entry.key == "location"
+        entry.value
+        for tensor in _parsed(path).graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
     }
     return sum(file.stat().st_size for file in (path, *(path.parent / name for name in beside)))
+
+
+def _parsed(path: Path) -> Any:
+    """Return the model in a file, whatever its name ends in, without the weights that lie beside it."""
+    onnx = require("onnx")
+    if not path.is_file():
+        raise CheckpointError(f"there is no ONNX file {path}")
+    try:
+        return onnx.load_from_string(path.read_bytes())
+    except Exception as error:  # protobuf's errors are classes of whichever implementation is installed
+        raise CheckpointError(f"{path} is truncated or no ONNX file: {error}") from error
+
+
+def _as_text(value: object) -> str:
+    """Return a value as ONNX keeps it. Raises ValueError for what is neither JSON nor UTF-8."""
+    text = json.dumps(value, allow_nan=False) if isinstance(value, (Mapping, list, tuple)) else str(value)
+    text.encode()
+    return text
 
 
 def _read(value: str) -> Any:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import onnx
+import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -80,11 +82,20 @@ def test_files_that_say_nothing(tmp_path: Path, dense_file: Path) -> None:
             read_metadata(path)
 
 
-@pytest.mark.parametrize("about", [{"plan": {"weights": torch.ones(1)}}, {"plan": [{1}]}])
-def test_what_is_no_plain_data_is_refused_before_any_work(tmp_path: Path, about: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    ("about", "reason"),
+    [
+        ({"plan": {"weights": torch.ones(1)}}, "not JSON serializable"),
+        ({"plan": [{1}]}, "not JSON serializable"),
+        ({"worth": [float("nan")]}, "not JSON compliant"),
+        ({"note": "half of a pair: \ud83d"}, "surrogates not allowed"),
+        (["plan"], "sequence"),
+    ],
+)
+def test_what_is_no_plain_data_is_refused_before_any_work(tmp_path: Path, about: Any, reason: str) -> None:
     network = nn.Linear(3, 2)
     network.register_forward_pre_hook(lambda *_: pytest.fail("it was run"))
-    with pytest.raises(ConfigError, match=r"must be plain data: .*not JSON serializable"):
+    with pytest.raises(ConfigError, match=f"must be plain data: .*{reason}"):
         export(network, torch.zeros(1, 3), tmp_path / "linear.onnx", metadata=about)
     assert not list(tmp_path.iterdir())
 
@@ -104,6 +115,22 @@ def test_text_that_is_none_is_named(tmp_path: Path) -> None:
         CheckpointError, match=r"linear\.onnx is (damaged: what it says of itself is no text|truncated)"
     ):
         read_metadata(path)
+
+
+def test_a_file_may_have_any_name(tmp_path: Path, dense_file: Path) -> None:
+    """onnx reads JSON or text where a name says so; here a file is what is in it."""
+    for name in ("model.json", "model.pbtxt"):
+        size = shutil.copy(dense_file, tmp_path / name).stat().st_size
+        assert stored_bytes(tmp_path / name) == size
+        assert "versions" in read_metadata(tmp_path / name)
+
+
+def test_a_file_in_the_own_format_of_onnxruntime_is_named(tmp_path: Path, dense_file: Path) -> None:
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "dense.ort")
+    onnxruntime.InferenceSession(str(dense_file), options, providers=["CPUExecutionProvider"])
+    with pytest.raises(CheckpointError, match=r"dense\.ort is (truncated or no ONNX file|no ONNX file)"):
+        benchmark(tmp_path / "dense.ort", dense_file)
 
 
 def test_weights_in_a_file_beside_it_count(tmp_path: Path, dense_file: Path) -> None:

@@ -110,7 +110,7 @@ def observed_execution(path: str | Path, *, provider: str = "cpu", unpack: bool 
     with tempfile.TemporaryDirectory() as folder:
         seen = Path(folder) / "optimized.onnx"
         create_session(path, provider=provider, threads=1, unpack=unpack, optimized=seen)
-        graph, given = onnx.load(seen).graph, onnx.load(path, load_external_data=False).graph
+        graph, given = onnx.load(seen).graph, onnx.load(path, "protobuf", load_external_data=False).graph
     read, made = {value.name for value in graph.input}, set[str]()  # made of what the network reads; made of weights
     for node in graph.node:
         (read if read.intersection(node.input) else made).update(filter(None, node.output))

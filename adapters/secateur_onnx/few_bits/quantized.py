@@ -98,7 +98,7 @@ def export_quantized(
     with tempfile.TemporaryDirectory() as folder:
         unpacked = Path(folder) / path.name
         result, types = _export_for(plan, plain, example_inputs, unpacked, metadata)
-        proto = onnx.load(unpacked)
+        proto = onnx.load(unpacked, "protobuf")  # whatever its name ends in
     left, made = dict[str, str](), list[str]()
     for name, quantized in codes.items():
         module, to = rounded.get_submodule(name), plan.activations.get(name)

@@ -119,7 +119,7 @@ def export_int8(
                 )
         except Exception as error:  # it passes on whatever its many parts raise
             raise NetworkError(f"onnxruntime cannot write {source} in 8-bit integers: {error}") from error
-        proto, about = onnx.load(written), onnx.load(source, load_external_data=False).metadata_props
+        proto, about = onnx.load(written), onnx.load(source, "protobuf", load_external_data=False).metadata_props
     onnx.helper.set_model_props(proto, {entry.key: entry.value for entry in about})
     return StaticInt8(path, write_model(proto.SerializeToString(), path), reader.images)
 
