@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from secateur.counts import check_counts
 from secateur.errors import ConfigError, DataError
 from secateur_onnx.bootstrap import MIN_ROUNDS
 from secateur_onnx.comparison import Comparison
@@ -174,6 +175,10 @@ def benchmark(
         )
     if not 1 <= sessions <= MIN_ROUNDS:
         raise ConfigError(f"a benchmark takes 1 to {MIN_ROUNDS} pairs of sessions; found {sessions}")
+    check_counts(rounds=rounds, sessions=sessions)
+    check_counts(least=0, seed=seed)
+    for batch_size in batch_sizes:
+        check_counts(batch_size=batch_size)
     machine = describe_machine(provider=provider)
 
     def opened() -> list[InferenceSession]:
@@ -181,9 +186,7 @@ def benchmark(
 
     pair = opened()
     sizes = [stored_bytes(path) for path in (dense_path, pruned_path)]
-    spec, shape = _common_input(*pair)
-    for batch_size in batch_sizes:
-        spec.require((batch_size, *shape))
+    spec, shape = _common_input(pair, batch_sizes)
     random = np.random.default_rng(seed)
     try:
         inputs = [random.standard_normal((n, *shape)).astype(spec.dtype) for n in batch_sizes]
@@ -232,17 +235,20 @@ def benchmark(
     return BenchmarkResult(provider, used, shape, seed, machine, dense, pruned, comparisons)
 
 
-def _common_input(dense: InferenceSession, pruned: InferenceSession) -> tuple[InputSpec, tuple[int, ...]]:
-    """Return what both files ask for, and its shape behind the batch dimension."""
-    spec, other = input_spec(dense), input_spec(pruned)
+def _common_input(pair: Sequence[InferenceSession], batch_sizes: Sequence[int]) -> tuple[InputSpec, tuple[int, ...]]:
+    """Return what the dense file asks for, and its shape behind the batch dimension, which is that of both."""
+    spec, other = map(input_spec, pair)
     shape = tuple(size for size in spec.shape[1:] if size is not None)
     if len(shape) != len(spec.shape) - 1:
         raise DataError(f"only the batch dimension may be open in a benchmark; the input is {spec.shape}")
-    if (spec.shape, spec.dtype) != (other.shape, other.dtype):
+    if (spec.shape[1:], spec.dtype) != (other.shape[1:], other.dtype):
         raise DataError(
             f"the dense file takes {spec.shape} {spec.dtype}, the pruned file {other.shape} {other.dtype}: "
             "they are not two forms of one network"
         )
+    for batch_size in batch_sizes:
+        for asked in (spec, other):
+            asked.require((batch_size, *shape))
     return spec, shape
 
 

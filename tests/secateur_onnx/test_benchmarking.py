@@ -7,8 +7,10 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -218,6 +220,24 @@ def test_batches_that_no_memory_holds_are_refused(dense_file: Path) -> None:
         ConfigError, match=r"batches of 1,000,000,000,000 images of \(3, 16, 16\) do not fit into memory"
     ):
         benchmark(dense_file, dense_file, batch_sizes=(1, 10**12), memory=False)
+
+
+@pytest.mark.parametrize("name", ["batch_size", "rounds", "sessions", "seed"])
+def test_settings_that_are_no_whole_numbers(dense_file: Path, name: str) -> None:
+    options: dict[str, Any] = {"batch_sizes": (2, 8.5)} if name == "batch_size" else {name: 6.0}
+    with pytest.raises(ConfigError, match=rf"^{name} is [68]\.[05]; it must be a whole number"):
+        benchmark(dense_file, dense_file, **options)
+
+
+def test_a_file_of_one_batch_size_is_timed_at_it(tmp_path: Path, dense_file: Path) -> None:
+    proto = onnx.load(str(dense_file))
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
+    onnx.save(proto, str(tmp_path / "fixed.onnx"))
+    for pair in ((dense_file, tmp_path / "fixed.onnx"), (tmp_path / "fixed.onnx", dense_file)):
+        timed = benchmark(*pair, batch_sizes=(2,), rounds=6, seconds=0.01, memory=False)
+        assert timed.comparisons[0].batch_size == 2
+        with pytest.raises(DataError, match=r"exported for inputs of shape \(2, 3, 16, 16\); found \(3, 3, 16, 16\)"):
+            benchmark(*pair, batch_sizes=(3,))
 
 
 @pytest.mark.parametrize("sessions", [0, 7])
