@@ -105,9 +105,10 @@ def export(
     onnx, _ = require("onnx"), require("onnxscript")
     path, model = Path(path), inside(model)
     newest = int(onnx.defs.onnx_opset_version())
-    if opset is not None and not MIN_OPSET <= opset <= newest:
+    if opset is not None and opset not in range(MIN_OPSET, newest + 1):
         raise ConfigError(
-            f"opset must lie in {MIN_OPSET}..{newest} (the installed onnx knows no later one); got {opset}"
+            f"opset must lie in {MIN_OPSET}..{newest}, a whole number (the installed onnx knows no later one); "
+            f"got {opset}"
         )
     require_folder(path)
     about = as_strings(metadata)
@@ -127,7 +128,7 @@ def export(
 
 def _example_batches(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) -> tuple[Passed, Passed]:
     """Return an example of at least two inputs, and one of one more, after proof that N inputs give N rows for both."""
-    inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    inputs = tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
     if len(inputs) != 1 or not isinstance(inputs[0], Tensor) or inputs[0].ndim < 2 or len(inputs[0]) < 1:
         raise NetworkError("a network is exported with one example batch (N, ...) of at least one input")
     example = placed(inputs[0], model)
@@ -141,7 +142,7 @@ def _example_batches(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ..
             raise NetworkError(f"the network fails on a batch of shape {tuple(batch.shape)}: {error}") from error
         if not isinstance(outputs, Tensor) or outputs.ndim < 1 or len(outputs) != len(batch):
             if isinstance(outputs, Tensor):
-                found = f"of shape {tuple(outputs.shape)}"
+                found = f"one of shape {tuple(outputs.shape)}"
             else:
                 found = f"{type(outputs).__name__}: put a module around it that gives the tensor that you want"
             raise NetworkError(f"the network must give one tensor of {len(batch)} rows for {len(batch)} inputs; "

@@ -79,8 +79,8 @@ def create_session(
     onnxruntime = require("onnxruntime")
     wanted = provider_name(provider, onnxruntime.get_available_providers())
     threads = torch.get_num_threads() if threads is None else threads
-    if not 1 <= threads <= MOST_THREADS:
-        raise ConfigError(f"threads must be at least 1 and at most {MOST_THREADS}; found {threads}")
+    if threads not in range(1, MOST_THREADS + 1):
+        raise ConfigError(f"threads must be at least 1 and at most {MOST_THREADS}, a whole number; found {threads}")
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"there is no ONNX file {path}")

@@ -172,14 +172,14 @@ def test_networks_that_cannot_be_exported(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("example", [(), (EXAMPLE, EXAMPLE), torch.zeros(0, 3), torch.zeros(3), ("image",)])
+@pytest.mark.parametrize("example", [(), (EXAMPLE, EXAMPLE), torch.zeros(0, 3), torch.zeros(3), ("image",), None])
 def test_examples_that_are_no_single_batch(tmp_path: Path, example: Any) -> None:
     with pytest.raises(NetworkError, match="one example batch"):
         export(nn.Linear(3, 2), example, tmp_path / "model.onnx")
 
 
-@pytest.mark.parametrize("opset", [1, 99])
-def test_unknown_opset(tmp_path: Path, opset: int) -> None:
+@pytest.mark.parametrize("opset", [1, 18.5, 99])
+def test_unknown_opset(tmp_path: Path, opset: Any) -> None:
     with pytest.raises(ConfigError, match=r"opset must lie in 7\.\."):
         export(nn.Linear(3, 2), torch.zeros(1, 3), tmp_path / "model.onnx", opset=opset)
 

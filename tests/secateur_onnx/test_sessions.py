@@ -74,9 +74,11 @@ def test_threads_are_fixed(dense_file: Path, threads: int | None) -> None:
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
 
 
-@pytest.mark.parametrize("threads", [0, 100_000])
-def test_no_threads_and_threads_beyond_reason_are_refused(dense_file: Path, threads: int) -> None:
-    with pytest.raises(ConfigError, match=f"threads must be at least 1 and at most 1024; found {threads}"):
+@pytest.mark.parametrize("threads", [0, 2.5, 100_000])
+def test_no_threads_and_threads_beyond_reason_are_refused(dense_file: Path, threads: Any) -> None:
+    with pytest.raises(
+        ConfigError, match=f"threads must be at least 1 and at most 1024, a whole number; found {threads}"
+    ):
         create_session(dense_file, threads=threads)
 
 
