@@ -21,6 +21,7 @@ from secateur_onnx.networks import as_array, placed
 from secateur_onnx.sessions import create_session, infer, input_spec
 
 TOLERANCES = {"float16": 1e-2, "float32": 1e-4, "float64": 1e-4}
+TF32_ON_TENSORRT = "it may round to TensorFloat-32, unless the process began with NVIDIA_TF32_OVERRIDE=0"
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,12 @@ class ParityResult:
     def require(self) -> ParityResult:
         """Return this result if it passed. Raises VerificationError, with the differences, if it did not."""
         if not self.passed:
+            rounding = f"; {TF32_ON_TENSORRT}" if self.provider == "tensorrt" else ""
             raise VerificationError(
                 f"the ONNX file does not compute what the network computes: over {self.samples} inputs the largest "
                 f"difference is {self.max_abs:.3g}, {self.max_relative:.3g} of the largest output where "
-                f"{self.tolerance:.3g} is allowed; top-1 agreement {self.top1_agreement:.1%}; provider {self.provider}"
+                f"{self.tolerance:.3g} is allowed; top-1 agreement {self.top1_agreement:.1%}; "
+                f"provider {self.provider}{rounding}"
             )
         return self
 

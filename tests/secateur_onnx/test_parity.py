@@ -125,6 +125,14 @@ def test_a_network_that_fails_on_a_batch_is_told(network: nn.Sequential, dense_f
         check_parity(network, dense_file, [torch.zeros(2, 3, 16, 16, dtype=torch.uint8)])
 
 
+@pytest.mark.parametrize(("provider", "told"), [("tensorrt", True), ("cuda", False), ("cpu", False)])
+def test_what_no_setting_keeps_from_rounding_is_told(provider: str, told: bool) -> None:
+    result = parity.ParityResult(provider, 8, 1e-2, 1e-3, 1e-3, 1.0, 1e-4)
+    with pytest.raises(VerificationError, match=f"provider {provider}") as error:
+        result.require()
+    assert ("NVIDIA_TF32_OVERRIDE=0" in str(error.value)) == told
+
+
 @pytest.mark.parametrize("shape", [(2, 0), (2, 3, 0), (2, 0, 3)])
 def test_outputs_without_a_number_prove_nothing(shape: tuple[int, ...]) -> None:
     with pytest.raises(VerificationError, match=r"no numbers to compare: its outputs are \(2, "):
