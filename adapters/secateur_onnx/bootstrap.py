@@ -55,7 +55,7 @@ def ratio_interval(
     the ratio times exp(-h) and exp(h), h = t(S - 1) * stdev(x) / sqrt(S) with Student's t. The place where a session
     happens to put its memory moves all of its times together, so that sessions, not rounds, are what is independent;
     and a bootstrap over so few is too narrow: where sessions differ by 1% and rounds by 0.5%, its 95% interval held the
-    true ratio in 77% of simulated measurements of three sessions, and this one in 96%.
+    true ratio in 76% of 6,000 simulated measurements of three sessions, and this one in 95% of 8,000.
 
     Args:
         dense_times, pruned_times: R times each, in any common unit; entry r of both was measured in round r.
