@@ -1,13 +1,15 @@
-"""A comparison of full size as its page sees it, made of invented figures; and what one has written."""
+"""Comparisons: one of full size as its page sees it, made of invented figures; and a small one, given and read."""
 
 from __future__ import annotations
 
 import json
 import random
+import sqlite3
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from runs_for_tests import User, write_user
 from secateur_cli.comparison.results import rows_of
 
 CRITERIA = (
@@ -18,6 +20,22 @@ CRITERIA = (
 SEARCHES = ("uniform", "greedy", "curves", "cross_layer")
 BUDGETS = {"70% of the MACs": 0.7, "50% of the MACs": 0.5, "30% of the MACs": 0.3}
 STAGES = ("cut", "recalibrated", "compensated", "fine-tuned")
+CONFIG = """
+network: {build: secateur_user_networks:Small}
+data: {source: secateur_user_data:load}
+train: {epochs: 5, learning_rate: 0.1}
+plan: {round_to: 2, worth: {images: 32}, delta: 0.2}
+fine_tune: {epochs: 1}
+onnx: {batch_sizes: [1], seconds: 0.05}
+threads: 1
+compare:
+  criteria: [{name: "torch-pruning:magnitude", options: {p: 1}}, "nni:l1", hrank, random]
+  searches: [uniform, curves]
+  budgets: [60%]
+  seeds: [0, 1]
+  stages: [cut, recalibrated, compensated]
+"""
+SMALL = ("compare.criteria=[l1,random]", "compare.searches=[uniform]")
 DENSE = {"accuracy": 0.895, "images": 5000, "macs": 125_485_706.0, "parameters": 853_018.0}
 
 
@@ -49,6 +67,18 @@ def full_comparison() -> dict[str, Any]:
     }
 
 
+def write_owner(folder: Path, config: str = CONFIG) -> User:
+    """Write what a user has who makes a comparison."""
+    user = write_user(folder)
+    user.config.write_text(config, encoding="utf-8")
+    return user
+
+
+def compare(user: User, output: Path, *settings: str, flags: tuple[str, ...] = ()) -> tuple[int, str, str]:
+    """Give the command, in this process; return the exit code and what it printed and complained."""
+    return user.command(output, *settings, name="compare", flags=flags, columns=100)
+
+
 def report_of(output: Path) -> Any:
     """Return what a comparison has written to its folder."""
     return json.loads((output / "comparison.json").read_text(encoding="utf-8"))
@@ -58,6 +88,16 @@ def cell_of(output: Path, name: str, search: str, seed: int) -> Any:
     """Return one of its cells."""
     cells = report_of(output)["cells"]
     return next(cell for cell in cells if (cell["name"], cell["search"], cell["seed"]) == (name, search, seed))
+
+
+def facts(output: Path, beginning: str = "") -> dict[str, str]:
+    """Name -> what the journal holds, with when it was stored."""
+    connection = sqlite3.connect(output / "comparison.sqlite")
+    try:
+        rows = connection.execute("SELECT name, fact FROM facts ORDER BY rowid").fetchall()
+    finally:
+        connection.close()
+    return {name: fact for name, fact in rows if name.startswith(beginning)}
 
 
 def _cell(draw: random.Random, number: int, search: str, budget: str, seed: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A user's folder, and one finished run in it, for all tests of the command."""
+"""A user's folder, one finished run in it, and a folder to compare in, for all tests of the command."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import exports_for_tests  # noqa: F401  # which makes exports quick
+from comparisons_for_tests import write_owner
 from runs_for_tests import User, write_user
 from secateur_cli.stages import preparation
 from secateur_onnx import benchmarking, comparison
@@ -60,3 +61,9 @@ def finished(user: User, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     """The output folder and the report of an undisturbed run. Only to be read."""
     output = tmp_path_factory.mktemp("finished") / "run"
     return output, user.call(output)
+
+
+@pytest.fixture(scope="session")
+def owner(tmp_path_factory: pytest.TempPathFactory) -> User:
+    """A user with a comparison to make."""
+    return write_owner(tmp_path_factory.mktemp("compared"))

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from comparisons_for_tests import SEARCHES, cell_of, full_comparison, report_of
-from runs_for_tests import User, write_user
+from comparisons_for_tests import SEARCHES, cell_of, compare, full_comparison, report_of, write_owner
+from runs_for_tests import User
 from secateur import accuracy, apply_plan, channel_groups, fine_tune, recalibrate_batch_norm, uniform_plan
 from secateur.cost import cost_model
 from secateur.errors import ConfigError
@@ -52,13 +52,7 @@ ALONE = (GATES, "compare.searches=[uniform]", "compare.seeds=[1]")
 @pytest.fixture(scope="module")
 def owner(tmp_path_factory: pytest.TempPathFactory) -> User:
     """A user with a comparison to make."""
-    user = write_user(tmp_path_factory.mktemp("learnt"))
-    user.config.write_text(CONFIG, encoding="utf-8")
-    return user
-
-
-def compare(user: User, output: Path, *settings: str) -> tuple[int, str, str]:
-    return user.command(output, *settings, name="compare", columns=100)
+    return write_owner(tmp_path_factory.mktemp("learnt"), CONFIG)
 
 
 @pytest.fixture(scope="module")
