@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from secateur_cli.inputs.data import load_data
+from secateur_cli.report.report import render_report
 from secateur_cli.settings.schema import DataConfig
 
 HOSTILE = (
@@ -241,3 +242,9 @@ def hostile_report() -> dict[str, Any]:
     report["onnx"]["benchmark"]["dense"]["assignment"] = {HOSTILE: {HOSTILE: 1}}
     spoiled: dict[str, Any] = spoil(report)
     return spoiled
+
+
+@functools.cache
+def rendered(make: Callable[[], dict[str, Any]]) -> str:
+    """Return the page of a run, made once."""
+    return render_report(make())
