@@ -1,13 +1,17 @@
-"""Folders of small images, written on the spot, or of few that are there."""
+"""Small images as files, folders and archives, written on the spot; and folders of few that are there."""
 
 from __future__ import annotations
 
 import contextlib
+import io
+import shutil
 import tarfile
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Generator
 
 
 def folder_of_images(folder: Path, *, each: int, seed: int) -> Path:
@@ -34,3 +38,36 @@ def folder_of_few_images(folder: Path, shared: Path) -> Path:
         for number, image in enumerate(member for member in images if member.isfile()):
             (train if number % 5 else test).addfile(image, images.extractfile(image))
     return folder
+
+
+def encoded(size: tuple[int, int], color: tuple[int, int, int], *, noise: int | None = None) -> bytes:
+    """Return a PNG image of one colour, or of noise."""
+    image = Image.new("RGB", size, color)
+    if noise is not None:
+        pixels = torch.randint(256, (size[1], size[0], 3), generator=Generator().manual_seed(noise), dtype=torch.uint8)
+        image = Image.fromarray(pixels.numpy())
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def some_images(
+    count: int = 10, size: tuple[int, int] = (16, 16), classes: tuple[str, ...] = ("cat", "dog")
+) -> dict[str, bytes]:
+    """Return noisy PNG images, so many a class: where each belongs -> what its file holds."""
+    return {
+        f"set/{c}/{i}.png": encoded(size, (0, 0, 0), noise=100 * k + i)
+        for k, c in enumerate(classes)
+        for i in range(count)
+    }
+
+
+def store(folder: Path, images: dict[str, bytes], *, kind: str = "tar") -> Path:
+    """Write images as a folder, or as an archive beside it: kind is folder, tar, gztar or zip."""
+    (folder / "set").mkdir(parents=True)
+    for name, data in images.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(data)
+    if kind == "folder":
+        return folder / "set"
+    return Path(shutil.make_archive(str(folder), kind, root_dir=folder, base_dir="set"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +13,7 @@ from torch import Tensor
 
 from secateur_cli.inputs.epochs import Epochs, drawing_from, generator, pick, seed_everything
 from secateur_cli.inputs.images import Pixels, crop_and_flip
-
-
-def gather(split: Any) -> tuple[Tensor, Tensor]:
-    inputs, labels = zip(*split, strict=True)
-    return torch.cat(inputs), torch.cat(labels)
+from splits_for_tests import gather
 
 
 def test_normalisation_is_by_channel() -> None:

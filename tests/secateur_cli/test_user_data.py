@@ -16,15 +16,7 @@ from secateur.errors import ConfigError, DataError
 from secateur_cli.inputs import sources
 from secateur_cli.inputs.data import Data, load_data
 from secateur_cli.settings.schema import DataConfig
-
-
-def gather(split: Any) -> tuple[Tensor, Tensor]:
-    inputs, labels = zip(*split, strict=True)
-    return torch.cat(inputs), torch.cat(labels)
-
-
-def rows(split: Any) -> list[bytes]:
-    return [image.numpy().tobytes() for image in gather(split)[0]]
+from splits_for_tests import gather, rows
 
 
 def user_batches(
