@@ -1,4 +1,4 @@
-"""The reconstruction criterion by loops, over the layers of a network that runs on `IMAGES`."""
+"""The reconstruction criterion by loops: over given rows, and over the layers of a network that runs on `IMAGES`."""
 
 from __future__ import annotations
 
@@ -116,3 +116,37 @@ def naive_scores(readers: Sequence[NaiveReader], ridge: float = 1e-2) -> list[fl
         scores[best] = errors[best]
         gone.add(best)
     return scores
+
+
+def naive_error(U: Tensor, T: Tensor, columns: list[int], r: float) -> float:
+    """min over W of |U W - T|^2 + r |W|^2, with W zero outside of `columns`: solved, then summed number by number."""
+    u = U[:, columns]
+    W = torch.linalg.solve(u.T @ u + r * torch.eye(len(columns), dtype=U.dtype), u.T @ T)
+    error = 0.0
+    for row, target in zip(u, T, strict=True):
+        for o in range(T.shape[1]):
+            guess = sum(float(row[d]) * float(W[d, o]) for d in range(len(columns)))
+            error += (guess - float(target[o])) ** 2
+    return error + r * sum(float(w) ** 2 for w in W.flatten())
+
+
+def naive_elimination(
+    readers: Sequence[tuple[Tensor, Tensor, Sequence[Sequence[int]]]], ridge: float
+) -> tuple[list[int], list[float]]:
+    """Solve every regression without every channel that is left, and let the cheapest go."""
+    alive = list(range(len(readers[0][2])))
+    order, errors = [], []
+    while alive:
+        totals = []
+        for candidate in alive:
+            total = 0.0
+            for U, T, owned in readers:
+                gone = {d for c, columns in enumerate(owned) if c not in alive or c == candidate for d in columns}
+                left = [d for d in range(U.shape[1]) if d not in gone]
+                r = ridge * sum(float(x) ** 2 for x in U.flatten()) / U.shape[1]
+                total += naive_error(U, T, left, r)
+            totals.append(total)
+        best = min(range(len(alive)), key=totals.__getitem__)
+        order.append(alive.pop(best))
+        errors.append(totals[best])
+    return order, errors
