@@ -9,7 +9,7 @@ import torch
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from references import widths_by_trying
+from references_search import widths_by_trying
 from secateur.records import ChannelGroup, Member, ScoreTable
 
 SETTINGS = {"criterion": "hand", "samples": 7}

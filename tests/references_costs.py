@@ -60,3 +60,18 @@ def hrank_by_loops(
 def bytes_by_tensor(model: nn.Module) -> dict[str, int]:
     """The bytes of each tensor of the state dict."""
     return {name: len(t.contiguous().numpy().tobytes()) for name, t in model.state_dict().items()}
+
+
+def macs_by_counting(
+    outputs: list[int], inputs: list[int], *, dense_outputs: int, dense_inputs: int, groups: int, work: int
+) -> int:
+    """MACs of a convolution whose kept outputs and inputs (their dense indices) are listed: pair by pair.
+
+    An output reads an input if both lie in the same of `groups` blocks; `work` is kernel elements times positions.
+    """
+    total = 0
+    for o in outputs:
+        for i in inputs:
+            if o * groups // dense_outputs == i * groups // dense_inputs:
+                total += work
+    return total

@@ -14,7 +14,7 @@ import torchvision
 from torch import Tensor, nn
 
 from networks_for_tests import Chunked, Depthwise, Grouped, PermutedFlatten, Residual, randomise_batch_norm
-from references import prune_by_ranking
+from references_search import prune_by_ranking
 from secateur import HRankImportance, prune, verify_pruning
 from secateur.errors import ConfigError, NetworkError, ScoreError
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from networks_for_tests import ConcatTwice, Depthwise, Grouped, Residual
-from references import macs_by_counting
+from references_costs import macs_by_counting
 from secateur.channel_graph import apply_plan, channel_groups
 from secateur.cost import MacsCost, record_layers
 from secateur.errors import NetworkError, PlanError, SecateurWarning

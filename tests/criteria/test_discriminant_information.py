@@ -12,14 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from references import (
-    di_batch_gradient,
-    di_by_definition,
-    di_by_ridge,
-    di_mask_gradient,
-    di_removal,
-    scatter_matrices,
-)
+from references import di_batch_gradient, di_by_definition, di_by_ridge, di_mask_gradient, di_removal, scatter_matrices
 from secateur import collect_scores
 from secateur.criteria import DI, discriminant_information
 from secateur.criteria.discriminant_information import class_marks

@@ -14,8 +14,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from references import select_by_removing, widths_by_trying
 from references_criteria import cross_layer_by_loops
+from references_search import select_by_removing, widths_by_trying
 from secateur.errors import BudgetError, ConfigError, ScoreError
 from secateur.networks import resnet56
 from secateur.records import ChannelGroup, Member, PruningPlan, ScoreTable

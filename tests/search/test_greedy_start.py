@@ -12,7 +12,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from chains_for_tests import Case, ChainCost, cases, group_of, small_case
-from references import algorithm_1
+from references_search import algorithm_1
 from secateur.errors import BudgetError, PlanError, SecateurWarning
 from secateur.records import ChannelGroup, Member, PruningPlan, ScoreTable
 from secateur.search import GreedyStep, curve_plan, greedy_plan, uniform_plan

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chains_for_tests import SETTINGS, Case, ChainCost, cases, group_of, small_case
-from references import algorithm_1, select_by_removing, uniform_by_trying
+from references_search import algorithm_1, select_by_removing, uniform_by_trying
 from secateur.errors import BudgetError, ConfigError, EvaluationError, NetworkError, ScoreError, SecateurWarning
 from secateur.records import ChannelGroup, Member, PruningPlan, ScoreTable
 from secateur.search import GreedyStep, greedy_plan, uniform_plan

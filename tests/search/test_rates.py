@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from networks_for_tests import Residual
-from references import select_by_removing
+from references_search import select_by_removing
 from secateur.channel_graph import apply_plan, channel_groups, verify_pruning
 from secateur.cost import MacsCost, ParameterCost
 from secateur.errors import BudgetError, ConfigError, ScoreError

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from references import keep_by_fractions, select_by_removing, widths_by_trying
+from references_search import keep_by_fractions, select_by_removing, widths_by_trying
 from secateur.errors import ConfigError, ScoreError
 from secateur.search import (
     allowed_widths,

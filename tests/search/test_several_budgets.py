@@ -14,7 +14,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from references import select_by_removing, uniform_by_trying, widths_by_trying
+from references_search import select_by_removing, uniform_by_trying, widths_by_trying
 from secateur.errors import BudgetError, ConfigError
 from secateur.records import ChannelGroup, Member, PruningPlan, ScoreTable, Spent
 from secateur.search import GreedyStep, cross_layer_plan, curve_plan, greedy_plan, uniform_plan
