@@ -197,3 +197,20 @@ def torchvision_network(name: str, *, classes: int = 10) -> nn.Module:
 
     slow_start = {"init_weights": False} if name.startswith("vgg") else {}
     return torchvision.models.get_model(name, weights=None, num_classes=classes, **slow_start)
+
+
+class TwoBranches(nn.Module):
+    """Two convolutions concatenated, a convolution that is called twice, a flatten."""
+
+    def __init__(self, left: int = 4, right: int = 6) -> None:
+        super().__init__()
+        self.left = nn.Conv2d(3, left, 3, padding=1)
+        self.right = nn.Conv2d(3, right, (1, 3), padding=(0, 1), stride=1)
+        self.meet = nn.Conv2d(left + right, 5, 1)
+        self.twice = nn.Conv2d(5, 5, 3, padding=1)
+        self.head = nn.Linear((left + right) * 64 + 5, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([self.left(x), self.right(x)], 1).relu()
+        y = self.twice(self.twice(self.meet(x))).mean((2, 3))
+        return self.head(torch.cat([x.flatten(1), y], 1))

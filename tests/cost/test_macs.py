@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import random
-import warnings
 
 import pytest
 import torch
@@ -13,11 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from networks_for_tests import ConcatTwice, Depthwise, Grouped, Residual
+from networks_for_tests import ConcatTwice, Depthwise, Grouped, Residual, TwoBranches
 from references_costs import macs_by_counting
 from secateur.channel_graph import apply_plan, channel_groups
-from secateur.cost import MacsCost, record_layers
-from secateur.errors import NetworkError, PlanError, SecateurWarning
+from secateur.cost import MacsCost
+from secateur.errors import NetworkError, PlanError
 from secateur.networks import resnet56
 from secateur.records import ChannelGroup, Member, PruningPlan, Role
 
@@ -39,23 +38,6 @@ def shrunk(model: nn.Module, groups: dict[str, ChannelGroup], widths: dict[str, 
     draw = random.Random(seed)
     kept = {name: tuple(sorted(draw.sample(range(groups[name].width), width))) for name, width in widths.items()}
     return apply_plan(model, PruningPlan(tuple(groups.values()), kept, "macs", 1.0, 1.0, 1.0))
-
-
-class TwoBranches(nn.Module):
-    """Two convolutions concatenated, a convolution that is called twice, a flatten."""
-
-    def __init__(self, left: int = 4, right: int = 6) -> None:
-        super().__init__()
-        self.left = nn.Conv2d(3, left, 3, padding=1)
-        self.right = nn.Conv2d(3, right, (1, 3), padding=(0, 1), stride=1)
-        self.meet = nn.Conv2d(left + right, 5, 1)
-        self.twice = nn.Conv2d(5, 5, 3, padding=1)
-        self.head = nn.Linear((left + right) * 64 + 5, 7)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.cat([self.left(x), self.right(x)], 1).relu()
-        y = self.twice(self.twice(self.meet(x))).mean((2, 3))
-        return self.head(torch.cat([x.flatten(1), y], 1))
 
 
 def two_branches_groups() -> dict[str, ChannelGroup]:
@@ -245,93 +227,6 @@ def test_absent_groups_keep_all_and_the_count_is_for_one_input() -> None:
     cost = MacsCost(TwoBranches(), torch.zeros(3, 3, 8, 8), two_branches_groups())
     assert cost({}) == cost({"left": 4}) == cost({"left": 4, "right": 6}) == COST({})
     assert (cost.name, cost.unit) == ("macs", "MACs")
-
-
-def test_keyword_inputs() -> None:
-    assert record_layers(nn.Linear(3, 2), {"input": torch.zeros(4, 3)})[""].macs == 6
-
-
-class Looked(nn.Module):
-    """Words that are looked up and scaled, and a layer that never runs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.words, self.head, self.idle = nn.Embedding(5, 3), nn.Linear(3, 2), nn.Linear(3, 3)
-
-    def forward(self, times: int, scale: Tensor, words: Tensor) -> Tensor:
-        return times * self.head(self.words(words) * scale)
-
-
-def test_the_first_tensor_with_a_dimension_counts_the_inputs_and_layers_that_never_run_are_left_out() -> None:
-    records = record_layers(Looked(), [2, torch.tensor(0.5), torch.tensor([4, 0, 1])])
-    assert {name: record.macs for name, record in records.items()} == {"head": 6}
-
-
-def test_the_network_is_left_as_it_was() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4).eval(), nn.Dropout())
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    record_layers(model, torch.randn(2, 3, 8, 8))
-    with pytest.raises(NetworkError):
-        record_layers(model, torch.randn(2, 5, 8, 8))
-    assert [m.training for m in model.modules()] == [True, True, False, True]
-    assert all(not m._forward_hooks for m in model.modules())
-    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
-    assert torch.is_grad_enabled()
-
-
-class Functional(nn.Module):
-    """Half of the arithmetic outside any module."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inside = nn.Conv2d(3, 3, 1)
-        self.weight = nn.Parameter(torch.zeros(3, 3, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.conv2d(self.inside(x), self.weight)
-
-
-def test_says_when_modules_do_not_hold_all_macs() -> None:
-    with pytest.warns(SecateurWarning, match=r"900 MACs lie in .* counts 1,800 in the whole"):
-        record_layers(Functional(), torch.zeros(1, 3, 10, 10))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for model in (TwoBranches(), Grouped(), Depthwise()):
-            record_layers(model, torch.zeros(1, 3, 8, 8))
-
-
-class Attending(nn.Module):
-    """Attention, which torch computes in one operation where no gradient is asked for."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
-        self.head = nn.Linear(4, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.attention(x, x, x, need_weights=False)[0])
-
-
-def test_says_that_attention_is_not_part_of_the_cost() -> None:
-    with pytest.warns(SecateurWarning, match="40 MACs lie in .*the rest .attention"):
-        record_layers(Attending(), torch.zeros(1, 5, 4))
-    assert torch.backends.mha.get_fastpath_enabled()
-
-
-class Recurrent(nn.Module):
-    """Convolutions in front of an LSTM, of which torch counts nothing on a processor."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.memory = nn.Conv1d(3, 4, 1), nn.LSTM(4, 8, batch_first=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.as_tensor(self.memory(self.stem(x).mT)[0])
-
-
-def test_says_that_recurrent_layers_are_not_part_of_the_cost() -> None:
-    with pytest.warns(SecateurWarning, match=r"recurrent layers \(memory\) are not part of the cost"):
-        record_layers(Recurrent(), torch.zeros(1, 3, 5))
 
 
 def test_errors_name_the_thing() -> None:
