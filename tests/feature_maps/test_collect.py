@@ -1,9 +1,8 @@
-"""Scores collected over a network against the criterion fed by hand, and everything a batch can be wrong about."""
+"""Scores collected over a network against the criterion fed by hand."""
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -12,54 +11,10 @@ import torchvision.models as zoo
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  # its usual name
 
-from secateur.errors import ConfigError, DataError, NetworkError
+from collecting_for_tests import MeanMap, Strict, images, network, with_nan
+from secateur.errors import DataError, NetworkError
 from secateur.feature_maps import collect_scores, tapped
 from secateur.fingerprints import structure_of
-
-
-@dataclass
-class MeanMap:
-    """A criterion in small: the mean value of each channel, as a sum and a count."""
-
-    name: str = "mean"
-    needs_labels: bool = False
-    batch_size: int | None = None
-    accepts_vectors: bool = False
-    samples: int = 100
-
-    def init(self, channels: int) -> tuple[Tensor, int]:
-        return torch.zeros(channels, dtype=torch.float64), 0
-
-    def update(self, state: tuple[Tensor, int], feature_maps: Tensor, labels: Tensor | None) -> tuple[Tensor, int]:
-        assert feature_maps.ndim == 4
-        assert feature_maps.dtype in (torch.float32, torch.float64)
-        if self.needs_labels:
-            assert labels is not None
-            assert labels.dtype == torch.int64
-        sums, count = state
-        return sums + feature_maps.double().mean((2, 3)).sum(0).to(sums.device), count + len(feature_maps)
-
-    def compute(self, state: tuple[Tensor, int]) -> Tensor:
-        return state[0] / state[1]
-
-
-class Strict(MeanMap):
-    """Refuses maps with a side of one pixel."""
-
-    def update(self, state: tuple[Tensor, int], feature_maps: Tensor, labels: Tensor | None) -> tuple[Tensor, int]:
-        if min(feature_maps.shape[2:]) == 1:
-            raise DataError("too small")
-        return super().update(state, feature_maps, labels)
-
-
-def network() -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Conv2d(4, 5, 3), nn.Flatten(), nn.Linear(80, 6)
-    )
-
-
-def images(count: int, seed: int = 1) -> Tensor:
-    return torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
 
 
 def test_scores_are_the_criterions_own_on_the_layers_feature_maps() -> None:
@@ -169,97 +124,11 @@ def test_squeeze_and_excitation_is_skipped_by_default_and_an_error_by_name() -> 
         collect_scores(model, [data], Strict(), layers=["features.1.block.1.fc1"])
 
 
-class Idle(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.used, self.idle = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.used(x)
-
-
-def test_a_layer_that_never_runs_is_named() -> None:
-    table = collect_scores(Idle(), [images(2)], MeanMap())
-    assert list(table) == ["used"]
-    assert table.settings["skipped"] == {"idle": "the network never calls it"}
-    with pytest.raises(NetworkError, match="'idle'"):
-        collect_scores(Idle(), [images(2)], MeanMap(), layers=["used", "idle"])
-
-
-def test_networks_without_layers_to_score_are_refused() -> None:
-    with pytest.raises(NetworkError, match="no convolution"):
-        collect_scores(nn.Sequential(nn.Linear(3, 4)), [torch.randn(2, 3)], MeanMap())
-    with pytest.raises(NetworkError, match="'0': too small"):
-        collect_scores(nn.Sequential(nn.Conv2d(3, 4, 8)), [images(2)], Strict())
-
-
-def with_nan() -> nn.Sequential:
-    model = network()
-    with torch.no_grad():
-        model[3].weight[2] = float("nan")
-    return model
-
-
-class Shifting(nn.Module):
-    """A layer whose number of channels depends on the batch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.conv.weight.data = torch.randn(len(x), 3, 3, 3)
-        self.conv.bias = None
-        return self.conv(x)
-
-
-def test_bad_feature_maps_name_the_layer() -> None:
-    with pytest.raises(DataError, match="layer '3' holds NaN"):
-        collect_scores(with_nan(), [images(2)], MeanMap())
-    with pytest.raises(DataError, match="layer 'conv' had 4 channels and now has 3"):
-        collect_scores(Shifting(), [images(4), images(3)], MeanMap())
-
-
-def test_labels_of_inputs_that_the_network_takes_apart_do_not_fit() -> None:
-    apart = nn.Sequential(nn.Flatten(0, 1), nn.Conv2d(3, 4, 3))
-    clips, labels = torch.randn(2, 5, 3, 8, 8), torch.tensor([0, 1])
-    with pytest.raises(DataError, match=r"layer '1' has 10 images for 2 labels.*a criterion that reads no labels"):
-        collect_scores(apart, [(clips, labels)], "di")
-    assert len(collect_scores(apart, [(clips, labels)], "variance")["1"]) == 4
-
-
 def test_large_values_whose_sum_overflows_are_not_taken_for_infinite() -> None:
     conv = nn.Conv2d(1, 1, 1, bias=False)
     nn.init.constant_(conv.weight, 1e38)
     table = collect_scores(nn.Sequential(conv), [torch.ones(2, 1, 8, 8)], MeanMap())
     assert table["0"].item() == pytest.approx(1e38)
-
-
-@pytest.mark.parametrize(
-    ("batches", "message"),
-    [
-        ([], "no image"),
-        ([images(4)], "reads labels"),
-        ([(images(4), torch.tensor([0, 1, -1, 1]))], "found -1"),
-        ([(images(4), torch.rand(4))], "class numbers"),
-        ([(images(4), torch.zeros(4, 2, dtype=torch.int64))], "class numbers"),
-        ([(images(4), torch.zeros(3, dtype=torch.int64))], "4 inputs but 3 labels"),
-        ([images(4).fill_(float("nan"))], "NaN"),
-    ],
-)
-def test_bad_batches_are_refused(batches: list[Any], message: str) -> None:
-    model = network()
-    with pytest.raises(DataError, match=message):
-        collect_scores(model, batches, MeanMap(needs_labels=True))
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
-
-
-def test_bad_settings_are_refused() -> None:
-    with pytest.raises(ConfigError, match="hrnak"):
-        collect_scores(network(), [images(2)], "hrnak")
-    for samples in (0, 2.5):
-        with pytest.raises(ConfigError, match=f"samples is {samples}; it must be a whole number, at least 1"):
-            collect_scores(network(), [images(2)], MeanMap(), samples=samples)
 
 
 @pytest.mark.parametrize("fails", [False, True])
