@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import shlex
-import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,6 @@ from secateur.findings import Finding, worst
 from secateur.records import ScoreTable
 from secateur_cli.doctor.examination import Examination
 from secateur_cli.doctor.network_findings import diagnose_network, left_out
-from secateur_cli.doctor.patience import patience
 from secateur_cli.progress import Progress
 from secateur_cli.stages import preparation
 
@@ -131,30 +128,6 @@ def test_a_network_of_which_nothing_can_be_pruned(sick: User) -> None:
     finding = examine(sick, "network.build=secateur_user_networks:Flat")["Torch-Pruning"]
     assert (finding.severity, finding.mend) == ("error", ())
     assert "nothing in this network can be pruned (1: its channels are the network's outputs)" in finding.what
-
-
-def test_patience_leaves_alarms_as_they_were() -> None:
-    handler, (left, again) = signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)
-    with patience(2000.0):
-        assert signal.getitimer(signal.ITIMER_REAL)[0] > 1000
-    assert signal.getsignal(signal.SIGALRM) == handler
-    assert signal.getitimer(signal.ITIMER_REAL) == (pytest.approx(left, abs=1), again)
-
-
-def test_a_timeout_that_is_swallowed_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("secateur_cli.doctor.patience.AGAIN", 0.02)
-    swallowed = 0
-
-    def deaf() -> None:
-        nonlocal swallowed
-        with contextlib.suppress(TimeoutError):
-            time.sleep(10)
-        swallowed += 1
-        time.sleep(10)
-
-    with pytest.raises(TimeoutError), patience(0.02):
-        deaf()
-    assert swallowed == 1
 
 
 @pytest.mark.usefixtures("quick")
