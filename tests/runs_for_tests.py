@@ -16,6 +16,7 @@ from secateur_cli.settings.config import load_config
 from secateur_cli.settings.schema import Search
 from secateur_cli.stages.pipeline import run_job
 
+Finished = tuple[Path, dict[str, Any]]  # the folder and the report of a run
 NETWORKS = """
 import torch
 from torch import nn
@@ -146,3 +147,15 @@ RESULTS = (
 def results(folder: Path) -> dict[str, bytes]:
     """Return the files that the seed alone decides."""
     return {name: data for name, data in contents(folder).items() if name in RESULTS}
+
+
+def assert_same_end(output: Path, report: dict[str, Any], finished: Finished) -> None:
+    """The results that the seed decides are those of the undisturbed run, byte for byte."""
+    undisturbed, expected = finished
+    assert results(output) == results(undisturbed)
+    assert [path for path in contents(output) if path.endswith((".tmp", ".part"))] == []
+    assert report["accuracy"] == expected["accuracy"]
+    assert report["plan"] == expected["plan"]
+    assert report["cost"] == expected["cost"]
+    for side in ("dense", "pruned"):
+        assert report["onnx"][side]["file_bytes"] == expected["onnx"][side]["file_bytes"]

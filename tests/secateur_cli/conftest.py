@@ -1,4 +1,4 @@
-"""A user's folder, one finished run in it, and a folder to compare in, for all tests of the command."""
+"""A user's folder, one finished run in it, a folder to compare in, and a file, for all tests of the command."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 import exports_for_tests  # noqa: F401  # which makes exports quick
 from comparisons_for_tests import write_owner
-from runs_for_tests import User, write_user
+from runs_for_tests import Finished, User, write_user
 from secateur_cli.stages import preparation
 from secateur_onnx import benchmarking, comparison
 
@@ -57,7 +58,7 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> User:
 
 
 @pytest.fixture(scope="session")
-def finished(user: User, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def finished(user: User, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """The output folder and the report of an undisturbed run. Only to be read."""
     output = tmp_path_factory.mktemp("finished") / "run"
     return output, user.call(output)
@@ -67,3 +68,16 @@ def finished(user: User, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 def owner(tmp_path_factory: pytest.TempPathFactory) -> User:
     """A user with a comparison to make."""
     return write_owner(tmp_path_factory.mktemp("compared"))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A configuration with no more than must be given."""
+    path = tmp_path / "small.yaml"
+    minimal = {
+        "network": {"build": "torchvision.models:resnet18"},
+        "data": {"source": "digits"},
+        "plan": {"budget": {"macs": "50%"}},
+    }
+    path.write_text(yaml.safe_dump(minimal))
+    return path
