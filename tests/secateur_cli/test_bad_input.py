@@ -254,40 +254,6 @@ def test_errors_of_a_user_s_network_come_in_a_line_and_at_length_if_asked_for(ho
     assert complained.splitlines()[-1].startswith("error: ZeroDivisionError: division by zero")
 
 
-def test_folders_that_hold_something_else_are_left_untouched(
-    user: User, finished: tuple[Path, dict[str, Any]], tmp_path: Path
-) -> None:
-    other, foreign, file, broken = (tmp_path / name for name in ("other", "foreign", "file", "broken"))
-    for folder in (other, foreign, broken):
-        folder.mkdir()
-    (other / "run.json").write_bytes((finished[0] / "run.json").read_bytes())
-    (foreign / "thesis.tex").write_text("the only copy")
-    file.write_text("a file")
-    (broken / "run.json").write_text('{"format": 1, "sett')
-    before = contents(tmp_path)
-    for output, settings, message in [
-        (other, ("seed=1",), "holds another run (seed: 0 before, 1 now); choose another with --output"),
-        (other, ("plan.search=[uniform, greedy]",), "holds another run or is a file"),
-        (foreign, (), "holds files that are not a run's; choose another with --output"),
-        (file, (), "is a file; it must be a folder"),
-        (file / "below", (), "cannot be used (Not a directory)"),
-        (broken, (), "run.json is not the record of a run"),
-    ]:
-        code, said, complained = user.command(output, *settings)
-        assert (code, said) == (2, "")
-        assert message in complained
-        assert contents(tmp_path) == before
-
-
-def test_of_several_searches_all_folders_are_looked_at_before_any_work(user: User, tmp_path: Path) -> None:
-    (tmp_path / "greedy").mkdir()
-    (tmp_path / "greedy" / "notes.txt").write_text("mine")
-    code, said, complained = user.command(tmp_path, "plan.search=[uniform, greedy]")
-    assert (code, said) == (2, "")
-    assert "greedy holds files that are not a run's" in complained
-    assert not (tmp_path / "uniform").exists()
-
-
 @pytest.mark.parametrize("name", ["run", "search"])
 def test_of_several_searches_each_is_rehearsed_before_any_work(user: User, tmp_path: Path, name: str) -> None:
     rates = ("plan.search=[uniform, rates]", "plan.rates='[0.5]+[0.5]*7'")
@@ -295,22 +261,6 @@ def test_of_several_searches_each_is_rehearsed_before_any_work(user: User, tmp_p
     assert (code, said) == (2, "")
     assert complained.startswith("error: plan.rates: ")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_another_file_of_weights_is_another_run(
-    user: User, finished: tuple[Path, dict[str, Any]], tmp_path: Path
-) -> None:
-    path, output = tmp_path / "mine.safetensors", tmp_path / "run"
-    dense = (finished[0] / "stages" / "dense.safetensors").read_bytes()
-    path.write_bytes(dense)
-    settings = ("train=null", "fine_tune=null", f"network.weights={path}")
-    assert user.command(output, *settings)[0] == 0
-    before = contents(output)
-    path.write_bytes(dense[:-4] + b"\0\0\0\0")
-    code, _, complained = user.command(output, *settings)
-    assert code == 2
-    assert "holds another run (weights_sha256: " in complained
-    assert contents(output) == before
 
 
 def test_a_command_in_a_process_of_its_own_fails_without_a_traceback(user: User, tmp_path: Path) -> None:
