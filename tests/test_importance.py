@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +14,6 @@ from torchvision.models import DenseNet
 from importances_for_tests import (
     EXAMPLE,
     IMAGES,
-    LABELLED,
     LABELS,
     LOADER,
     SMALL,
@@ -24,18 +22,8 @@ from importances_for_tests import (
     linears,
     sizes_as_declared,
 )
-from networks_for_tests import Depthwise, Grouped, Residual, torchvision_network
-from secateur import (
-    CriterionImportance,
-    DIImportance,
-    GradientImportance,
-    HRankImportance,
-    ReconstructionImportance,
-    WeightImportance,
-    collect_scores,
-)
-from secateur.channel_graph.importance import ScoreImportance
-from secateur.criteria import CRITERIA, GRADIENT_CRITERIA, WEIGHT_CRITERIA
+from networks_for_tests import Residual, torchvision_network
+from secateur import CriterionImportance, DIImportance, HRankImportance, collect_scores
 from secateur.errors import ConfigError, DataError, SecateurWarning
 from secateur.records import Reduction
 
@@ -271,34 +259,3 @@ def test_data_that_can_be_read_only_once_is_refused_at_once(importance: Any) -> 
 def test_a_misspelt_option_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'rho'"):
         DIImportance(LOADER, roh=1.0)
-
-
-def every_importance() -> dict[str, ScoreImportance]:
-    return (
-        {name: CriterionImportance(name, LABELLED) for name in CRITERIA}
-        | {name: WeightImportance(name, example_inputs=LABELLED[0][0]) for name in WEIGHT_CRITERIA}
-        | {name: GradientImportance(LABELLED, name) for name in GRADIENT_CRITERIA}
-        | {"reconstruction": ReconstructionImportance(LABELLED, rows=500)}
-    )
-
-
-@pytest.mark.parametrize("settings", [{}, {"global_pruning": True}, {"global_pruning": True, "isomorphic": True}])
-@pytest.mark.parametrize(
-    ("network", "name"),
-    [
-        (n, name)
-        for n in (Residual, Depthwise, Grouped)
-        for name in every_importance()
-        if (n, name) != (Grouped, "bn_scale")
-    ],
-)
-def test_every_criterion_prunes_inside_torch_pruning(
-    network: type[nn.Module], name: str, settings: dict[str, Any]
-) -> None:
-    net = network()
-    before = sum(convolutions(net).values())
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SecateurWarning)  # bn_scale has no score for layers without batch norm
-        tp.pruner.BasePruner(net, EXAMPLE, importance=every_importance()[name], iterative_steps=2, **settings).step()
-    assert net(LABELLED[0][0]).shape == (16, 5)
-    assert sum(convolutions(net).values()) < before or name == "bn_scale"
