@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,52 +13,14 @@ from nni.compression.pruning import AGPPruner, L1NormPruner, LinearPruner
 from nni.compression.pruning.tools import generate_sparsity
 from torch import Tensor, nn
 
-from networks_for_tests import (
-    Concatenated,
-    ConcatTwice,
-    Depthwise,
-    Grouped,
-    ResidualOverConcat,
-    randomise_batch_norm,
-    torchvision_network,
-)
+from masks_for_tests import HALF, Batches, kept
+from networks_for_tests import ResidualOverConcat
 from secateur import channel_groups, collect_scores, uniform_plan
 from secateur.cost import ParameterCost
 from secateur.criteria import MeanActivation, criterion
-from secateur.errors import ConfigError, SecateurWarning
+from secateur.errors import ConfigError
 from secateur.search import select
 from secateur_nni import DIPruner, FeatureMapPruner, HRankPruner, apply_masks
-
-HALF = [{"op_types": ["Conv2d"], "sparse_ratio": 0.5}]
-Batches = list[tuple[Tensor, Tensor]]
-
-
-def kept(masks: Mapping[str, Mapping[str, Tensor]], layer: str) -> tuple[int, ...]:
-    return tuple(masks[layer]["weight"].flatten(1).any(1).nonzero().flatten().tolist())
-
-
-def outputs(model: nn.Module, images: Tensor) -> Tensor:
-    with torch.no_grad():
-        return model.eval()(images)
-
-
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
-def test_masked_equals_removed(name: str) -> None:
-    """Within 1e-5 of the largest output, with batch norms that shift, while NNI's wrappers do the masking."""
-    network = randomise_batch_norm(torchvision_network(name)).eval()
-    images = torch.randn(2, 3, 64, 64)
-    dense = outputs(network, images)
-    pruner = FeatureMapPruner(network, HALF, batches=[images], criterion="mean_activation")
-    wrapped, masks = pruner.compress()
-    assert wrapped is network
-    masked = outputs(wrapped, images)
-    pruner.unwrap_model()
-    assert torch.equal(outputs(network, images), dense)
-    removed = apply_masks(network, masks, images)
-    assert (outputs(removed, images) - masked).abs().max() <= 1e-5 * masked.abs().max()
-    for layer, module in network.named_modules():
-        if isinstance(module, nn.Conv2d):
-            assert removed.get_submodule(layer).out_channels == module.out_channels - module.out_channels // 2
 
 
 @pytest.mark.parametrize("worst", ["left", "right"])
@@ -226,53 +188,6 @@ def test_the_network_is_as_it_was(network: nn.Module, batches: Batches) -> None:
     assert [type(p) for p in network.parameters()] == [nn.Parameter] * len(list(network.parameters()))
 
 
-@pytest.mark.parametrize("make", [Depthwise, Grouped, ConcatTwice])
-def test_other_graphs(images: Tensor, make: Callable[[], nn.Module]) -> None:
-    network = make().eval()
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        pruner = FeatureMapPruner(network, HALF, batches=[images], criterion="variance")
-        _, masks = pruner.compress()
-    zeros_end = any("masked is not what removed is" in str(warning.message) for warning in told)
-    masked = outputs(network, images)
-    pruner.unwrap_model()
-    removed = outputs(apply_masks(network, masks, images), images)
-    equal = bool((masked - removed).abs().max() <= 1e-5 * masked.abs().max())
-    assert equal is not zeros_end
-    assert zeros_end is (make is Depthwise), "its last activation is a sigmoid"
-
-
-def test_batch_norm_behind_a_concatenation_is_masked(images: Tensor) -> None:
-    network = randomise_batch_norm(Concatenated()).eval()
-    config_list = [{"op_names": ["left", "right"], "sparse_ratio": 0.5}]
-    pruner = FeatureMapPruner(network, config_list, batches=[images], criterion="variance")
-    _, masks = pruner.compress()
-    masked = outputs(network, images)
-    pruner.unwrap_model()
-    assert torch.cat([masks["left"]["bias"], masks["right"]["bias"]]).tolist() == masks["norm"]["bias"].tolist()
-    assert torch.allclose(outputs(apply_masks(network, masks, images), images), masked, atol=1e-6)
-
-
-@pytest.mark.parametrize("affine", [True, False])
-def test_a_batch_norm_that_cannot_be_masked_is_told(images: Tensor, affine: bool) -> None:
-    """Without a weight, or of a type that NNI does not know, it goes on to write its shift."""
-
-    class Own(nn.BatchNorm2d):
-        pass
-
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), Own(4, affine=affine), nn.ReLU(), nn.Conv2d(4, 2, 3))
-    nn.init.constant_(network[1].running_mean, -1.0)
-    if affine:
-        nn.init.ones_(network[1].bias)
-    config_list = [{"op_names": ["0"], "sparse_ratio": 0.5}]
-    with pytest.warns(SecateurWarning, match="what lies behind 0 turns zero into something else"):
-        pruner = FeatureMapPruner(network, config_list, batches=[images], criterion="variance")
-    _, masks = pruner.compress()
-    pruner.unwrap_model()
-    assert list(masks) == ["0"]
-    assert apply_masks(network, masks, images)[1].num_features == 2
-
-
 @pytest.mark.parametrize(
     ("given", "told"),
     [
@@ -292,11 +207,3 @@ def test_linear_layers_by_a_criterion_that_scores_them() -> None:
     scores = collect_scores(network, [(x, y)], "di")["0"]
     _, masks = DIPruner(network, [{"op_names": ["0"], "sparse_ratio": 0.5}], batches=[(x, y)]).compress()
     assert kept(masks, "0") == select(scores, 4)
-
-
-def test_a_warning_tells_where_zeros_end(images: Tensor) -> None:
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.Sigmoid(), nn.Conv2d(4, 2, 1))
-    with pytest.warns(SecateurWarning, match="what lies behind 2 turns zero into something else"):
-        FeatureMapPruner(
-            network, [{"op_names": ["0", "2"], "sparse_ratio": 0.5}], batches=[images], criterion="variance"
-        )
