@@ -8,8 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
+
+from images_for_tests import folder_of_few_images
 
 torch.set_num_threads(1)
+settings.register_profile("untimed", settings(), deadline=None)  # machines are shared
+settings.load_profile("untimed")
 
 
 def pytest_collection_finish() -> None:
@@ -30,3 +35,9 @@ def shared() -> Path:
     if not (folder / "models").is_dir() or not (folder / "data").is_dir():
         pytest.skip(f"no trained networks and images in {folder} (set SECATEUR_SHARED to their folder)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def few_images(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as `shared` is, with fewer images."""
+    return folder_of_few_images(tmp_path_factory.mktemp("few"), shared)

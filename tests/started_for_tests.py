@@ -71,6 +71,15 @@ class Started:
         return code, *(path.read_text(encoding="utf-8") for path in (self._printed, self._complained))
 
 
+def run(*command: str | Path, folder: Path) -> str:
+    """Run a script, or a module after `-m`, in an empty folder, on one thread, and return what it prints."""
+    code, printed, complained = Started(
+        *command, folder=folder, output=folder.with_name(f"{folder.name}-printed")
+    ).wait()
+    assert code == 0, printed + complained
+    return printed
+
+
 def _work(words: list[str], folder: str, environment: dict[str, str], printed: str, complained: str) -> None:
     for path, number in ((printed, 1), (complained, 2)):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

@@ -2,41 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
 import json
 import os
 import re
-import runpy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnxruntime
 import pytest
 import torch
 
-from images_for_tests import folder_of_few_images, folder_of_images
-from secateur import WeightImportance, apply_plan, load_plan, load_pruned, prune, recalibrate_batch_norm
+from guides_for_tests import ROOT
+from images_for_tests import folder_of_images
+from secateur import load_plan, load_pruned
 from secateur.networks import digits_resnet
 from secateur_cli.comparison.schema import CompareRun
 from secateur_cli.settings.config import load_config
-from secateur_onnx import export, plan_metadata
-from started_for_tests import Started
+from started_for_tests import run
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+EXAMPLES = ROOT / "examples"
 CONFIGS = sorted(EXAMPLES.glob("*.yaml"))
-ELSEWHERE = {"onnx_networks.py", "tap_overhead.py"}  # the second in tests/feature_maps
-SMOKED = sorted(path for path in (EXAMPLES / "benchmarks").glob("[!_]*.py") if path.name not in ELSEWHERE)
 PERCENT = r"\d+\.\d%"
-
-
-@pytest.fixture(scope="module")
-def few_images(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return folder_of_few_images(tmp_path_factory.mktemp("few"), shared)
 
 
 def on_cifar10(folder: Path) -> list[str]:
@@ -47,15 +35,6 @@ def on_cifar10(folder: Path) -> list[str]:
         "data.test": folder / "data/cifar10-jpeg-val.tar.gz",
     }
     return [word for key, path in files.items() for word in ("--set", f"{key}={path}")]
-
-
-def run(*command: str | Path, folder: Path) -> str:
-    """Run a script, or a module after `-m`, in an empty folder, on one thread, and return what it prints."""
-    code, printed, complained = Started(
-        *command, folder=folder, output=folder.with_name(f"{folder.name}-printed")
-    ).wait()
-    assert code == 0, printed + complained
-    return printed
 
 
 def run_config(name: str, *arguments: str | Path, folder: Path) -> str:
@@ -178,146 +157,6 @@ def test_score_on_several_processes(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.slow
-def test_networks_of_several_kinds_as_onnx(tmp_path: Path) -> None:
-    """Shuffles, concatenations and pre-activation; the script itself asserts that the files are right."""
-    names = ("squeezenet1_0", "shufflenet_thin", "cifar_densenet16")
-    printed = run(EXAMPLES / "benchmarks/onnx_networks.py", "--networks", *names, folder=tmp_path)
-    rows = [line.split()[:3] for line in printed.splitlines()[1:]]
-    assert rows == [[n, side, kind] for n in names for side in ("dense", "pruned") for kind in ("float32", "float16")]
-
-
-NO_TORCH = "import runpy, sys; sys.modules['torch'] = None; sys.argv[:] = sys.argv[1:]; runpy.run_path(sys.argv[0], \
-run_name='__main__')"
-
-
-@pytest.fixture(scope="module")
-def deployed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a pruned network as an ONNX file, images as a camera gives them, and what torch says to them."""
-    folder = tmp_path_factory.mktemp("deployed")
-    torch.manual_seed(0)
-    network = digits_resnet().eval()
-    pixels = np.random.default_rng(0).integers(0, 17, (50, 8, 8)).astype(np.uint8)
-    images = torch.from_numpy(pixels).float()[:, None] / 16
-    plan = prune(network, images[:4], WeightImportance("l1")).plan
-    pruned = apply_plan(network, plan)
-    recalibrate_batch_norm(pruned, [images])
-    export(pruned, images, folder / "model.onnx", metadata=plan_metadata(plan))
-    export(pruned.half(), images, folder / "half.onnx", metadata={"note": "{half"})
-    with torch.no_grad():
-        np.save(folder / "labels.npy", pruned.float()(images).argmax(1).numpy())
-    np.save(folder / "images.npy", pixels)
-    (folder / "plan.txt").write_text(plan.fingerprint, encoding="utf-8")
-    return folder
-
-
-def deploy(folder: Path, *changes: str, model: str = "model.onnx", images: str = "images.npy") -> tuple[int, str, str]:
-    """Run the deployment in a process in which torch cannot be imported."""
-    command = [sys.executable, "-c", NO_TORCH, EXAMPLES / "04_deploy.py", model, images, "--divide", "16", *changes]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
-    return done.returncode, done.stdout, done.stderr
-
-
-@pytest.mark.parametrize(("model", "right"), [("model.onnx", 100.0), ("half.onnx", 94.0)])
-def test_deployment_needs_no_torch(deployed: Path, model: str, right: float) -> None:
-    code, printed, complained = deploy(deployed, "--labels", "labels.npy", "--batch", "16", model=model)
-    assert (code, complained) == (0, "")
-    assert re.search(r"^images +50 in \d+\.\d+ s on CPUExecutionProvider$", printed, re.MULTILINE)
-    assert re.search(r"^versions +secateur \d.*; torch \d", printed, re.MULTILINE)
-    if model == "model.onnx":
-        assert f"plan        {(deployed / 'plan.txt').read_text()}\n" in printed
-        assert re.search(r"^budget +parameters before [\d,]+, after [\d,]+$", printed, re.MULTILINE)
-    else:
-        assert "note        {half\n" in printed
-    share = re.search(r"^top-1 +(\d+\.\d)% of 50 images$", printed, re.MULTILINE)
-    assert share is not None
-    assert float(share[1]) >= right
-
-
-def test_deployment_is_timed_after_a_run_that_does_not_count(
-    deployed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    spec = importlib.util.spec_from_file_location("deploy", EXAMPLES / "04_deploy.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module: Any = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    events, session_run = list[str](), module.run
-
-    def noted(session: Any, images: Any, batch: int) -> Any:
-        events.append(f"{len(images)} images")
-        return session_run(session, images, batch)
-
-    monkeypatch.setattr(module, "run", noted)
-    monkeypatch.setattr(module.time, "perf_counter", lambda: float(events.append("clock") or 0))
-    command = ["04_deploy.py", str(deployed / "model.onnx"), str(deployed / "images.npy"), "--divide", "16"]
-    monkeypatch.setattr(sys, "argv", command)
-    module.main()
-    assert events == ["32 images", "clock", "50 images", "clock"]
-    assert "50 in 0.000 s on CPUExecutionProvider" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("wide", [False, True])
-def test_deployment_gives_sums_of_8_bit_products_room(deployed: Path, wide: bool) -> None:
-    session = runpy.run_path(str(EXAMPLES / "04_deploy.py"))["opened"](deployed / "model.onnx", "cpu", wide_sums=wide)
-    options = session.get_session_options()
-    with contextlib.nullcontext() if wide else pytest.raises(RuntimeError, match="does not have"):
-        assert options.get_session_config_entry("session.x64quantprecision") == "1"
-
-
-def test_deployment_tells_costs_with_their_digits() -> None:
-    said = runpy.run_path(str(EXAMPLES / "04_deploy.py"))["said"]
-    assert said('{"latency": {"before": 0.4812, "after": 0.29, "budget": 0.2887}}') == (
-        "latency before 0.481, after 0.29, budget 0.289"
-    )
-    assert said('{"macs": {"before": 125485696.0}}') == "macs before 125,485,696"
-    assert said('{"data": {"name": "digits", "split": null, "images": 1797}}') == (
-        "data name digits, split None, images 1,797"
-    )
-
-
-def test_deployment_imports_neither_torch_nor_secateur() -> None:
-    named = re.findall(r"^(?:import|from) (\w+)", (EXAMPLES / "04_deploy.py").read_text(encoding="utf-8"), re.MULTILINE)
-    assert {"numpy", "onnxruntime"} == set(named) - sys.stdlib_module_names
-
-
-def test_deployment_says_what_is_wrong(deployed: Path) -> None:
-    (deployed / "truncated.onnx").write_bytes((deployed / "model.onnx").read_bytes()[:900])
-    np.save(deployed / "large.npy", np.zeros((2, 9, 9)))
-    np.save(deployed / "flat.npy", np.zeros(7))
-    np.save(deployed / "pickled.npy", np.array([{}]), allow_pickle=True)
-    (deployed / "empty.npy").touch()
-    np.savez(deployed / "several.npz", images=np.zeros((2, 8, 8)), labels=np.zeros(2))
-    export(torch.nn.Flatten().double(), torch.zeros(2, 1, 8, 8, dtype=torch.float64), deployed / "double.onnx")
-    for arguments, options, message in (
-        ((), {"images": "missing.npy"}, "error: missing.npy cannot be read: .*No such file"),
-        ((), {"images": "pickled.npy"}, "error: pickled.npy cannot be read: .*allow_pickle"),
-        ((), {"images": "empty.npy"}, "error: empty.npy cannot be read"),
-        ((), {"images": "several.npz"}, "several.npz holds several arrays, images, labels; save one"),
-        (("--labels", "missing.npy"), {}, "error: missing.npy cannot be read"),
-        ((), {"model": "double.onnx"}, r"one input in float32 or float16; found tensor\(double\)$"),
-        ((), {"model": "truncated.onnx"}, "error: truncated.onnx does not run on CPUExecutionProvider"),
-        ((), {"images": "large.npy"}, r"exported for images \[1, 8, 8\]; found \[1, 9, 9\]"),
-        ((), {"images": "flat.npy"}, r"images must be .* found \(7,\)"),
-        (("--labels", "flat.npy"), {}, "50 images need as many labels"),
-        (("--mean", "1", "2"), {}, "take 1 number or 1"),
-        (("--batch", "0"), {}, "--batch must be at least 1"),
-        (("--provider", "cudo"), {}, "invalid choice: 'cudo'"),
-    ):
-        code, _, complained = deploy(deployed, *arguments, **options)
-        assert code != 0, arguments
-        assert re.search(message, complained), complained
-        assert "Traceback" not in complained
-
-
-def test_deployment_never_falls_back_to_the_cpu(deployed: Path) -> None:
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        pytest.skip("this onnxruntime has CUDA")
-    code, printed, complained = deploy(deployed, "--provider", "cuda")
-    assert (code, printed) == (1, "")
-    assert "this onnxruntime has no CUDAExecutionProvider; it has " in complained
-
-
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_configurations_load(path: Path) -> None:
     config = load_config(path)
@@ -326,8 +165,8 @@ def test_configurations_load(path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_resnet56_on_cifar10(shared: Path, tmp_path: Path) -> None:
-    run_config("cifar10_resnet56.yaml", *on_cifar10(shared), "--output", tmp_path / "out", folder=tmp_path)
+def test_resnet56_on_cifar10(few_images: Path, tmp_path: Path) -> None:
+    run_config("cifar10_resnet56.yaml", *on_cifar10(few_images), "--output", tmp_path / "out", folder=tmp_path)
     report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
     inner = {f"layer{stage}.{block}.conv1" for stage in (1, 2, 3) for block in range(9)}
     assert inner <= {group["name"] for group in report["plan"]["groups"]}
@@ -401,15 +240,3 @@ def test_resnet18_on_a_folder_of_images(tmp_path: Path) -> None:
     assert report["cost"]["macs"]["after"] <= 0.5 * report["cost"]["macs"]["before"]
     assert report["onnx"]["parity"]["passed"]
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"model.onnx", "plan.json", "report.html"}
-
-
-@pytest.mark.parametrize("path", SMOKED, ids=lambda path: path.stem)
-def test_benchmarks_print_both_sides(path: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    """A smoke run asserts no bound: it shows that the script still measures what it says. Two have their own tests."""
-    text = path.read_text(encoding="utf-8")
-    trained, threaded = (re.search(f"{option}|_trained_resnet56", text) for option in ("--shared", "--threads"))
-    networks = ("--shared", request.getfixturevalue("few_images")) if trained else ()
-    threads = ("--threads", "1") if threaded else ()
-    printed = run(path, "--smoke", *threads, *networks, folder=tmp_path)
-    assert re.search(r"forward pass|bare|dense|literally", printed)
-    assert re.search(r"\d+\.\d+", printed)

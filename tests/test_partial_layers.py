@@ -100,7 +100,7 @@ def test_every_search_leaves_every_layer_a_channel(name: str, search: str) -> No
 
 @each_network
 @pytest.mark.parametrize("variant", ["low", "reverse", "edge", "middle", "random"])
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_any_scores_leave_every_layer_a_channel(name: str, variant: Any, data: st.DataObject) -> None:
     groups = GROUPS[name]

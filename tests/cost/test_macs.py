@@ -169,7 +169,7 @@ def test_channels_that_own_different_numbers_of_positions_give_the_cost_of_the_w
     kept=st.lists(st.booleans(), min_size=4, max_size=4),
     outputs=st.sampled_from([4, 8]),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_grouped_layers_equal_counting_pair_by_pair(groups: int, kept: list[bool], outputs: int) -> None:
     """Two inputs a channel, one in each half, fall together, so that the blocks stay equally large."""
     if groups == 4:
@@ -196,7 +196,7 @@ def test_grouped_layers_equal_counting_pair_by_pair(groups: int, kept: list[bool
 
 
 @given(first=st.integers(1, 4), second=st.integers(1, 6), other_first=st.integers(1, 4), other_second=st.integers(1, 6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_never_falls_when_a_width_grows(first: int, second: int, other_first: int, other_second: int) -> None:
     low = COST({"left": min(first, other_first), "right": min(second, other_second)})
     high = COST({"left": max(first, other_first), "right": max(second, other_second)})

@@ -18,7 +18,7 @@ def rows_of(count: int, width: int, seed: int) -> torch.Tensor:
 
 
 @given(st.integers(2, 12), st.integers(1, 4), st.integers(0, 99), st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_clusters_are_those_of_the_twin(count: int, width: int, seed: int, data: st.DataObject) -> None:
     rows, wanted = rows_of(count, width, seed), data.draw(st.integers(1, count))
     found = clusters(rows, wanted)
@@ -39,7 +39,7 @@ def test_an_empty_cluster_gets_the_row_that_lies_farthest_of_those_that_are_not_
 
 
 @given(st.integers(2, 20), st.integers(1, 8), st.integers(0, 99), st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_sketch_is_the_twin_s_and_keeps_its_bound(count: int, width: int, seed: int, data: st.DataObject) -> None:
     rows, wanted = rows_of(count, width, seed), data.draw(st.integers(1, count))
     sketch, taken = frequent_directions(rows, wanted)

@@ -24,7 +24,7 @@ seeds = st.integers(0, 10**6)
 rhos = st.sampled_from([0.01, 0.1, 1.0, 30.0])
 # (N, C, H, W): fewer features than images, more features than images, more pixels than images.
 shapes = st.sampled_from([(12, 3, 1, 1), (12, 2, 1, 2), (12, 4, 2, 3), (7, 5, 2, 2), (6, 3, 3, 3)])
-laws = settings(max_examples=25, deadline=None)
+laws = settings(max_examples=25)
 
 
 def batch(seed: int, shape: tuple[int, ...], classes: int = 3) -> tuple[Tensor, Tensor]:

@@ -41,7 +41,7 @@ def score(maps: Tensor, *, split: tuple[int, ...] = ()) -> Tensor:
 
 
 @given(seed=st.integers(0, 10**6), shape=shapes)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_ranks_are_those_of_torch_and_of_a_loop(seed: int, shape: tuple[int, int, int, int]) -> None:
     maps = relu_maps(seed, shape)
     assert torch.equal(feature_map_ranks(maps), torch.linalg.matrix_rank(maps))
@@ -95,14 +95,14 @@ def test_chunks_do_not_change_the_ranks(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @given(seed=st.integers(0, 10**6), exponent=st.integers(-20, 20))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_scaling_a_map_keeps_its_rank(seed: int, exponent: int) -> None:
     maps = relu_maps(seed, (3, 4, 5, 7))
     assert torch.equal(feature_map_ranks(maps * 2.0**exponent), feature_map_ranks(maps))
 
 
 @given(seed=st.integers(0, 10**6), cut=st.integers(1, 8))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_scores_depend_on_no_split_and_no_order(seed: int, cut: int) -> None:
     maps = relu_maps(seed, (9, 4, 5, 5))
     order = torch.randperm(9, generator=torch.Generator().manual_seed(seed))

@@ -100,7 +100,7 @@ KINDS = [
 @both
 @pytest.mark.parametrize("kind", KINDS)
 @given(seed=st.integers(0, 10**6), H=st.integers(1, 20), W=st.integers(1, 20))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_rank_that_is_given_is_that_of_torch(path: Ranks, kind: str, seed: int, H: int, W: int) -> None:
     matrices = matrices_of_kind(kind, seed, 40, H, W)
     expected = one_by_one(matrices)

@@ -27,7 +27,7 @@ shapes = st.tuples(st.integers(1, 8), st.integers(1, 3), st.integers(1, 4), st.i
 
 
 @given(seed=st.integers(0, 10**6), shape=shapes, cut=st.integers(0, 8), offset=st.sampled_from([0.0, 50.0]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_scores_are_those_of_a_loop(seed: int, shape: tuple[int, ...], cut: int, offset: float) -> None:
     maps = offset + torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     found = [score(rule, maps, cut=cut).tolist() for rule in (MeanActivation(), FeatureVariance())]

@@ -52,7 +52,7 @@ def test_a_given_order_has_the_errors_of_the_regressions_on_what_it_leaves(case:
     n=st.integers(1, 30),
     ridge=st.sampled_from([1e-4, 1e-2, 1.0]),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_errors_never_fall_and_every_channel_goes_once(
     seed: int, channels: int, size: int, n: int, ridge: float
 ) -> None:
@@ -64,7 +64,7 @@ def test_errors_never_fall_and_every_channel_goes_once(
 
 
 @given(seed=st.integers(0, 10**6), turn=st.permutations(range(5)))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_renaming_the_channels_renames_the_answer(seed: int, turn: list[int]) -> None:
     U, T, owned = reader(seed, 30, 10, 2, blocks(5, 2))
     order, errors = elimination([Reader(U, T, owned).reading()])
@@ -120,7 +120,7 @@ def test_bringing_up_to_date_late_changes_no_number(monkeypatch: pytest.MonkeyPa
     ridge=st.sampled_from([1e-4, 1e-2, 1.0]),
 )
 @example(seed=125, channels=2, size=3, n=8, ridge=1e-4)  # nearly singular: U'U spans seven orders of magnitude
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_products_and_rows_give_the_same_and_so_does_their_own_order_asked_for(
     seed: int, channels: int, size: int, n: int, ridge: float
 ) -> None:

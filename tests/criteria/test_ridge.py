@@ -30,7 +30,7 @@ def problem(seed: int, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 
 
 @given(seed=st.integers(0, 10**6), shape=shapes, rho=st.sampled_from([1e-3, 0.1, 10.0]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_primal_and_dual_agree(seed: int, shape: tuple[int, int, int, int], rho: float) -> None:
     maps, targets = problem(seed, shape)
     whole = float(ridge.explained_variation(maps, targets, rho=rho))
@@ -120,7 +120,7 @@ def test_unknown_forms_and_unfit_targets_are_refused() -> None:
     fault=st.sampled_from(["none", "equal images", "equal channels", "dead channel", "first image far off"]),
 )
 @example(seed=70190, shape=(6, 7, 1, 1), rho=1e-5, scale=1.0, offset=0.0, fault="dead channel")
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_mixed_precision_is_close_to_double(
     seed: int, shape: tuple[int, ...], rho: float, scale: float, offset: float, fault: str
 ) -> None:

@@ -50,7 +50,7 @@ def problems(draw: st.DrawFn) -> tuple[Tensor, Tensor, tuple[int, ...]]:
     reduce=st.sampled_from(["pixels", "gap"]),
     aggregate=st.sampled_from(["mean", "max", "sum"]),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_scores_are_those_of_a_loop_over_all_values_however_they_are_cut(
     problem: tuple[Tensor, Tensor, tuple[int, ...]], which: Any, reduce: Any, aggregate: Any
 ) -> None:

@@ -112,7 +112,7 @@ integer_filters = st.integers(0, 10**6).map(
 
 
 @given(weight=integer_filters)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_norms_and_distances_are_those_of_loops(weight: Tensor) -> None:
     rows = weight.flatten(1).tolist()
     assert L1Norm()(weight).tolist() == [sum(abs(w) for w in row) for row in rows]
@@ -126,7 +126,7 @@ def test_norms_and_distances_are_those_of_loops(weight: Tensor) -> None:
 
 
 @given(weight=integer_filters, temperature=st.floats(0.05, 20))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_neighbourhoods_diverge_as_loops_say(weight: Tensor, temperature: float) -> None:
     expected = naive.neighbourhood_divergence_by_loops(weight, temperature)
     assert CompactFusion(temperature=temperature)(weight).tolist() == pytest.approx(expected, rel=1e-6, abs=1e-9)
@@ -175,7 +175,7 @@ def test_chance_depends_on_the_seed_and_the_layer() -> None:
 @given(
     st.integers(0, 10**6), st.integers(2, 14), st.integers(1, 4), st.sampled_from(["euclidean", "cosine"]), st.data()
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_the_closed_form_keeps_what_the_published_search_finds(
     seed: int, filters: int, dimensions: int, distance: Any, data: st.DataObject
 ) -> None:
@@ -229,7 +229,7 @@ def test_the_euclidean_hub_is_a_small_filter_and_cosine_does_not_care() -> None:
 
 
 @given(weight=integer_filters, gradient=integer_filters, mode=st.sampled_from(["squared", "joint", "absolute"]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_taylor_is_that_of_a_loop(weight: Tensor, gradient: Tensor, mode: Any) -> None:
     rule = gradient_criterion("taylor", mode=mode)
     assert isinstance(rule, GradientCriterion)

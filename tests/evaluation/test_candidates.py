@@ -81,7 +81,7 @@ def test_every_worth_is_that_of_the_masked_network(build: Callable[[], nn.Module
 
 
 @given(st.integers(0, 10**6), st.integers(1, 40), st.sampled_from([1, 2**14, 2**30]))
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 def test_any_candidates_race_rightly(seed: int, chunk: int, memory: int) -> None:
     torch.manual_seed(seed)
     network, groups, batches = problem(Residual, images=60, size=8)

@@ -36,7 +36,7 @@ def run(losses: Tensor, expected: Tensor, *, best: float = -math.inf, goal: floa
 
 
 @given(seed=st.integers(0, 10**6), best=st.sampled_from([-math.inf, -8.0, -3.0]))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_what_is_left_open_is_asked_once_of_those_that_may_win(seed: int, best: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     losses = torch.randint(0, 2, (4, 12), generator=generator).double()
@@ -77,7 +77,7 @@ def test_what_is_left_open_is_asked_once_of_those_that_may_win(seed: int, best: 
     best=st.sampled_from([-math.inf, -30.0, -10.0, -1.0, 0.0]),
     seed=st.integers(0, 10**6),
 )
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_whatever_is_expected_no_better_one_is_missed(
     runners: int, images: int, most: int, goal: float, best: float, seed: int
 ) -> None:

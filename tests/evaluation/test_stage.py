@@ -105,7 +105,7 @@ def test_channels_behind_a_normalisation_over_channels_are_masked_and_others_cut
 
 
 @given(st.integers(0, 10**6))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_cutting_in_two_steps_is_cutting_at_once(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)

@@ -23,7 +23,7 @@ from secateur.networks import resnet20
 IMAGES = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(3))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     shape=st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 9), st.integers(1, 9)),
     alpha=st.floats(0.1, 3),

@@ -44,7 +44,7 @@ def network() -> nn.Sequential:
     ).eval()  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     values=st.lists(st.floats(-50, 50, width=32), min_size=1, max_size=9),
     bits=st.integers(2, 12),

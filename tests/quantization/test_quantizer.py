@@ -33,7 +33,7 @@ def weights(seed: int, filters: int, size: int) -> Tensor:
     return found
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10**6), filters=st.integers(1, 4), size=st.integers(1, 12), bits=st.lists(st.integers(2, 16))
 )
@@ -83,7 +83,7 @@ def test_from_five_bits_on_nothing_is_clipped() -> None:
     assert bool((found[:3] < 10).all())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6), size=st.integers(1, 12), bits=st.integers(2, 8))
 def test_least_squares_are_those_of_loops(seed: int, size: int, bits: int) -> None:
     sizes = weights(seed, 3, size).abs()
@@ -136,7 +136,7 @@ def test_rules_know_no_sign_and_follow_the_scale_and_leave_zeros(rule: Threshold
         assert torch.equal(found, weight.abs().amax(1))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(bits=st.integers(1, 16), seed=st.integers(0, 10**6), count=st.integers(0, 40), signed=st.booleans())
 def test_packs_as_loops_do_and_back(bits: int, seed: int, count: int, signed: bool) -> None:
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1)) if signed else (0, 2**bits)

@@ -31,7 +31,7 @@ def state(model: nn.Module) -> dict[str, Tensor]:
 
 
 @given(st.integers(1, 4), st.integers(2, 5), st.integers(0, 100))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_statistics_are_the_mean_over_batches(batches: int, size: int, seed: int) -> None:
     data = torch.randn(batches, size, 3, 2, 2, generator=torch.Generator().manual_seed(seed)) * 3 + 5
     norm = nn.BatchNorm2d(3)

@@ -46,7 +46,7 @@ def same(found: Solution, expected: Solution) -> None:
 
 
 @given(problems(), st.sampled_from([NormalEquations, Rows]))
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 def test_both_solve_the_least_squares_problem(problem: tuple[Tensor, Tensor, float, bool], kind: type[Any]) -> None:
     U, E, ridge, intercept = problem
     found = filled(kind, U, E).solve(ridge=ridge, intercept=intercept)
@@ -70,7 +70,7 @@ def test_products_of_many_columns_are_those_of_all_pairs(rows: int, unknowns: in
 
 
 @given(problems(), st.data())
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_any_split_gives_the_same(problem: tuple[Tensor, Tensor, float, bool], data: st.DataObject) -> None:
     U, E, ridge, intercept = problem
     sizes, left = [], U.shape[1]
@@ -85,7 +85,7 @@ def test_any_split_gives_the_same(problem: tuple[Tensor, Tensor, float, bool], d
 
 
 @given(problems(), st.data())
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_equations_of_shares_join_to_those_of_all(
     problem: tuple[Tensor, Tensor, float, bool], data: st.DataObject
 ) -> None:
@@ -110,7 +110,7 @@ def test_rows_are_added_up_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @given(problems(), st.integers(0, 99))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_shifting_is_what_other_errors_would_have_given(problem: tuple[Tensor, Tensor, float, bool], seed: int) -> None:
     """Of two rows the smallest ridge leaves the weights to rounding, which their predictions do not see."""
     U, E, ridge, intercept = problem
@@ -124,7 +124,7 @@ def test_shifting_is_what_other_errors_would_have_given(problem: tuple[Tensor, T
 
 
 @given(problems(), st.data())
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_taking_is_what_fewer_inputs_would_have_given(
     problem: tuple[Tensor, Tensor, float, bool], data: st.DataObject
 ) -> None:
@@ -186,7 +186,7 @@ def test_a_ridge_that_float64_cannot_see_is_refused(kind: type[Any]) -> None:
 
 
 @given(st.integers(1, 4), st.integers(1, 60), st.integers(1, 9), st.integers(500, 100_000))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_rows_keep_to_their_memory(blocks: int, unknowns: int, outputs: int, memory: int) -> None:
     layout = Layout(blocks, unknowns, outputs)
     try:

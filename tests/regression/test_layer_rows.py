@@ -50,7 +50,7 @@ def convolutions(draw: Any) -> tuple[nn.Module, Tensor]:
 
 
 @given(convolutions(), st.integers(0, 99))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_rows_times_weight_are_a_convolutions_output(case: tuple[nn.Module, Tensor], seed: int) -> None:
     layer, inputs = case
     output = layer(inputs)
@@ -65,7 +65,7 @@ def test_rows_times_weight_are_a_convolutions_output(case: tuple[nn.Module, Tens
 
 
 @given(convolutions())
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 def test_rows_are_those_that_loops_find(case: tuple[nn.Module, Tensor]) -> None:
     layer, inputs = case
     inputs = inputs[:1]

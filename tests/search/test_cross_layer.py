@@ -40,7 +40,7 @@ def units(draw: st.DrawFn) -> tuple[dict[str, Tensor], dict[str, float]]:
 
 
 @given(units(), st.integers(0, 20), st.sampled_from([0.0, 1.0, 2.0]))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_widths_are_those_of_one_sorted_list(case: Any, twentieths: int, exponent: float) -> None:
     weights, costs = case
     share = twentieths / 20
@@ -49,7 +49,7 @@ def test_widths_are_those_of_one_sorted_list(case: Any, twentieths: int, exponen
 
 
 @given(units(), st.floats(0, 1), st.floats(0, 1))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_larger_share_never_keeps_more_and_one_filter_always_stays(case: Any, first: float, second: float) -> None:
     weights, costs = case
     less, more = (cross_layer_widths(weights, costs, share=s) for s in sorted((first, second)))
@@ -59,7 +59,7 @@ def test_a_larger_share_never_keeps_more_and_one_filter_always_stays(case: Any, 
 
 
 @given(units(), st.floats(0, 1))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_only_ratios_count(case: Any, share: float) -> None:
     weights, costs = case
     widths = cross_layer_widths(weights, costs, share=share)
@@ -168,7 +168,7 @@ def chain(seed: int, filters: list[int]) -> tuple[dict[str, ChannelGroup], Score
     st.sampled_from([0.0, 1.0, 3.0]),
     st.sampled_from([1, 2, 4]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_plan_has_the_widths_of_the_smallest_share_that_meets_the_budget(
     seed: int, filters: list[int], share: float, exponent: float, round_to: int
 ) -> None:

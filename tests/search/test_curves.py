@@ -70,7 +70,7 @@ def best_error(curves: Mapping[str, torch.Tensor], costs: Sequence[Prices], budg
 curves_of = st.lists(st.lists(st.integers(0, 50), min_size=5, max_size=5), min_size=3, max_size=3)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(steps=curves_of, prices=st.lists(st.integers(1, 5), min_size=3, max_size=3), share=st.integers(35, 95))
 def test_no_widths_of_the_same_cost_have_a_lower_error(steps: list[list[int]], prices: list[int], share: int) -> None:
     """At the price that was found the choice is optimal; what the rest buys only lowers the error."""
@@ -173,7 +173,7 @@ class Steps(Chain):
         return super().__call__({name: -(-widths.get(name, self.width) // 3) * 3 for name in self.prices})
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     steps=st.lists(st.lists(st.integers(0, 50), min_size=6, max_size=6), min_size=3, max_size=3),
     share=st.integers(25, 95),

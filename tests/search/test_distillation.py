@@ -94,7 +94,7 @@ def cases(draw: st.DrawFn) -> tuple[list[tuple[int, str, int, int, int]], list[t
 
 
 @given(cases(), st.floats(0.05, 0.99), st.sampled_from([(1, 1), (4, 1), (2, 3)]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_widths_are_those_of_the_least_factor_that_meets_the_budget(
     case: tuple[list[Any], list[Any]], share: float, rules: tuple[int, int]
 ) -> None:

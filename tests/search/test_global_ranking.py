@@ -24,7 +24,7 @@ def size(kept: Any) -> float:
     return float(sum(len(kept.get(name, range(8))) * (1 + 3 * place) for place, name in enumerate("ab")))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(case=cases(), share=st.floats(0, 0.99))
 def test_the_plain_ranking_is_that_of_loops(case: Case, share: float) -> None:
     largest = case.share(share)

@@ -33,7 +33,7 @@ def starts(draw: st.DrawFn) -> tuple[Case, dict[str, list[int]], float]:
 
 @pytest.mark.filterwarnings("ignore:delta=")
 @given(starts(), st.sampled_from([0.005, 0.02, 0.1, 0.5]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_greedy_from_a_start_equals_algorithm_1_from_there(given: Any, delta: float) -> None:
     case, left, share = given
     cost = case.cost
@@ -61,7 +61,7 @@ def test_greedy_from_a_start_equals_algorithm_1_from_there(given: Any, delta: fl
 
 @given(cases(8), st.floats(0, 0.9), st.floats(0.1, 0.99), st.sampled_from(get_args(Variant)))
 @example(Case({"a": 3}, {"a": [0, 0, 0]}, ChainCost({"a": 3}, {"a": 1}), 1, 1), 0.0, 0.5, "low")  # ties alone decide
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_search_in_two_parts_is_the_search_in_one(case: Case, share: float, earlier: float, variant: Any) -> None:
     largest = case.share(share)
     looser = largest + earlier * (case.cost(case.dense) - largest)

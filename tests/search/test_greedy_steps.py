@@ -52,7 +52,7 @@ def test_a_delta_is_not_told_of_where_it_takes_less_than_half_or_no_smaller_step
 
 
 @given(st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_what_a_step_removes_never_comes_back(data: st.DataObject) -> None:
     """Also where scores are made anew after steps: each time others."""
     random = st.lists(st.integers(0, 5), min_size=8, max_size=8)

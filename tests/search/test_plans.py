@@ -23,7 +23,7 @@ from secateur.search import GreedyStep, greedy_plan, uniform_plan
 
 
 @given(cases(), st.floats(0, 0.99))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_uniform_equals_trying_every_share(case: Case, share: float) -> None:
     largest = case.share(share)
     plan = uniform_plan(*case.arguments, largest, **case.rules)
@@ -34,7 +34,7 @@ def test_uniform_equals_trying_every_share(case: Case, share: float) -> None:
 
 
 @given(cases(), st.floats(0, 0.99))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_uniform_meets_the_budget_from_below_and_no_smaller_share_does(case: Case, share: float) -> None:
     largest = case.share(share)
     plan = uniform_plan(*case.arguments, largest, **case.rules)
@@ -81,7 +81,7 @@ def test_scores_of_several_producers_are_combined() -> None:
 
 
 @given(cases(8), st.floats(0, 0.99), st.sampled_from([0.005, 0.02, 0.1, 0.5]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_greedy_equals_algorithm_1(case: Case, share: float, delta: float) -> None:
     largest = case.share(share)
     steps: list[GreedyStep] = []
@@ -97,7 +97,7 @@ def test_greedy_equals_algorithm_1(case: Case, share: float, delta: float) -> No
 
 
 @given(cases(8), st.floats(0, 0.99))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_greedy_reaches_every_budget_that_can_be_reached(case: Case, share: float) -> None:
     largest = case.share(share)
     steps: list[GreedyStep] = []
@@ -112,7 +112,7 @@ def test_greedy_reaches_every_budget_that_can_be_reached(case: Case, share: floa
 
 
 @given(st.data())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_permuting_channels_permutes_the_plan(data: st.DataObject) -> None:
     dense = {"a": 6, "b": 5}
     scores = {name: list(data.draw(st.permutations(range(width)))) for name, width in dense.items()}

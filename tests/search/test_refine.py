@@ -110,7 +110,7 @@ def refine_by_trying(
 
 
 @given(cases(), st.sampled_from([1, 3, 8]), st.sampled_from([1, 2, 4, 9, 99]), st.sampled_from(["curves", "scores"]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_refine_equals_its_twin(case: tuple[Case, float], breadth: int, most: int, promise: Any) -> None:
     of, budget = case
     start = of.start(budget)
@@ -126,7 +126,7 @@ def test_refine_equals_its_twin(case: tuple[Case, float], breadth: int, most: in
 
 
 @given(cases())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_it_never_ends_below_its_start_and_meets_the_budget(case: tuple[Case, float]) -> None:
     of, budget = case
     steps: list[RefineStep] = []
@@ -168,7 +168,7 @@ class Sprint:
 
 
 @given(cases(), st.sampled_from([1, 4]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_race_ends_in_the_same_plan_and_knows_what_the_plan_as_it_is_is_worth(
     case: tuple[Case, float], breadth: int
 ) -> None:

@@ -102,7 +102,7 @@ def searches(case: Case) -> dict[str, Callable[..., PruningPlan]]:
 
 
 @given(cases())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @pytest.mark.filterwarnings("ignore:delta=")
 def test_every_search_meets_every_budget_and_tells_of_it(case: Case) -> None:
     budgets = case.budgets
@@ -115,7 +115,7 @@ def test_every_search_meets_every_budget_and_tells_of_it(case: Case) -> None:
 
 
 @given(cases(), st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @pytest.mark.filterwarnings("ignore:delta=")
 def test_a_budget_that_is_met_already_changes_nothing(case: Case, first: bool) -> None:
     case = replace(case, shares=[case.shares[1]] * 2)
@@ -134,7 +134,7 @@ def test_a_budget_that_is_met_already_changes_nothing(case: Case, first: bool) -
 
 
 @given(cases())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_uniform_equals_trying_every_share(case: Case) -> None:
     budgets = case.budgets
     plan = uniform_plan(*case.start, case.costs, budgets, round_to=case.round_to)
@@ -167,7 +167,7 @@ def algorithm_1_for_several(case: Case, *, delta: float) -> list[tuple[str, int]
 
 
 @given(cases(6), st.sampled_from([0.005, 0.05, 0.2]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @pytest.mark.filterwarnings("ignore:delta=")
 def test_greedy_equals_a_literal_search(case: Case, delta: float) -> None:
     steps: list[GreedyStep] = []
@@ -178,7 +178,7 @@ def test_greedy_equals_a_literal_search(case: Case, delta: float) -> None:
 
 
 @given(cases(5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_curves_are_never_worse_than_the_trivial_and_near_the_optimum(case: Case) -> None:
     budgets = case.budgets
     error = curve_plan(*case.start, case.costs, budgets, round_to=case.round_to).settings["error"]

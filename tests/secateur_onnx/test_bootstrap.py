@@ -17,7 +17,7 @@ from secateur_onnx.bootstrap import MIN_ROUNDS
 TIMES = st.lists(st.tuples(st.floats(0.1, 10), st.floats(0.1, 10)), min_size=MIN_ROUNDS, max_size=15)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(pairs=TIMES, seed=st.integers(0, 100))
 def test_equals_the_naive_twin(pairs: list[tuple[float, float]], seed: int) -> None:
     dense, pruned = [d for d, _ in pairs], [p for _, p in pairs]
@@ -26,7 +26,7 @@ def test_equals_the_naive_twin(pairs: list[tuple[float, float]], seed: int) -> N
     np.testing.assert_allclose((found.ratio, found.lower, found.upper), naive, rtol=1e-12)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(parts=st.lists(TIMES, min_size=2, max_size=4))
 def test_sessions_equal_the_naive_twin(parts: list[list[tuple[float, float]]]) -> None:
     dense, pruned = [d for pairs in parts for d, _ in pairs], [p for pairs in parts for _, p in pairs]
@@ -51,7 +51,7 @@ def test_sessions_must_make_up_the_rounds(sessions: list[int]) -> None:
         ratio_interval([1.0] * 6, [1.0] * 6, sessions=sessions)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(pairs=TIMES, factor=st.floats(0.1, 10))
 def test_scales_with_the_dense_times_and_ignores_the_unit(pairs: list[tuple[float, float]], factor: float) -> None:
     dense, pruned = np.array(pairs).T
@@ -64,7 +64,7 @@ def test_scales_with_the_dense_times_and_ignores_the_unit(pairs: list[tuple[floa
     assert base.lower <= base.upper
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(times=st.lists(st.floats(0.1, 10), min_size=MIN_ROUNDS, max_size=15))
 def test_equal_times_give_exactly_one(times: list[float]) -> None:
     found = ratio_interval(times, times)

@@ -84,7 +84,7 @@ def test_blocks_of_channels_are_found_and_filled() -> None:
     assert smooth.blocks == (1, 1)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_the_cost_never_falls_with_a_width(noisy: LatencyCost, groups: ChannelGroups, data: st.DataObject) -> None:
     cost = noisy

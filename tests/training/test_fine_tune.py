@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
@@ -23,7 +23,6 @@ from training_for_tests import Slope, blobs, net, one_image_of_class_0, same, st
 
 
 @given(st.integers(1, 30), st.integers(1, 5), st.floats(0, 1))
-@settings(deadline=None)
 def test_the_learning_rate_rises_and_falls_by_the_formula(per_epoch: int, epochs: int, share: float) -> None:
     recipe = Recipe(epochs=epochs, learning_rate=0.3, warmup_epochs=share * epochs)
     steps = per_epoch * epochs

@@ -7,7 +7,7 @@ from unittest import mock
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
@@ -25,7 +25,6 @@ from training_for_tests import Slope, blobs, net, one_image_of_class_0, same, st
 
 @given(st.integers(1, 30), st.integers(2, 6), st.sets(st.floats(0.1, 5), min_size=1, max_size=3), st.floats(0, 1))
 @example(15, 3, {1.1}, 0.1)  # 16.5 steps, which (steps / epochs) times the milestone rounds the other way
-@settings(deadline=None)
 def test_the_rate_falls_at_the_milestones(per_epoch: int, epochs: int, milestones: set[float], gamma: float) -> None:
     ascending, gamma = tuple(sorted(milestones)), max(gamma, 0.01)
     recipe = Recipe(
@@ -75,7 +74,6 @@ def test_norms_and_biases_are_spared_from_decay(optimizer: Any) -> None:
 
 
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=30), st.floats(0, 0.999))
-@settings(deadline=None)
 def test_the_moving_average_is_that_of_a_loop(values: list[float], decay: float) -> None:
     model = nn.Linear(1, 1, bias=False).double()
     average = moving_average(model, decay)
