@@ -96,3 +96,16 @@ def test_packages_are_found_by_their_proper_names(tmp_path: Path, monkeypatch: p
     found = installed_packages()
     assert found["some-package"] == Package("some-package", "1.0", ("other (<2)",), ">=3.9")
     assert found["torch"].version
+
+
+@pytest.mark.parametrize("damaged", ["Name: damaged\nVersion: 1\nAuthor: Andr\xe9\n", "Name: damaged\n"])
+def test_metadata_that_cannot_be_read_hides_no_other_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: str
+) -> None:
+    """As old packages have it in another encoding, and an installation that was interrupted without an end."""
+    (tmp_path / "damaged-1.0.dist-info").mkdir()
+    (tmp_path / "damaged-1.0.dist-info" / "METADATA").write_text(damaged, encoding="latin-1")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = installed_packages()
+    assert "damaged" not in found
+    assert found["torch"].version

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import json
 import subprocess
@@ -12,9 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from packaging.utils import canonicalize_name
 
-from secateur.installed import Packages
+from secateur.installed import Packages, named_distributions
 from secateur_onnx.packages import RUNTIMES
 
 FOLDER = "onnxruntime"
@@ -82,16 +80,18 @@ def folder_owners() -> tuple[str, ...]:
     """Return the distributions whose list of files has `onnxruntime/__init__.py`, sorted by name.
 
     Not those that only begin alike, such as onnxruntime-extensions, which has a folder of its own. Where there is no
-    list of files, onnxruntime and onnxruntime-gpu are taken at their names.
+    list of files that can be read, onnxruntime and onnxruntime-gpu are taken at their names.
     """
     owners = set()
-    for distribution in importlib.metadata.distributions():
-        name = canonicalize_name(distribution.metadata["Name"] or "")
+    for name, distribution in named_distributions():
         if not name.startswith((FOLDER, "ort-")):  # the lists of all packages would take seconds
             continue
-        files = distribution.files
+        try:
+            files = distribution.files
+        except (ValueError, TypeError):  # a list that is damaged
+            files = None
         if name in RUNTIMES if files is None else any(file.as_posix() == f"{FOLDER}/__init__.py" for file in files):
-            owners.add(str(name))
+            owners.add(name)
     return tuple(sorted(owners))
 
 

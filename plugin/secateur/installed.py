@@ -10,7 +10,7 @@ asks for stands in its metadata, in the forms of [PEP440]_ and [PEP508]_.
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -61,7 +61,7 @@ class Unmet:
 
 
 def installed_packages() -> dict[str, Package]:
-    """Return the packages that Python would import here, by name.
+    """Return the packages that Python would import here, by name; without those whose metadata cannot be read.
 
     Cost: reads the metadata of every package, some tens of milliseconds.
 
@@ -70,19 +70,34 @@ def installed_packages() -> dict[str, Package]:
         'torch-pruning'
     """
     found: dict[str, Package] = {}
-    for distribution in importlib.metadata.distributions():
-        metadata = distribution.metadata
-        name = metadata["Name"]
-        if name is None:  # remains of an installation that was interrupted
+    for name, distribution in named_distributions():
+        try:
+            version, requires = distribution.metadata["Version"], tuple(distribution.requires or ())
+        except ValueError:  # a list of requirements in another encoding
             continue
-        package = Package(
-            canonicalize_name(name),
-            str(metadata["Version"]),
-            tuple(distribution.requires or ()),
-            str(metadata["Requires-Python"] or ""),
-        )
-        found.setdefault(package.name, package)  # the first on the path is the one that is imported
+        if version is None:
+            continue
+        package = Package(name, version, requires, str(distribution.metadata["Requires-Python"] or ""))
+        found.setdefault(name, package)  # the first on the path is the one that is imported
     return found
+
+
+def named_distributions() -> Iterator[tuple[str, importlib.metadata.Distribution]]:
+    """Yield the name and the distribution of each package on the path, but for those that do not tell their name.
+
+    Such are the remains of an installation that was interrupted, and metadata that is not in UTF-8.
+
+    Example:
+        >>> "torch" in dict(named_distributions())
+        True
+    """
+    for distribution in importlib.metadata.distributions():
+        try:
+            name = distribution.metadata["Name"]
+        except ValueError:
+            continue
+        if name is not None:
+            yield canonicalize_name(name), distribution
 
 
 def unmet(package: Package, packages: Packages, *, extras: Collection[str] = ()) -> list[Unmet]:

@@ -141,6 +141,19 @@ def test_the_folder_has_the_owners_that_list_it(tmp_path: Path, monkeypatch: pyt
     assert folder_owners() == ("onnxruntime", "onnxruntime-directml", "onnxruntime-gpu")
 
 
+@pytest.mark.parametrize("record", ["a,b,c,d\n", "a.py,sha256=1,many\n", "\xe9.py,,\n"])
+def test_a_list_of_files_that_cannot_be_read_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: str
+) -> None:
+    for name in ("onnxruntime", "onnxruntime-directml"):
+        distribution(tmp_path, name, ())
+        path = tmp_path / f"{name.replace('-', '_')}-1.0.dist-info" / "RECORD"
+        path.write_text(record, encoding="latin-1")
+    found = list(importlib.metadata.distributions(path=[str(tmp_path)]))
+    monkeypatch.setattr(importlib.metadata, "distributions", lambda: found)
+    assert folder_owners() == ("onnxruntime",)
+
+
 def test_the_last_words_of_a_runtime_that_cannot_be_tried() -> None:
     stderr = 'Traceback (most recent call last):\n  File "probe.py"\nImportError: libz.so.1: cannot open\n\n'
     assert read_answer("", stderr, 1).failure == "ImportError: libz.so.1: cannot open"
