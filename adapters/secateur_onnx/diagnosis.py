@@ -68,7 +68,12 @@ def _exporter(name: str, here: OnnxInstallation) -> Finding:
     if not fits(package.version, wanted.removeprefix(name)):
         what = f"{package.version}; secateur asks for {wanted}"
         return Finding(name, what, "error", "it is older than what this was written for", (f'pip install "{wanted}"',))
-    return _complete(name, package, here)
+    finding = _complete(name, package, here)
+    if finding.severity == "fine" and name in here.failures:
+        what = f"{package.version}, which cannot be imported: {here.failures[name]}"
+        mend = f'pip install --upgrade --upgrade-strategy eager "{wanted}"'  # it, and what it does not fit
+        return Finding(name, what, "error", EXPORTERS[name], (mend,))
+    return finding
 
 
 def _complete(check: str, package: Package, here: OnnxInstallation, *, what: str = "") -> Finding:
@@ -156,7 +161,9 @@ def _providers(here: OnnxInstallation, runtime: Runtime) -> list[Finding]:
     for provider in runtime.providers:
         check, words = f"provider {provider}", runtime.trials.get(provider)
         missing = runtime.missing.get(provider, {})
-        if words == "":
+        if not runtime.trials:
+            findings.append(Finding(check, "offered; not tried, since that takes onnx"))
+        elif words == "":
             findings.append(Finding(check, "ran a convolution"))
         elif words is not None:
             findings.append(_failed_trial(check, words, provider, runtime))

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 
 from secateur.installed import Packages, named_distributions
-from secateur_onnx.packages import RUNTIMES
+from secateur_onnx.packages import RUNTIMES, import_failure
 
 FOLDER = "onnxruntime"
+EXPORTERS = ("onnx", "onnxscript")
 PATIENCE = 300.0
 
 
@@ -30,7 +31,8 @@ class Runtime:
         providers: those of its providers that secateur knows, by their short names: what the build offers.
         missing: provider -> library it needs and the loader does not find -> the loader's words.
         devices: how many CUDA devices the driver offers.
-        trials: provider -> "" if it ran a convolution, or what went wrong; only those that were tried.
+        trials: provider -> "" if it ran a convolution, or what went wrong; only those that were tried, none without an
+            onnx that can be imported.
         sums_overflow: whether its sums of 8-bit products overflow on this processor.
         failure: why it could not be imported; "" where it could.
     """
@@ -55,12 +57,14 @@ class OnnxInstallation:
         owners: the distributions that install the folder `onnxruntime`, by name; more than one overwrite each other.
         torch_cuda: the version of CUDA that torch is built for; None for a build without.
         runtime: what the runtime showed; None where none is installed.
+        failures: exporter -> why it cannot be imported; only those that are installed and fail.
     """
 
     packages: Packages
     owners: tuple[str, ...]
     torch_cuda: str | None
     runtime: Runtime | None
+    failures: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_installation(packages: Packages) -> OnnxInstallation:
@@ -69,11 +73,13 @@ def read_installation(packages: Packages) -> OnnxInstallation:
     Args:
         packages: what `secateur.installed.installed_packages` returns.
 
-    Cost: one more process that imports torch and onnxruntime, some seconds.
+    Cost: imports onnx and onnxscript, and starts a process that imports torch and onnxruntime; some seconds.
     """
     owners = folder_owners()
     runtime = probe_runtime() if owners or importlib.util.find_spec(FOLDER) is not None else None
-    return OnnxInstallation(packages, owners, torch.version.cuda, runtime)
+    said = {name: import_failure(name) for name in EXPORTERS if name in packages}
+    failures = {name: words for name, words in said.items() if words}
+    return OnnxInstallation(packages, owners, torch.version.cuda, runtime, failures)
 
 
 def folder_owners() -> tuple[str, ...]:

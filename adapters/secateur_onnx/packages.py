@@ -28,13 +28,29 @@ def require(name: str) -> ModuleType:
         _refuse_two_runtimes()
     try:
         module = importlib.import_module(name)
-    except ImportError as error:
-        raise MissingDependencyError(f"the package {name!r} cannot be imported ({error}); {INSTALL}") from error
+    except Exception as error:  # one that does not fit another raises anything: onnx a TypeError of protobuf's
+        absent = isinstance(error, ModuleNotFoundError) and error.name == name
+        mend = INSTALL if absent else "`secateur doctor` names what does not fit"
+        raise MissingDependencyError(f"the package {name!r} cannot be imported ({error}); {mend}") from error
     if name == "onnxruntime" and not hasattr(module, "InferenceSession"):
         raise MissingDependencyError(
             f"only remains of onnxruntime are installed; first pip uninstall -y {' '.join(RUNTIMES)}, then {INSTALL}"
         )
     return module
+
+
+def import_failure(name: str) -> str:
+    """Return what a package says that cannot be imported; "" where it can.
+
+    Example:
+        >>> import_failure("json"), import_failure("secateur_nowhere")
+        ('', "ModuleNotFoundError: No module named 'secateur_nowhere'")
+    """
+    try:
+        importlib.import_module(name)
+    except Exception as error:
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return ""
 
 
 def _refuse_two_runtimes() -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur_onnx.overflow import sums_overflow
+from secateur_onnx.packages import import_failure
 from secateur_onnx.raw_session import PROVIDERS
 from secateur_onnx.shared_objects import needed_libraries
 from secateur_onnx.trial import trial
@@ -41,7 +42,8 @@ def probe() -> dict[str, Any]:
     folder = Path(str(runtime.__file__)).parent / "capi"
     missing = {short: _missing(folder, short) for short in offered}
     devices = cuda_devices()
-    trials = {short: trial(short) for short in offered if not missing[short] and (short == "cpu" or devices)}
+    tried = [] if import_failure("onnx") else [name for name in offered if name == "cpu" or devices]
+    trials = {short: trial(short) for short in tried if not missing[short]}
     return {
         "package": str(getattr(runtime, "package_name", "")),
         "version": str(runtime.__version__),

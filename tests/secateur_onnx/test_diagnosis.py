@@ -89,6 +89,17 @@ def test_an_exporter_that_is_missing_or_old(name: str, wanted: str) -> None:
     assert "0.1; secateur asks for" in of(with_package(CPU, name, "0.1"), name).what
 
 
+def test_an_exporter_that_is_there_and_cannot_be_imported() -> None:
+    said = "TypeError: Descriptors cannot be created directly."
+    here = replace(with_runtime(GPU, trials={}), failures={"onnx": said})
+    finding = of(here, "onnx")
+    assert (finding.severity, finding.what) == ("error", f"1.23.2, which cannot be imported: {said}")
+    assert finding.mend == ('pip install --upgrade --upgrade-strategy eager "onnx>=1.18"',)
+    for provider in NEEDS:  # nothing is known of them
+        finding = of(here, f"provider {provider}")
+        assert (finding.severity, finding.what) == ("fine", "offered; not tried, since that takes onnx")
+
+
 def test_what_a_package_asks_for_itself() -> None:
     finding = of(with_package(CPU, "protobuf", "3.20"), "ONNX Runtime")
     assert (finding.severity, finding.mend) == ("error", ('pip install "protobuf>=4"',))

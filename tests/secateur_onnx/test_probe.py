@@ -12,9 +12,10 @@ from typing import Any
 import onnxruntime
 import pytest
 
-from secateur.errors import ConfigError
+from secateur.errors import ConfigError, MissingDependencyError
+from secateur.installed import Package
 from secateur_onnx import probe
-from secateur_onnx.installation import folder_owners, probe_runtime, read_answer
+from secateur_onnx.installation import Runtime, folder_owners, probe_runtime, read_answer, read_installation
 from secateur_onnx.overflow import sums_overflow
 from secateur_onnx.probe import cuda_devices, main, unloadable
 from secateur_onnx.sessions import create_session
@@ -186,6 +187,20 @@ def test_cuda_is_tried_where_there_is_a_device(devices: int, tried: list[str], m
     assert (found["devices"], sorted(found["providers"])) == (devices, ["cpu", "cuda"])
     assert found["trials"] == {short: f"tried {short}" for short in tried}
     assert not found["sums_overflow"]  # not looked at where the CPU failed
+
+
+def test_an_onnx_that_fails_is_not_blamed_on_the_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that was made for another protobuf."""
+    (tmp_path / "onnx.py").write_text("raise TypeError('Descriptors cannot be created directly.')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "onnx", raising=False)
+    found = probe.probe()
+    assert (found["version"], found["trials"]) == (onnxruntime.__version__, {})
+    monkeypatch.setattr("secateur_onnx.installation.probe_runtime", Runtime)
+    package = {name: Package(name, "1.0") for name in ("onnx", "another")}
+    assert read_installation(package).failures == {"onnx": "TypeError: Descriptors cannot be created directly."}
+    with pytest.raises(MissingDependencyError, match=r"'onnx' cannot be imported \(Descr.*`secateur doctor` names"):
+        check_installation()
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider")
