@@ -7,6 +7,7 @@ from packaging.utils import canonicalize_name
 from secateur.findings import Finding
 from secateur.installed import Package, fits, unmet
 from secateur_onnx.installation import OnnxInstallation, Runtime
+from secateur_onnx.packages import RUNTIMES
 from secateur_onnx.probe import DRIVER
 from secateur_onnx.raw_session import WIDE_SUMS
 
@@ -91,7 +92,8 @@ def _runtime(here: OnnxInstallation) -> Finding:
     afresh = (f"pip uninstall -y {' '.join(here.owners or ('onnxruntime', 'onnxruntime-gpu'))}", _fitting_runtime(here))
     installed = [here.packages[name] for name in here.owners if name in here.packages]
     if len(here.owners) > 1:
-        names = " and ".join(f"{package.name} {package.version}" for package in installed) or " and ".join(here.owners)
+        versions = {package.name: f" {package.version}" for package in installed}
+        names = " and ".join(f"{name}{versions.get(name, '')}" for name in here.owners)
         last = f"; the files are those of {runtime.package} {runtime.version}" if runtime and runtime.package else ""
         why = (
             "they write into one folder, so that the one installed last decides, without a word, whether a device can "
@@ -113,7 +115,8 @@ def _runtime(here: OnnxInstallation) -> Finding:
     if not fits(runtime.version, floor):
         what = f"{runtime.version}; secateur asks for onnxruntime{floor}"
         why = "an older one cannot say which node ran where"
-        return Finding(check, what, "error", why, (_same_runtime(here),))
+        other = _uninstalled(here) if owner not in RUNTIMES else ()
+        return Finding(check, what, "error", why, (*other, _same_runtime(here)))
     what = f"{owner or runtime.package} {runtime.version}{f', for CUDA {runtime.cuda}' if runtime.cuda else ''}"
     what += "" if owner else ", not installed as a package"
     return _complete(check, installed[0], here, what=what) if installed else Finding(check, what)
@@ -131,7 +134,7 @@ def _cuda_versions(here: OnnxInstallation, runtime: Runtime) -> Finding:
     if built is None or built == theirs:
         return Finding(check, f"torch and ONNX Runtime are both built for {theirs}")
     what = f"torch is built for {theirs}, ONNX Runtime for {built}"
-    mend = (_matching(theirs),)
+    mend = _matching(theirs, here, runtime)
     if runtime.trials.get("cuda") == "":
         why = "it runs here, with two sets of CUDA libraries in one process, which share the names of some"
         return Finding(check, what, "warning", why, mend)
@@ -150,8 +153,8 @@ def _libraries(here: OnnxInstallation, runtime: Runtime) -> Finding:
             why += "; torch brought libcurand up to 2.14, and no longer does"
         theirs = (here.torch_cuda or "").split(".")[0]
         same = not theirs or theirs == _built_for(runtime)
-        own = f'pip install "onnxruntime-gpu[cuda,cudnn]=={runtime.version}"'
-        return Finding(check, what, "error", why, (own if same else _matching(theirs),))
+        own = (f'pip install "onnxruntime-gpu[cuda,cudnn]=={runtime.version}"',)
+        return Finding(check, what, "error", why, own if same else _matching(theirs, here, runtime))
     return Finding(check, "all found, but for those of the NVIDIA driver" if driver else "all found")
 
 
@@ -177,7 +180,7 @@ def _providers(here: OnnxInstallation, runtime: Runtime) -> list[Finding]:
     if idle and here.torch_cuda is not None:
         what = f"not in this build, though there {_count(runtime.devices)}"
         why = "torch uses the device, but what is deployed can only be timed on the CPU"
-        mend = (f"pip uninstall -y {' '.join(here.owners)}", _fitting_runtime(here))
+        mend = (*_uninstalled(here), _fitting_runtime(here))
         findings.append(Finding("provider cuda", what, "warning", why, mend))
     return findings
 
@@ -207,14 +210,23 @@ def _built_for(runtime: Runtime) -> str | None:
     return runtime.cuda.split(".")[0] or cuda_major(runtime.version)
 
 
-def _matching(major: str) -> str:
-    """Return the command that makes both use one major version of CUDA, by preference torch's."""
-    return GPU_RUNTIMES.get(major, "pip install --upgrade torch torchvision")
+def _matching(major: str, here: OnnxInstallation, runtime: Runtime) -> tuple[str, ...]:
+    """Return the commands that make both use one major version of CUDA, by preference torch's."""
+    if major not in GPU_RUNTIMES:
+        return ("pip install --upgrade torch torchvision",)
+    fitting = cuda_major(runtime.version) == major  # by its version, so that pip would keep this build of it
+    return (*(_uninstalled(here) if fitting else ()), GPU_RUNTIMES[major])
+
+
+def _uninstalled(here: OnnxInstallation) -> tuple[str, ...]:
+    """Return the command that removes what is installed; nothing where the runtime is that of no package."""
+    return (f"pip uninstall -y {' '.join(here.owners)}",) if here.owners else ()
 
 
 def _fitting_runtime(here: OnnxInstallation) -> str:
     """Return the command that installs the build for this machine: for a device, if there is one, and torch's CUDA."""
-    return CPU_RUNTIME if here.runtime is None or not here.runtime.devices else _gpu_runtime(here)
+    seen = here.devices or (here.runtime is not None and here.runtime.devices)
+    return _gpu_runtime(here) if seen else CPU_RUNTIME
 
 
 def _same_runtime(here: OnnxInstallation) -> str:

@@ -14,6 +14,7 @@ import torch
 
 from secateur.installed import Packages, named_distributions
 from secateur_onnx.packages import RUNTIMES, import_failure
+from secateur_onnx.probe import cuda_devices
 
 FOLDER = "onnxruntime"
 EXPORTERS = ("onnx", "onnxscript")
@@ -58,6 +59,7 @@ class OnnxInstallation:
         torch_cuda: the version of CUDA that torch is built for; None for a build without.
         runtime: what the runtime showed; None where none is installed.
         failures: exporter -> why it cannot be imported; only those that are installed and fail.
+        devices: how many CUDA devices the driver offers, also where no runtime tells.
     """
 
     packages: Packages
@@ -65,6 +67,7 @@ class OnnxInstallation:
     torch_cuda: str | None
     runtime: Runtime | None
     failures: Mapping[str, str] = field(default_factory=dict)
+    devices: int = 0
 
 
 def read_installation(packages: Packages) -> OnnxInstallation:
@@ -79,7 +82,7 @@ def read_installation(packages: Packages) -> OnnxInstallation:
     runtime = probe_runtime() if owners or importlib.util.find_spec(FOLDER) is not None else None
     said = {name: import_failure(name) for name in EXPORTERS if name in packages}
     failures = {name: words for name, words in said.items() if words}
-    return OnnxInstallation(packages, owners, torch.version.cuda, runtime, failures)
+    return OnnxInstallation(packages, owners, torch.version.cuda, runtime, failures, cuda_devices())
 
 
 def folder_owners() -> tuple[str, ...]:

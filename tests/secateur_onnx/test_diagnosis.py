@@ -131,6 +131,21 @@ def test_the_build_to_keep_is_that_for_the_machine(torch_cuda: str | None, devic
     assert of(with_runtime(both, devices=devices), "ONNX Runtime").mend[-1] == f'pip install "{installs}"'
 
 
+def test_the_device_is_seen_where_the_runtime_does_not_tell() -> None:
+    """As where the files of two builds do not go together, or where there is none."""
+    gpu = 'pip install "onnxruntime-gpu[cuda,cudnn]>=1.28"'
+    both = ("onnxruntime", "onnxruntime-gpu")
+    for owners, runtime in ((both, Runtime(failure="ImportError: undefined symbol")), ((), None)):
+        here = replace(GPU, owners=owners, runtime=runtime, devices=1)
+        assert of(here, "ONNX Runtime").mend[-1] == gpu
+        assert of(replace(here, devices=0), "ONNX Runtime").mend[-1] == 'pip install "onnxruntime>=1.24"'
+
+
+def test_owners_without_a_version_are_named() -> None:
+    finding = of(replace(CPU, owners=("onnxruntime", "onnxruntime-directml")), "ONNX Runtime")
+    assert finding.what.startswith("onnxruntime 1.31.1 and onnxruntime-directml are both installed; ")
+
+
 def test_no_runtime() -> None:
     finding = of(replace(without(CPU, "onnxruntime"), owners=(), runtime=None), "ONNX Runtime")
     assert (finding.severity, finding.what) == ("error", "not installed")
@@ -163,6 +178,13 @@ def test_a_runtime_that_is_too_old() -> None:
     assert (finding.severity, finding.mend) == ("error", ('pip install "onnxruntime>=1.24"',))
 
 
+def test_another_build_goes_before_one_of_these_comes() -> None:
+    name = "onnxruntime-directml"
+    here = with_runtime(replace(with_package(CPU, name, "1.23.0"), owners=(name,)), package=name, version="1.23.0")
+    mend = (f"pip uninstall -y {name}", 'pip install "onnxruntime>=1.24"')
+    assert of(here, "ONNX Runtime").mend == mend
+
+
 @pytest.mark.parametrize("changes", [{"version": "1.23.0"}, {"failure": "ImportError: libz.so.1"}])
 def test_no_remedy_brings_the_other_build(changes: dict[str, str]) -> None:
     finding = of(with_runtime(GPU, devices=0, **changes), "ONNX Runtime")
@@ -193,6 +215,19 @@ def test_a_runtime_for_an_older_cuda_than_torch() -> None:
 def test_a_runtime_for_a_newer_cuda_than_torch() -> None:
     finding = of(with_runtime(replace(GPU, torch_cuda="12.8"), trials={}), "CUDA versions")
     assert (finding.severity, finding.mend) == ("error", ('pip install "onnxruntime-gpu[cuda,cudnn]>=1.24,<1.27"',))
+
+
+@pytest.mark.parametrize(
+    ("version", "cuda", "torch_cuda", "installs"),
+    [("1.26.0", "13.0", "12.8", ">=1.24,<1.27"), ("1.31.1", "12.8", "13.0", ">=1.28")],
+)
+def test_a_build_that_is_not_from_pypi_goes_first(version: str, cuda: str, torch_cuda: str, installs: str) -> None:
+    """Its version is what is asked for, so that pip would leave it as it is."""
+    missing = {"cuda": {"libcublas.so": "cannot open"}}
+    here = with_runtime(GPU, version=version, cuda=cuda, missing=missing, trials={"cpu": ""})
+    here = replace(with_package(here, "onnxruntime-gpu", version), torch_cuda=torch_cuda)
+    mend = ("pip uninstall -y onnxruntime-gpu", f'pip install "onnxruntime-gpu[cuda,cudnn]{installs}"')
+    assert of(here, "CUDA versions").mend == of(here, "CUDA libraries").mend == mend
 
 
 def test_torch_for_a_cuda_that_no_runtime_is_built_for() -> None:
@@ -252,6 +287,7 @@ def test_a_device_that_the_build_cannot_use() -> None:
     finding = of(here, "provider cuda")
     assert (finding.severity, finding.what) == ("warning", "not in this build, though there are 2 NVIDIA devices")
     assert finding.mend == ("pip uninstall -y onnxruntime", 'pip install "onnxruntime-gpu[cuda,cudnn]>=1.28"')
+    assert of(replace(here, owners=()), "provider cuda").mend == finding.mend[1:]  # no package to be uninstalled
 
 
 def test_secateur_without_metadata_still_tells() -> None:
