@@ -114,7 +114,8 @@ def probe_runtime(*, patience: float = PATIENCE) -> Runtime:
         done = subprocess.run(
             [sys.executable, "-P", "-m", "secateur_onnx.probe"],  # -P: nothing in the working directory is imported
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",  # a loader's words hold paths, which may be anything
             timeout=patience,
             check=False,
         )
@@ -132,9 +133,9 @@ def read_answer(stdout: str, stderr: str, code: int) -> Runtime:
         >>> read_answer("", "", -11).failure
         'it was ended by signal 11'
     """
-    lines = stdout.strip().splitlines()
-    if code == 0 and lines:
-        found: dict[str, Any] = json.loads(lines[-1])
+    answer = next((line for line in stdout.splitlines() if line.startswith("{")), None)
+    if code == 0 and answer is not None:
+        found: dict[str, Any] = json.loads(answer)
         return Runtime(**found | {"providers": tuple(found["providers"])})
     ended = f"it was ended by signal {-code}" if code < 0 else f"it ended with code {code}"
     said = [line.strip() for line in stderr.splitlines() if line.strip()]

@@ -162,6 +162,11 @@ def test_the_last_words_of_a_runtime_that_cannot_be_tried() -> None:
     assert read_answer("", "", 3).failure == "it ended with code 3"
 
 
+def test_an_answer_among_what_libraries_say_while_they_are_unloaded() -> None:
+    assert read_answer('loading\n{"version": "1.31.1", "providers": ["cpu"]}\nunloading\n', "", 0).version == "1.31.1"
+    assert read_answer("unloading\n", "", 0).failure == "it ended with code 0"
+
+
 def test_a_runtime_that_does_not_answer() -> None:
     assert probe_runtime(patience=0.01).failure == "it did not answer within 0.01 seconds"
 
