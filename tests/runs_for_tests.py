@@ -10,6 +10,9 @@ from typing import Any
 from rich.console import Console
 from typer.testing import CliRunner
 
+from secateur.findings import Finding
+from secateur_cli.doctor.examination import Examination
+from secateur_cli.doctor.network_findings import diagnose_network
 from secateur_cli.main import app
 from secateur_cli.progress import Progress
 from secateur_cli.settings.config import load_config
@@ -120,6 +123,12 @@ def give(*words: str, columns: int = 80) -> tuple[int, str, str]:
     """Give a command, in this process; return the exit code and what it printed and complained."""
     done = CliRunner().invoke(app, list(words), env={"COLUMNS": str(columns)})
     return done.exit_code, done.stdout, done.stderr
+
+
+def examine(user: User, *settings: str, seconds: float = 60.0) -> dict[str, Finding]:
+    """Return what the doctor finds in the network, by the names of the checks."""
+    job = Examination(user.config, Progress(Console(file=io.StringIO())), overrides=settings)
+    return {finding.check: finding for finding in diagnose_network(job, seconds=seconds)}
 
 
 def write_user(folder: Path) -> User:

@@ -81,3 +81,11 @@ def file(tmp_path: Path) -> Path:
     }
     path.write_text(yaml.safe_dump(minimal))
     return path
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the export out of an examination; it takes seconds and has a test of its own."""
+    monkeypatch.setattr(
+        "secateur_cli.doctor.network_findings._deployable", lambda job, *_: job.note("export", "left out")
+    )

@@ -14,19 +14,20 @@ from rich.console import Console
 from torch import nn
 
 from networks_for_tests import ChannelShuffle, Residual
-from runs_for_tests import User, contents, give
+from runs_for_tests import User, contents, examine, give
 from secateur.channel_graph import channel_groups
 from secateur.errors import ScoreError
-from secateur.findings import Finding, worst
+from secateur.findings import worst
 from secateur.records import ScoreTable
 from secateur_cli.doctor.examination import Examination
-from secateur_cli.doctor.network_findings import diagnose_network, left_out
+from secateur_cli.doctor.network_findings import left_out
 from secateur_cli.progress import Progress
 from secateur_cli.stages import preparation
 
 MODULE = """
 import time
 import torch
+from torch import nn
 from secateur_user_networks import Small
 from secateur_user_data import batches
 
@@ -53,6 +54,14 @@ def down():
     print("asking the server")
     raise RuntimeError("the server is down")
 
+class Lazy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.LazyConv2d(8, 3), nn.LazyLinear(3)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.stem(x)).flatten(1))
+
 def narrow(): return {k: [(x[..., :1], y) for x, y in batches(32, 0)] for k in ("train", "validation", "test")}
 """
 
@@ -61,20 +70,6 @@ def narrow(): return {k: [(x[..., :1], y) for x, y in batches(32, 0)] for k in (
 def sick(user: User) -> User:
     (user.folder / "secateur_user_sick.py").write_text(MODULE)
     return user
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the export, which takes seconds and has a test of its own."""
-    monkeypatch.setattr(
-        "secateur_cli.doctor.network_findings._deployable", lambda job, *_: job.note("export", "left out")
-    )
-
-
-def examine(user: User, *settings: str, seconds: float = 60.0) -> dict[str, Finding]:
-    """Return what is found by the names of the checks."""
-    job = Examination(user.config, Progress(Console(file=io.StringIO())), overrides=settings)
-    return {finding.check: finding for finding in diagnose_network(job, seconds=seconds)}
 
 
 def test_a_sound_network_passes_every_step_and_nothing_is_written(sick: User) -> None:
@@ -115,6 +110,13 @@ def test_a_network_for_one_batch_size_alone_comes_with_the_cure(sick: User) -> N
 
 
 @pytest.mark.usefixtures("quick")
+def test_a_network_that_has_its_sizes_from_its_input(sick: User) -> None:
+    found = examine(sick, "network.build=secateur_user_sick:Lazy")
+    assert {finding.severity for finding in found.values()} == {"fine"}
+    assert found["network"].what == "secateur_user_sick:Lazy: it has its parameters once it has run"
+
+
+@pytest.mark.usefixtures("quick")
 def test_tracing_without_end_ends(sick: User) -> None:
     begun = time.monotonic()
     found = examine(sick, "network.build=secateur_user_sick:Endless", seconds=0.2)
@@ -142,17 +144,6 @@ def test_a_criterion_that_cannot_score_comes_with_one_that_can(sick: User) -> No
     settings = words[4::2]
     assert "score.criterion=l1" in settings
     assert examine(sick, *settings)["criterion"].what == "l1 scores 3 layers"
-
-
-@pytest.mark.usefixtures("quick")
-def test_a_budget_out_of_reach_comes_with_one_within_it(sick: User) -> None:
-    found = examine(sick, "plan.budget.macs=2%", "plan.round_to=4")
-    assert found["plan"].severity == "error"
-    assert "the lowest cost that can be reached is" in found["plan"].what
-    (command,) = found["plan"].mend
-    settings = shlex.split(command)[4::2]
-    assert len({setting.partition("=")[0] for setting in settings}) == len(settings)
-    assert examine(sick, *settings)["plan"].severity == "fine"
 
 
 def test_what_a_network_prints_stays_out_of_what_is_printed_for_programs(

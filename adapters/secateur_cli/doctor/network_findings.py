@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 import secateur_onnx
 from secateur.channel_graph import channel_groups
@@ -41,7 +42,12 @@ EXPECTED = ("its channels are the network's outputs", "asked to be left", "it ha
 RESIDUAL = "a residual stream"
 DIFFER = ": the outputs differ by"
 OTHER_CRITERIA = ("l1", "l2")
-FREER = (("plan.round_to=1",), ("plan.min_keep=1",), ("plan.round_to=1", "plan.min_keep=1"))
+FREER = (
+    ("plan.greedy_from=null",),
+    ("plan.round_to=1",),
+    ("plan.min_keep=1",),
+    ("plan.round_to=1", "plan.min_keep=1"),
+)
 WHY_TRACED = (
     "every plan needs its groups of channels. The network must run on the example in eval mode, by operations that "
     "autograd sees; channel shuffles between grouped convolutions and window attention are known to stop Torch-Pruning"
@@ -122,7 +128,7 @@ def _built(job: Examination, config: RunConfig, folder: Path) -> nn.Module | Non
     model = job.attempt("network", network_factory(config.network, folder), title="building the network")
     if model is None:
         return None
-    job.note("network", f"{config.network.build}: {amount(sum(p.numel() for p in model.parameters()), 'parameters')}")
+    job.note("network", f"{config.network.build}: {_size(model)}")
     weights = config.network.weights
     if weights is None:
         job.note("weights", "still to be trained" if config.train else "those of its builder")
@@ -189,15 +195,15 @@ def _planned(
             rehearse_plan(changed, search, scores, setting)
         return True
 
-    given = config.plan.budget.given
+    counted, latency = config.plan.budget.counted, config.plan.budget.latency
     if job.attempt("plan", lambda: state(config), title="stating the budget"):
-        counted = [f"{name} {budget}" for name, budget in given.items() if name != "latency"]
-        met = [f"the budget can be met: {', '.join(counted)}"] if counted else []
-        timed = [f"whether a latency of {given['latency']} can be met, the run measures"] if "latency" in given else []
+        told = ", ".join(f"{name} {budget}" for name, budget in counted.items())
+        met = [f"the budget can be met: {told}"] if counted else []
+        timed = [f"whether a latency of {latency} can be met, the run measures"] if latency else []
         job.note("plan", "; ".join(met + timed))
         return
-    shares = [tuple(f"plan.budget.{name}={share}%" for name in given) for share in range(5, 100, 5)]
-    job.remedy([*FREER, *shares], state)
+    shares = [tuple(f"plan.budget.{name}={share}%" for name in counted) for share in range(5, 100, 5)]
+    job.remedy([*FREER, *(shares if counted else ())], state)
 
 
 def _deployable(job: Examination, config: RunConfig, model: nn.Module, example: Tensor) -> None:
@@ -236,6 +242,12 @@ def _found(job: Examination, config: DataConfig, folder: Path) -> None:
         kind, root = config.source.upper(), str(resolve(config.root, folder))
         fetch = f'python -c "import torchvision; torchvision.datasets.{kind}({root!r}, download=True)"'
         job.mended_by("torchvision fetches it", fetch)
+
+
+def _size(model: nn.Module) -> str:
+    if any(is_lazy(parameter) for parameter in model.parameters()):
+        return "it has its parameters once it has run"
+    return amount(sum(parameter.numel() for parameter in model.parameters()), "parameters")
 
 
 def _data(data: Data) -> str:
