@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from secateur import curve_plan, uniform_plan
-from secateur.cost import MacsCost
+from secateur.cost import MacsCost, TermCost
+from secateur.cost.terms import Count, Term
 from secateur.errors import BudgetError, ConfigError, DataError, SecateurWarning
 from secateur.journal import Journal
 from secateur.records import ChannelGroup, ChannelGroups, Member, PruningPlan, ScoreTable
@@ -75,6 +76,21 @@ def test_the_budget_is_met_from_below_whatever_the_truth(
     assert stored.settings["latency"] == found.to_json()
     for each in found.rounds:
         assert each.error == pytest.approx(each.predicted / each.measured.share - 1)
+
+
+def test_a_plan_between_two_is_found_though_others_were_found_again() -> None:
+    """Widths go in steps of 8, so that a looser cost may find a plan again that was timed before."""
+    group = ChannelGroup("a", 128, (Member("a", "producer", tuple((c,) for c in range(128))),))
+    layers = TermCost("latency", "ms", {"a": group}, [Term(1.0, (Count.of(128, {"a": [1] * 128}),))])
+
+    def find(c: LatencyCost) -> PruningPlan:
+        width = max(w for w in range(8, 128, 8) if c({"a": w}) <= 0.4 * c({}))
+        return PruningPlan((group,), {"a": tuple(range(width))}, "latency", c({}), c({"a": width}), 0.4 * c({}))
+
+    cost = LatencyCost(layers, 1.0)
+    found = latency_search(find, cost, "40%", Runs(cost, lambda share: 0.15 + 0.85 * share**1.5))
+    assert found.plan.widths == {"a": 56}
+    assert 0.95 * 0.4 <= found.rounds[found.chosen].measured.share <= 0.4
 
 
 def test_predictions_improve(groups: ChannelGroups, scores: ScoreTable, cost: LatencyCost) -> None:

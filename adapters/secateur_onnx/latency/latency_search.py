@@ -24,7 +24,7 @@ from secateur_onnx.latency.whole_runs import WholeRun
 
 Find = Callable[[LatencyCost], PruningPlan]
 """A search with all but the cost of latency given."""
-REPEATS = 2  # plans that were timed before, found again by a looser cost, after which there is nothing between
+REPEATS = 2  # plans in a row that were timed before, found by looser costs, after which there is nothing between
 NEAREST, FARTHEST = 0.98, 0.5  # the next share of layer times, as a share of the smallest that was too slow
 
 
@@ -178,7 +178,7 @@ def latency_search(
                 break  # widths go in steps, or another budget binds: a looser cost finds nothing wider
             aim = (aim + _slow(points, allowed)[0]) / 2
         else:
-            share = cost.share(plan.widths)
+            repeats, share = 0, cost.share(plan.widths)
             found = Round(share, _expected(points, share), _checked(measure(plan)))
             timed.append((found, plan))
             if on_round is not None:
