@@ -45,6 +45,7 @@ def test_a_small_number_is_a_cost_where_costs_are_small() -> None:
     assert parse_budget(50, 5000) == 50
     assert parse_budget(8.0, 12.5) == 8.0
     assert parse_budget(0.2, 12.5) == 0.2
+    assert parse_budget(8.0, 2000.0, unit="ms") == 8.0  # of a time that is known to be one
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,8 @@ def test_bad_input_is_refused(groups: ChannelGroups, scores: ScoreTable, cost: L
         latency_search(
             lambda c: uniform_plan(groups, scores, c, "0.1%", round_to=1), cost, "0.1%", Runs(cost, lambda s: s)
         )
+    with pytest.raises(BudgetError, match=r"the budget 0\.01 allows 0\.01 ms, but the lowest cost that can be reached"):
+        latency_search(lambda c: uniform_plan(groups, scores, c, 0.01, round_to=1), cost, 0.01, Runs(cost, lambda s: s))
 
 
 def test_whole_runs_are_real_and_remembered(

@@ -106,7 +106,8 @@ def _begin(job: Job, scores: ScoreTable, curves: ScoreTable, share: str) -> Prun
     config, larger = job.config.plan, {}
     for cost in job.costs:
         dense = cost({})
-        larger[cost.name] = max(allowed_cost(share, dense), allowed_cost(job.budgets[cost.name], dense))
+        at_most = allowed_cost(job.budgets[cost.name], dense, unit=cost.unit)
+        larger[cost.name] = max(allowed_cost(share, dense), at_most)
     widths = {"round_to": config.round_to, "min_keep": config.min_keep}
     return curve_plan(job.groups, curves, job.costs, larger, order=scores, **widths)
 
@@ -187,7 +188,7 @@ def _way(job: Job, steps: Sequence[Step]) -> tuple[int, int]:
     shares = []
     for cost in job.costs:
         dense = cost({})
-        to_free = dense - allowed_cost(job.budgets[cost.name], dense)
+        to_free = dense - allowed_cost(job.budgets[cost.name], dense, unit=cost.unit)
         if to_free > 0:
             shares.append((dense - after[cost.name]) / to_free)
     return min(int(100 * min(shares)), 99), 100

@@ -161,7 +161,7 @@ def latency_search(
         raise ConfigError(f"tolerance must lie between 0 and 1; found {tolerance}")
     dense_ms = _checked(measure(None)).dense_ms
     cost = replace(cost, dense_ms=dense_ms)
-    allowed = allowed_cost(budget, dense_ms) / dense_ms
+    allowed = allowed_cost(budget, dense_ms, unit=cost.unit) / dense_ms
     timed: list[tuple[Round, PruningPlan]] = []
     points, aim, repeats = [(1.0, 1.0)], allowed, 0
     while True:

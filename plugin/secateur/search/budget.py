@@ -10,17 +10,19 @@ from numbers import Real
 from secateur.errors import BudgetError
 
 SUFFIXES = {"K": 1e3, "M": 1e6, "G": 1e9}
+TIME = "ms"
 ALLOWED = 'a share of the dense cost such as "50%", or the largest cost allowed such as "60.5M" (K, M or G)'
 
 
-def parse_budget(budget: str | float, dense_cost: float) -> float:
+def parse_budget(budget: str | float, dense_cost: float, *, unit: str = "") -> float:
     """Return the largest cost that `budget` allows, in the unit of `dense_cost`.
 
     Args:
         budget: text: "50%" of the dense cost, or "60.5M", "2.0G", "800K". A number is the largest cost itself; one
             of at most 100 that is also below 1% of the dense cost is refused, because it reads like a percentage
-            (50) or a share (0.5).
+            (50) or a share (0.5), unless the unit says that it is a time.
         dense_cost: what the unpruned network costs.
+        unit: of the cost, such as "ms".
 
     Raises:
         BudgetError: the budget is malformed, not positive, ambiguous, or already met by the dense network.
@@ -29,7 +31,7 @@ def parse_budget(budget: str | float, dense_cost: float) -> float:
         >>> parse_budget("50%", 125.49e6), parse_budget("60.5M", 125.49e6)
         (62745000.0, 60500000.0)
     """
-    allowed = allowed_cost(budget, dense_cost)
+    allowed = allowed_cost(budget, dense_cost, unit=unit)
     if allowed >= dense_cost:
         raise BudgetError(
             f"the budget {budget!r} is already met: the dense network costs {format_cost(dense_cost)}; "
@@ -38,14 +40,14 @@ def parse_budget(budget: str | float, dense_cost: float) -> float:
     return allowed
 
 
-def allowed_cost(budget: str | float, dense_cost: float) -> float:
+def allowed_cost(budget: str | float, dense_cost: float, *, unit: str = "") -> float:
     """Return what `parse_budget` does, also for a budget that the dense network meets.
 
     Example:
         >>> allowed_cost("100%", 640), allowed_cost("2K", 640)
         (640.0, 2000.0)
     """
-    return _from_text(budget, dense_cost) if isinstance(budget, str) else _from_number(budget, dense_cost)
+    return _from_text(budget, dense_cost) if isinstance(budget, str) else _from_number(budget, dense_cost, unit)
 
 
 def format_cost(cost: float, unit: str = "") -> str:
@@ -77,14 +79,14 @@ def _from_text(budget: str, dense_cost: float) -> float:
     return number * dense_cost / 100
 
 
-def _from_number(budget: float, dense_cost: float) -> float:
+def _from_number(budget: float, dense_cost: float, unit: str) -> float:
     try:
         number = math.nan if isinstance(budget, bool) or not isinstance(budget, Real) else float(budget)
     except OverflowError:  # a whole number beyond every float
         number = math.inf
     if not math.isfinite(number):
         raise BudgetError(f"the budget {reprlib.repr(budget)} is malformed; allowed: {ALLOWED}, or a finite number")
-    if 0 < number <= 100 and number < 0.01 * dense_cost:
+    if unit != TIME and 0 < number <= 100 and number < 0.01 * dense_cost:
         raise BudgetError(_ambiguous(f"{number:g}"))
     return _positive(number, budget)
 

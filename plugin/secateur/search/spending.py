@@ -82,7 +82,7 @@ def state_spendings(cost: Costs, budget: Budgets, dense: Widths) -> tuple[Spendi
                 f"their names to budgets, such as {{{names[0]!r}: {budget!r}, ...}}"
             )
         spent = counted(costs[0], dense)
-        return (Spending(costs[0], budget, spent, parse_budget(budget, spent)),)
+        return (Spending(costs[0], budget, spent, parse_budget(budget, spent, unit=costs[0].unit)),)
     if unknown := [name for name in budget if name not in names]:
         raise BudgetError(f"no cost is called {', '.join(map(repr, unknown))}; the costs are: {', '.join(names)}")
     if lacking := [name for name in names if name not in budget]:
@@ -151,6 +151,6 @@ def check_reach(spendings: Sequence[Spending], narrowest: Widths, rules: str) ->
 
 def _spending(cost: CostModel, budget: str | float, dense: float) -> Spending:
     try:
-        return Spending(cost, budget, dense, allowed_cost(budget, dense))
+        return Spending(cost, budget, dense, allowed_cost(budget, dense, unit=cost.unit))
     except BudgetError as error:
         raise BudgetError(f"{cost.name}: {error}") from error
