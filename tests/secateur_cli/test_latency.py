@@ -170,6 +170,25 @@ def test_channels_are_learnt_at_the_widths_of_a_latency(user: User, tmp_path: Pa
 
 
 @pytest.mark.usefixtures("at_half")
+def test_layers_are_timed_once_for_all_searches(user: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: list[object] = []
+
+    def time_layers(geometry: object, pairs: list[tuple[int, int]], **_: object) -> list[float]:
+        timed.append(geometry)
+        return [0.01 + 0.001 * i * o for i, o in pairs]
+
+    monkeypatch.setattr(secateur_onnx.latency.latency, "time_layers", time_layers)
+    code, said, complained = user.command(
+        tmp_path / "run", "plan.search=[uniform,curves]", "plan.budget={latency: 51%}", name="search"
+    )
+    assert (code, complained) == (0, "")
+    assert said.count("latency: measured 50.0% of the dense time") == 2
+    assert len(timed) == len(set(timed)) == 2  # both convolutions are of one kind
+    own = [measurements(tmp_path / "run" / search) for search in ("uniform", "curves")]
+    assert own[0] == own[1]
+
+
+@pytest.mark.usefixtures("at_half")
 def test_a_greedy_search_begins_above_a_latency(user: User, tmp_path: Path) -> None:
     settings = ("plan.search=greedy", "plan.greedy_from=80%", "plan.budget={macs: 90%, latency: 51%}")
     code, said, complained = user.command(tmp_path / "run", *settings, name="search")

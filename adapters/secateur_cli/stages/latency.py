@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -14,11 +15,13 @@ from torch import Tensor, nn
 
 import secateur_onnx
 from secateur.errors import ConfigError
+from secateur.files import replacing
 from secateur.journal import Journal
 from secateur.records import PruningPlan, ScoreTable
 from secateur_cli.settings.schema import RunConfig
 from secateur_cli.stages.job import Job
 from secateur_cli.stages.searching import search
+from secateur_cli.workspace import Workspace
 
 TIMES = "latency.sqlite"
 IDENTITY = {"holds": "times in ONNX Runtime"}  # each time is kept with the machine that it was taken on
@@ -46,6 +49,17 @@ def check_export(model: nn.Module, example: Tensor) -> None:
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what is worth saying comes again with the file that stays
         secateur_onnx.export(model, example, Path(folder) / "dense.onnx")
+
+
+def take_times(workspace: Workspace, other: Workspace) -> None:
+    """Begin with the times that another run of the network has measured, where this one has none.
+
+    So that layers are timed once for all searches and variants of a configuration, which then share one table.
+    """
+    source, own = other.path(TIMES), workspace.path(TIMES)
+    if source.is_file() and not own.exists():
+        with replacing(own) as temporary:
+            shutil.copyfile(source, temporary)
 
 
 def search_to_latency(job: Job, scores: ScoreTable, curves: ScoreTable | None) -> tuple[PruningPlan, Steps]:

@@ -35,7 +35,7 @@ from secateur_cli.settings.schema import PlanConfig, RunConfig, ScoreConfig, Sea
 from secateur_cli.stages.few_bits import check_layers, needs_scores, plan_bits
 from secateur_cli.stages.identity import images_of, weights_of_builder
 from secateur_cli.stages.job import Job
-from secateur_cli.stages.latency import check_export, check_latency
+from secateur_cli.stages.latency import check_export, check_latency, take_times
 from secateur_cli.stages.learning import rehearse_learning
 from secateur_cli.stages.prescribed import (
     PRESCRIBED,
@@ -106,6 +106,8 @@ def prepare(
     with progress.waiting("looking at the images"):
         images = images_of(data, seed=config.seed)
     workspace.open(images, weights=weights)
+    if beside is not None:
+        take_times(workspace, beside)
     if beside is not None and workspace.take(COMMON, beside):
         progress.say(f"the dense network and its scores are those of the run in {beside.folder}")
     elif workspace.stages:
