@@ -93,6 +93,8 @@ def test_everything_else_is_refused_with_what_is_allowed(budget: str | float, me
     ("cost", "text"),
     [
         (0, "0"),
+        (0.01132, "0.0113"),  # of a small network in milliseconds: as far as two such can be told apart
+        (-0.25, "-0.25"),
         (12.5, "12.50"),
         (999, "999"),
         (999.999, "1.00K"),

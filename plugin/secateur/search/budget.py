@@ -51,7 +51,7 @@ def allowed_cost(budget: str | float, dense_cost: float, *, unit: str = "") -> f
 
 
 def format_cost(cost: float, unit: str = "") -> str:
-    """Return a cost with the suffix K, M or G and at most two decimals, and the unit behind it.
+    """Return a cost with the suffix K, M or G and at most two decimals, three digits below 1, and the unit behind it.
 
     Example:
         >>> format_cost(125_485_706, "MACs"), format_cost(4.09e9), format_cost(640)
@@ -61,7 +61,12 @@ def format_cost(cost: float, unit: str = "") -> str:
     for larger in SUFFIXES:
         if round(abs(cost), 2) >= 1000:
             cost, suffix = cost / 1000, larger
-    number = f"{cost:.0f}" if cost == round(cost) and not suffix else f"{cost:.2f}"
+    if suffix:
+        number = f"{cost:.2f}"
+    elif cost == round(cost):
+        number = f"{cost:.0f}"
+    else:
+        number = f"{cost:.3g}" if abs(cost) < 1 else f"{cost:.2f}"
     return f"{number}{suffix} {unit}".rstrip()
 
 
