@@ -79,6 +79,12 @@ def test_a_lack_reads_as_pip_takes_it() -> None:
     assert str(lack) == "asker asks for One_Package<3,>=2; not installed"
 
 
+@pytest.mark.parametrize("text", ["two (>1", 'two; os_name ~= "posix"', 'two; python_version ~= "new"'])
+def test_requirements_that_follow_no_standard_are_passed_over(text: str) -> None:
+    (lack,) = unmet(Package("asker", "1", (text, "one")), {})
+    assert lack.name == "one"
+
+
 def test_a_development_version_counts_as_newer_than_those_before() -> None:
     assert fits("2.16.0.dev20261101+cu130", ">=2.8")
     assert not fits("2.7.1", ">=2.8")

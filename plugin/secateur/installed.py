@@ -13,7 +13,7 @@ import importlib.metadata
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-from packaging.requirements import InvalidRequirement, Requirement
+from packaging.requirements import Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
@@ -120,12 +120,13 @@ def unmet(package: Package, packages: Packages, *, extras: Collection[str] = ())
     for text in package.requires:
         try:
             requirement = Requirement(text)
-        except InvalidRequirement:
+            marker = requirement.marker
+            asked = marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *extras))
+        except ValueError:  # of the form, of a version in a condition, or of a comparison that is none
+            continue
+        if not asked:
             continue
         name = canonicalize_name(requirement.name)
-        marker = requirement.marker
-        if marker is not None and not any(marker.evaluate({"extra": extra}) for extra in ("", *extras)):
-            continue
         other = packages.get(name)
         if other is None or not fits(other.version, str(requirement.specifier)):
             requirement.marker = None
