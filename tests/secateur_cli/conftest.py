@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,14 @@ from secateur_onnx import benchmarking, comparison
 PEAKS: dict[Any, int | None] = {}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _memory_of_equal_files_is_measured_once() -> Iterator[None]:
-    """A process is started for each measurement, and many runs leave the same files."""
+@contextmanager
+def on_a_calm_machine() -> Iterator[None]:
+    """Leave out of commands what tests cannot foresee or wait for; not beyond the tests that ask for it.
+
+    No caution follows the tables, however busy the machine is. The memory of equal files, which many runs leave, is
+    measured once, as that starts a process. There is no export that shows before any work whether it can be done,
+    which takes a quarter of the time of a short run.
+    """
     measure = benchmarking.peak_memory
 
     def remembered(path: Path, spec: Any, shape: tuple[int, ...], **where: Any) -> int | None:
@@ -31,23 +37,15 @@ def _memory_of_equal_files_is_measured_once() -> Iterator[None]:
         return PEAKS[key]
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(benchmarking, "peak_memory", remembered)
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _every_machine_is_calm() -> Iterator[None]:
-    """No caution follows the tables, however busy the machine is that runs the tests."""
-    with pytest.MonkeyPatch.context() as patched:
         patched.setattr(comparison, "UNSTEADY", math.inf)
+        patched.setattr(benchmarking, "peak_memory", remembered)
+        patched.setattr(preparation, "check_export", lambda *_: None)
         yield
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _dense_networks_are_exported_once() -> Iterator[None]:
-    """Leave out the export that shows before any work whether it can be done: a quarter of the time of a short run."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(preparation, "check_export", lambda *_: None)
+@pytest.fixture(scope="module", autouse=True)
+def _calm_machine() -> Iterator[None]:
+    with on_a_calm_machine():
         yield
 
 
@@ -61,7 +59,8 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> User:
 def finished(user: User, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """The output folder and the report of an undisturbed run. Only to be read."""
     output = tmp_path_factory.mktemp("finished") / "run"
-    return output, user.call(output)
+    with on_a_calm_machine():
+        return output, user.call(output)
 
 
 @pytest.fixture(scope="session")
