@@ -133,6 +133,19 @@ def test_what_cannot_be_timed_is_refused_before_any_work(
     assert "a latency is not measured on 'tensorrt': give plan.budget.provider, one of cpu, cuda" in complained
 
 
+def test_milliseconds_that_the_dense_network_takes_are_refused_before_any_work(
+    user: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(whole_runs.WholeRuns, "__call__", lambda *_: whole_runs.WholeRun(1.0, 1.0, 1.0, 0.25))
+    code, _, complained = user.command(tmp_path / "run", "plan.budget={latency: 0.25ms}", name="search")
+    assert code == 2
+    assert "the budget 0.25 ms is already met: the dense network costs 0.25 ms" in complained
+    assert not (tmp_path / "run").exists()
+    for further in ("{latency: 0.25ms, macs: 80%}", "{latency: 70%}"):
+        config = load_config(user.config, overrides=[f"plan.budget={further}"])
+        latency.check_time(config, None, None, None)  # type: ignore[arg-type]  # nothing is timed
+
+
 def test_each_round_has_a_journal_of_its_own(user: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rounds that end in a plan of an earlier one decide by another cost nevertheless."""
 

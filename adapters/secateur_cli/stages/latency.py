@@ -18,6 +18,8 @@ from secateur.errors import ConfigError
 from secateur.files import replacing
 from secateur.journal import Journal
 from secateur.records import PruningPlan, ScoreTable
+from secateur.search.budget import parse_budget
+from secateur_cli.progress import Progress
 from secateur_cli.settings.schema import RunConfig
 from secateur_cli.stages.job import Job
 from secateur_cli.stages.searching import search
@@ -51,6 +53,15 @@ def check_export(model: nn.Module, example: Tensor) -> None:
         secateur_onnx.export(model, example, Path(folder) / "dense.onnx")
 
 
+def check_time(config: RunConfig, model: nn.Module, example: Tensor, progress: Progress) -> None:
+    """Time the dense network where milliseconds are the only budget. Raises BudgetError: it takes no longer."""
+    given = config.plan.budget.given
+    if not isinstance(given.get("latency"), float) or len(given) > 1:
+        return
+    with progress.waiting("timing the dense network"), _whole_runs(config, model, example) as runs:
+        parse_budget(given["latency"], runs(None).dense_ms, unit="ms")
+
+
 def take_times(workspace: Workspace, other: Workspace) -> None:
     """Begin with the times that another run of the network has measured, where this one has none.
 
@@ -67,11 +78,6 @@ def search_to_latency(job: Job, scores: ScoreTable, curves: ScoreTable | None) -
     budget = job.config.plan.budget
     if budget.latency is None:
         return search(job, scores, curves)
-    settings: dict[str, Any] = {
-        "provider": _provider(job.config),
-        "batch": budget.batch,
-        "threads": job.config.onnx.threads,
-    }
     found: dict[str, Steps] = {}
     rounds = itertools.count(1)
 
@@ -97,17 +103,9 @@ def search_to_latency(job: Job, scores: ScoreTable, curves: ScoreTable | None) -
                 round_to=job.config.plan.round_to,
                 memory=journal,
                 on_progress=advance,
-                **settings,
+                **_timed(job.config),
             )
-        runs = secateur_onnx.WholeRuns(
-            job.model,
-            job.data.example,
-            memory=journal,
-            seconds=job.config.onnx.seconds,
-            seed=job.config.seed,
-            **settings,
-        )
-        with runs:
+        with _whole_runs(job.config, job.model, job.data.example, memory=journal) as runs:
             done = secateur_onnx.latency_search(find, cost, job.budgets["latency"], runs, on_round=say)
     job.progress.say(f"latency: {done.verdict}")
     return _with_place(done.plan, runs.where), found[done.plan.fingerprint]
@@ -116,6 +114,18 @@ def search_to_latency(job: Job, scores: ScoreTable, curves: ScoreTable | None) -
 def _with_place(plan: PruningPlan, where: Mapping[str, Any]) -> PruningPlan:
     latency = {**plan.settings["latency"], "where": {key: value for key, value in where.items() if value is not None}}
     return replace(plan, settings={**plan.settings, "latency": latency})
+
+
+def _whole_runs(
+    config: RunConfig, model: nn.Module, example: Tensor, *, memory: Journal | None = None
+) -> secateur_onnx.WholeRuns:
+    settings = {"seconds": config.onnx.seconds, "seed": config.seed, **_timed(config)}
+    return secateur_onnx.WholeRuns(model, example, memory=memory, **settings)
+
+
+def _timed(config: RunConfig) -> dict[str, Any]:
+    """Return where, with how many threads and for how many images a latency is measured."""
+    return {"provider": _provider(config), "batch": config.plan.budget.batch, "threads": config.onnx.threads}
 
 
 def _provider(config: RunConfig) -> str:

@@ -33,8 +33,9 @@ def parse_budget(budget: str | float, dense_cost: float, *, unit: str = "") -> f
     """
     allowed = allowed_cost(budget, dense_cost, unit=unit)
     if allowed >= dense_cost:
+        given = repr(budget) if isinstance(budget, str) else f"{budget!r} {unit}".rstrip()
         raise BudgetError(
-            f"the budget {budget!r} is already met: the dense network costs {format_cost(dense_cost)}; "
+            f"the budget {given} is already met: the dense network costs {format_cost(dense_cost, unit)}; "
             "a budget must be below that"
         )
     return allowed
