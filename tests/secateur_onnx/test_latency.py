@@ -22,12 +22,11 @@ from secateur.errors import ConfigError, DataError, JournalError, NetworkError, 
 from secateur.journal import Journal
 from secateur.records import ChannelGroups, ScoreTable
 from secateur_onnx import LatencyCost, latency_cost
-from secateur_onnx.latency import latency, layer_times
+from secateur_onnx.latency import latency
 from secateur_onnx.latency.geometry import Geometry, layer_calls
 from secateur_onnx.latency.latency import measured_on
 from secateur_onnx.latency.layer_nodes import input_shape, weight_shape
-from secateur_onnx.latency.layer_tables import Grid, LayerTable, knots
-from secateur_onnx.latency.layer_times import time_layers
+from secateur_onnx.latency.layer_tables import Grid, LayerTable, Remembered, knots
 from secateur_onnx.machine import describe_machine
 
 IMAGES = torch.zeros(2, 1, 8, 8)
@@ -53,6 +52,10 @@ def noisy(digits: nn.Module, groups: ChannelGroups) -> LatencyCost:
 
 def scores_of(groups: ChannelGroups) -> ScoreTable:
     return ScoreTable({name: torch.arange(group.width).double() for name, group in groups.items()})
+
+
+class Another(Clock):
+    """The same to another name."""
 
 
 def cost_of(digits: nn.Module, groups: ChannelGroups, **more: Any) -> LatencyCost:
@@ -127,8 +130,8 @@ def test_a_line_through_a_known_share(digits: nn.Module, groups: ChannelGroups) 
 def test_what_the_journal_holds_is_not_measured_again(
     digits: nn.Module, groups: ChannelGroups, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def asked(**more: Any) -> int:
-        clock = Clock()
+    def asked(clock: Clock | None = None, **more: Any) -> int:
+        clock = clock or Clock()
         with Journal.open(tmp_path / "times.sqlite", {"holds": "times"}) as journal:
             costs.append(cost_of(digits, groups, time=clock, memory=journal, threads=1, **more)({}))
         return clock.calls
@@ -142,6 +145,23 @@ def test_what_the_journal_holds_is_not_measured_again(
     monkeypatch.setattr(latency, "measured_on", lambda **_: {"cpu": "another", "threads": 1})
     assert asked() == geometries  # a table of another machine is no table of this one
     assert asked() == 0
+    assert asked(Another()) == geometries
+
+
+def test_layers_among_more_weights_are_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They find less of their own in the processor's cache."""
+    seen: list[int] = []
+
+    def timed(_: Geometry, pairs: Sequence[tuple[int, int]], *, weight_bytes: int, **__: int) -> list[float]:
+        seen.append(weight_bytes)
+        return [1.0] * len(pairs)
+
+    monkeypatch.setattr(latency, "time_layers", timed)
+    memory = Remembered()
+    for depth in (1, 1, 2):
+        net = nn.Sequential(*(nn.Linear(4, 4) for _ in range(depth)), nn.Linear(4, 2))
+        latency_cost(net, torch.zeros(1, 4), channel_groups(net, torch.zeros(1, 4)), memory=memory)
+    assert seen == [96, 160]
 
 
 @pytest.mark.parametrize("part", ["cpu", "device", "onnxruntime"])
@@ -196,41 +216,6 @@ def test_what_is_folded_into_the_batch_counts(batch: int) -> None:
     shapes = {name: input_shape(geometry, record.inputs, 5) for name, (record, (geometry,)) in calls.items()}
     assert shapes == {"frame": (5 * 6, 3, 8, 8), "window": (5 * 6, 8), "head": (5, 8)}
     assert latency_cost(net, video, channel_groups(net, video), threads=1, batch=2)({}) > 0
-
-
-def test_an_activation_that_is_not_fused_is_not_the_layer() -> None:
-    wide = Geometry("ConvTranspose", (16, 16), (5, 5), (1, 1), (1, 1), (2, 2, 2, 2))
-    (alone,) = time_layers(wide, [(64, 64)], batch=1, threads=1)
-    assert alone > 0.1  # 26 M multiply-accumulates; the activation of 16,384 numbers takes some microseconds
-
-
-def test_layers_of_many_weights_are_timed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    pairs = list(itertools.product((8, 16), (8, 16, 24)))
-    times = time_layers(CONV, pairs, batch=1, threads=1, weight_bytes=16_000)
-    assert len(times) == len(pairs)
-    assert all(time > 0 for time in times)
-    asked: list[tuple[int, float]] = []
-
-    def timed(_: Geometry, some: Sequence[tuple[int, int]], _b: int, _t: int | None, seconds: float) -> list[float]:
-        asked.append((len(some), seconds))
-        return [1000.0 * i + o for i, o in some]
-
-    monkeypatch.setattr(layer_times, "_timed", timed)
-    assert time_layers(CONV, pairs, batch=1, weight_bytes=16_000) == [1000 * i + o for i, o in pairs]
-    assert asked == [(2, pytest.approx(layer_times.MAX_SECONDS / 3))] * 3  # 41,472 bytes in all
-
-
-def test_a_layer_takes_what_one_of_its_runs_in_twenty_stays_below() -> None:
-    def event(microseconds: int, name: str = "layer_1__sum_kernel_time", op: str = "Conv") -> dict[str, Any]:
-        return {"cat": "Node", "name": name, "dur": microseconds, "args": {"op_name": op}}
-
-    others = [event(1, "layer_11__sum_kernel_time"), event(1, "relu_of_layer_1__kernel_time", "Relu")]
-    others += [event(1, "layer_1__sum_fence_before"), event(1) | {"cat": "Session"}]
-    runs = [event(1)] * 3 + [event(microseconds) for microseconds in range(140, 100, -2)]  # three to warm up
-    found = layer_times._fast([*others, *runs], "layer_1_", (8, 16))
-    assert found == pytest.approx((np.quantile(range(102, 142, 2), 0.05) + 0.5) / 1000)
-    with pytest.raises(DataError, match="tells no time of the layer with 8 inputs and 16 outputs"):
-        layer_times._fast([*others, *runs[:3]], "layer_1_", (8, 16))
 
 
 @pytest.mark.parametrize(("inputs", "outputs", "round_to"), [(8, 16, 1), (3, 48, 8), (8, 32, 8)])

@@ -178,11 +178,15 @@ def latency_cost(
         raise NetworkError("the network runs no convolution and no linear layer, which are what a latency is made of")
     grids = _grids(calls, round_to)
     where = measured_on(provider=provider, batch=batch, threads=threads)
-    clock = _clock(calls, batch=batch, provider=provider, threads=where["threads"]) if time is None else time
+    if time is None:
+        where["weight_bytes"] = _weight_bytes(calls)
+        time = _clock(where)
+    else:
+        where["by"] = getattr(time, "__qualname__", type(time).__qualname__)
     store = Remembered() if memory is None else memory
     tables: dict[Geometry, LayerTable] = {}
     for geometry, grid in grids.items():
-        tables[geometry] = grid.table(clock, store, where)
+        tables[geometry] = grid.table(time, store, where)
         if on_progress is not None:
             on_progress(len(tables), len(grids))
     parts = [
@@ -193,17 +197,19 @@ def latency_cost(
     return LatencyCost(layers, layers({}))
 
 
-def _clock(
-    calls: Mapping[str, tuple[LayerRecord, Sequence[Geometry]]], *, batch: int, provider: str, threads: int
-) -> Time:
-    if provider != "cpu":
-        return partial(time_layers_on_device, batch=batch, provider=provider, threads=threads)
-    weights = sum(
+def _clock(where: Mapping[str, Any]) -> Time:
+    if where["provider"] == "cpu":
+        return partial(time_layers, **{name: where[name] for name in ("batch", "threads", "weight_bytes")})
+    return partial(time_layers_on_device, **{name: where[name] for name in ("batch", "provider", "threads")})
+
+
+def _weight_bytes(calls: Mapping[str, tuple[LayerRecord, Sequence[Geometry]]]) -> int:
+    """Return the size of all weights that run in turn, which decides whether a layer finds its own in the cache."""
+    return sum(
         4 * math.prod(weight_shape(call, (record.inputs, record.outputs)))
         for record, geometries in calls.values()
         for call in geometries[:1]
     )
-    return partial(time_layers, batch=batch, threads=threads, weight_bytes=weights)
 
 
 def measured_on(*, provider: str, batch: int, threads: int | None) -> dict[str, Any]:

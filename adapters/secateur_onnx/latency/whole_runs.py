@@ -15,6 +15,7 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from secateur.channel_graph import apply_plan
+from secateur.counts import check_counts
 from secateur.fingerprints import structure_of
 from secateur.records import PruningPlan
 from secateur_onnx.benchmarking import benchmark
@@ -55,6 +56,9 @@ class WholeRuns:
         seed: of the inputs.
         clock: see `secateur_onnx.benchmark`.
 
+    Raises:
+        ConfigError: `batch` or `rounds` is no whole number above 0.
+
     Example:
         >>> import torch
         >>> from secateur.records import ChannelGroup, Member
@@ -82,6 +86,7 @@ class WholeRuns:
         seed: int = 0,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
+        check_counts(batch=batch, rounds=rounds)
         self._model, self._example = model, example_inputs
         self._settings: dict[str, Any] = {
             "provider": provider,
