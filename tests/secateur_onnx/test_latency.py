@@ -30,7 +30,6 @@ from secateur_onnx.latency.layer_tables import Grid, LayerTable, Remembered, kno
 from secateur_onnx.machine import describe_machine
 
 IMAGES = torch.zeros(2, 1, 8, 8)
-CONV = Geometry("Conv", (8, 8), (3, 3), (1, 1), (1, 1), (1, 1, 1, 1))
 
 
 class Clock:
