@@ -159,7 +159,7 @@ def test_bad_input_is_refused(groups: ChannelGroups, scores: ScoreTable, cost: L
     with pytest.raises(ConfigError, match="tolerance must lie between"):
         latency_search(find, cost, "60%", Runs(cost, lambda s: s), tolerance=0.0)
     with pytest.raises(ConfigError, match="batch is '2'; it must be a whole number, at least 1"):
-        WholeRuns(nn.Linear(8, 4), torch.zeros(1, 8), batch="2")  # type: ignore[arg-type]
+        WholeRuns(nn.Linear(8, 4), torch.zeros(1, 8), batch="2")  # type: ignore[arg-type]  # as from a file
     with pytest.raises(ConfigError, match="rounds is 0; it must be a whole number, at least 1"):
         latency_search(find, cost, "60%", Runs(cost, lambda s: s), rounds=0)
     with pytest.raises(DataError, match="must be positive and finite"):
