@@ -7,6 +7,7 @@ import signal
 import threading
 
 import pytest
+import torch
 
 from secateur.errors import ConfigError
 from secateur_cli.interrupts import insistent_interrupts
@@ -17,6 +18,19 @@ def raised_instead(error: BaseException) -> None:
         with contextlib.suppress(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
         raise error
+
+
+class Interrupted:
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, _: int) -> None:
+        raise KeyboardInterrupt
+
+
+def test_torch_puts_an_error_in_its_place() -> None:
+    with pytest.raises(ValueError, match="could not determine the shape of object type"):
+        torch.asarray(Interrupted())
 
 
 @pytest.mark.parametrize("error", [ValueError("could not determine the shape"), ConfigError("of our own")])
