@@ -126,7 +126,7 @@ def _cuda_versions(here: OnnxInstallation, runtime: Runtime) -> Finding:
     check, built = "CUDA versions", _built_for(runtime)
     if here.torch_cuda is None:
         what = f"torch is built without CUDA, ONNX Runtime for {built}"
-        if not runtime.devices:
+        if not here.devices:
             return Finding(check, what)
         why = "torch trains and scores on the CPU, though there is a device; only ONNX Runtime uses it"
         return Finding(check, what, "warning", why, ("pip install --force-reinstall torch torchvision",))
@@ -171,14 +171,14 @@ def _providers(here: OnnxInstallation, runtime: Runtime) -> list[Finding]:
         elif words is not None:
             findings.append(_failed_trial(check, words, provider, runtime))
         elif provider == "cuda":
-            findings.append(_idle_cuda(check, runtime))
+            findings.append(_idle_cuda(check, here))
         else:
             why = "onnx.provider: cuda needs none of it"
             lacking = f"lacks {', '.join(missing)}" if missing else "not tried without a device"
             findings.append(Finding(check, f"offered, but {lacking}", "fine", why))
-    idle = "cuda" not in runtime.providers and runtime.devices
+    idle = "cuda" not in runtime.providers and here.devices
     if idle and here.torch_cuda is not None:
-        what = f"not in this build, though there {_count(runtime.devices)}"
+        what = f"not in this build, though there {_count(here.devices)}"
         why = "torch uses the device, but what is deployed can only be timed on the CPU"
         mend = (*_uninstalled(here), _fitting_runtime(here))
         findings.append(Finding("provider cuda", what, "warning", why, mend))
@@ -195,9 +195,9 @@ def _failed_trial(check: str, words: str, provider: str, runtime: Runtime) -> Fi
     return Finding(check, words, "error", why, ("nvidia-smi",))
 
 
-def _idle_cuda(check: str, runtime: Runtime) -> Finding:
+def _idle_cuda(check: str, here: OnnxInstallation) -> Finding:
     """Return why CUDA was not tried: libraries, told of already, or no device."""
-    if runtime.devices:
+    if here.devices:
         why = "a run with onnx.provider: cuda would end here; the libraries are named above"
         return Finding(check, "offered, but its libraries cannot be loaded", "error", why)
     why = "all runs on the CPU; where that is to stay so, the smaller package is enough"
@@ -225,8 +225,7 @@ def _uninstalled(here: OnnxInstallation) -> tuple[str, ...]:
 
 def _fitting_runtime(here: OnnxInstallation) -> str:
     """Return the command that installs the build for this machine: for a device, if there is one, and torch's CUDA."""
-    seen = here.devices or (here.runtime is not None and here.runtime.devices)
-    return _gpu_runtime(here) if seen else CPU_RUNTIME
+    return _gpu_runtime(here) if here.devices else CPU_RUNTIME
 
 
 def _same_runtime(here: OnnxInstallation) -> str:

@@ -31,7 +31,6 @@ class Runtime:
         cuda: the version of CUDA it is built for; "" for a build without.
         providers: those of its providers that secateur knows, by their short names: what the build offers.
         missing: provider -> library it needs and the loader does not find -> the loader's words.
-        devices: how many CUDA devices the driver offers.
         trials: provider -> "" if it ran a convolution, or what went wrong; only those that were tried, none without an
             onnx that can be imported.
         sums_overflow: whether its sums of 8-bit products overflow on this processor.
@@ -43,7 +42,6 @@ class Runtime:
     cuda: str = ""
     providers: tuple[str, ...] = ()
     missing: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    devices: int = 0
     trials: Mapping[str, str] = field(default_factory=dict)
     sums_overflow: bool = False
     failure: str = ""
@@ -59,7 +57,7 @@ class OnnxInstallation:
         torch_cuda: the version of CUDA that torch is built for; None for a build without.
         runtime: what the runtime showed; None where none is installed.
         failures: exporter -> why it cannot be imported; only those that are installed and fail.
-        devices: how many CUDA devices the driver offers, also where no runtime tells.
+        devices: how many CUDA devices the driver offers.
     """
 
     packages: Packages

@@ -41,8 +41,7 @@ def probe() -> dict[str, Any]:
         runtime.preload_dlls()
     folder = Path(str(runtime.__file__)).parent / "capi"
     missing = {short: _missing(folder, short) for short in offered}
-    devices = cuda_devices()
-    tried = [] if import_failure("onnx") else [name for name in offered if name == "cpu" or devices]
+    tried = [] if import_failure("onnx") else [name for name in offered if name == "cpu" or cuda_devices()]
     trials = {short: trial(short) for short in tried if not missing[short]}
     return {
         "package": str(getattr(runtime, "package_name", "")),
@@ -50,7 +49,6 @@ def probe() -> dict[str, Any]:
         "cuda": str(getattr(runtime, "cuda_version", "") or ""),
         "providers": offered,
         "missing": missing,
-        "devices": devices,
         "trials": trials,
         "sums_overflow": trials.get("cpu") == "" and sums_overflow(),
     }

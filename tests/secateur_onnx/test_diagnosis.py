@@ -32,7 +32,8 @@ GPU = OnnxInstallation(
     | {"onnxruntime-gpu": Package("onnxruntime-gpu", "1.31.1")},
     ("onnxruntime-gpu",),
     "13.0",
-    Runtime("onnxruntime-gpu", "1.31.1", "13.0", NEEDS, WITHOUT_TENSORRT, 1, {"cpu": "", "cuda": ""}),
+    Runtime("onnxruntime-gpu", "1.31.1", "13.0", NEEDS, WITHOUT_TENSORRT, {"cpu": "", "cuda": ""}),
+    devices=1,
 )
 
 
@@ -128,7 +129,7 @@ def test_both_runtimes_with_the_one_that_won() -> None:
 )
 def test_the_build_to_keep_is_that_for_the_machine(torch_cuda: str | None, devices: int, installs: str) -> None:
     both = replace(CPU, owners=("onnxruntime", "onnxruntime-gpu"), torch_cuda=torch_cuda)
-    assert of(with_runtime(both, devices=devices), "ONNX Runtime").mend[-1] == f'pip install "{installs}"'
+    assert of(replace(both, devices=devices), "ONNX Runtime").mend[-1] == f'pip install "{installs}"'
 
 
 def test_the_device_is_seen_where_the_runtime_does_not_tell() -> None:
@@ -187,7 +188,7 @@ def test_another_build_goes_before_one_of_these_comes() -> None:
 
 @pytest.mark.parametrize("changes", [{"version": "1.23.0"}, {"failure": "ImportError: libz.so.1"}])
 def test_no_remedy_brings_the_other_build(changes: dict[str, str]) -> None:
-    finding = of(with_runtime(GPU, devices=0, **changes), "ONNX Runtime")
+    finding = of(with_runtime(replace(GPU, devices=0), **changes), "ONNX Runtime")
     assert finding.severity == "error"
     assert finding.mend[-1] == 'pip install "onnxruntime-gpu[cuda,cudnn]>=1.28"'
 
@@ -249,7 +250,7 @@ def test_torch_without_cuda_beside_a_runtime_with_it() -> None:
     finding = of(here, "CUDA versions")
     assert (finding.severity, finding.mend) == ("warning", ("pip install --force-reinstall torch torchvision",))
     assert finding.what == "torch is built without CUDA, ONNX Runtime for 13"
-    assert of(with_runtime(here, devices=0), "CUDA versions").severity == "fine"
+    assert of(replace(here, devices=0), "CUDA versions").severity == "fine"
     missing = with_runtime(here, missing={"cuda": {"libcublas.so.13": "cannot open"}}, trials={"cpu": ""})
     assert of(missing, "CUDA libraries").mend == ('pip install "onnxruntime-gpu[cuda,cudnn]==1.31.1"',)
 
@@ -264,7 +265,7 @@ def test_libcurand_that_torch_no_longer_brings(torch: str, told: bool) -> None:
 
 
 def test_no_device_is_a_warning_and_the_drivers_library_no_missing_one() -> None:
-    here = with_runtime(GPU, missing={"cuda": {"libcuda.so.1": "cannot open"}}, devices=0, trials={"cpu": ""})
+    here = with_runtime(replace(GPU, devices=0), missing={"cuda": {"libcuda.so.1": "cannot open"}}, trials={"cpu": ""})
     assert of(here, "CUDA libraries").what == "all found, but for those of the NVIDIA driver"
     finding = of(here, "provider cuda")
     assert finding.severity == "warning"
@@ -283,7 +284,7 @@ def test_a_provider_that_is_offered_and_fails() -> None:
 
 
 def test_a_device_that_the_build_cannot_use() -> None:
-    here = replace(with_runtime(CPU, devices=2), torch_cuda="13.0")
+    here = replace(CPU, devices=2, torch_cuda="13.0")
     finding = of(here, "provider cuda")
     assert (finding.severity, finding.what) == ("warning", "not in this build, though there are 2 NVIDIA devices")
     assert finding.mend == ("pip uninstall -y onnxruntime", 'pip install "onnxruntime-gpu[cuda,cudnn]>=1.28"')

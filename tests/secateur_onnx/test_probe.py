@@ -189,7 +189,7 @@ def test_cuda_is_tried_where_there_is_a_device(devices: int, tried: list[str], m
     monkeypatch.setattr(probe, "cuda_devices", lambda: devices)
     monkeypatch.setattr(probe, "trial", lambda short: f"tried {short}")
     found = probe.probe()
-    assert (found["devices"], sorted(found["providers"])) == (devices, ["cpu", "cuda"])
+    assert sorted(found["providers"]) == ["cpu", "cuda"]
     assert found["trials"] == {short: f"tried {short}" for short in tried}
     assert not found["sums_overflow"]  # not looked at where the CPU failed
 
