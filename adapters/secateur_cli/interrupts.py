@@ -60,7 +60,7 @@ def insistent_interrupts() -> Iterator[None]:
 def _no_error_in_their_place() -> Iterator[None]:
     usual, asked = signal.default_int_handler, False
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not usual:
-        yield  # signals are handled there alone, and here not by another
+        yield  # signals are handled in the main thread alone, and another's handler stays
         return
 
     def handler(number: int, frame: FrameType | None) -> None:

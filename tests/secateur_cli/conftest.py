@@ -39,7 +39,7 @@ def on_a_calm_machine() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(comparison, "UNSTEADY", math.inf)
         patched.setattr(benchmarking, "peak_memory", remembered)
-        patched.setattr(preparation, "check_export", lambda *_: None)
+        patched.setattr(preparation, "check_export", lambda *_, **__: None)
         yield
 
 

@@ -7,6 +7,8 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 import secateur_onnx.latency.latency
 from runs_for_tests import User
@@ -136,14 +138,26 @@ def test_what_cannot_be_timed_is_refused_before_any_work(
 def test_milliseconds_that_the_dense_network_takes_are_refused_before_any_work(
     user: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(preparation, "check_export", latency.check_export)
     monkeypatch.setattr(whole_runs.WholeRuns, "__call__", lambda *_: whole_runs.WholeRun(1.0, 1.0, 1.0, 0.25))
     code, _, complained = user.command(tmp_path / "run", "plan.budget={latency: 0.25ms}", name="search")
     assert code == 2
     assert "the budget 0.25 ms is already met: the dense network costs 0.25 ms" in complained
     assert not (tmp_path / "run").exists()
-    for further in ("{latency: 0.25ms, macs: 80%}", "{latency: 70%}"):
-        config = load_config(user.config, overrides=[f"plan.budget={further}"])
-        latency.check_time(config, None, None, None)  # type: ignore[arg-type]  # nothing is timed
+
+
+@pytest.mark.parametrize(
+    ("budget", "timed"), [("{latency: 0.25ms, macs: 80%}", True), ("{latency: 70%}", True), ("{latency: 1ms}", False)]
+)
+def test_the_dense_network_is_not_timed_where_that_decides_nothing(
+    user: User, monkeypatch: pytest.MonkeyPatch, budget: str, timed: bool
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(latency, "_whole_runs", lambda *_, **__: done.append("timed"))
+    monkeypatch.setattr(latency.secateur_onnx, "export", lambda *_: done.append("exported"))
+    config = load_config(user.config, overrides=[f"plan.budget={budget}"])
+    latency.check_export(config, nn.Identity(), torch.zeros(1, 3), timed=timed)
+    assert done == ["exported"]
 
 
 def test_each_round_has_a_journal_of_its_own(user: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,6 @@ from secateur.files import replacing
 from secateur.journal import Journal
 from secateur.records import PruningPlan, ScoreTable
 from secateur.search.budget import parse_budget
-from secateur_cli.progress import Progress
 from secateur_cli.settings.schema import RunConfig
 from secateur_cli.stages.job import Job
 from secateur_cli.stages.searching import search
@@ -46,20 +45,25 @@ def check_latency(config: RunConfig) -> None:
     secateur_onnx.check_installation(provider=provider)
 
 
-def check_export(model: nn.Module, example: Tensor) -> None:
-    """Export the dense network into a folder that goes again. Raises NetworkError: it cannot be exported."""
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what is worth saying comes again with the file that stays
-        secateur_onnx.export(model, example, Path(folder) / "dense.onnx")
+def check_export(config: RunConfig, model: nn.Module, example: Tensor, *, timed: bool) -> None:
+    """Export the dense network into a folder that goes again, and time it where milliseconds are the only budget.
 
+    Args:
+        timed: whether a budget of latency is still to be spent.
 
-def check_time(config: RunConfig, model: nn.Module, example: Tensor, progress: Progress) -> None:
-    """Time the dense network where milliseconds are the only budget. Raises BudgetError: it takes no longer."""
+    Raises:
+        NetworkError: it cannot be exported.
+        BudgetError: it takes no longer than the budget allows.
+    """
     given = config.plan.budget.given
-    if not isinstance(given.get("latency"), float) or len(given) > 1:
-        return
-    with progress.waiting("timing the dense network"), _whole_runs(config, model, example) as runs:
-        parse_budget(given["latency"], runs(None).dense_ms, unit="ms")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is worth saying comes again with the file that stays
+        if timed and len(given) == 1 and isinstance(given.get("latency"), float):
+            with _whole_runs(config, model, example) as runs:
+                parse_budget(given["latency"], runs(None).dense_ms, unit="ms")
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                secateur_onnx.export(model, example, Path(folder) / "dense.onnx")
 
 
 def take_times(workspace: Workspace, other: Workspace) -> None:

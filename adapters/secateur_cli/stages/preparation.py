@@ -35,7 +35,7 @@ from secateur_cli.settings.schema import PlanConfig, RunConfig, ScoreConfig, Sea
 from secateur_cli.stages.few_bits import check_layers, needs_scores, plan_bits
 from secateur_cli.stages.identity import images_of, weights_of_builder
 from secateur_cli.stages.job import Job
-from secateur_cli.stages.latency import check_export, check_latency, check_time, take_times
+from secateur_cli.stages.latency import check_export, check_latency, take_times
 from secateur_cli.stages.learning import rehearse_learning
 from secateur_cli.stages.prescribed import (
     PRESCRIBED,
@@ -102,9 +102,7 @@ def prepare(
         rehearse_plan(config, each, scores, setting)
     if timed or ("onnx" in files and "onnx" not in workspace.stages):
         with progress.waiting("exporting to ONNX, to see whether it can be done"):
-            check_export(model, data.example)
-    if timed:
-        check_time(config, model, data.example, progress)
+            check_export(config, model, data.example, timed=timed)
     with progress.waiting("looking at the images"):
         images = images_of(data, seed=config.seed)
     workspace.open(images, weights=weights)
