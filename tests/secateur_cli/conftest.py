@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import yaml
 
-import exports_for_tests  # noqa: F401  # which makes exports quick
 from comparisons_for_tests import write_owner
+from exports_for_tests import remembered
 from runs_for_tests import Finished, User, write_user
 from secateur_cli.stages import preparation
-from secateur_onnx import benchmarking, comparison
+from secateur_onnx import benchmarking, comparison, exporting
 
 PEAKS: dict[Any, int | None] = {}
+EXPORTERS = tuple((name, remembered(translate)) for name, translate in exporting.EXPORTERS)
 
 
 @contextmanager
@@ -25,12 +26,12 @@ def on_a_calm_machine() -> Iterator[None]:
     """Leave out of commands what tests cannot foresee or wait for; not beyond the tests that ask for it.
 
     No caution follows the tables, however busy the machine is. The memory of equal files, which many runs leave, is
-    measured once, as that starts a process. There is no export that shows before any work whether it can be done,
-    which takes a quarter of the time of a short run.
+    measured once, as that starts a process, and equal networks are translated to ONNX once, which takes most of the
+    time of a short run. There is no export that shows before any work whether it can be done.
     """
     measure = benchmarking.peak_memory
 
-    def remembered(path: Path, spec: Any, shape: tuple[int, ...], **where: Any) -> int | None:
+    def remembered_peak(path: Path, spec: Any, shape: tuple[int, ...], **where: Any) -> int | None:
         key = (Path(path).read_bytes(), shape, *where.items())
         if key not in PEAKS:
             PEAKS[key] = measure(path, spec, shape, **where)
@@ -38,7 +39,8 @@ def on_a_calm_machine() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(comparison, "UNSTEADY", math.inf)
-        patched.setattr(benchmarking, "peak_memory", remembered)
+        patched.setattr(benchmarking, "peak_memory", remembered_peak)
+        patched.setattr(exporting, "EXPORTERS", EXPORTERS)
         patched.setattr(preparation, "check_export", lambda *_, **__: None)
         yield
 
