@@ -7,15 +7,22 @@ from pathlib import Path
 
 import pytest
 
+from cases_for_tests import cases
 from guides_for_tests import ROOT
 from started_for_tests import run
 
 FOLDER = ROOT / "examples" / "benchmarks"
 ELSEWHERE = {"onnx_networks.py", "tap_overhead.py"}  # the second in tests/feature_maps
 SMOKED = sorted(path for path in FOLDER.glob("[!_]*.py") if path.name not in ELSEWHERE)
+MINUTES = {"autopruner", "di_speed", "latency_budget", "quantization", "recovery", "recovery_memory"}
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("[!_]*.py")), ids=lambda path: path.stem)
+def test_benchmarks_say_what_they_take(path: Path, tmp_path: Path) -> None:
+    assert "--smoke" in run(path, "--help", folder=tmp_path)
+
+
+@pytest.mark.thorough
 def test_networks_of_several_kinds_as_onnx(tmp_path: Path) -> None:
     """Shuffles, concatenations and pre-activation; the script itself asserts that the files are right."""
     names = ("squeezenet1_0", "shufflenet_thin", "cifar_densenet16")
@@ -24,7 +31,7 @@ def test_networks_of_several_kinds_as_onnx(tmp_path: Path) -> None:
     assert rows == [[n, side, kind] for n in names for side in ("dense", "pruned") for kind in ("float32", "float16")]
 
 
-@pytest.mark.parametrize("path", SMOKED, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", cases({path.stem: path for path in SMOKED}, thorough=MINUTES))
 def test_benchmarks_print_both_sides(path: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """A smoke run asserts no bound: it shows that the script still measures what it says. Two have their own tests."""
     text = path.read_text(encoding="utf-8")

@@ -25,6 +25,7 @@ from started_for_tests import run
 EXAMPLES = ROOT / "examples"
 CONFIGS = sorted(EXAMPLES.glob("*.yaml"))
 PERCENT = r"\d+\.\d%"
+PLANNED = r"plan [0-9a-f]{16}, 5\d\.\d% of the MACs, accuracy \d+\.\d\d% -> \d+\.\d\d%"
 
 
 def on_cifar10(folder: Path) -> list[str]:
@@ -106,7 +107,7 @@ def nni_folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.nni
-@pytest.mark.nni_long
+@pytest.mark.thorough
 def test_nni_experiment_from_python(tmp_path: Path) -> None:
     folder = nni_folder(tmp_path)
     printed = run(folder / "02_experiment.py", "--smoke", folder=tmp_path)
@@ -115,7 +116,7 @@ def test_nni_experiment_from_python(tmp_path: Path) -> None:
 
 
 @pytest.mark.nni
-@pytest.mark.nni_long
+@pytest.mark.thorough
 @pytest.mark.timeout(900)
 def test_nni_greedy_search_is_that_of_one_process(tmp_path: Path) -> None:
     folder = nni_folder(tmp_path)
@@ -144,6 +145,12 @@ def test_nni_configurations_load() -> None:
         assert load_config(path).plan.search == ("greedy",)
 
 
+def test_score_in_one_process(tmp_path: Path) -> None:
+    printed = run(EXAMPLES / "03_score_on_several_processes.py", "--smoke", folder=tmp_path)
+    assert re.fullmatch(rf"process 0 of 1 holds 600 images, 500 are scored by all; {PLANNED}\n", printed), printed
+
+
+@pytest.mark.thorough
 def test_score_on_several_processes(tmp_path: Path) -> None:
     start = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     printed = run(*start, EXAMPLES / "03_score_on_several_processes.py", "--smoke", folder=tmp_path)
@@ -152,9 +159,7 @@ def test_score_on_several_processes(tmp_path: Path) -> None:
     held = "process {} of 2 holds 300 images, 500 are scored by all; "
     found = [line.removeprefix(held.format(rank)) for rank, line in enumerate(lines)]
     assert found[0] == found[1]
-    assert re.fullmatch(r"plan [0-9a-f]{16}, 5\d\.\d% of the MACs, accuracy \d+\.\d\d% -> \d+\.\d\d%", found[0]), (
-        printed
-    )
+    assert re.fullmatch(PLANNED, found[0]), printed
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -164,7 +169,7 @@ def test_configurations_load(path: Path) -> None:
     assert f"secateur run examples/{path.name}" in path.read_text(encoding="utf-8").replace(" \\\n#", "")
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_resnet56_on_cifar10(few_images: Path, tmp_path: Path) -> None:
     run_config("cifar10_resnet56.yaml", *on_cifar10(few_images), "--output", tmp_path / "out", folder=tmp_path)
     report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
@@ -207,7 +212,6 @@ def test_digits_compared(tmp_path: Path) -> None:
     assert "a smoke run: accuracy and speed mean nothing here" in printed
 
 
-@pytest.mark.slow
 def test_resnet56_compared(few_images: Path, tmp_path: Path) -> None:
     settings = ("--set", "compare.stages=cut", *on_cifar10(few_images))
     printed, cells = run_comparison("resnet56.yaml", *settings, folder=tmp_path)
@@ -217,7 +221,7 @@ def test_resnet56_compared(few_images: Path, tmp_path: Path) -> None:
     assert float(share[1]) > 80, "the trained weights were not used"
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_resnet18_on_a_folder_of_images(tmp_path: Path) -> None:
     printed = run_config(
         "torchvision_resnet18.yaml",

@@ -11,6 +11,7 @@ import torch_pruning as tp
 from torch import Tensor, nn
 from torchvision.models import DenseNet
 
+from cases_for_tests import cases
 from importances_for_tests import (
     EXAMPLE,
     IMAGES,
@@ -35,7 +36,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-@pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize("build", cases(NETWORKS, thorough=["vgg16_bn"]))
 @pytest.mark.filterwarnings("ignore::secateur.errors.SecateurWarning")
 def test_hrank_halves_every_convolution_and_leaves_linear_layers(build: Callable[[], nn.Module]) -> None:
     net = build()
@@ -48,7 +49,7 @@ def test_hrank_halves_every_convolution_and_leaves_linear_layers(build: Callable
     assert net(IMAGES[:2]).shape == (2, 10)
 
 
-@pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize("build", cases(NETWORKS, thorough=["vgg16_bn"]))
 def test_di_halves_every_convolution_and_every_hidden_linear_layer(build: Callable[[], nn.Module]) -> None:
     net = build()
     before, dense_linears = convolutions(net), linears(net)

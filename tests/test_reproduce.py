@@ -29,7 +29,13 @@ ON_DEMAND = {
     "cifar10_googlenet_clr_rnf",
     "cifar100_resnet110_di",  # but for its classes that of CIFAR-10
     "imagenet_resnet50_di",  # as that of ResNet-18, and larger
+    "imagenet_resnet50_hrank",
     "imagenet_resnet50_autopruner",  # as that of MobileNetV2, and larger
+    "imagenet_vgg16_autopruner",
+    "cifar10_googlenet_hrank",  # as that of VGG-16, and larger
+    "cifar10_resnet110_hrank",  # as those of ResNet-56, and deeper
+    "cifar10_resnet110_clr_rnf",
+    "cifar10_resnet110_di",
     "imagenet_resnet50_di_sd",  # reads the plan of another run
 }
 BUDGETS = {
@@ -226,7 +232,7 @@ def test_a_gpu_that_is_not_there_is_missed_at_once(tmp_path: Path) -> None:
         prepare(config, **arguments(config, tmp_path / "run"), smoke=False, files={}, begun=0.0)
 
 
-@pytest.mark.reproduce
+@pytest.mark.thorough
 @pytest.mark.timeout(1800)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

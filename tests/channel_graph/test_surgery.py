@@ -10,6 +10,7 @@ import torch_pruning as tp
 import torchvision
 from torch import nn
 
+from cases_for_tests import cases
 from networks_for_tests import ChannelShuffle, ConcatTwice, Depthwise, Grouped, Residual, randomise_batch_norm
 from secateur.channel_graph import apply_plan, channel_groups, masked, verify_pruning
 from secateur.errors import NetworkError, PlanError, VerificationError
@@ -44,7 +45,9 @@ def test_removed_equals_masked(network: type[nn.Module], seed: int) -> None:
     assert verify_pruning(net, pruned, plan, IMAGES).largest_difference < 1e-5
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "densenet121", "squeezenet1_0"])
+@pytest.mark.parametrize(
+    "name", cases(["resnet18", "mobilenet_v2", "densenet121", "squeezenet1_0"], thorough=["densenet121"])
+)
 def test_removed_equals_masked_on_torchvision_networks(name: str) -> None:
     net = randomise_batch_norm(getattr(torchvision.models, name)(weights=None)).eval()
     images = torch.randn(2, 3, 64, 64)

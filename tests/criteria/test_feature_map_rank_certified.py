@@ -244,7 +244,6 @@ def test_importing_the_criteria_does_not_import_numba() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.slow
 def test_the_maps_of_a_trained_network(shared: Path) -> None:
     transforms = pytest.importorskip("torchvision.transforms.functional")
     image = pytest.importorskip("PIL.Image")

@@ -141,11 +141,10 @@ def digits() -> tuple[nn.Module, Any, list[Batch]]:
     network = digits_resnet()
     fine_tune(network, list(zip(inputs[:512].split(64), labels[:512].split(64), strict=True)), epochs=3)
     network.eval()
-    held_out = list(zip(inputs[600:720].split(60), labels[600:720].split(60), strict=True))
+    held_out = list(zip(inputs[600:660].split(30), labels[600:660].split(30), strict=True))
     return network, channel_groups(network, inputs[:2]), held_out
 
 
-@pytest.mark.slow
 def test_the_greedy_search_ends_in_the_plan_of_the_literal_one() -> None:
     network, groups, batches = digits()
     example = batches[0][0][:2]
@@ -265,7 +264,6 @@ def test_a_candidate_that_is_none_is_refused_and_nan_is_said() -> None:
         CandidateWorth(network, groups, batches)
 
 
-@pytest.mark.slow
 def test_one_step_of_a_trained_network_is_decided_literally(shared: Path) -> None:
     from secateur.networks import resnet20
     from secateur.weights import load_weights

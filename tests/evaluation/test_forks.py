@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cases_for_tests import cases
 from networks_for_tests import (
     ChannelShuffle,
     ConcatTwice,
@@ -62,7 +63,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-@pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize("build", cases(NETWORKS, thorough=["googlenet"]))
 def test_a_resumed_run_is_a_whole_run(build: Callable[[], nn.Module]) -> None:
     network = randomise_batch_norm(build()).eval()
     images = torch.randn(5, 3, 16, 16)

@@ -5,14 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import pytest
-
 from started_for_tests import Started
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "benchmarks" / "tap_overhead.py"
 
 
-@pytest.mark.slow
 def test_the_benchmark_prints_a_ratio_for_each_network(tmp_path: Path) -> None:
     code, printed, complained = Started(SCRIPT, "--smoke", "--threads", "1", folder=tmp_path, output=tmp_path).wait()
     assert code == 0, complained

@@ -19,6 +19,7 @@ from torchvision.models.vgg import VGG, make_layers
 from torchvision.models.vision_transformer import VisionTransformer
 
 import networks_for_tests
+from cases_for_tests import cases
 from compensation_for_tests import changed, plan_without, pruned_by, random_plan, randomise, state
 from secateur import PruningPlan, networks
 from secateur.channel_graph import Residual
@@ -134,6 +135,10 @@ CASES: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "concatenated twice": (networks_for_tests.ConcatTwice, 12),
 }
 JOINT = [name for name in CASES if name != "vision transformer"]  # its width is written into its forward
+LARGE = {
+    "short resnet50", "narrow vgg16_bn", "mobilenet_v3_large", "short densenet", "googlenet", "thin inception_v3",
+    "efficientnet_b0", "regnet_y_400mf", "short convnext", "CIFAR GoogLeNet", "CIFAR VGG-16",
+}  # fmt: skip
 
 
 def built(name: str, images: int = 2) -> tuple[nn.Module, Tensor]:
@@ -204,7 +209,10 @@ def compensated(
 
 @pytest.mark.parametrize(
     ("name", "residual"),
-    [(n, "joint") for n in JOINT] + [(n, "skip") for n in ("resnet18", "mobilenet_v2", "vision transformer")],
+    [
+        *cases(JOINT, "joint", thorough=LARGE),
+        *cases(("resnet18", "mobilenet_v2", "vision transformer"), "skip", thorough=["mobilenet_v2"]),
+    ],
 )
 def test_no_layer_gets_worse_and_what_is_reported_is_measured(name: str, residual: Residual) -> None:
     check(name, residual, "sum")
@@ -249,7 +257,10 @@ class RunWhole:
 
 @pytest.mark.parametrize(
     "name",
-    ["resnet18", "mobilenet_v2", "squeezenet1_0", "vision transformer", "CIFAR ResNet-20", "in place", "grouped"],
+    [
+        *cases(("resnet18", "mobilenet_v2"), thorough=CASES),
+        *("squeezenet1_0", "vision transformer", "CIFAR ResNet-20", "in place", "grouped", "depthwise"),
+    ],
 )
 def test_what_is_run_again_gives_what_it_gave(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, images = built(name, images=6)
@@ -263,7 +274,7 @@ def test_what_is_run_again_gives_what_it_gave(name: str, monkeypatch: pytest.Mon
     assert not changed(replayed, state(whole))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", cases(CASES.keys(), thorough=LARGE))
 def test_a_plan_that_removes_nothing_changes_nothing(name: str) -> None:
     model, images = built(name)
     plan = random_plan(model, images[:1], keep=1.0, residual="skip" if name not in JOINT else "joint")
@@ -272,7 +283,7 @@ def test_a_plan_that_removes_nothing_changes_nothing(name: str) -> None:
     assert not changed(pruned, state(before))
 
 
-@pytest.mark.parametrize("name", ["CIFAR ResNet-20", "mobilenet_v2", "CIFAR GoogLeNet"])
+@pytest.mark.parametrize("name", cases(("CIFAR ResNet-20", "mobilenet_v2", "CIFAR GoogLeNet"), thorough=LARGE))
 def test_layers_before_the_first_removed_channel_keep_every_bit(name: str) -> None:
     model, images = built(name)
     order = list(all_values(model, images[:1]))

@@ -9,6 +9,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from cases_for_tests import cases
 from networks_for_tests import Depthwise, Residual, randomise_batch_norm
 from secateur.networks import googlenet, resnet20
 from secateur.networks.cifar_densenet import CifarDenseNet
@@ -102,7 +103,7 @@ def images(pixels: int = 32) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("memory", [2**30, 2**17], ids=["all fits", "little fits"])
-@pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize("build", cases(NETWORKS, thorough=["googlenet", "mobilenet_v2"]))
 def test_rows_are_those_of_a_whole_run(build: Callable[[], nn.Module], memory: int) -> None:
     torch.manual_seed(0)
     network = randomise_batch_norm(build()).eval()

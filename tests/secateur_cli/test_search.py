@@ -253,7 +253,6 @@ def test_candidates_are_worth_what_is_asked_for(user: User, tmp_path: Path, wort
     assert found.get("calibration_images") == (64 if "recovery" in asked else None)
 
 
-@pytest.mark.slow
 def test_a_search_that_is_killed_is_continued(user: User, searched: tuple[Path, str], tmp_path: Path) -> None:
     output, dice = tmp_path / "run", random.Random(4)
     changes = [word for setting in GREEDY for word in ("--set", setting)]

@@ -16,6 +16,7 @@ from nni.compression.pruning import L1NormPruner, LevelPruner
 from nni.compression.speedup import ModelSpeedup
 from torch import Tensor, nn
 
+from cases_for_tests import cases
 from networks_for_tests import Concatenated, Depthwise, Grouped, randomise_batch_norm, torchvision_network
 from secateur.errors import ConfigError, NetworkError, PlanError, SecateurWarning
 from secateur_nni import FeatureMapPruner, apply_masks, complete_config_list, plan_of_masks
@@ -43,7 +44,7 @@ def sped_up(network: nn.Module, masks: Mapping[str, Any], images: Tensor) -> nn.
     return network.eval()  # it leaves what it has replaced in training mode
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
+@pytest.mark.parametrize("name", cases(["resnet18", "mobilenet_v2"], thorough=["mobilenet_v2"]))
 def test_the_same_network_as_model_speedup(name: str) -> None:
     network = randomise_batch_norm(torchvision_network(name)).eval()
     images = torch.randn(2, 3, 64, 64)

@@ -44,16 +44,22 @@ def run(folder: Path, path: Path) -> tuple[list[Trial], list[Any]]:
     return trials, heard
 
 
-@pytest.mark.parametrize("concurrency", [pytest.param(1, marks=pytest.mark.nni_long), 2])
-def test_plan_is_that_of_the_search_in_one_process(user: Path, concurrency: int) -> None:
-    """One trial dies before it reads its parameters, one crashes, one hangs."""
-    path = write_experiment(user, "troubled", concurrency=concurrency, timeout=20, before=DIES_BEFORE_IT_ASKS)
+@pytest.mark.parametrize(
+    ("worth", "concurrency", "failed"),
+    [
+        ("worth", 2, 1),
+        *(pytest.param("troubled", number, 3, marks=pytest.mark.thorough) for number in (1, 2)),
+    ],
+)
+def test_plan_is_that_of_the_search_in_one_process(user: Path, worth: str, concurrency: int, failed: int) -> None:
+    """One trial dies before it reads its parameters; where there is more trouble, one crashes and one hangs."""
+    path = write_experiment(user, worth, concurrency=concurrency, timeout=20, before=DIES_BEFORE_IT_ASKS)
     home = {name: os.environ.get(name) for name in ("HOME", "NNI_CONFIG_DIR", "PATH")}
     trials, heard = run(user, path)
     plan = load_plan(user / "out")
     assert plan.fingerprint == in_process(user)
     assert dict(plan.widths) == {"a": 2, "b": 1, "c": 1}
-    assert sorted(trial.status for trial in trials).count("FAILED") == 3
+    assert sorted(trial.status for trial in trials).count("FAILED") == failed
     assert heard[-1] == {"state": "done", "judged": plan.settings["evaluations"] + 1, "plan": plan.fingerprint}
     assert {name: os.environ.get(name) for name in home} == home
     for trial in trials:
@@ -104,7 +110,7 @@ def test_search_that_is_refused_says_so_in_its_files_and_log_alone(user: Path) -
     assert (said["state"], said["judged"]) == ("failed", 0)
 
 
-@pytest.mark.nni_long
+@pytest.mark.thorough
 def test_search_that_cannot_write_why_it_failed_ends_the_experiment(user: Path) -> None:
     """NNI waits 30 seconds for a tuner that has ended."""
     (user / "spoiling.py").write_text(SPOILING, encoding="utf-8")
@@ -114,7 +120,7 @@ def test_search_that_cannot_write_why_it_failed_ends_the_experiment(user: Path) 
         run(user, path)
 
 
-@pytest.mark.nni_long
+@pytest.mark.thorough
 def test_candidate_that_always_fails_ends_the_experiment(user: Path) -> None:
     path = write_experiment(user, "hopeless", concurrency=2, retries=0)
     with pytest.raises(ProcessError, match=r"failed in 1 trials.*MemoryError: no memory for \['[abc]'\]"):

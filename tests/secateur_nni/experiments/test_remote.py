@@ -21,7 +21,7 @@ from secateur_nni.experiments.manager import free_port, running
 from secateur_nni.experiments.setting import load_experiment
 from secateur_nni.host import check_nnictl
 
-pytestmark = [pytest.mark.nni, pytest.mark.nni_long, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.nni, pytest.mark.thorough, pytest.mark.timeout(600)]
 
 CONFIG = """
 Port {port}

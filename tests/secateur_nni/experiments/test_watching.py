@@ -123,7 +123,7 @@ def test_what_a_user_starts_within_the_block_is_not_nnis(tmp_path: Path, monkeyp
 
 
 @pytest.mark.nni
-@pytest.mark.nni_long
+@pytest.mark.thorough
 @pytest.mark.timeout(300)
 def test_killed_run_leaves_no_process_of_nni(user: Path) -> None:
     """One trial hangs, as a search's does when its process is killed in the midst of it."""
