@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+import exports_for_tests  # noqa: F401  # which makes exports quick
 from secateur.networks import digits_resnet
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -166,6 +166,7 @@ def test_the_reference_covers_every_room() -> None:
     assert rooms - {"secateur.regression"} <= set(reference_command())
 
 
+@pytest.mark.thorough
 def test_the_reference_builds_without_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("pdoc")
     command = [sys.executable, *reference_command()[1:]]

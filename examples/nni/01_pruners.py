@@ -31,7 +31,7 @@ images = torch.from_numpy(digits.images).float()[:, None] / 16
 labels = torch.from_numpy(digits.target).long()
 test, valid, train = torch.randperm(len(images)).split([400, 200, len(images) - 600])
 if options.smoke:
-    train = train[:256]
+    test, valid, train = test[:100], valid[:50], train[:256]
 loader = DataLoader(TensorDataset(images[train], labels[train]), batch_size=64, shuffle=True)
 held_out, judging = [(images[test], labels[test])], [(images[valid], labels[valid])]
 

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system make
 @pytest.fixture(
     scope="module",
     params=[
-        *(("one by one", 6), ("race", 6)),
+        ("race", 6),
         *(pytest.param((way, 30), marks=pytest.mark.thorough) for way in ("one by one", "race")),
     ],
     ids=lambda given: f"{given[0]}-{given[1]}",

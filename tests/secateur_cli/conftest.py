@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import yaml
 from comparisons_for_tests import write_owner
 from exports_for_tests import remembered
 from runs_for_tests import Finished, User, write_user
+from secateur_cli.report import plots
 from secateur_cli.stages import preparation
 from secateur_onnx import benchmarking, comparison, exporting
 
@@ -69,6 +70,28 @@ def finished(user: User, tmp_path_factory: pytest.TempPathFactory) -> Finished:
 def owner(tmp_path_factory: pytest.TempPathFactory) -> User:
     """A user with a comparison to make."""
     return write_owner(tmp_path_factory.mktemp("compared"))
+
+
+@pytest.fixture(scope="module")
+def figures_once() -> Iterator[None]:
+    """For reports that differ in a part: the figures of the other parts are drawn once."""
+
+    def remembered_figure(draw: Callable[..., Any]) -> Callable[..., Any]:
+        drawn: dict[str, Any] = {}
+
+        def figure(*given: Any, **more: Any) -> Any:
+            key = repr((given, more))
+            if key not in drawn:
+                drawn[key] = draw(*given, **more)
+            return drawn[key]
+
+        return figure
+
+    with pytest.MonkeyPatch.context() as patched:
+        for name, draw in vars(plots).copy().items():
+            if name.endswith(("_plot", "_plots")):
+                patched.setattr(plots, name, remembered_figure(draw))
+        yield
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,9 @@ def invented(name: str) -> Found:
     }[name]()
 
 
+@cache
 def drawn(name: str) -> Figure:
+    """Return a figure; only to be looked at."""
     with paper():
         figure = DRAWINGS[name](invented(name))
         figure.draw_without_rendering()
@@ -216,7 +219,7 @@ def test_nothing_is_cut_off_at_the_edges(name: str, least: float, tmp_path: Path
         layer["median"] = layer["median"] and 0.85
         layer["most"] = 0.97
     with paper():
-        save(DRAWINGS[name](found), tmp_path, name)
+        DRAWINGS[name](found).savefig(tmp_path / f"{name}.png")
     image = imread(tmp_path / f"{name}.png")[..., :3]
     for edge in (image[0], image[-1], image[:, 0], image[:, -1]):
         assert (edge == 1).all()

@@ -56,7 +56,10 @@ def dense_bytes(tmp_path_factory: pytest.TempPathFactory) -> int:
     return export(resnet20().eval(), IMAGES, tmp_path_factory.mktemp("dense") / "dense.onnx").file_bytes
 
 
-@pytest.mark.parametrize(("bits", "share"), [(8, 0.29), (4, 0.16), (2, 0.1)])
+@pytest.mark.parametrize(
+    ("bits", "share"),
+    [pytest.param(8, 0.29, marks=pytest.mark.thorough), pytest.param(4, 0.16, marks=pytest.mark.thorough), (2, 0.1)],
+)
 def test_the_file_is_small(tmp_path: Path, dense_bytes: int, bits: int, share: float) -> None:
     network = resnet20().eval()
     done = export_quantized(network, uniform_bits(network, bits, ends=None), IMAGES, tmp_path / "net.onnx")
