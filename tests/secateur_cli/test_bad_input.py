@@ -66,6 +66,9 @@ class Auxiliary(Small):
 class RaisesInTraining(Small):
     def forward(self, x): return 1 / 0 if self.training else super().forward(x)
 
+class LeavesInTraining(Small):
+    def forward(self, x): return sys.exit(0) if self.training else super().forward(x)
+
 class NotANumber(Small):
     def forward(self, x): return super().forward(x) * float("nan")
 
@@ -252,6 +255,12 @@ def test_errors_of_a_user_s_network_come_in_a_line_and_at_length_if_asked_for(ho
     assert code == 1
     assert "Traceback" in complained
     assert complained.splitlines()[-1].startswith("error: ZeroDivisionError: division by zero")
+
+
+def test_a_network_that_ends_the_process_is_told(hostile: User, tmp_path: Path) -> None:
+    code, _, complained = hostile.command(tmp_path / "run", network("LeavesInTraining"))
+    assert code == 1
+    assert complained.startswith("error: SystemExit: 0 (secateur_user_wrong.py, line ")
 
 
 @pytest.mark.parametrize("name", ["run", "search"])

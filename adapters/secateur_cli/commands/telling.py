@@ -68,7 +68,7 @@ def telling(*, trace: bool, stopped: str = "stopped") -> Iterator[None]:
         raise typer.Exit(STOPPED) from None
     except typer.Exit:
         raise
-    except Exception as error:  # the user's network, data or disk may fail in any way
+    except (Exception, SystemExit) as error:  # the user's network, data or disk may fail in any way
         if trace:
             traceback.print_exc()
         if isinstance(error, SecateurError):

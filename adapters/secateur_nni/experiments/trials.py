@@ -40,7 +40,7 @@ def run_trial(work: Callable[[dict[str, Any], Report], dict[str, Any]], *, timeo
     named = {"candidate": parameters["candidate"]} if "candidate" in parameters else {}
     try:
         result = work(parameters, nni.report_intermediate_result)
-    except Exception as error:  # anything, and NNI would only know that it was not 0
+    except (Exception, SystemExit) as error:  # anything, and NNI would only know that it was not 0, if so much
         nni.report_final_result({"default": WORST, "error": f"{type(error).__name__}: {error}"} | named)
         raise
     finally:
