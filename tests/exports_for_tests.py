@@ -47,7 +47,10 @@ with suppress(ImportError, AttributeError, TypeError):
 
 
 def remembered(translate: Translate) -> Translate:
-    """Return a translation that is made once for all equal networks: of the same weights, settings and code."""
+    """Return a translation that is made once for all equal networks: of the same weights, settings and code.
+
+    A run compares the file with its network, so that one taken for another would be told.
+    """
     kept: dict[str, Any] = {}
 
     def translated(model: nn.Module, example: Tensor, opset: int | None) -> Any:

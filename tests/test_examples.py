@@ -112,7 +112,7 @@ def test_nni_experiment_from_python(tmp_path: Path) -> None:
     folder = nni_folder(tmp_path)
     printed = run(folder / "02_experiment.py", "--smoke", folder=tmp_path)
     assert re.search(r"^NNI's web page: http://localhost:\d+$", printed, re.MULTILINE), printed
-    assert re.search(r"^trial 0: \w+, {'default': [01]\.\d+, 'worth': [01]\.\d+}$", printed, re.MULTILINE), printed
+    assert re.search(r"^trial \d+: \w+, {'default': [01]\.\d+, 'worth': [01]\.\d+}$", printed, re.MULTILINE), printed
 
 
 @pytest.mark.nni
