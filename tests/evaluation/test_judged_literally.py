@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cases_for_tests import cases
 from networks_for_tests import randomise_batch_norm
 from races_for_tests import check, cuts
 from secateur.channel_graph import channel_groups
@@ -65,7 +66,7 @@ LITERAL: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-@pytest.mark.parametrize("build", LITERAL.values(), ids=LITERAL)
+@pytest.mark.parametrize("build", cases(LITERAL, thorough=["bfloat16"]))
 def test_where_the_arithmetic_decides_all_is_judged_literally(build: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
     network = build()

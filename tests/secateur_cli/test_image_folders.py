@@ -68,6 +68,7 @@ def test_large_images_are_decoded_on_access_and_augmented_by_the_seed(tmp_path: 
     assert data.example.shape == (2, 3, 72, 72)
 
 
+@pytest.mark.thorough
 def test_shared_archives(shared: Path) -> None:
     train, test = shared / "data" / "cifar10-jpeg-train.tar.gz", shared / "data" / "cifar10-jpeg-val.tar.gz"
     if not train.is_file() or not test.is_file():

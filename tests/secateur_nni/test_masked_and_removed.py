@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cases_for_tests import cases
 from masks_for_tests import HALF, outputs
 from networks_for_tests import Concatenated, ConcatTwice, Depthwise, Grouped, randomise_batch_norm, torchvision_network
 from secateur.errors import SecateurWarning
 from secateur_nni import FeatureMapPruner, apply_masks
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
+@pytest.mark.parametrize("name", cases(["resnet18", "mobilenet_v2"], thorough=["mobilenet_v2"]))
 def test_masked_equals_removed(name: str) -> None:
     """Within 1e-5 of the largest output, with batch norms that shift, while NNI's wrappers do the masking."""
     network = randomise_batch_norm(torchvision_network(name)).eval()
