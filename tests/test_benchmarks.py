@@ -14,7 +14,10 @@ from started_for_tests import run
 FOLDER = ROOT / "examples" / "benchmarks"
 ELSEWHERE = {"onnx_networks.py", "tap_overhead.py"}  # the second in tests/feature_maps
 SMOKED = sorted(path for path in FOLDER.glob("[!_]*.py") if path.name not in ELSEWHERE)
-MINUTES = {"autopruner", "di_speed", "latency_budget", "quantization", "recovery", "recovery_memory"}
+LONG = {
+    "autopruner", "criteria_agreement", "di_speed", "fine_tuning", "latency_budget", "quantization", "recovery",
+    "recovery_memory", "search_quality",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("[!_]*.py")), ids=lambda path: path.stem)
@@ -31,7 +34,7 @@ def test_networks_of_several_kinds_as_onnx(tmp_path: Path) -> None:
     assert rows == [[n, side, kind] for n in names for side in ("dense", "pruned") for kind in ("float32", "float16")]
 
 
-@pytest.mark.parametrize("path", cases({path.stem: path for path in SMOKED}, thorough=MINUTES))
+@pytest.mark.parametrize("path", cases({path.stem: path for path in SMOKED}, thorough=LONG))
 def test_benchmarks_print_both_sides(path: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """A smoke run asserts no bound: it shows that the script still measures what it says. Two have their own tests."""
     text = path.read_text(encoding="utf-8")
