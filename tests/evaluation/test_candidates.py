@@ -141,7 +141,7 @@ def digits() -> tuple[nn.Module, Any, list[Batch]]:
     network = digits_resnet()
     fine_tune(network, list(zip(inputs[:512].split(64), labels[:512].split(64), strict=True)), epochs=3)
     network.eval()
-    held_out = list(zip(inputs[600:660].split(30), labels[600:660].split(30), strict=True))
+    held_out = list(zip(inputs[600:720].split(60), labels[600:720].split(60), strict=True))
     return network, channel_groups(network, inputs[:2]), held_out
 
 

@@ -139,6 +139,8 @@ LARGE = {
     "mobilenet_v2", "short resnet50", "narrow vgg16_bn", "mobilenet_v3_large", "short densenet", "googlenet",
     "thin inception_v3", "efficientnet_b0", "regnet_y_400mf", "short convnext", "CIFAR GoogLeNet", "CIFAR VGG-16",
 }  # fmt: skip
+REPLAYED = ["resnet18", "mobilenet_v2", "squeezenet1_0", "vision transformer", "CIFAR ResNet-20", "in place",
+            "grouped", "depthwise"]  # fmt: skip
 
 
 def built(name: str, images: int = 2) -> tuple[nn.Module, Tensor]:
@@ -255,13 +257,7 @@ class RunWhole:
         yield lambda _: None
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *cases(("resnet18", "mobilenet_v2"), thorough=CASES),
-        *("squeezenet1_0", "vision transformer", "CIFAR ResNet-20", "in place", "grouped", "depthwise"),
-    ],
-)
+@pytest.mark.parametrize("name", cases(REPLAYED, thorough={*LARGE, "resnet18"}))
 def test_what_is_run_again_gives_what_it_gave(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, images = built(name, images=6)
     plan = random_plan(model, images[:1], residual="joint" if name in JOINT else "skip")

@@ -205,7 +205,7 @@ def test_the_seconds_of_all_calls_are_added(user: User, tmp_path: Path, monkeypa
     assert user.call(output)["seconds"] == whole
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL])
 def test_a_process_that_is_killed_is_continued(user: User, finished: Finished, tmp_path: Path, kind: int) -> None:
     output, dice = tmp_path / "run", random.Random(int(kind))
     command = ("-m", "secateur_cli", "run", user.config, "--output", output)
