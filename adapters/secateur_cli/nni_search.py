@@ -24,6 +24,7 @@ from secateur.channel_graph import channel_groups
 from secateur.channel_map import with_channel_maps
 from secateur.errors import CheckpointError, ConfigError
 from secateur.evaluation import CandidateWorth
+from secateur.modes import placed
 from secateur.records import PruningPlan
 from secateur.weights import load_weights
 from secateur_cli.inputs.data import load_data
@@ -35,7 +36,7 @@ from secateur_cli.settings.schema import RunConfig, Search
 from secateur_cli.stages.job import Hooks, InTrials
 from secateur_cli.stages.judge import judge_of
 from secateur_cli.stages.planning import DENSE_WEIGHTS, plan_job
-from secateur_cli.stages.preparation import logits
+from secateur_cli.stages.preparation import check_device, logits
 
 BY_EVALUATION: tuple[Search, ...] = ("greedy", "refine")
 
@@ -65,8 +66,10 @@ def worth_of_run(config: str) -> tuple[CandidateWorth, str]:
 
     Raises:
         CheckpointError: the dense network is trained by the run, and its weights are not on this machine.
+        ConfigError: the file is refused, or the device of the run is not on this machine.
     """
     settings, search = run_to_search(config)
+    check_device(settings)
     folder = Path(config).parent
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
@@ -86,7 +89,8 @@ def worth_of_run(config: str) -> tuple[CandidateWorth, str]:
             )
         load_weights(model, trained)
     seed_everything(settings.seed)  # as the search does here
-    judge = judge_of(settings, search, model=model, groups=groups, data=data)
+    with placed(settings.device, model):
+        judge = judge_of(settings, search, model=model, groups=groups, data=data)
     return judge.evaluate, judge.name
 
 

@@ -70,6 +70,7 @@ def tuned_run(
     from secateur.checkpoint import load_pruned
     from secateur.errors import ConfigError
     from secateur.evaluation import accuracy
+    from secateur.modes import placed
     from secateur_cli.inputs.data import load_data
     from secateur_cli.inputs.sources import network_factory
     from secateur_cli.progress import Progress
@@ -102,7 +103,8 @@ def tuned_run(
     )
     data = load_data(settings.data, folder=folder, seed=settings.seed)
     pruned = load_pruned(network_factory(settings.network, folder), output)
-    validation = accuracy(pruned, data.validation)
+    with placed(settings.device, pruned):
+        validation = accuracy(pruned, data.validation)
     macs, timed = facts["cost"]["macs"], facts["onnx"]["benchmark"]["comparisons"][0]
     return {
         "default": validation - cost_weight * macs["after"] / macs["before"],

@@ -12,10 +12,13 @@ import torch
 from torch import nn
 
 from runs_for_tests import User
-from secateur.errors import ConfigError
+from secateur import modes
+from secateur.errors import CheckpointError, ConfigError
 from secateur.modes import device_of, placed
+from secateur_cli import nni_search
 from secateur_cli.comparison import measuring, scoring, setting, training
 from secateur_cli.stages import error_curves, few_bits, job, planning, preparation, recovery, searching
+from secateur_cli.tuning_trial import tuned_run
 
 
 def test_a_device_that_is_not_there_is_refused_before_anything_is_written(user: User, tmp_path: Path) -> None:
@@ -58,10 +61,22 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
         return record
 
-    for module in (preparation, setting):
+    for module in (preparation, setting, nni_search):
         monkeypatch.setattr(module, "check_device", lambda config: None)
-    for module in (job, planning, error_curves, searching, recovery, few_bits, training, scoring, measuring):
+    for module in (
+        job,
+        planning,
+        error_curves,
+        searching,
+        recovery,
+        few_bits,
+        training,
+        scoring,
+        measuring,
+        nni_search,
+    ):
         monkeypatch.setattr(module, "placed", recording(module.__name__.rpartition(".")[2]))
+    monkeypatch.setattr(modes, "placed", recording("tuning_trial"))  # which imports it as it is called
     return found
 
 
@@ -112,6 +127,37 @@ def test_a_comparison_reads_its_images_there(user: User, tmp_path: Path, asked: 
         ("scoring", 1),
         *of_a_plan,
     ]
+
+
+def test_a_trial_of_nni_that_judges_a_candidate_does_so_there(
+    user: User, tmp_path: Path, asked: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sections = user.config.read_text(encoding="utf-8").replace("search: uniform", "search: greedy")
+    config = user.folder / "there.yaml"
+    config.write_text(f"{sections}output: {tmp_path / 'run'}\ndevice: cuda\n", encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"dense\.safetensors is not on this machine"):
+        nni_search.worth_of_run(str(config))
+    user.call(tmp_path / "run", "device=cuda", "plan.search=greedy", search="greedy")
+    asked.clear()
+    nni_search.worth_of_run(str(config))
+    assert asked == [("nni_search", 1)]
+
+
+def test_a_trial_of_nni_that_is_a_run_judges_its_end_there(
+    user: User, tmp_path: Path, asked: list[tuple[str, int]]
+) -> None:
+    tuned_run({}, lambda _: None, config=user.config, output=tmp_path / "run", changes=["device=cuda"])
+    assert asked[-1] == ("tuning_trial", 1)
+
+
+def test_a_trial_of_nni_refuses_a_device_that_is_not_there(user: User, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    text = user.config.read_text(encoding="utf-8").replace("search: uniform", "search: greedy")
+    config = user.folder / "there.yaml"
+    config.write_text(f"{text}output: {tmp_path / 'run'}\ndevice: cuda\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="device: cuda: torch finds no CUDA device here"):
+        nni_search.worth_of_run(str(config))
 
 
 def test_models_come_back_also_after_an_error() -> None:

@@ -76,6 +76,24 @@ def test_run_reads_the_search_in_the_folder_of_the_code(me: Path) -> None:
 
 
 @pytest.mark.usefixtures("_as_if_run")
+def test_run_refuses_a_search_on_a_gpu_that_nni_hides_from_its_tuner(me: Path) -> None:
+    """NNI starts the tuner with an empty CUDA_VISIBLE_DEVICES where tunerGpuIndices are left out."""
+    run = "network: {build: a:b}\ndata: {source: digits}\ndevice: cuda\nplan: {search: greedy, budget: {macs: 50%}}\n"
+    (me / "code" / "run.yaml").write_text(run, encoding="utf-8")
+    search = "search: 'secateur_cli.nni_search:plan_of_run', arguments: {config: run.yaml}"
+    text = GREEDY.replace('search: "a:b"', search)
+    command = ("nni", "run", str(me / "experiment.yml"), "--output", str(me / "here"))
+    (me / "experiment.yml").write_text(text, encoding="utf-8")
+    code, _, complained = give(*command, columns=300)
+    assert code == 2
+    assert f"tunerGpuIndices: missing; {me / 'code' / 'run.yaml'} has device: cuda" in complained
+    assert not (me / "here").exists()
+    (me / "experiment.yml").write_text(f"{text}tunerGpuIndices: [0]\n", encoding="utf-8")
+    code, _, complained = give(*command, columns=300)
+    assert code == 0, complained
+
+
+@pytest.mark.usefixtures("_as_if_run")
 def test_run_says_where_the_plan_lies(me: Path) -> None:
     code, printed, _ = give("nni", "run", str(me / "experiment.yml"), "--output", str(me / "here"), columns=300)
     assert code == 0

@@ -44,14 +44,21 @@ def run(
     with telling(trace=trace, stopped="stopped; NNI's processes have ended"):
         from secateur_nni.experiments.following import follow
         from secateur_nni.experiments.manager import running
-        from secateur_nni.experiments.setting import check_command, code_folder, greedy_arguments, load_experiment
+        from secateur_nni.experiments.setting import (
+            check_command,
+            check_gpus,
+            code_folder,
+            greedy_arguments,
+            load_experiment,
+        )
 
         settings = load_experiment(config)
         check_command(settings)
+        check_gpus(settings)
         arguments = greedy_arguments(settings)
         searching: AbstractContextManager[None] = nullcontext()
         if arguments is not None:
-            _check_search(arguments, code_folder(settings))
+            _check_search(arguments, code_folder(settings), gpus=settings.tuner_gpu_indices)
             plan = code_folder(settings) / str(arguments["output"]) / "plan.json"
             searching = claimed(plan.parent, "search", "another tuner.classArgs.output")
         folder = with_home(output or Path("runs") / f"nni-{config.stem}")
@@ -209,15 +216,21 @@ def _ended(trial: Trial) -> Trial:
     return replace(trial, status=UNFINISHED if trial.result is None else "REPORTED")
 
 
-def _check_search(arguments: dict[str, Any], folder: Path) -> None:
-    """Refuse what a search of a run would refuse, before NNI is started."""
+def _check_search(arguments: dict[str, Any], folder: Path, *, gpus: object) -> None:
+    """Refuse what a search of a run would refuse, before NNI is started, which shows its tuner no GPU but `gpus`."""
     if arguments["search"] == "secateur_cli.nni_search:plan_of_run":
         from secateur_cli.nni_search import run_to_search
 
         given = arguments.get("arguments") or {}
         if "config" not in given:
             raise ConfigError("tuner.classArgs.arguments: config: missing; the YAML file of a run")
-        run_to_search(str(folder / str(given["config"])))
+        config = folder / str(given["config"])
+        searched, _ = run_to_search(str(config))
+        if searched.device == "cuda" and gpus is None:
+            raise ConfigError(
+                f"tunerGpuIndices: missing; {config} has device: cuda, and NNI lets its tuner see those GPUs alone "
+                "that are named there; write [0]"
+            )
 
 
 def _line(trial: Trial) -> str:

@@ -163,6 +163,39 @@ def check_command(config: ExperimentConfig) -> None:
         raise ConfigError(f"trialCommand: {program!r} is not found on this machine")
 
 
+def check_gpus(config: ExperimentConfig) -> None:
+    """Refuse a trialGpuNumber that the trials would wait for for ever, where they run on this machine.
+
+    NNI 3.0 starts a trial only where the machine has *more* GPUs than the trial asks for (task_scheduler/scheduler.js):
+    with one GPU, trials that ask for it never start.
+
+    Raises:
+        ConfigError: there are no more GPUs than that.
+
+    Example:
+        >>> check_gpus(ExperimentConfig("local", trial_command="python trial.py"))
+    """
+    service: Any = config.canonical_copy().training_service  # where trialGpuNumber may also be given
+    if getattr(service, "platform", None) != "local" or not service.trial_gpu_number:
+        return
+    asked = service.trial_gpu_number / service.max_trial_number_per_gpu
+    here = gpu_count()
+    if here <= asked:
+        raise ConfigError(
+            f"trialGpuNumber: {service.trial_gpu_number}: NNI starts such trials only where there are more than "
+            f"{asked:g} GPUs, and here {'is 1' if here == 1 else f'are {here}'}; leave it out, and all trials see all "
+            "GPUs"
+        )
+
+
+def gpu_count() -> int:
+    """Return how many GPUs this machine has, as NNI counts them."""
+    from nni.tools.nni_manager_scripts.collect_gpu_info import collect
+
+    found = collect(False)
+    return 0 if found is None else int(found.gpu_number)
+
+
 def trial_path() -> str:
     """Return where trials of this machine look for programs: beside this Python first.
 
