@@ -2,12 +2,14 @@
 
     pip install onnxruntime numpy           # or onnxruntime-gpu for --provider cuda
     python examples/04_deploy.py runs/digits/model.onnx images.npy [--labels labels.npy] [--provider cpu] [--batch 32]
-        [--divide 16] [--mean 0.5 ...] [--std 0.25 ...] [--wide-sums]
+        [--divide 16] [--mean 0.5 ...] [--std 0.25 ...] [--wide-sums] [--shapes-on-cpu]
 
 images.npy holds images as cameras and files give them: (N, H, W) grey or (N, H, W, C), of any number format. They are
 divided by --divide (255 unless told otherwise), normalised by channel if --mean and --std are given, as they were for
 training, and run in batches. Printed is what the file says of itself, how fast it ran, the classes of the first images
 and, where labels are given, the share that is right. A provider that is not there is an error, never a run on the CPU.
+CUDA leaves to the CPU what computes nothing but sizes, as the file of a vision transformer does for its batch: such a
+file is refused, or, with --shapes-on-cpu, runs, and the operators on the CPU are printed.
 Files in 8-bit integers need --wide-sums on x86-64 processors without VNNI, on which their sums overflow otherwise.
 """
 
@@ -15,6 +17,7 @@ import argparse
 import json
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -35,11 +38,15 @@ def main() -> None:
     parser.add_argument("--mean", type=float, nargs="+", default=[0.0], help="subtracted, one number or one a channel")
     parser.add_argument("--std", type=float, nargs="+", default=[1.0], help="divided by, one number or one a channel")
     parser.add_argument("--wide-sums", action="store_true", help="give sums of 8-bit products more room, half as fast")
+    parser.add_argument("--shapes-on-cpu", action="store_true", help="let a device leave operators there; print which")
     options = parser.parse_args()
     if options.batch < 1:
         parser.error("--batch must be at least 1")
 
-    session = opened(options.model, options.provider, wide_sums=options.wide_sums)
+    strict = not options.shapes_on_cpu
+    session = opened(options.model, options.provider, wide_sums=options.wide_sums, strict=strict)
+    if not strict:
+        print(f"{'on the CPU':<12}{on_cpu(session)}")
     for key, value in session.get_modelmeta().custom_metadata_map.items():
         print(f"{key:<12}{said(value)}")
     images = preprocessed(loaded(options.images), divide=options.divide, mean=options.mean, std=options.std)
@@ -57,25 +64,41 @@ def main() -> None:
         print(f"{'top-1':<12}{np.mean(found == labels):.1%} of {len(labels)} images")
 
 
-def opened(path: Path, provider: str, *, wide_sums: bool) -> onnxruntime.InferenceSession:
-    """Return a session on the provider asked for. Without `enable_fallback=0` a device that fails means the CPU."""
+def opened(path: Path, provider: str, *, wide_sums: bool, strict: bool = True) -> onnxruntime.InferenceSession:
+    """Return a session on the provider asked for; with `strict` all of it runs there.
+
+    Without `enable_fallback=0` a device that fails means the CPU.
+    """
     available = onnxruntime.get_available_providers()
     wanted = PROVIDERS[provider]
     if wanted not in available:
         sys.exit(f"error: this onnxruntime has no {wanted}; it has {', '.join(available)}")
     settings = onnxruntime.SessionOptions()
     if provider != "cpu":
-        settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        settings.add_session_config_entry("session.disable_cpu_ep_fallback", str(int(strict)))
         onnxruntime.preload_dlls()  # CUDA and cuDNN as pip installs them
+    settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if wide_sums:
         settings.add_session_config_entry("session.x64quantprecision", "1")
     try:
         session = onnxruntime.InferenceSession(path, settings, providers=[wanted], enable_fallback=0)
     except Exception as error:  # onnxruntime's errors have no common class of their own
-        sys.exit(f"error: {path} does not run on {wanted}: {error}")
+        hint = (
+            "" if provider == "cpu" or not strict else "; --shapes-on-cpu takes it if only sizes are computed elsewhere"
+        )
+        sys.exit(f"error: {path} does not run on {wanted}: {error}{hint}")
     if session.get_providers()[0] != wanted:
         sys.exit(f"error: asked for {wanted}, but {path} would run on {session.get_providers()[0]}")
     return session
+
+
+def on_cpu(session: onnxruntime.InferenceSession) -> str:
+    """Return how many nodes of which operator the session has left to the CPU, in words."""
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return "unknown before onnxruntime 1.24"
+    parts = session.get_provider_graph_assignment_info()
+    found = Counter(node.op_type for part in parts if part.ep_name == PROVIDERS["cpu"] for node in part.get_nodes())
+    return ", ".join(f"{name} {count}" for name, count in found.items()) or "nothing"
 
 
 def loaded(path: Path) -> np.ndarray:

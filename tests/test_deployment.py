@@ -9,6 +9,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ import torch
 from guides_for_tests import ROOT
 from secateur import WeightImportance, apply_plan, prune, recalibrate_batch_norm
 from secateur.networks import digits_resnet
-from secateur_onnx import export, plan_metadata
+from secateur_onnx import export, plan_metadata, provider_assignment
 
 SCRIPT = ROOT / "examples" / "04_deploy.py"
 
@@ -99,6 +100,58 @@ def test_deployment_gives_sums_of_8_bit_products_room(deployed: Path, wide: bool
     options = session.get_session_options()
     with contextlib.nullcontext() if wide else pytest.raises(RuntimeError, match="does not have"):
         assert options.get_session_config_entry("session.x64quantprecision") == "1"
+
+
+class OnCuda(onnxruntime.InferenceSession):  # type: ignore[misc]  # onnxruntime has no types
+    """A session on the CPU that says it runs on CUDA, but for two nodes, as CUDA leaves sizes to the CPU."""
+
+    def __init__(self, path: Path, options: Any, **given: Any) -> None:
+        assert given == {"providers": ["CUDAExecutionProvider"], "enable_fallback": 0}
+        if options.get_session_config_entry("session.disable_cpu_ep_fallback") == "1":
+            raise RuntimeError("nodes are assigned to the default CPU EP")
+        super().__init__(path, options, providers=["CPUExecutionProvider"])
+
+    def get_providers(self) -> list[str]:
+        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    def get_provider_graph_assignment_info(self) -> list[Any]:
+        of_cuda = [
+            SimpleNamespace(ep_name="CUDAExecutionProvider", get_nodes=part.get_nodes)
+            for part in super().get_provider_graph_assignment_info()
+        ]
+        sizes = SimpleNamespace(
+            ep_name="CPUExecutionProvider",
+            get_nodes=lambda: [SimpleNamespace(op_type="Shape"), SimpleNamespace(op_type="Shape")],
+        )
+        return [*of_cuda, sizes]
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_deployment_leaves_sizes_to_the_cpu_where_it_is_told_to(
+    deployed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], allowed: bool
+) -> None:
+    names = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", OnCuda)
+    command = ["04_deploy.py", str(deployed / "model.onnx"), str(deployed / "images.npy"), "--provider", "cuda"]
+    monkeypatch.setattr(sys, "argv", [*command, "--shapes-on-cpu"] if allowed else command)
+    if not allowed:
+        with pytest.raises(SystemExit, match=r"does not run on CUDAExecutionProvider.*--shapes-on-cpu"):
+            runpy.run_path(str(SCRIPT), run_name="__main__")
+        return
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert "on the CPU  Shape 2\n" in printed
+    assert re.search(r"^images +50 in .* on CUDAExecutionProvider$", printed, re.MULTILINE)
+
+
+def test_what_a_session_leaves_to_the_cpu_is_read_from_the_session(deployed: Path) -> None:
+    script = runpy.run_path(str(SCRIPT))
+    session = script["opened"](deployed / "model.onnx", "cpu", wide_sums=False, strict=False)
+    told = dict(pair.rsplit(" ", 1) for pair in script["on_cpu"](session).split(", "))
+    assert {name: int(count) for name, count in told.items()} == provider_assignment(session)["CPUExecutionProvider"]
+    assert script["on_cpu"](object()) == "unknown before onnxruntime 1.24"
 
 
 def test_deployment_tells_costs_with_their_digits() -> None:

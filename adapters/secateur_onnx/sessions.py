@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 MOST_THREADS = 1024  # with far more of them onnxruntime does not come back
 DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 SHAPE_OPERATORS = {
-    "Add", "Cast", "Concat", "ConstantOfShape", "Div", "Equal", "Gather", "Max", "Min", "Mod", "Mul", "Range",
-    "ReduceProd", "Shape", "Size", "Slice", "Squeeze", "Sub", "Unsqueeze", "Where",
+    "Add", "Cast", "Concat", "ConstantOfShape", "Div", "Equal", "Gather", "Max", "Min", "Mod", "Mul", "Pow", "Range",
+    "ReduceProd", "Reshape", "Shape", "Size", "Slice", "Sqrt", "Squeeze", "Sub", "Transpose", "Unsqueeze", "Where",
 }  # fmt: skip
-"""What sizes are computed with. CUDA has kernels of its own for these; on the CPU it leaves those of whole numbers."""
+"""What sizes are computed with. CUDA has kernels for all of these, and leaves to the CPU what comes of a `Shape`."""
 FILE_FAULTS = ("InvalidProtobuf", "InvalidGraph", "NoModel", "NoSuchFile")  # onnxruntime's own names
 
 
