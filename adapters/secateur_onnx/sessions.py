@@ -28,6 +28,7 @@ SHAPE_OPERATORS = {
     "ReduceProd", "Reshape", "Shape", "Size", "Slice", "Sqrt", "Squeeze", "Sub", "Transpose", "Unsqueeze", "Where",
 }  # fmt: skip
 """What sizes are computed with. CUDA has kernels for all of these, and leaves to the CPU what comes of a `Shape`."""
+NO_TENSORRT = "Please install TensorRT libraries"  # said before a session is made, whatever the file
 FILE_FAULTS = ("InvalidProtobuf", "InvalidGraph", "NoModel", "NoSuchFile")  # onnxruntime's own names
 
 
@@ -123,7 +124,12 @@ def _but_for_shapes(
     refused = f"the provider {provider!r} cannot run all of {path}"
     try:
         session = opened(strict=False)
-    except Exception:  # as above
+    except Exception as again:  # as above
+        if NO_TENSORRT in str(again):
+            raise ConfigError(
+                f"the provider {provider!r} did not load: it takes TensorRT, which onnxruntime does not bring, in a "
+                f"folder of LD_LIBRARY_PATH; `secateur doctor` names the library that it looks for ({again})"
+            ) from again
         raise ConfigError(f"{refused}: {error}") from error
     if session.get_providers()[0] != PROVIDERS[provider]:
         raise ConfigError(

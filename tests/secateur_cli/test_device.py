@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from runs_for_tests import User
+from runs_for_tests import User, give
 from secateur import modes
 from secateur.errors import CheckpointError, ConfigError
 from secateur.modes import device_of, placed
 from secateur_cli import nni_search
 from secateur_cli.comparison import measuring, scoring, setting, training
+from secateur_cli.figures import stability
 from secateur_cli.stages import error_curves, few_bits, job, planning, preparation, recovery, searching
 from secateur_cli.tuning_trial import tuned_run
 
@@ -47,36 +49,59 @@ def test_a_precision_that_the_device_lacks_is_refused_before_anything_is_written
     assert not (tmp_path / "run").exists()
 
 
+PLACING = (
+    *(job, planning, error_curves, searching, recovery, few_bits),
+    *(training, scoring, measuring, stability, nni_search),
+)
+READING = {
+    "accuracy": (job, few_bits),
+    "collect_scores": (stability, few_bits),
+    "compensate": (measuring, recovery),
+    "fine_tune": (job, training),
+    "judge_of": (searching, scoring, nni_search),
+    "recalibrate_batch_norm": (measuring, recovery),
+    "reconstruction_scores": (scoring, error_curves),
+    "scores_by_name": (planning,),
+    "scores_of": (scoring,),
+}
+"""What reads images by the networks of a run, and by which names it is called where."""
+
+
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    """What is placed, written down in place of being moved, since there may be no such device here."""
-    found: list[tuple[str, int]] = []
+    """What is placed, written down in place of being moved, since there may be no such device here.
 
-    def recording(stage: str) -> object:
+    What reads images in no such block fails: it would do so on the processor, without a word.
+    """
+    found: list[tuple[str, int]] = []
+    inside: list[str] = []
+
+    def recording(stage: str) -> Any:
         @contextmanager
         def record(device: str, *models: nn.Module | None) -> Iterator[None]:
             assert device == "cuda"
             found.append((stage, sum(model is not None for model in models)))
+            inside.append(stage)
             yield
+            inside.pop()
 
         return record
 
+    def placed_only(name: str, read: Callable[..., Any]) -> Callable[..., Any]:
+        def guarded(*given: Any, **more: Any) -> Any:
+            assert inside, f"{name} is called where nothing is placed"
+            return read(*given, **more)
+
+        return guarded
+
     for module in (preparation, setting, nni_search):
         monkeypatch.setattr(module, "check_device", lambda config: None)
-    for module in (
-        job,
-        planning,
-        error_curves,
-        searching,
-        recovery,
-        few_bits,
-        training,
-        scoring,
-        measuring,
-        nni_search,
-    ):
+    for module in PLACING:
         monkeypatch.setattr(module, "placed", recording(module.__name__.rpartition(".")[2]))
     monkeypatch.setattr(modes, "placed", recording("tuning_trial"))  # which imports it as it is called
+    for name, modules in READING.items():
+        for module in modules:
+            monkeypatch.setattr(module, name, placed_only(name, getattr(module, name)))
     return found
 
 
@@ -127,6 +152,19 @@ def test_a_comparison_reads_its_images_there(user: User, tmp_path: Path, asked: 
         ("scoring", 1),
         *of_a_plan,
     ]
+
+
+@pytest.mark.filterwarnings("ignore::secateur.errors.SecateurWarning")  # few images, tiny network
+@pytest.mark.parametrize("name", ["rank-stability", "di-stability"])
+def test_the_stability_of_scores_is_that_of_scores_made_there(
+    user: User, tmp_path: Path, asked: list[tuple[str, int]], name: str
+) -> None:
+    settings = ("--set", "device=cuda", "--set", "train=null")
+    code, _, complained = give(
+        "figure", name, str(user.config), "--output", str(tmp_path / "out"), "--smoke", *settings
+    )
+    assert code == 0, complained
+    assert {stage for stage, _ in asked} == {"stability"}
 
 
 def test_a_trial_of_nni_that_judges_a_candidate_does_so_there(

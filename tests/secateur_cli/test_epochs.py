@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -109,6 +111,24 @@ def test_in_a_block_all_generators_begin_from_its_seed_and_then_go_on_as_before(
         assert not set(inside) & set(outside)
         seed_everything(1)
         assert draws() == inside
+
+
+def test_a_block_touches_no_device_that_nobody_uses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch would begin work on both of two devices to keep their generators, and warn of it."""
+    forked: list[list[int]] = []
+
+    @contextmanager
+    def fork(devices: Sequence[int]) -> Iterator[None]:
+        forked.append(list(devices))
+        yield
+
+    monkeypatch.setattr(torch.random, "fork_rng", fork)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for used in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_initialized", lambda used=used: used)
+        with drawing_from(1):
+            pass
+    assert forked == [[], [0, 1]]
 
 
 def test_the_seed_decides_whom_pick_draws() -> None:

@@ -77,6 +77,19 @@ def test_numbers_without_a_white_are_refused(kind: Any, mode: str) -> None:
         photographs.read(torch.tensor([0]), augment=Generator())
 
 
+def test_augmentation_leaves_the_generators_of_devices_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dropout there would draw the same numbers after each batch."""
+    seeded: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    photographs = Photographs([encoded((20, 20), (0, 0, 0))], ["0.png"], torch.zeros(1), 16)
+    before = torch.get_rng_state()
+    photographs.read(torch.tensor([0]), augment=Generator().manual_seed(0))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert seeded == []
+    torch.manual_seed(0)
+    assert seeded == [0]  # which would have told
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 def test_photographs_are_augmented_as_torchvision_does_it_whatever_the_threads(threads: int) -> None:
     from torchvision import transforms

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,12 @@ import torch
 from torch import nn
 
 from secateur.errors import ConfigError, DataError
-from secateur_onnx import benchmark, create_session, export, provider_assignment
+from secateur_onnx import benchmark, benchmarking, create_session, export, provider_assignment
 from secateur_onnx.bootstrap import RatioInterval
 from secateur_onnx.comparison import compare, milliseconds
+from secateur_onnx.machine import describe_machine
 from secateur_onnx.sessions import infer
-from secateur_onnx.timed_figure import device_bound
+from secateur_onnx.timed_figure import RUNNERS, device_bound
 from secateur_onnx.timing import time_alternating
 
 
@@ -197,6 +199,31 @@ def test_sessions_share_the_seconds(dense_file: Path) -> None:
     )
     assert result.comparisons[0].sessions == (4, 4)
     assert result.dense.peak_bytes == {}
+
+
+@pytest.mark.parametrize(("provider", "most"), [("cpu", 4), ("cuda", 2)])
+def test_a_device_holds_two_sessions_at_a_time(
+    dense_file: Path, monkeypatch: pytest.MonkeyPatch, provider: str, most: int
+) -> None:
+    alive: weakref.WeakSet[Any] = weakref.WeakSet()
+    counts: list[int] = []
+
+    def opened(path: Path, **given: Any) -> Any:
+        assert given.pop("provider") == provider
+        session = create_session(path, **given)
+        alive.add(session)
+        counts.append(len(alive))
+        return session
+
+    monkeypatch.setattr(benchmarking, "create_session", opened)
+    monkeypatch.setattr(benchmarking, "describe_machine", lambda provider: describe_machine(provider="cpu"))
+    monkeypatch.setitem(RUNNERS, "device bound", RUNNERS["end to end"])
+    done = benchmark(
+        dense_file, dense_file, batch_sizes=(2,), rounds=6, seconds=0.01, sessions=3, memory=False, provider=provider
+    )
+    assert len(counts) == 6
+    assert max(counts) == most
+    assert done.comparisons[0].dense.times_ms
 
 
 def test_bound_inputs_and_outputs_give_the_same_result(dense_file: Path) -> None:

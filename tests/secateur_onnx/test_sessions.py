@@ -222,6 +222,19 @@ def test_a_device_that_leaves_more_to_the_cpu_is_refused_with_what(
         create_session(dense_file, provider="cuda")
 
 
+def test_tensorrt_without_its_libraries_is_told_as_such(
+    recorded: type[Recorded], monkeypatch: pytest.MonkeyPatch, dense_file: Path
+) -> None:
+    """onnxruntime raises before it looks at the file, with or without a way out."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RuntimeError("RegisterTensorRTPluginsAsCustomOps Please install TensorRT libraries as mentioned in")
+
+    monkeypatch.setattr(recorded, "__init__", refuse)
+    with pytest.raises(ConfigError, match=r"'tensorrt' did not load: it takes TensorRT.*LD_LIBRARY_PATH.*doctor"):
+        create_session(dense_file, provider="tensorrt")
+
+
 def test_tensorrt_that_takes_no_node_is_no_tensorrt(
     recorded: type[Recorded], monkeypatch: pytest.MonkeyPatch, dense_file: Path
 ) -> None:

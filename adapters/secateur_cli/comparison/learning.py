@@ -61,7 +61,7 @@ def learnt_network(setting: Setting, cell: Cell, plan: PruningPlan) -> nn.Module
         if anew.settings[WEIGHTS] != plan.settings[WEIGHTS]:
             raise CheckpointError(
                 f"{path} does not hold the network that was trained before, and trained anew it is another, as on "
-                "another device or number of threads; put the file back, or choose another --output"
+                "a GPU, another device or number of threads; put the file back, or choose another --output"
             )
         save_weights(network, path)
     setting.checkpoint(cell.weights).unlink(missing_ok=True)  # by now the plan stands in the journal

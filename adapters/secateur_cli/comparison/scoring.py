@@ -26,6 +26,7 @@ from secateur_cli.comparison.setting import GREEDY, Setting
 from secateur_cli.inputs.epochs import seed_everything
 from secateur_cli.stages import prescribed
 from secateur_cli.stages.judge import judge_of
+from secateur_cli.stages.preparation import logits
 from secateur_cli.stages.recovery import MEMORY
 from secateur_onnx.raw_session import forget_peak, resident
 
@@ -92,10 +93,11 @@ def scores_for(setting: Setting, journal: Journal, cell: Cell) -> ScoreTable:
         def score() -> ScoreTable:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", SaturationWarning)  # the table says which criterion ties
-                with placed(setting.config.device, setting.model):
-                    return scores_of(subject, contender.name, contender.options, samples=samples, seed=cell.seed)
+                return scores_of(subject, contender.name, contender.options, samples=samples, seed=cell.seed)
 
-        with setting.progress.waiting(f"scoring: {contender.full_label}"):
+        waiting = setting.progress.waiting(f"scoring: {contender.full_label}")
+        with waiting, placed(setting.config.device, setting.model):
+            logits(setting.model, setting.data.example)  # a device that has done nothing yet takes seconds to begin
             table, took = measured(score)
         return took | {"table": table.to_json()}
 
@@ -180,12 +182,12 @@ def _judging(setting: Setting, cell: Cell) -> Iterator[Any]:
     config, contender = setting.config, cell.contender
     score = config.score.model_copy(update={"criterion": contender.full_label, "options": dict(contender.options)})
     run = config.model_copy(update={"seed": cell.seed, "score": score})
-    judge = judge_of(run, "greedy", model=setting.model, groups=setting.groups, data=setting.of_seed(cell.seed))
     folder = setting.output / GREEDY
     folder.mkdir(exist_ok=True)
     made = 0
+    with placed(setting.config.device, setting.model):
+        judge = judge_of(run, "greedy", model=setting.model, groups=setting.groups, data=setting.of_seed(cell.seed))
     with (
-        placed(setting.config.device, setting.model),
         Journal.open(folder / f"{judge.name}.sqlite", judge.identity) as candidates,
         setting.progress.task(f"greedy search: {cell.name}, candidates") as advance,
     ):

@@ -23,6 +23,7 @@ from secateur.batches import rebatch
 from secateur.criteria import DI, HRank, criterion
 from secateur.errors import DataError, SaturationWarning
 from secateur.feature_maps import collect_scores
+from secateur.modes import placed
 from secateur.protocols import Criterion
 from secateur.records import ScoreTable
 from secateur_cli.figures.agreement import rank_correlation, relative_change
@@ -162,7 +163,7 @@ def _by_batch(stand: Bench, rule: Criterion[Any], *, size: int, count: int, orde
     def score(batch: Any) -> dict[str, Any]:
         return collect_scores(stand.job.model, [batch], rule, tap=order.config.score.tap, samples=size).to_json()
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), placed(order.config.device, stand.job.model):
         warnings.simplefilter("ignore", SaturationWarning)  # of single batches, whose ties the table shows
         return [
             ScoreTable.from_json(stand.keeper.point(f"batch {number} of {size} images", partial(score, batch)))

@@ -48,8 +48,10 @@ def drawing_from(seed: int) -> Iterator[None]:
         True
     """
     states = random.getstate(), np.random.get_state()
+    in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch gives it no types
+    devices = range(torch.cuda.device_count()) if in_use else ()
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices):
             seed_everything(seed)
             yield
     finally:

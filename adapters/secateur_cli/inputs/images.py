@@ -110,8 +110,8 @@ class Photographs:
             return self.decode(idx).to(torch.float32) / 255.0
         transforms, functional = require("torchvision.transforms"), require("torchvision.transforms.functional")
         crop, at = transforms.RandomResizedCrop(self.size), idx.tolist()
-        with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's global generator
-            torch.manual_seed(int(torch.randint(2**62, (1,), generator=augment)))
+        with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's generator of the processor
+            torch.default_generator.manual_seed(int(torch.randint(2**62, (1,), generator=augment)))
             drawn = [(crop.get_params(self._shape(i), crop.scale, crop.ratio), bool(torch.rand(1) < 0.5)) for i in at]
 
         def changed(position: int, how: tuple[tuple[int, int, int, int], bool]) -> Tensor:

@@ -88,7 +88,8 @@ def autoprune(
         recipe: the numbers, see `GateRecipe`; `PRESETS` holds the authors'.
         changes: single numbers in place of the recipe's.
         checkpoint: a file, written after each epoch, from which the same call goes on after a stop, to the same numbers
-            as without one. It stays when the training is done, and then is its result.
+            as without one (on CUDA as nearly as two trainings are the same, see `secateur.fine_tune`). It stays when
+            the training is done, and then is its result.
         across: a process group of torch.distributed: each process gives its share of each batch. The code is made of
             the images of all, so that all have the same one, and the gradient is that of all images. Batch norm
             normalises by the images of its process, see `secateur.fine_tune`. None: this process alone.

@@ -93,7 +93,8 @@ def fine_tune(
         freeze: layer -> filters that stay exactly as they are, see `frozen` and `highest_filters`.
         checkpoint: a file, written after each epoch, from which the same call goes on after a stop, to the same numbers
             as without one: weights, optimizer, average and the states of all generators are kept (on going on, also
-            numpy's and Python's are set). It stays when the training is done, and then is its result.
+            numpy's and Python's are set). It stays when the training is done, and then is its result. On CUDA no two
+            trainings give quite the same numbers, stopped or not, unless torch.backends.cudnn.deterministic is set.
         across: a process group of torch.distributed: each process gives its share of each batch, and the gradient is
             that of all images. Batch norm normalises by the images of its process, and its running statistics are
             averaged at the end of an epoch; on GPUs `torch.nn.SyncBatchNorm` sees the whole batch. The first process
