@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from secateur.errors import NetworkError
-from secateur.modes import evaluating
+from secateur.modes import evaluating, own_copies
 from secateur.submodules import put_instead
 
 ZERO = -1
@@ -110,7 +110,8 @@ def with_channel_maps(model: nn.Module, example_inputs: Any) -> nn.Module:
         >>> with_channel_maps(nn.Sequential(nn.Conv2d(1, 2, 1), Pad()), torch.zeros(1, 1, 4, 4))[1]
         ChannelMap(2, 4, stride=1)
     """
-    inputs = example_inputs if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
+    given = own_copies(model, example_inputs)
+    inputs = given if isinstance(given, (tuple, list)) else (given,)
     shapes = _candidate_shapes(model, inputs)
     maps = {name: found for name, shape in shapes.items() if (found := recognise(model.get_submodule(name), shape))}
     if not maps:

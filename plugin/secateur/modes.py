@@ -213,9 +213,14 @@ def own_copy(model: nn.Module, images: Tensor) -> Tensor:
     return images.to(device_of(model), copy=True)
 
 
-def copies_of(inputs: Any) -> Any:
-    """Return inputs whose tensors are copies, which a network may change in place."""
-    return tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, inputs)
+def own_copies(model: nn.Module, inputs: Any) -> Any:
+    """Return inputs, however nested, whose tensors are copies for `model` alone, as by `own_copy`.
+
+    Example:
+        >>> own_copies(nn.Linear(1, 1), (torch.ones(2), {"scale": 3}))
+        (tensor([1., 1.]), {'scale': 3})
+    """
+    return tree_map(lambda x: own_copy(model, x) if isinstance(x, Tensor) else x, inputs)
 
 
 def dtype_of(model: nn.Module) -> torch.dtype | None:

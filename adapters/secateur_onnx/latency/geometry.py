@@ -52,7 +52,7 @@ def layer_calls(model: nn.Module, example_inputs: Tensor) -> dict[str, tuple[Lay
 
     Args:
         model: the network; unchanged afterwards.
-        example_inputs: one batch (N, C, H, W) on the device of the network.
+        example_inputs: one batch (N, C, H, W).
 
     Raises:
         NetworkError: the network does not run on the example inputs.

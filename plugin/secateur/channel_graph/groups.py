@@ -26,7 +26,7 @@ from secateur.channel_graph.tracing import copy_of, differentiable, trace
 from secateur.channel_graph.verify import attends, awake, check_leaves, check_repeats, difference, mixes_channels, runs
 from secateur.channel_map import ChannelMap
 from secateur.errors import ConfigError, NetworkError
-from secateur.modes import copies_of
+from secateur.modes import own_copies
 from secateur.records import ChannelGroup, ChannelGroups, Member
 
 Residual = Literal["joint", "skip", "mask"]
@@ -58,7 +58,8 @@ def channel_groups(
 
     Args:
         model: the network; neither weights nor modes are changed.
-        example_inputs: a tensor or a tuple of the network's arguments; real images make the check sharper.
+        example_inputs: a tensor or a tuple of the network's arguments, copied to where it lies; real images make the
+            check sharper.
         ignore: names of layers, or of modules that contain them, whose outputs must stay as they are.
         residual: "joint" prunes the layers that a shortcut sums together, as the DI paper does; "skip" leaves residual
             streams as they are, so that only channels inside the blocks are pruned; "mask" gives each layer that writes
@@ -87,7 +88,7 @@ def channel_groups(
         >>> dict(groups.skipped)
         {'3': "its channels are the network's outputs"}
     """
-    example_inputs = copies_of(example_inputs)
+    example_inputs = own_copies(model, example_inputs)
     inputs = tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
     if residual not in get_args(Residual):
         raise ConfigError(f"unknown residual {residual!r}; allowed: {', '.join(get_args(Residual))}")

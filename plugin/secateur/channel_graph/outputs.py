@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map
 
 from secateur.channel_graph.unmixed import Unmixed
 from secateur.errors import NetworkError
-from secateur.modes import copies_of, evaluating
+from secateur.modes import evaluating, own_copies
 from secateur.precision import HALF
 from secateur.tf32 import without_tf32
 
@@ -29,11 +29,11 @@ def distance(model: nn.Module, pruned: nn.Module, inputs: Any, *, unmixed: bool 
             return distance(single, _in_float32(pruned), _floats(inputs), unmixed=unmixed)
     rounds = Unmixed().running if unmixed else nullcontext
     with rounds():
-        expected = outputs_of(model, copies_of(inputs))
+        expected = outputs_of(model, own_copies(model, inputs))
     if not expected:
         raise NetworkError("the network returns no number on the example inputs: there is nothing to compare")
     with rounds():
-        found = outputs_or_none(pruned, copies_of(inputs))
+        found = outputs_or_none(pruned, own_copies(pruned, inputs))
     if found is None or [t.shape for t in found] != [t.shape for t in expected]:
         return float("inf")
     limits = torch.finfo(torch.float32)

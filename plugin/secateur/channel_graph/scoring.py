@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from secateur.channel_graph.traced_groups import groups_of
 from secateur.channel_graph.tracing import copy_of, differentiable, trace
 from secateur.errors import ScoreError
-from secateur.modes import copies_of
+from secateur.modes import own_copies
 from secateur.records import ChannelGroup
 
 
@@ -52,7 +52,7 @@ def importance_scores(
     for own, original in zip(copied.parameters(), model.parameters(), strict=True):
         own.grad = original.grad
     scores: dict[str, Tensor] = {}
-    for group, record in groups_of(trace(copied, copies_of(inputs)), model):
+    for group, record in groups_of(trace(copied, own_copies(model, inputs)), model):
         wanted = groups.get(record.name)
         if wanted is None or wanted.masked or wanted.width != record.width:
             continue

@@ -16,7 +16,7 @@ from secateur.channel_graph.outputs import TOLERANCE, distance, outputs_of, outp
 from secateur.channel_graph.surgery import apply_plan, check_fits
 from secateur.channel_graph.unmixed import NORMALISATIONS
 from secateur.errors import NetworkError, VerificationError
-from secateur.modes import copies_of
+from secateur.modes import own_copies
 from secateur.records import ChannelGroup, PruningPlan
 
 MIXES_CHANNELS = (*NORMALISATIONS, nn.MultiheadAttention)
@@ -133,7 +133,7 @@ def check_leaves(model: nn.Module, inputs: Any) -> None:
         secateur.errors.NetworkError: the network changes its own inputs in place, so that each run sees others: \
 let it work on a copy, by inplace=False in the normalisation in front or by x = x.clone()
     """
-    given = copies_of(inputs)
+    given = own_copies(model, inputs)
     outputs_of(model, given)
     pairs = zip(tensors_of(given), tensors_of(inputs), strict=True)
     if not all(torch.allclose(left, before, rtol=0, atol=0, equal_nan=True) for left, before in pairs):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from secateur.errors import NetworkError, SecateurWarning
-from secateur.modes import copies_of, evaluating
+from secateur.modes import evaluating, own_copies
 
 Kind = Literal["convolution", "transposed", "linear"]
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -84,8 +84,8 @@ def record_layers(model: nn.Module, example_inputs: Any) -> dict[str, LayerRecor
 
     Args:
         model: the network; unchanged afterwards.
-        example_inputs: a tensor (N, ...), a tuple of positional or a mapping of keyword arguments, on the device of
-            the network. Positions are counted for one input: divided by the N of the first tensor.
+        example_inputs: a tensor (N, ...), a tuple of positional or a mapping of keyword arguments, copied to where the
+            network lies. Positions are counted for one input: divided by the N of the first tensor.
 
     Raises:
         NetworkError: the network does not run on the example inputs.
@@ -146,7 +146,7 @@ def _watched_pass(
 
     Both for one input: divided by the N of the first tensor.
     """
-    args, kwargs = copies_of(_arguments(example_inputs))
+    args, kwargs = own_copies(model, _arguments(example_inputs))
     tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and x.ndim > 0]
     if not tensors or len(tensors[0]) == 0:
         raise NetworkError(
