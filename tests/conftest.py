@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,16 @@ import torch
 from hypothesis import settings
 
 from images_for_tests import folder_of_few_images
+from simulated_cuda_for_tests import simulated_cuda
 
 torch.set_num_threads(1)
 settings.register_profile("untimed", settings(), deadline=None)  # machines are shared
 settings.load_profile("untimed")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add what one asks for by `pytest -m gpu --simulate-cuda`."""
+    parser.addoption("--simulate-cuda", action="store_true", help="run what torch does on a CUDA device on none")
 
 
 def pytest_collection_finish() -> None:
@@ -26,6 +33,18 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def cuda(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A CUDA device for torch: the machine's, or a simulated one if that is asked for; without either a test skips."""
+    if torch.cuda.is_available():
+        yield
+    elif not request.config.getoption("simulate_cuda"):
+        pytest.skip("no CUDA device (--simulate-cuda takes what torch does there to a simulated one)")
+    else:
+        with simulated_cuda(monkeypatch):
+            yield
 
 
 @pytest.fixture(scope="session")

@@ -160,7 +160,8 @@ def test_memory_layout_gradients_and_inference_mode_change_nothing(rule: Criteri
     assert torch.equal(rule.compute(rule.update(state, maps, labels)), score(rule, (maps, labels), (maps, labels)))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.gpu
+@pytest.mark.usefixtures("cuda")
 def test_maps_on_a_graphics_card(rule: Criterion[Any]) -> None:
     maps, labels = batch(rule)
     there = (maps.cuda(), None if labels is None else labels.cuda())

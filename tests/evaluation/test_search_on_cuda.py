@@ -14,7 +14,7 @@ from secateur.evaluation import CandidateWorth
 from secateur.networks import resnet20
 from secateur.scoring import scores_by_name
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("cuda")]
 
 
 @pytest.mark.parametrize("measure", ["accuracy", "loss", "fidelity"])

@@ -186,10 +186,9 @@ def test_wrapped_networks_are_scored_by_the_names_inside_and_compiled_ones_refus
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("cuda")
 @pytest.mark.parametrize("grad", [torch.no_grad, torch.inference_mode])
 def test_maps_on_a_graphics_card_are_those_of_its_own_forward_pass(grad: Any) -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
     model, data = network().eval().cuda(), images(8).cuda()
     found: dict[str, Tensor] = {}
     with grad(), tapped(model, lambda layer, maps: found.update({layer: maps.clone()})):
@@ -201,9 +200,8 @@ def test_maps_on_a_graphics_card_are_those_of_its_own_forward_pass(grad: Any) ->
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("cuda")
 def test_inputs_are_moved_to_the_networks_device() -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
     model, data = network(), images(8)
     here = collect_scores(model, [data], MeanMap())
     there = collect_scores(model.cuda(), [data], MeanMap())

@@ -12,7 +12,7 @@ from networks_for_tests import Residual
 from secateur import apply_plan, compensate, reconstruct
 from secateur.scoring import reconstruction_scores
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("cuda")]
 IMAGES = torch.randn(16, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 

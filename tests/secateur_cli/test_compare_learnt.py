@@ -220,7 +220,7 @@ def test_a_network_that_is_another_when_trained_anew_is_not_measured(
     monkeypatch.setattr(learning_of_compare, "weights_hash", lambda network: f"{weigh(network)} elsewhere")
     assert compare(owner, output, *ALONE)[0] == 0
     cell = cell_of(output, "autopruner", "uniform", 1)
-    assert "trained anew it is another, as on another device or number of threads" in cell["not_measured"]
+    assert "trained anew it is another, as on a GPU, another device or number of threads" in cell["not_measured"]
     assert cell["accuracy"]["recalibrated"] is None
     assert not path.exists()
     monkeypatch.undo()

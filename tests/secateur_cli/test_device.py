@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from torch import nn
 
 from runs_for_tests import User, give
-from secateur import modes
+from secateur import load_plan, modes
 from secateur.errors import CheckpointError, ConfigError
 from secateur.modes import device_of, placed
 from secateur_cli import nni_search
@@ -206,11 +205,11 @@ def test_models_come_back_also_after_an_error() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.usefixtures("cuda")
 @pytest.mark.parametrize("search", ["curves", "greedy"])
 def test_a_run_on_cuda(user: User, tmp_path: Path, search: str) -> None:
     extra = (f"plan.search={search}", "fine_tune.distillation=0.5")
     report = user.call(tmp_path / "run", "device=cuda", *extra, search=search)  # type: ignore[arg-type]  # one of both
     assert report["config"]["device"] == "cuda"
     assert report["onnx"]["parity"]["passed"]
-    assert json.loads((tmp_path / "run/plan.json").read_text(encoding="utf-8"))["cost_after"] > 0
+    assert load_plan(tmp_path / "run").cost_after > 0
