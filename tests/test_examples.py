@@ -55,6 +55,12 @@ def test_no_script_is_left_untested() -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["03_score_on_several_processes.py", "nni/01_pruners.py", "nni/02_experiment.py"])
+def test_scripts_say_what_they_take(name: str, tmp_path: Path) -> None:
+    """Those of which each run shows no more than that everything is there that they import; thorough runs do more."""
+    assert "--smoke" in run(EXAMPLES / name, "--help", folder=tmp_path)
+
+
 def test_prune_and_deploy(tmp_path: Path) -> None:
     printed = run(EXAMPLES / "01_prune_and_deploy.py", "--smoke", "--output", tmp_path / "out", folder=tmp_path)
     for line in (
@@ -86,6 +92,7 @@ def test_torch_pruning(tmp_path: Path) -> None:
         assert last.endswith(f"widths {[24] * 3 + [48] * 8}")
 
 
+@pytest.mark.thorough
 def test_nni_pruners(tmp_path: Path) -> None:
     printed = run(EXAMPLES / "nni" / "01_pruners.py", "--smoke", folder=tmp_path)
     assert re.search(rf"^dense +515 k parameters, +{PERCENT} right$", printed, re.MULTILINE), printed
@@ -145,6 +152,7 @@ def test_nni_configurations_load() -> None:
         assert load_config(path).plan.search == ("greedy",)
 
 
+@pytest.mark.thorough
 def test_score_in_one_process(tmp_path: Path) -> None:
     printed = run(EXAMPLES / "03_score_on_several_processes.py", "--smoke", folder=tmp_path)
     assert re.fullmatch(rf"process 0 of 1 holds 600 images, 500 are scored by all; {PLANNED}\n", printed), printed
@@ -205,6 +213,7 @@ def run_comparison(name: str, *arguments: str | Path, folder: Path) -> tuple[str
     return printed, json.loads((folder / "out" / "comparison.json").read_text(encoding="utf-8"))["cells"]
 
 
+@pytest.mark.thorough
 def test_digits_compared(tmp_path: Path) -> None:
     printed, cells = run_comparison("digits.yaml", "--set", "compare.searches=curves", folder=tmp_path)
     assert [cell["house"] for cell in cells] == ["secateur", "Torch-Pruning", "NNI"]
@@ -212,6 +221,7 @@ def test_digits_compared(tmp_path: Path) -> None:
     assert "a smoke run: accuracy and speed mean nothing here" in printed
 
 
+@pytest.mark.thorough
 def test_resnet56_compared(few_images: Path, tmp_path: Path) -> None:
     settings = ("--set", "compare.stages=cut", *on_cifar10(few_images))
     printed, cells = run_comparison("resnet56.yaml", *settings, folder=tmp_path)

@@ -264,6 +264,7 @@ def test_a_candidate_that_is_none_is_refused_and_nan_is_said() -> None:
         CandidateWorth(network, groups, batches)
 
 
+@pytest.mark.thorough
 def test_one_step_of_a_trained_network_is_decided_literally(shared: Path) -> None:
     from secateur.networks import resnet20
     from secateur.weights import load_weights

@@ -66,7 +66,7 @@ LITERAL: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-@pytest.mark.parametrize("build", cases(LITERAL, thorough=["bfloat16"]))
+@pytest.mark.parametrize("build", cases(LITERAL, thorough=["bfloat16", "float16"]))
 def test_where_the_arithmetic_decides_all_is_judged_literally(build: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
     network = build()

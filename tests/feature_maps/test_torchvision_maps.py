@@ -53,7 +53,7 @@ def mobilenet_v2(values: dict[str, Tensor]) -> Callable[[str], str]:
     [
         (zoo.resnet18, lambda values: basic_or_bottleneck(last=2)),
         (zoo.resnet50, lambda values: basic_or_bottleneck(last=3)),
-        (zoo.vgg16_bn, lambda values: vgg),
+        pytest.param(zoo.vgg16_bn, lambda values: vgg, marks=pytest.mark.thorough),
         (zoo.mobilenet_v2, mobilenet_v2),
     ],
 )

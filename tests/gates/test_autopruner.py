@@ -213,7 +213,7 @@ class Miscounted(list[Any]):
         return super().__len__() - 1
 
 
-@pytest.mark.parametrize("kind", [list, Miscounted])
+@pytest.mark.parametrize("kind", [list, pytest.param(Miscounted, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("stop", [7, 25, 55, 75])
 def test_a_run_that_was_stopped_ends_in_the_same_numbers(
     setting: tuple[nn.Module, dict[str, Any], MacsCost], tmp_path: Path, stop: int, kind: type[list[Any]]

@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 
 import searches_for_tests
+from cases_for_tests import cases
 
 KILLS = 30
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system makes no copies of a process")
 
 
-@pytest.fixture(scope="module", params=["one by one", "race"])
+@pytest.fixture(scope="module", params=cases(["one by one", "race"], thorough=["one by one"]))
 def searches(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what `searches_for_tests.main` leaves."""
     folder = tmp_path_factory.mktemp("searches")

@@ -212,7 +212,7 @@ def compensated(
 @pytest.mark.parametrize(
     ("name", "residual"),
     [
-        *cases(JOINT, "joint", thorough=LARGE),
+        *cases(JOINT, "joint", thorough={*LARGE, "resnet18"}),
         *cases(("resnet18", "mobilenet_v2", "vision transformer"), "skip", thorough=LARGE),
     ],
 )
@@ -257,7 +257,7 @@ class RunWhole:
         yield lambda _: None
 
 
-@pytest.mark.parametrize("name", cases(REPLAYED, thorough={*LARGE, "resnet18"}))
+@pytest.mark.parametrize("name", cases(REPLAYED, thorough={*LARGE, "resnet18", "squeezenet1_0", "CIFAR ResNet-20"}))
 def test_what_is_run_again_gives_what_it_gave(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, images = built(name, images=6)
     plan = random_plan(model, images[:1], residual="joint" if name in JOINT else "skip")

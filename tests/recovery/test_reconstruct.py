@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cases_for_tests import cases
 from networks_for_tests import (
     ConcatTwice,
     Depthwise,
@@ -67,7 +68,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 
 
 @pytest.mark.parametrize("target", ["sum", "layer"])
-@pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize("build", cases(NETWORKS, thorough=["resnet20"]))
 def test_it_equals_compensating_its_own_choice(build: Callable[[], nn.Module], target: str) -> None:
     """Solving beside the choice, on the dense network with silent channels, is solving on the network cut by it."""
     torch.manual_seed(0)

@@ -103,7 +103,7 @@ def images(pixels: int = 32) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("memory", [2**30, 2**17], ids=["all fits", "little fits"])
-@pytest.mark.parametrize("build", cases(NETWORKS, thorough=["googlenet", "mobilenet_v2"]))
+@pytest.mark.parametrize("build", cases(NETWORKS, thorough=["googlenet", "mobilenet_v2", "resnet18"]))
 def test_rows_are_those_of_a_whole_run(build: Callable[[], nn.Module], memory: int) -> None:
     torch.manual_seed(0)
     network = randomise_batch_norm(build()).eval()

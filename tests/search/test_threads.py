@@ -70,7 +70,7 @@ def cross_layer(given: Setting) -> PruningPlan:
     return cross_layer_plan(given.groups, scores, given.costs, BUDGETS, weights=weights, unit_costs=unit_costs)
 
 
-@pytest.mark.parametrize("search", [uniform, greedy, curves, cross_layer])
+@pytest.mark.parametrize("search", [uniform, greedy, pytest.param(curves, marks=pytest.mark.thorough), cross_layer])
 def test_the_plan_does_not_depend_on_the_number_of_threads(
     search: Callable[[Setting], PruningPlan], threads: Callable[[int], None]
 ) -> None:

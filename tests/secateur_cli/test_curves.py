@@ -71,7 +71,7 @@ def with_curves(count: int, **changes: Any) -> dict[str, Any]:
     return report
 
 
-@pytest.mark.parametrize(("count", "figures"), [(1, 1), (30, 1), (31, 2), (60, 2), (70, 2)])
+@pytest.mark.parametrize(("count", "figures"), [(1, 1), (30, 1), (31, 2)])
 def test_panels_are_in_figures_that_fit_a_screen(count: int, figures: int) -> None:
     page = Page(render_report(with_curves(count)))
     drawn = [str(a["aria-label"]) for tag, a in page.elements if tag == "svg" and "Error curves" in str(a)]

@@ -138,7 +138,10 @@ def test_the_seed_decides_whom_pick_draws() -> None:
     assert set(first) != set(other)
 
 
-@pytest.mark.parametrize(("images", "count"), [(50_000, 49_999), (300_000, 299_000), (9_000_000, 9_000_000)])
+@pytest.mark.parametrize(
+    ("images", "count"),
+    [(50_000, 49_999), (300_000, 299_000), pytest.param(9_000_000, 9_000_000, marks=pytest.mark.thorough)],
+)
 def test_pick_draws_as_many_as_asked_for_of_large_data(images: int, count: int) -> None:
     taken, rest = pick(torch.zeros(images, dtype=torch.int64), count, random=generator(0, "test"))
     assert (len(taken), len(rest)) == (count, images - count)

@@ -66,6 +66,7 @@ def whole(user: User, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system makes no copies of a process")
+@pytest.mark.thorough
 def test_killed_it_goes_on_in_two_processes_to_the_same_numbers(user: User, whole: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     words = ("-m", "secateur_cli", "figure", NAME, user.config, "--output", output, *ASKED)

@@ -125,7 +125,7 @@ def test_a_compensated_network_is_not_solved_for_again(
     assert report["recovery"]["layers"] == finished[1]["recovery"]["layers"]
 
 
-@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("moment", [pytest.param("before", marks=pytest.mark.thorough), "after"])
 def test_stopped_at_any_renaming(
     user: User, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
@@ -205,7 +205,7 @@ def test_the_seconds_of_all_calls_are_added(user: User, tmp_path: Path, monkeypa
     assert user.call(output)["seconds"] == whole
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("kind", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.thorough)])
 def test_a_process_that_is_killed_is_continued(user: User, finished: Finished, tmp_path: Path, kind: int) -> None:
     output, dice = tmp_path / "run", random.Random(int(kind))
     command = ("-m", "secateur_cli", "run", user.config, "--output", output)
