@@ -134,7 +134,8 @@ def test_a_criterion_is_added_as_its_page_says(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
 
     contract = shutil.copy(ROOT / "tests/criteria/test_criterion_contract.py", tmp_path)
-    options = ("-q", "-p", "no:cacheprovider", "--doctest-modules", "-k", "peak or criteria.criterion")
+    choice = ("-k", "peak or criteria.criterion", "-m", "not gpu")  # which takes what conftest.py offers
+    options = ("-q", "-p", "no:cacheprovider", "--doctest-modules", *choice)
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-c", "/dev/null", *options, "--rootdir", str(tmp_path), contract, *where],
         cwd=tmp_path,
