@@ -173,7 +173,10 @@ def check_gpus(config: ExperimentConfig) -> None:
         ConfigError: there are no more GPUs than that.
 
     Example:
-        >>> check_gpus(ExperimentConfig("local", trial_command="python trial.py"))
+        >>> from nni.experiment import AlgorithmConfig
+        >>> config = ExperimentConfig("local", tuner=AlgorithmConfig(name="TPE"), search_space={}, trial_concurrency=1)
+        >>> config.trial_command = "python trial.py"
+        >>> check_gpus(config)
     """
     service: Any = config.canonical_copy().training_service  # where trialGpuNumber may also be given
     if getattr(service, "platform", None) != "local" or not service.trial_gpu_number:
