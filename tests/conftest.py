@@ -8,13 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import settings
 
-from images_for_tests import folder_of_few_images
-from simulated_cuda_for_tests import simulated_cuda
-
-torch.set_num_threads(1)
 settings.register_profile("untimed", settings(), deadline=None)  # machines are shared
 settings.load_profile("untimed")
 
@@ -24,21 +19,37 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--simulate-cuda", action="store_true", help="run what torch does on a CUDA device on none")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Let torch use one thread, and no garbage be looked for in what is collected; not where workers do the tests."""
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        import torch
+
+        torch.set_num_threads(1)
+        gc.disable()
+
+
 def pytest_collection_finish() -> None:
     """Spare the collector what thousands of collected tests hold, and let it come less often: a tenth of all time."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
+    import torch
+
     torch.manual_seed(0)
 
 
 @pytest.fixture
 def cuda(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A CUDA device for torch: the machine's, or a simulated one if that is asked for; without either a test skips."""
+    import torch
+
+    from simulated_cuda_for_tests import simulated_cuda
+
     if torch.cuda.is_available():
         yield
     elif not request.config.getoption("simulate_cuda"):
@@ -60,4 +71,6 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def few_images(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as `shared` is, with fewer images."""
+    from images_for_tests import folder_of_few_images
+
     return folder_of_few_images(tmp_path_factory.mktemp("few"), shared)
