@@ -71,7 +71,10 @@ def with_curves(count: int, **changes: Any) -> dict[str, Any]:
     return report
 
 
-@pytest.mark.parametrize(("count", "figures"), [(1, 1), (30, 1), (31, 2)])
+@pytest.mark.parametrize(
+    ("count", "figures"),
+    [(1, 1), (30, 1), (31, 2), *(pytest.param(count, 2, marks=pytest.mark.thorough) for count in (60, 70))],
+)
 def test_panels_are_in_figures_that_fit_a_screen(count: int, figures: int) -> None:
     page = Page(render_report(with_curves(count)))
     drawn = [str(a["aria-label"]) for tag, a in page.elements if tag == "svg" and "Error curves" in str(a)]
