@@ -2,14 +2,14 @@
 
     pip install onnxruntime numpy           # or onnxruntime-gpu for --provider cuda
     python examples/04_deploy.py runs/digits/model.onnx images.npy [--labels labels.npy] [--provider cpu] [--batch 32]
-        [--divide 16] [--mean 0.5 ...] [--std 0.25 ...] [--wide-sums] [--shapes-on-cpu]
+        [--divide 16] [--mean 0.5 ...] [--std 0.25 ...] [--wide-sums]
 
 images.npy holds images as cameras and files give them: (N, H, W) grey or (N, H, W, C), of any number format. They are
 divided by --divide (255 unless told otherwise), normalised by channel if --mean and --std are given, as they were for
 training, and run in batches. Printed is what the file says of itself, how fast it ran, the classes of the first images
 and, where labels are given, the share that is right. A provider that is not there is an error, never a run on the CPU.
-CUDA leaves to the CPU what computes nothing but sizes, as the file of a vision transformer does for its batch: such a
-file is refused, or, with --shapes-on-cpu, runs, and the operators on the CPU are printed.
+CUDA leaves to the CPU what computes nothing but sizes, as the file of a vision transformer does for its batch: this is
+printed, and anything else there is an error.
 Files in 8-bit integers need --wide-sums on x86-64 processors without VNNI, on which their sums overflow otherwise.
 """
 
@@ -24,6 +24,10 @@ import numpy as np
 import onnxruntime
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+SIZES = {  # operators by which a file computes sizes as it runs; a device takes them for all else
+    *("Add", "Cast", "Concat", "ConstantOfShape", "Div", "Equal", "Gather", "Max", "Min", "Mod", "Mul", "Pow", "Range"),
+    *("ReduceProd", "Reshape", "Shape", "Size", "Slice", "Sqrt", "Squeeze", "Sub", "Transpose", "Unsqueeze", "Where"),
+}
 FORMATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
@@ -38,15 +42,13 @@ def main() -> None:
     parser.add_argument("--mean", type=float, nargs="+", default=[0.0], help="subtracted, one number or one a channel")
     parser.add_argument("--std", type=float, nargs="+", default=[1.0], help="divided by, one number or one a channel")
     parser.add_argument("--wide-sums", action="store_true", help="give sums of 8-bit products more room, half as fast")
-    parser.add_argument("--shapes-on-cpu", action="store_true", help="let a device leave operators there; print which")
     options = parser.parse_args()
     if options.batch < 1:
         parser.error("--batch must be at least 1")
 
-    strict = not options.shapes_on_cpu
-    session = opened(options.model, options.provider, wide_sums=options.wide_sums, strict=strict)
-    if not strict:
-        print(f"{'on the CPU':<12}{on_cpu(session)}")
+    session = opened(options.model, options.provider, wide_sums=options.wide_sums)
+    if options.provider != "cpu" and (left := on_cpu(session)):
+        print(f"{'on the CPU':<12}{', '.join(f'{name} {count}' for name, count in left.items())}")
     for key, value in session.get_modelmeta().custom_metadata_map.items():
         print(f"{key:<12}{said(value)}")
     images = preprocessed(loaded(options.images), divide=options.divide, mean=options.mean, std=options.std)
@@ -64,18 +66,16 @@ def main() -> None:
         print(f"{'top-1':<12}{np.mean(found == labels):.1%} of {len(labels)} images")
 
 
-def opened(path: Path, provider: str, *, wide_sums: bool, strict: bool = True) -> onnxruntime.InferenceSession:
-    """Return a session on the provider asked for; with `strict` all of it runs there.
-
-    Without `enable_fallback=0` a device that fails means the CPU.
-    """
+def opened(path: Path, provider: str, *, wide_sums: bool) -> onnxruntime.InferenceSession:
+    """Return a session on the provider asked for. Without `enable_fallback=0` a device that fails means the CPU."""
     available = onnxruntime.get_available_providers()
     wanted = PROVIDERS[provider]
     if wanted not in available:
         sys.exit(f"error: this onnxruntime has no {wanted}; it has {', '.join(available)}")
     settings = onnxruntime.SessionOptions()
     if provider != "cpu":
-        settings.add_session_config_entry("session.disable_cpu_ep_fallback", str(int(strict)))
+        told = hasattr(onnxruntime.InferenceSession, "get_provider_graph_assignment_info")  # from 1.24 on
+        settings.add_session_config_entry("session.disable_cpu_ep_fallback", "0" if told else "1")
         onnxruntime.preload_dlls()  # CUDA and cuDNN as pip installs them
     settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if wide_sums:
@@ -83,22 +83,18 @@ def opened(path: Path, provider: str, *, wide_sums: bool, strict: bool = True) -
     try:
         session = onnxruntime.InferenceSession(path, settings, providers=[wanted], enable_fallback=0)
     except Exception as error:  # onnxruntime's errors have no common class of their own
-        hint = (
-            "" if provider == "cpu" or not strict else "; --shapes-on-cpu takes it if only sizes are computed elsewhere"
-        )
-        sys.exit(f"error: {path} does not run on {wanted}: {error}{hint}")
+        sys.exit(f"error: {path} does not run on {wanted}: {error}")
     if session.get_providers()[0] != wanted:
         sys.exit(f"error: asked for {wanted}, but {path} would run on {session.get_providers()[0]}")
+    if provider != "cpu" and (foreign := sorted(on_cpu(session).keys() - SIZES)):
+        sys.exit(f"error: {path} does not run on {wanted}: {', '.join(foreign)} would run on the CPU")
     return session
 
 
-def on_cpu(session: onnxruntime.InferenceSession) -> str:
-    """Return how many nodes of which operator the session has left to the CPU, in words."""
-    if not hasattr(session, "get_provider_graph_assignment_info"):
-        return "unknown before onnxruntime 1.24"
-    parts = session.get_provider_graph_assignment_info()
-    found = Counter(node.op_type for part in parts if part.ep_name == PROVIDERS["cpu"] for node in part.get_nodes())
-    return ", ".join(f"{name} {count}" for name, count in found.items()) or "nothing"
+def on_cpu(session: onnxruntime.InferenceSession) -> Counter[str]:
+    """Return how many nodes of which operator the session has left to the CPU; none where it cannot say."""
+    parts = getattr(session, "get_provider_graph_assignment_info", list)()
+    return Counter(node.op_type for part in parts if part.ep_name == PROVIDERS["cpu"] for node in part.get_nodes())
 
 
 def loaded(path: Path) -> np.ndarray:

@@ -21,6 +21,7 @@ from guides_for_tests import ROOT
 from secateur import WeightImportance, apply_plan, prune, recalibrate_batch_norm
 from secateur.networks import digits_resnet
 from secateur_onnx import export, plan_metadata, provider_assignment
+from secateur_onnx.sessions import SHAPE_OPERATORS
 
 SCRIPT = ROOT / "examples" / "04_deploy.py"
 
@@ -103,12 +104,13 @@ def test_deployment_gives_sums_of_8_bit_products_room(deployed: Path, wide: bool
 
 
 class OnCuda(onnxruntime.InferenceSession):  # type: ignore[misc]  # onnxruntime has no types
-    """A session on the CPU that says it runs on CUDA, but for two nodes, as CUDA leaves sizes to the CPU."""
+    """A session on the CPU that says it runs on CUDA, but for what CUDA leaves to the CPU."""
+
+    left = ("Shape", "Shape")
 
     def __init__(self, path: Path, options: Any, **given: Any) -> None:
         assert given == {"providers": ["CUDAExecutionProvider"], "enable_fallback": 0}
-        if options.get_session_config_entry("session.disable_cpu_ep_fallback") == "1":
-            raise RuntimeError("nodes are assigned to the default CPU EP")
+        assert options.get_session_config_entry("session.record_ep_graph_assignment_info") == "1"
         super().__init__(path, options, providers=["CPUExecutionProvider"])
 
     def get_providers(self) -> list[str]:
@@ -119,39 +121,37 @@ class OnCuda(onnxruntime.InferenceSession):  # type: ignore[misc]  # onnxruntime
             SimpleNamespace(ep_name="CUDAExecutionProvider", get_nodes=part.get_nodes)
             for part in super().get_provider_graph_assignment_info()
         ]
-        sizes = SimpleNamespace(
-            ep_name="CPUExecutionProvider",
-            get_nodes=lambda: [SimpleNamespace(op_type="Shape"), SimpleNamespace(op_type="Shape")],
-        )
-        return [*of_cuda, sizes]
+        rest = [SimpleNamespace(op_type=operator) for operator in self.left]
+        return [*of_cuda, SimpleNamespace(ep_name="CPUExecutionProvider", get_nodes=lambda: rest)]
 
 
-@pytest.mark.parametrize("allowed", [False, True])
-def test_deployment_leaves_sizes_to_the_cpu_where_it_is_told_to(
-    deployed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], allowed: bool
+@pytest.mark.parametrize("left", [(), ("Shape", "Shape"), ("Shape", "Conv")])
+def test_deployment_leaves_sizes_to_the_cpu_and_nothing_else(
+    deployed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], left: tuple[str, ...]
 ) -> None:
     names = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(OnCuda, "left", left)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
     monkeypatch.setattr(onnxruntime, "InferenceSession", OnCuda)
     command = ["04_deploy.py", str(deployed / "model.onnx"), str(deployed / "images.npy"), "--provider", "cuda"]
-    monkeypatch.setattr(sys, "argv", [*command, "--shapes-on-cpu"] if allowed else command)
-    if not allowed:
-        with pytest.raises(SystemExit, match=r"does not run on CUDAExecutionProvider.*--shapes-on-cpu"):
+    monkeypatch.setattr(sys, "argv", command)
+    if "Conv" in left:
+        with pytest.raises(SystemExit, match=r"does not run on CUDAExecutionProvider: Conv would run on the CPU"):
             runpy.run_path(str(SCRIPT), run_name="__main__")
         return
     runpy.run_path(str(SCRIPT), run_name="__main__")
     printed = capsys.readouterr().out
-    assert "on the CPU  Shape 2\n" in printed
+    assert ("on the CPU" in printed) == ("on the CPU  Shape 2\n" in printed) == bool(left)
     assert re.search(r"^images +50 in .* on CUDAExecutionProvider$", printed, re.MULTILINE)
 
 
-def test_what_a_session_leaves_to_the_cpu_is_read_from_the_session(deployed: Path) -> None:
+def test_what_a_session_leaves_to_the_cpu_is_what_secateur_says(deployed: Path) -> None:
     script = runpy.run_path(str(SCRIPT))
-    session = script["opened"](deployed / "model.onnx", "cpu", wide_sums=False, strict=False)
-    told = dict(pair.rsplit(" ", 1) for pair in script["on_cpu"](session).split(", "))
-    assert {name: int(count) for name, count in told.items()} == provider_assignment(session)["CPUExecutionProvider"]
-    assert script["on_cpu"](object()) == "unknown before onnxruntime 1.24"
+    session = script["opened"](deployed / "model.onnx", "cpu", wide_sums=False)
+    assert script["on_cpu"](session) == provider_assignment(session)["CPUExecutionProvider"]
+    assert script["on_cpu"](object()) == {}
+    assert script["SIZES"] == SHAPE_OPERATORS
 
 
 def test_deployment_tells_costs_with_their_digits() -> None:

@@ -202,9 +202,9 @@ def benchmark(
     ]
     shares, done = list(zip(_split(rounds, sessions), _split(MIN_ROUNDS, sessions), strict=True)), 0
     for number, (most, least) in enumerate(shares):
-        if number and provider != "cpu":
-            pair.clear()  # four sessions, each with the most memory that it ever took, need not fit where two do
         if number:
+            if provider != "cpu":
+                pair.clear()  # four sessions, each with the most memory that it ever took, need not fit where two do
             pair = opened()  # on the CPU beside the old pair, so that its memory lies elsewhere
         for figure in figures:
             figure.time(

@@ -44,17 +44,10 @@ def run(
     with telling(trace=trace, stopped="stopped; NNI's processes have ended"):
         from secateur_nni.experiments.following import follow
         from secateur_nni.experiments.manager import running
-        from secateur_nni.experiments.setting import (
-            check_command,
-            check_gpus,
-            code_folder,
-            greedy_arguments,
-            load_experiment,
-        )
+        from secateur_nni.experiments.setting import check_command, code_folder, greedy_arguments, load_experiment
 
         settings = load_experiment(config)
         check_command(settings)
-        check_gpus(settings)
         arguments = greedy_arguments(settings)
         searching: AbstractContextManager[None] = nullcontext()
         if arguments is not None:

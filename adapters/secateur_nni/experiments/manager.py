@@ -22,7 +22,7 @@ from typing import Any
 
 from secateur.errors import ConfigError, MissingDependencyError, ProcessError
 from secateur.files import write_json
-from secateur_nni.experiments.setting import search_file, trial_path
+from secateur_nni.experiments.setting import check_gpus, search_file, trial_path
 from secateur_nni.experiments.tuner import BUILTIN_NAME, GreedyTuner
 from secateur_nni.experiments.watching import MARK, watched
 from secateur_nni.host import check_nnictl
@@ -78,7 +78,8 @@ def running(config: ExperimentConfig, *, folder: str | Path, port: int | None = 
 
     Raises:
         ConfigError: the port is busy, a proxy would take what is meant for localhost, the output of a search cannot
-            be written, or trials are to run on this machine and it is one of Windows.
+            be written, or trials are to run on this machine and it is one of Windows, or has too few GPUs for NNI to
+            start them (see `check_gpus`).
         MissingDependencyError: filelock is too new for NNI, or the trials of other machines need pkg_resources, and
             there is none.
         ProcessError: the manager did not start, with what it said last.
@@ -95,6 +96,7 @@ def running(config: ExperimentConfig, *, folder: str | Path, port: int | None = 
         )
     refuse_proxy()
     refuse_filelock()
+    check_gpus(config)
     if platform != "local":
         check_nnictl()
     folder = Path(folder).absolute()

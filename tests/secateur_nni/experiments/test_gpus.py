@@ -11,6 +11,7 @@ import pytest
 
 from secateur.errors import ConfigError
 from secateur_nni.experiments import setting
+from secateur_nni.experiments.manager import running
 from secateur_nni.experiments.setting import check_gpus, load_experiment
 
 ASKED = """
@@ -35,12 +36,16 @@ scheduler.UnitTestHelpers.mockGpuInfo({gpuNumber: gpus.length, gpus, processes: 
 """
 
 
-def refused(folder: Path, number: int, each: int) -> str:
-    """Return why an experiment whose trials ask for so many GPUs, each with so many trials, is refused, or nothing."""
+def written(folder: Path, number: int, each: int) -> Path:
     path = folder / "experiment.yml"
     path.write_text(ASKED.format(number=number, each=each), encoding="utf-8")
+    return path
+
+
+def refused(folder: Path, number: int, each: int) -> str:
+    """Return why an experiment whose trials ask for so many GPUs, each with so many trials, is refused, or nothing."""
     try:
-        check_gpus(load_experiment(path))
+        check_gpus(load_experiment(written(folder, number, each)))
     except ConfigError as error:
         return str(error)
     return ""
@@ -66,6 +71,16 @@ def test_trials_that_nni_never_starts_are_refused(
             f"trialGpuNumber: {number}: NNI starts such trials only where there are more than {here}"
         )
         assert where in told
+
+
+def test_an_experiment_whose_trials_would_not_start_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(setting, "gpu_count", lambda: 1)
+    config = load_experiment(written(tmp_path, 1, 1))
+    with pytest.raises(ConfigError, match="trialGpuNumber"), running(config, folder=tmp_path / "experiment"):
+        pytest.fail("it has started")
+    assert not (tmp_path / "experiment").exists()
 
 
 def test_a_machine_without_gpus_starts_trials_that_ask_for_none(
