@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import gc
+import inspect
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +21,22 @@ from secateur_cli.report import plots
 from secateur_cli.stages import preparation
 from secateur_onnx import benchmarking, comparison, exporting
 
+
+def drawn_once(draw: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what makes a figure of the report once for equal data."""
+    kept: dict[str, Any] = {}
+
+    @functools.wraps(draw)
+    def figure(*given: Any, **more: Any) -> Any:
+        key = repr((given, more))
+        if key not in kept:
+            kept[key] = draw(*given, **more)
+        return kept[key]
+
+    return figure
+
+
+FIGURES = {name: drawn_once(draw) for name, draw in vars(plots).items() if name.endswith(("_plot", "_plots"))}
 PEAKS: dict[Any, int | None] = {}
 EXPORTERS = tuple((name, remembered(translate)) for name, translate in exporting.EXPORTERS)
 
@@ -28,7 +47,8 @@ def on_a_calm_machine() -> Iterator[None]:
 
     No caution follows the tables, however busy the machine is. The memory of equal files, which many runs leave, is
     measured once, as that starts a process, and equal networks are translated to ONNX once, which takes most of the
-    time of a short run. There is no export that shows before any work whether it can be done.
+    time of a short run; equal figures are drawn once. There is no export that shows before any work whether it can be
+    done.
     """
     measure = benchmarking.peak_memory
 
@@ -43,6 +63,8 @@ def on_a_calm_machine() -> Iterator[None]:
         patched.setattr(benchmarking, "peak_memory", remembered_peak)
         patched.setattr(exporting, "EXPORTERS", EXPORTERS)
         patched.setattr(preparation, "check_export", lambda *_, **__: None)
+        for name, figure in FIGURES.items():
+            patched.setattr(plots, name, figure)
         yield
 
 
@@ -68,30 +90,19 @@ def finished(user: User, tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 @pytest.fixture(scope="session")
 def owner(tmp_path_factory: pytest.TempPathFactory) -> User:
-    """A user with a comparison to make."""
+    """A user with a comparison to make.
+
+    Before a comparison measures memory it looks for garbage: not in all that other tests have left.
+    """
+    gc.freeze()
     return write_owner(tmp_path_factory.mktemp("compared"))
 
 
-@pytest.fixture(scope="module")
-def figures_once() -> Iterator[None]:
-    """For reports that differ in a part: the figures of the other parts are drawn once."""
-
-    def remembered_figure(draw: Callable[..., Any]) -> Callable[..., Any]:
-        drawn: dict[str, Any] = {}
-
-        def figure(*given: Any, **more: Any) -> Any:
-            key = repr((given, more))
-            if key not in drawn:
-                drawn[key] = draw(*given, **more)
-            return drawn[key]
-
-        return figure
-
-    with pytest.MonkeyPatch.context() as patched:
-        for name, draw in vars(plots).copy().items():
-            if name.endswith(("_plot", "_plots")):
-                patched.setattr(plots, name, remembered_figure(draw))
-        yield
+@pytest.fixture
+def drawn_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw figures however often equal ones have been drawn."""
+    for name, figure in FIGURES.items():
+        monkeypatch.setattr(plots, name, inspect.unwrap(figure))
 
 
 @pytest.fixture

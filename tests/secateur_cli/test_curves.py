@@ -21,7 +21,6 @@ from secateur_cli.report.report import render_report
 from secateur_cli.stages import error_curves, searching
 from secateur_cli.stages.plan_record import plan_record
 
-pytestmark = pytest.mark.usefixtures("figures_once")
 CURVES = ("score.criterion=l1", "plan.search=curves")
 
 

@@ -16,8 +16,6 @@ from runs_for_tests import User
 from secateur_cli.report.report import render_report
 from secateur_cli.stages import recovery
 
-pytestmark = pytest.mark.usefixtures("figures_once")
-
 
 def test_compensation_is_in_the_report_and_brings_the_layers_nearer(finished: tuple[Path, dict[str, Any]]) -> None:
     found = finished[1]["recovery"]

@@ -16,7 +16,6 @@ from secateur.errors import MissingDependencyError
 from secateur_cli.report.plots import widths_plot
 from secateur_cli.report.report import render_report, write_report
 
-pytestmark = pytest.mark.usefixtures("figures_once")
 MINUS = "\N{MINUS SIGN}"
 
 

@@ -14,8 +14,6 @@ from secateur_cli.report.drawing import BLUE, RUST
 from secateur_cli.report.report import render_report
 from secateur_cli.workspace import LEARNT
 
-pytestmark = pytest.mark.usefixtures("figures_once")
-
 
 def planned(how: dict[str, Any]) -> dict[str, Any]:
     """A run that scored and planned one group and did nothing else."""

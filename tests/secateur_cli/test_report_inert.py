@@ -52,7 +52,7 @@ def test_hostile_names_are_shown_as_text() -> None:
     assert not set("\x00\u202e\ud800") & set(words)
 
 
-def test_same_data_same_page_and_matplotlib_left_as_it_was() -> None:
+def test_same_data_same_page_and_matplotlib_left_as_it_was(drawn_anew: None) -> None:
     before = dict(matplotlib.rcParams)
     with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "black"}):
         first = render_report(full_report())

@@ -15,7 +15,7 @@ from secateur_cli.wording import wilson_interval
 
 
 @pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+def figures(drawn_anew: None, monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     found: list[Figure] = []
 
     def drawn(_name: str, said: str, size: tuple[float, float], draw: Callable[[Figure], None]) -> str:
