@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted([*ROOT.glob("plugin/**/*.py"), *ROOT.glob("adapters/**/*.py")])
 
 FOUNDATION = {
+    "addresses",
     "errors",
     "counts",
     "protocols",

@@ -27,12 +27,11 @@ UNFINISHED = re.compile(r"\..+\.\d+\.tmp")  # how `secateur.files.replacing` nam
 class Workspace:
     """A folder that holds one run, in which finished stages are not repeated.
 
-    run.json names the run by its settings and its images. A folder of the same run is continued; one that holds another
-    run, or files that no run has written, is refused before anything is touched. A run is held from the first file of a
-    stage on: the epochs of a training that was stopped are of its settings and images. A stage counts as done once its
+    run.json names the run by its settings, its images and its network. A folder of the same run is continued; one that
+    holds another run, or files that no run has written, is refused before anything is touched. A run is held from the
+    first file of a stage on: the epochs of a training that was stopped are of that run. A stage counts as done once its
     result stands in run.json, which is written after the stage's files, so a run that is stopped at any moment can be
-    continued. Where a file of a stage is gone or is not what was written, that stage and all later ones are done
-    again.
+    continued. Where a file of a stage is gone or is not what was written, that stage and all later ones are done again.
 
     Making the object reads and checks; `open` is the first to write.
 
@@ -67,29 +66,29 @@ class Workspace:
         self.lost: str | None = None
         self._files = dict(files or {})
         self._images: dict[str, str] = {}
-        self._weights: str | None = None
+        self._network: dict[str, str] = {}
         self._written: dict[str, dict[str, Any]] = {}
         self._begun = time.monotonic() if begun is None else begun
         self._lock: int | None = None
         self._look()
 
-    def open(self, images: Mapping[str, str] | None = None, *, weights: str | None = None) -> Self:
+    def open(self, images: Mapping[str, str] | None = None, network: Mapping[str, str] | None = None) -> Self:
         """Make the folder, keep other processes out, and clear away what a killed process left unfinished.
 
         Args:
             images: what the images of the run are called -> a hash of them; what the folder says of the same must be
                 the same, and what it does not say is added.
-            weights: a hash of those that the network is built with, likewise; None where they need not be the same.
+            network: what the parts of the network are called -> a hash of them, likewise.
 
         Raises:
-            ConfigError: the folder cannot be made or written, holds a run on other images or of other weights, or
+            ConfigError: the folder cannot be made or written, holds a run on other images or of another network, or
                 another process works in it.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._keep_others_out()
             self._look()  # another process may have worked here since
-            self._agree(images or {}, weights)
+            self._agree(images or {}, network or {})
             for path in self.folder.rglob(".*.tmp"):
                 if UNFINISHED.fullmatch(path.name):
                     path.unlink(missing_ok=True)
@@ -135,9 +134,9 @@ class Workspace:
     def take(self, stages: Sequence[str], other: Workspace) -> list[str]:
         """Take over what another run has finished of some stages, where this one has finished nothing.
 
-        Returns: the stages that were taken; none of a run on other images or of other weights.
+        Returns: the stages that were taken; none of a run on other images or of another network.
         """
-        alike = (self._images, self._weights) == (other._images, other._weights)
+        alike = (self._images, self._network) == (other._images, other._network)
         taken = [stage for stage in stages if stage in other.stages] if alike and not self.stages else []
         for stage in taken:
             for name in other._written[stage]:
@@ -151,7 +150,7 @@ class Workspace:
         """Read what the folder holds, or refuse it."""
         folder = self.folder
         self.stages, self.seconds, self.lost = {}, 0.0, None
-        self._images, self._weights, self._written = {}, None, {}
+        self._images, self._network, self._written = {}, {}, {}
         try:
             if folder.exists() and not folder.is_dir():
                 raise ConfigError(f"the output {folder} is a file; it must be a folder")
@@ -170,7 +169,7 @@ class Workspace:
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
             before, stages, seconds = record["settings"], record["stages"], float(record["seconds"])
-            images, weights = dict(record.get("images", {})), record.get("weights")
+            images, network = dict(record.get("images", {})), dict(record.get("network", {}))
             written = {stage: dict(files) for stage, files in record.get("files", {}).items()}
             if record["format"] != FORMAT or not isinstance(stages, dict) or not isinstance(before, dict):
                 raise ValueError(f"format {record['format']!r}")
@@ -184,7 +183,7 @@ class Workspace:
                 f"the output folder {self.folder} holds another run ({difference}); choose another with --output, "
                 "or repeat that run's settings to continue it"
             )
-        self.seconds, self._images, self._weights = seconds, images, weights
+        self.seconds, self._images, self._network = seconds, images, network
         for stage, result in stages.items():
             names, known = self._files.get(stage, ()), written.get(stage, {})
             self.lost = next((name for name in names if not _is_whole(self.folder / name, known.get(name))), None)
@@ -197,21 +196,19 @@ class Workspace:
         within = (self.folder / "stages").rglob("*")
         return any(path.is_file() and not UNFINISHED.fullmatch(path.name) for path in within)
 
-    def _agree(self, images: Mapping[str, str], weights: str | None) -> None:
-        """Refuse other images and weights than those that the stages were made of, and keep what is known of them."""
-        other = [name for name, digest in images.items() if self._images.get(name, digest) != digest]
-        if other:
+    def _agree(self, images: Mapping[str, str], network: Mapping[str, str]) -> None:
+        """Refuse other images and another network than the stages were made of, and keep what is known of them."""
+        if other := others(self._images, images):
             raise ConfigError(
-                f"the output folder {self.folder} holds a run on other {' and '.join(other)} images; choose another "
-                "with --output, or give it those images to continue it"
+                f"the output folder {self.folder} holds a run on other {other} images; choose another with --output, "
+                "or give it those images to continue it"
             )
-        known = self._weights or weights
-        if weights is not None and weights != known:
+        if other := others(self._network, network):
             raise ConfigError(
-                f"the output folder {self.folder} holds a run of a network that was built with other weights; choose "
-                "another with --output, or build it with those to continue it"
+                f"the output folder {self.folder} holds a run of a network with other {other}; choose another with "
+                "--output, or build that network to continue it"
             )
-        self._images, self._weights = {**self._images, **images}, known
+        self._images, self._network = {**self._images, **images}, {**self._network, **network}
 
     def _keep_others_out(self) -> None:
         if sys.platform == "win32":  # two processes in one folder are not noticed there
@@ -239,12 +236,22 @@ class Workspace:
             "format": FORMAT,
             "settings": self.settings,
             "images": self._images,
-            "weights": self._weights,
+            "network": self._network,
             "seconds": self.seconds,
             "stages": self.stages,
             "files": {stage: files for stage, files in self._written.items() if files},
         }
         write_json(self.folder / RUN_FILE, record)
+
+
+def others(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """Return what is called the same and is another, as one says it.
+
+    Example:
+        >>> others({"weights": "a", "inputs": "b"}, {"weights": "c", "inputs": "d", "labels": "e"})
+        'weights and inputs'
+    """
+    return " and ".join(name for name, digest in now.items() if before.get(name, digest) != digest)
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:

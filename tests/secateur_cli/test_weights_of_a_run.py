@@ -54,12 +54,12 @@ def test_other_weights_of_the_builder_are_another_run(builder: User, tmp_path: P
     value.write_text("0.2")
     code, _, complained = builder.command(output, *settings, name="search")
     assert code == 2
-    assert f"{output} holds a run of a network that was built with other weights" in complained
+    assert f"{output} holds a run of a network with other weights; choose another with --output" in complained
     assert contents(output) == before
     said = json.loads(record.read_text())
-    record.write_text(json.dumps({key: kept for key, kept in said.items() if key != "weights"}))  # of an older version
+    record.write_text(json.dumps({key: kept for key, kept in said.items() if key != "network"}))  # of an older version
     assert builder.command(output, *settings, name="search")[0] == 0
-    assert json.loads(record.read_text())["weights"] not in (None, said["weights"])
+    assert json.loads(record.read_text())["network"]["weights"] != said["network"]["weights"]
 
 
 @pytest.mark.parametrize("setting", ["network.build=secateur_user_builders:drawn", "train.epochs=1"])
@@ -69,7 +69,7 @@ def test_weights_that_are_drawn_anew_or_trained_are_not_told_from_others(
     settings = (setting, *(() if setting.startswith("train") else ("train=null",)))
     for _ in range(2):
         assert builder.command(tmp_path, *settings, name="search")[0] == 0
-    assert json.loads((tmp_path / "run.json").read_text())["weights"] is None
+    assert "weights" not in json.loads((tmp_path / "run.json").read_text())["network"]
 
 
 DRAWN = ("network.build=secateur_user_builders:by_numpy", "train=null")

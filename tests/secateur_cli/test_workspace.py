@@ -241,7 +241,7 @@ def test_stages_are_taken_from_another_run_where_nothing_is_finished(tmp_path: P
 def test_nothing_is_taken_from_a_run_on_other_images_or_of_other_weights(
     tmp_path: Path, images: dict[str, str], weights: str
 ) -> None:
-    Workspace(tmp_path / "other", SETTINGS).open({"training": "a"}, weights="c").done("training", {})
-    taking = Workspace(tmp_path / "run", SETTINGS).open(images, weights=weights)
+    Workspace(tmp_path / "other", SETTINGS).open({"training": "a"}, {"weights": "c"}).done("training", {})
+    taking = Workspace(tmp_path / "run", SETTINGS).open(images, {"weights": weights})
     assert taking.take(["training"], Workspace(tmp_path / "other", SETTINGS)) == []
     assert not taking.stages

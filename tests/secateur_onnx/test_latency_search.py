@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from secateur import curve_plan, uniform_plan
 from secateur.cost import MacsCost, TermCost
@@ -188,6 +188,11 @@ def test_whole_runs_are_real_and_remembered(
             assert runs(plan) == first
 
 
+class Squared(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).square()
+
+
 def test_runs_of_another_network_are_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
@@ -204,9 +209,11 @@ def test_runs_of_another_network_are_not_believed(monkeypatch: pytest.MonkeyPatc
     WholeRuns(nn.Linear(8, 4), torch.zeros(1, 8), memory=memory, batch=2)(None)
     assert len(asked) == 4
     images = torch.zeros(1, 1, 8, 8)
-    for other in (nn.Conv2d(1, 2, 3), nn.Conv2d(1, 2, 3, stride=2), nn.Conv2d(1, 2, 3).half(), nn.Conv2d(1, 2, 3)):
-        WholeRuns(other, images, memory=memory)(None)  # other strides, or another number format
+    for other in (nn.Conv2d(1, 2, 3), nn.Conv2d(1, 2, 3, stride=2), Squared(1, 2, 3), nn.Conv2d(1, 2, 3)):
+        WholeRuns(other, images, memory=memory)(None)  # other strides, or other code
     assert len(asked) == 7
+    WholeRuns(nn.Conv2d(1, 2, 3).half(), images.half(), memory=memory)(None)
+    assert len(asked) == 8
 
 
 def test_runs_are_known_by_what_is_left_of_each_layer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ from secateur_cli.progress import Progress
 from secateur_cli.settings.plan_schema import BudgetConfig
 from secateur_cli.settings.schema import RecoverConfig
 from secateur_cli.settings.values import Recovery
-from secateur_cli.stages.identity import DIGESTED, identity_of
+from secateur_cli.stages.identity import DIGESTED, NETWORK, identity_of
 from secateur_cli.stages.preparation import check_device, logits
 from secateur_cli.stages.recovery import calibration_images
 from secateur_cli.stages.timed_batches import check_batches
@@ -39,7 +39,7 @@ from secateur_cli.workspace import UNFINISHED
 
 JOURNAL, CLAIMS, DENSE_WEIGHTS = "comparison.sqlite", "claims", "dense.safetensors"
 TRAINING, LEARNT, GREEDY = "training", "learnt", "greedy"
-OWN_FILES = {CLAIMS, DENSE_WEIGHTS, TRAINING, LEARNT, GREEDY}
+OWN_FILES = {CLAIMS, DENSE_WEIGHTS, NETWORK, TRAINING, LEARNT, GREEDY}
 METHODS: tuple[Recovery, ...] = ("recalibrate", "compensate")
 
 

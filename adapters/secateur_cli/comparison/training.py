@@ -19,6 +19,7 @@ from secateur.weights import load_weights, read_safetensors, save_weights
 from secateur_cli.claims import Claims
 from secateur_cli.comparison.setting import DENSE_WEIGHTS, JOURNAL, Setting, identity
 from secateur_cli.inputs.data import Data
+from secateur_cli.stages.identity import computes, hold_to
 from secateur_cli.stages.job import going_on
 
 DECIDING = ("network", "data", "train")  # the sections by which the dense network is trained
@@ -29,13 +30,13 @@ TRAINED_BY = "trained_by"
 def train_dense(setting: Setting, claims: Claims) -> None:
     """Train the dense network where the configuration says so, unless its folder holds it; one process does.
 
-    The journal of another comparison is refused before, by all but the weights that are still to be trained.
+    The folder of another comparison is refused before, by all but the weights that may still be to be trained.
     """
-    settings = setting.config.train
+    parts, settings = identity(setting), setting.config.train
+    Journal.check(setting.output / JOURNAL, {key: of for key, of in parts.items() if key != "weights"})
+    hold_to(setting.output, computes(setting.model, setting.data, seed=setting.config.seed))
     if settings is None:
         return
-    parts = identity(setting)
-    Journal.check(setting.output / JOURNAL, {key: of for key, of in parts.items() if key != "weights"})
     path, checkpoint = setting.output / DENSE_WEIGHTS, setting.checkpoint("dense")
     deciding = {key: of for key, of in parts["settings"].items() if key in DECIDING}
     trained_by = flat(parts | {"settings": deciding})

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from secateur.batches import rebatch
-from secateur.fingerprints import weights_hash
+from secateur.errors import ConfigError
+from secateur.files import write_json
+from secateur.fingerprints import operations_of, weights_hash
 from secateur.journal import digest_of_batches, identify
 from secateur.records import ChannelGroups
 from secateur_cli.inputs.data import Data, Split
 from secateur_cli.inputs.epochs import Epochs, seed_everything
+from secateur_cli.workspace import others
 
 DIGESTED = 1000  # images of each split that tell the data from other data
+NETWORK = "network.json"
+"""The file that says which network a folder is of, where no run.json does."""
 
 
 def identity_of(
@@ -64,15 +72,15 @@ def images_of(data: Data, *, seed: int) -> dict[str, str]:
     }
 
 
-def weights_of_builder(model: nn.Module, build: Callable[[], nn.Module], *, seed: int) -> str | None:
-    """Return a short hash of the weights that a network was built with, for `Workspace.open`.
+def weights_of_builder(model: nn.Module, build: Callable[[], nn.Module], *, seed: int) -> dict[str, str]:
+    """Return a short hash of the weights that a network was built with, by what they are called, for `Workspace.open`.
 
     Args:
         model: as it was built, when the generators had just begun from the seed.
         build: builds it.
         seed: as for `identity_of`.
 
-    Returns: None where the builder brings others each time, so that they cannot be told from another network's, or
+    Returns: nothing where the builder brings others each time, so that they cannot be told from another network's, or
         none before the first images.
 
     Cost: builds the network once more.
@@ -80,11 +88,47 @@ def weights_of_builder(model: nn.Module, build: Callable[[], nn.Module], *, seed
     Example:
         >>> seed_everything(0)
         >>> first = nn.Linear(2, 3)
-        >>> weights_of_builder(first, lambda: nn.Linear(2, 3), seed=0) == weights_hash(first)
+        >>> weights_of_builder(first, lambda: nn.Linear(2, 3), seed=0) == {"weights": weights_hash(first)}
         True
     """
     if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
-        return None
+        return {}
     seed_everything(seed)
     found = weights_hash(model)
-    return found if weights_hash(build()) == found else None
+    return {"weights": found} if weights_hash(build()) == found else {}
+
+
+def computes(model: nn.Module, data: Data, *, seed: int) -> dict[str, str]:
+    """Return a short hash of what the network does with the data, by what it is called: other code of it is told.
+
+    Args:
+        model: runs on the example of the data, and has.
+        data: see `identity_of`.
+        seed: likewise.
+
+    Returns: what it is called -> the hash; the name has the version of torch, since others may do otherwise what the
+        same code says. Nothing where the network does something else each time.
+    """
+    found = set()
+    for _ in range(2):
+        seed_everything(seed)
+        found.add(operations_of(model, data.example))
+    return {f"operations in torch {torch.__version__}": found.pop()} if len(found) == 1 else {}
+
+
+def hold_to(folder: Path, network: Mapping[str, str]) -> None:
+    """Refuse a folder that is of another network, and note in it what is known of this one.
+
+    Raises:
+        ConfigError: it is, or its note cannot be read or written.
+    """
+    path = folder / NETWORK
+    try:
+        before = dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+        write_json(path, {**network, **before})
+    except (OSError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be used ({error}); delete it to go on with this network") from error
+    if other := others(before, network):
+        raise ConfigError(
+            f"{folder} is of a network with other {other}; choose another place, or build that network to go on there"
+        )

@@ -33,7 +33,7 @@ from secateur_cli.progress import Progress
 from secateur_cli.settings.config import resolve
 from secateur_cli.settings.schema import PlanConfig, RunConfig, ScoreConfig, Search
 from secateur_cli.stages.few_bits import check_layers, needs_scores, plan_bits
-from secateur_cli.stages.identity import images_of, weights_of_builder
+from secateur_cli.stages.identity import computes, images_of, weights_of_builder
 from secateur_cli.stages.job import Job
 from secateur_cli.stages.latency import check_export, check_latency, take_times
 from secateur_cli.stages.learning import rehearse_learning
@@ -75,11 +75,11 @@ def prepare(
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     seed_everything(config.seed)
-    build, weights = network_factory(config.network, folder), None
+    build, network = network_factory(config.network, folder), dict[str, str]()
     with progress.waiting("building the network"):
         model = build_network(config.network, folder).eval()
         if config.train is None and config.network.weights is None:
-            weights = weights_of_builder(model, build, seed=config.seed)
+            network |= weights_of_builder(model, build, seed=config.seed)
     workspace = Workspace(output, run_settings(config, search, folder=folder, smoke=smoke), files=files, begun=begun)
     data = load_data(config.data, folder=folder, seed=config.seed)
     outputs = logits(model, data.example).shape[1]
@@ -105,7 +105,8 @@ def prepare(
             check_export(config, model, data.example, timed=timed)
     with progress.waiting("looking at the images"):
         images = images_of(data, seed=config.seed)
-    workspace.open(images, weights=weights)
+        network |= computes(model, data, seed=config.seed)
+    workspace.open(images, network)
     if beside is not None:
         take_times(workspace, beside)
     if beside is not None and workspace.take(COMMON, beside):

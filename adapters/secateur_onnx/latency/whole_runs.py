@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from secateur.channel_graph import apply_plan
 from secateur.counts import check_counts
-from secateur.fingerprints import structure_of
+from secateur.fingerprints import operations_of, structure_of
 from secateur.records import PruningPlan
 from secateur_onnx.benchmarking import benchmark
 from secateur_onnx.exporting import export
@@ -58,6 +58,7 @@ class WholeRuns:
 
     Raises:
         ConfigError: `batch` or `rounds` is no whole number above 0.
+        Exception: whatever the network raises on the example inputs.
 
     Example:
         >>> import torch
@@ -103,7 +104,7 @@ class WholeRuns:
         shape = list(example_inputs.shape[1:])
         self.where = measured_on(provider=provider, batch=batch, threads=threads)
         how = {"rounds": rounds, "seconds": seconds, "seed": seed, "clock": getattr(clock, "__qualname__", repr(clock))}
-        network = {"network": structure_of(model), "form": _form_of(model), "input": shape}
+        network = {"network": structure_of(model), "operations": operations_of(model, example_inputs), "input": shape}
         self._key = {**self.where, **network, **how}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
@@ -146,12 +147,6 @@ class WholeRuns:
 
 SESSIONS = 5  # where a session puts its memory moves its times by percents, and a budget is to be met within five
 PARTS = ("share", "lower", "upper", "dense_ms")
-
-
-def _form_of(model: nn.Module) -> str:
-    """Return a short hash of what modules are told beside their sizes, such as strides, and of the number formats."""
-    formats = [str(tensor.dtype) for tensor in model.state_dict().values()]
-    return hashlib.sha256(json.dumps([repr(model), formats]).encode()).hexdigest()[:16]
 
 
 def _named(plan: PruningPlan) -> str:

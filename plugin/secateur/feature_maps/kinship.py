@@ -14,8 +14,9 @@ from typing import Any
 
 from torch import Tensor
 
+from secateur.addresses import address
 from secateur.feature_maps.operations import Kind
-from secateur.feature_maps.trail import Trail, address
+from secateur.feature_maps.trail import Trail
 
 _LINEAR = frozenset({Kind.SUM, Kind.DIFFERENCE, Kind.SCALE, Kind.COPY})
 _BENDING = frozenset({Kind.ACTIVATION, Kind.CHOICE, Kind.GLANCE})

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from secateur.addresses import address
 from secateur.errors import ConfigError, NetworkError
 from secateur.feature_maps.kinship import Kinship
 from secateur.feature_maps.operations import Kind, kind_of
-from secateur.feature_maps.trail import Trail, address, is_held_elsewhere, tensors_among
+from secateur.feature_maps.trail import Trail, is_held_elsewhere, tensors_among
 from secateur.modes import unwrapped
 
 Tap = Literal["act", "bn", "conv", "sum"]

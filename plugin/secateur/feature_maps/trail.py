@@ -55,20 +55,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from secateur.addresses import address
 from secateur.feature_maps.operations import Kind
 
 # behind these the trail is where it was
 _READERS = (Kind.LOOK, Kind.GLANCE, Kind.GLOBAL_POOL, Kind.CONVOLUTION)
-
-
-def address(tensor: Any) -> int:
-    """Return where a tensor's values begin, which in-place operations and views keep; 0 for what has no such place."""
-    if not isinstance(tensor, Tensor):
-        return 0
-    try:
-        return int(tensor.data_ptr())
-    except RuntimeError:  # sparse and other layouts without one storage
-        return 0
 
 
 def is_held_elsewhere(tensor: Tensor, *, holders: int) -> bool:

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from secateur.addresses import address
 from secateur.errors import ConfigError
 from secateur.feature_maps.norms import norms_reading
 from secateur.feature_maps.operations import Kind, kind_of
-from secateur.feature_maps.trail import address
 from secateur.modes import evaluating, own_copy, reading
 from secateur.regression.replay import instead
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from secateur.feature_maps.trail import address
+from secateur.addresses import address
 from secateur.modes import evaluating, own_copy
 
 
