@@ -284,4 +284,4 @@ def test_a_command_in_a_process_of_its_own_fails_without_a_traceback(user: User,
 
 def test_the_record_of_a_run_is_plain_json(finished: tuple[Path, dict[str, Any]]) -> None:
     record = json.loads((finished[0] / "run.json").read_text())
-    assert set(record) == {"format", "settings", "images", "weights", "seconds", "stages", "files"}
+    assert set(record) == {"format", "settings", "images", "network", "seconds", "stages", "files"}
