@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -75,9 +76,35 @@ def test_the_network_and_its_images_are_left_as_they_were(training: bool) -> Non
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_layouts_without_a_place_in_memory_are_read() -> None:
-    class Sparse(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return torch.sparse.mm(torch.eye(len(x)).to_sparse(), x)
+class Sparse(nn.Module):
+    """Asks for a tensor whose values have no one place in memory."""
 
-    assert operations_of(Sparse(), torch.rand(3, 2)) == operations_of(Sparse(), torch.rand(3, 2))
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sparse.mm(torch.eye(len(x)).to_sparse(), x)
+
+
+class Branching(nn.Linear):
+    """Asks for an operation that takes functions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cond(x.sum() > 0, super().forward, lambda y: 2 * y, (x,))
+
+
+class OutsideOfTorch(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.from_numpy(2 * x.numpy())
+
+
+class UnderAutocast(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return super().forward(x)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [Sparse, OutsideOfTorch, *(partial(kind, 3, 3) for kind in (Branching, UnderAutocast))],
+    ids=["sparse", "numpy", "branching", "autocast"],
+)
+def test_whatever_torch_does_is_read(build: Callable[[], nn.Module]) -> None:
+    assert operations_of(build(), torch.rand(4, 3)) == operations_of(build(), torch.rand(4, 3))

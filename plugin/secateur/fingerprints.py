@@ -97,6 +97,8 @@ def operations_of(model: nn.Module, inputs: Tensor) -> str:
 class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves the base untyped
     """Hashes each operation with the names of the tensors that it takes; a result has the operation's number."""
 
+    supports_higher_order_operators = True  # such as torch.cond, whose branch is an operation like others
+
     def __init__(self, named: Iterable[tuple[str, Tensor]]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # as above
         self.digest = hashlib.sha256()

@@ -115,13 +115,13 @@ def test_a_folder_is_held_to_the_network_that_it_notes(tmp_path: Path) -> None:
     hold_to(tmp_path, {"operations": "a", "weights": "b"})
     for _ in range(2):
         with pytest.raises(ConfigError, match=r"is of a network with other operations and weights; choose another"):
-            hold_to(tmp_path, {"operations": "b", "weights": "c"})
+            hold_to(tmp_path, {"operations": "b", "weights": "c", "form": "d"})
     assert json.loads((tmp_path / NETWORK).read_text(encoding="utf-8")) == {"operations": "a", "weights": "b"}
 
 
 @pytest.mark.parametrize("damaged", ["{", "[1]", "3"])
 def test_a_note_that_is_damaged_is_named(tmp_path: Path, damaged: str) -> None:
     (tmp_path / NETWORK).write_text(damaged, encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"network\.json cannot be used \(.*\); delete it"):
+    with pytest.raises(ConfigError, match=r"network\.json cannot be read \(.*\); delete it"):
         hold_to(tmp_path, {"operations": "a"})
     assert (tmp_path / NETWORK).read_text(encoding="utf-8") == damaged

@@ -120,15 +120,15 @@ def hold_to(folder: Path, network: Mapping[str, str]) -> None:
     """Refuse a folder that is of another network, and note in it what is known of this one.
 
     Raises:
-        ConfigError: it is, or its note cannot be read or written.
+        ConfigError: it is, or its note cannot be read.
     """
     path = folder / NETWORK
     try:
         before = dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
-        write_json(path, {**network, **before})
     except (OSError, TypeError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be used ({error}); delete it to go on with this network") from error
+        raise ConfigError(f"{path} cannot be read ({error}); delete it to go on with this network") from error
     if other := others(before, network):
         raise ConfigError(
             f"{folder} is of a network with other {other}; choose another place, or build that network to go on there"
         )
+    write_json(path, {**before, **network})
