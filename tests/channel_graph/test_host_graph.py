@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
@@ -192,7 +193,8 @@ def test_torch_pruning_still_passes_over_images_that_are_concatenated() -> None:
 def visits(graph: tp.DependencyGraph, layer: nn.Conv2d, monkeypatch: pytest.MonkeyPatch) -> float:
     """Return how often a group comes by a dependency that it knows, in the mean over all of the graph's."""
     count = 0
-    look = tp.dependency.Group.has_pruning_op
+    kind = host_graph._Known if isinstance(graph, host_graph.HostGraph) else tp.dependency.Group
+    look = kind.has_pruning_op
 
     def counted(*asked: Any) -> bool:
         nonlocal count
@@ -200,7 +202,7 @@ def visits(graph: tp.DependencyGraph, layer: nn.Conv2d, monkeypatch: pytest.Monk
         return bool(look(*asked))
 
     with monkeypatch.context() as patch:
-        patch.setattr(tp.dependency.Group, "has_pruning_op", counted)
+        patch.setattr(kind, "has_pruning_op", counted)
         graph.get_pruning_group(layer, tp.prune_conv_out_channels, [*range(layer.out_channels)])
     return count / sum(len(node.dependencies) for node in graph.module2node.values())
 
@@ -213,6 +215,50 @@ def test_torch_pruning_still_takes_twice_the_time_with_each_block(monkeypatch: p
     )
     assert theirs[1] > 3 * theirs[0]
     assert ours[1] < 2 * ours[0] < theirs[0]
+
+
+class Counting:
+    """What a dependency leads to; counts how often it is compared."""
+
+    compared = 0
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        Counting.compared += 1
+        return self is other
+
+
+def comparisons(kind: type[tp.dependency.Group]) -> int:
+    """Return how often a group of a hundred dependencies compares them to find one."""
+    group, deps = kind(), [SimpleNamespace(target=Counting(), handler=None) for _ in range(100)]
+    for dep in deps:
+        group.add_dep(dep, [1])
+    Counting.compared = 0
+    assert group.has_pruning_op(deps[-1], [1])
+    assert not group.has_pruning_op(deps[-1], [2])
+    return Counting.compared
+
+
+def test_torch_pruning_still_looks_through_all_that_a_group_holds() -> None:
+    assert comparisons(tp.dependency.Group) >= 100 > 3 > comparisons(host_graph._Known)
+
+
+def test_torch_pruning_still_looks_through_the_whole_graph_for_each_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    look, graphs = host_graph.HOST.index_mapping.update_index_mapping, list[Any]()
+    monkeypatch.setattr(
+        host_graph.HOST.index_mapping, "update_index_mapping", lambda graph: (graphs.append(graph), look(graph))
+    )
+    network = Growing(3).eval()
+    found = []
+    for kind in (tp.DependencyGraph, host_graph.HostGraph):
+        graph = kind().build_dependency(network, (IMAGES,))
+        graphs.clear()
+        for _ in range(3):
+            group = graph.get_pruning_group(network.blocks[0][0][0], tp.prune_conv_out_channels, [0, 1])
+        found.append(len(graphs))
+    assert found == [3, 1]
+    assert host_graph.HOST.Group is tp.dependency.Group
+    assert [(*item.idxs,) for item in group.items]
 
 
 def test_a_group_without_an_end_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
