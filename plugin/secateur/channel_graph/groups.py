@@ -11,6 +11,7 @@ import torch_pruning as tp
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from secateur.channel_graph.awake import awake
 from secateur.channel_graph.outputs import TOLERANCE
 from secateur.channel_graph.streams import masked_group, writers_of
 from secateur.channel_graph.surgery import layer_size, trouble_with
@@ -23,7 +24,7 @@ from secateur.channel_graph.traced_groups import (
     unmet,
 )
 from secateur.channel_graph.tracing import copy_of, differentiable, trace
-from secateur.channel_graph.verify import attends, awake, check_leaves, check_repeats, difference, mixes_channels, runs
+from secateur.channel_graph.verify import attends, check_leaves, check_repeats, difference, mixes_channels, runs
 from secateur.channel_map import ChannelMap
 from secateur.errors import ConfigError, NetworkError
 from secateur.modes import own_copies

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from secateur.channel_graph.masks import masked
 from secateur.channel_graph.outputs import TOLERANCE, distance, outputs_of, outputs_or_none, tensors_of
@@ -179,43 +178,6 @@ def difference(
         return float("inf")
     with masked(model, groups, kept):
         return distance(model, pruned, inputs, unmixed=unmixed)
-
-
-def awake(model: nn.Module, inputs: Any) -> nn.Module:
-    """Return the network, or a copy in which no weight multiplies a branch by zero, so that all of it can be seen.
-
-    A gain or a weight that is zero throughout, or nearly, as gains of residual branches are before training, is drawn
-    anew in the copy, of the usual size; biases hide nothing. Where the copy does not run, or gives NaN or infinity,
-    the network itself comes back.
-
-    Example:
-        >>> branch = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
-        >>> awake(branch, torch.ones(3, 2)) is branch
-        True
-        >>> _ = nn.init.zeros_(branch[1].weight)
-        >>> bool(awake(branch, torch.ones(3, 2))[1].weight.all())
-        True
-    """
-
-    def asleep(name: str, weight: Tensor) -> bool:
-        return (
-            weight.is_floating_point()
-            and bool(weight.numel())
-            and not name.endswith("bias")
-            and bool(weight.detach().abs().max() <= TOLERANCE)
-        )
-
-    if not any(asleep(name, weight) for name, weight in model.named_parameters()):
-        return model
-    copied, generator = copy.deepcopy(model), torch.Generator().manual_seed(0)
-    for name, weight in copied.named_parameters():
-        if asleep(name, weight):
-            drawn = 0.5 + 0.5 * torch.rand(weight.shape, generator=generator)
-            if weight.ndim > 1:  # signs and a size with which sums neither vanish nor grow
-                drawn *= torch.randn(weight.shape, generator=generator).sign() / weight[0].numel() ** 0.5
-            weight.detach().copy_(drawn)
-    outputs = outputs_or_none(copied, inputs)
-    return copied if outputs and all(bool(output.isfinite().all()) for output in outputs) else model
 
 
 def runs(model: nn.Module, groups: Mapping[str, ChannelGroup], kept: Mapping[str, Sequence[int]], inputs: Any) -> bool:
