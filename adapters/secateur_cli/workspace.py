@@ -45,6 +45,7 @@ class Workspace:
         stages: stage -> its result, in the order in which they were finished.
         seconds: how long the calls worked that finished a stage, each until it had finished its last.
         lost: a file that is gone or is not what was written, so that its stage must be repeated; None if there is none.
+        network: what the parts of the network are called -> a hash of them.
 
     Raises:
         ConfigError: the folder is a file or cannot be read, holds another run, what is no run, or a record that is
@@ -66,7 +67,7 @@ class Workspace:
         self.lost: str | None = None
         self._files = dict(files or {})
         self._images: dict[str, str] = {}
-        self._network: dict[str, str] = {}
+        self.network: dict[str, str] = {}
         self._written: dict[str, dict[str, Any]] = {}
         self._begun = time.monotonic() if begun is None else begun
         self._lock: int | None = None
@@ -136,7 +137,7 @@ class Workspace:
 
         Returns: the stages that were taken; none of a run on other images or of another network.
         """
-        alike = (self._images, self._network) == (other._images, other._network)
+        alike = (self._images, self.network) == (other._images, other.network)
         taken = [stage for stage in stages if stage in other.stages] if alike and not self.stages else []
         for stage in taken:
             for name in other._written[stage]:
@@ -150,7 +151,7 @@ class Workspace:
         """Read what the folder holds, or refuse it."""
         folder = self.folder
         self.stages, self.seconds, self.lost = {}, 0.0, None
-        self._images, self._network, self._written = {}, {}, {}
+        self._images, self.network, self._written = {}, {}, {}
         try:
             if folder.exists() and not folder.is_dir():
                 raise ConfigError(f"the output {folder} is a file; it must be a folder")
@@ -183,7 +184,7 @@ class Workspace:
                 f"the output folder {self.folder} holds another run ({difference}); choose another with --output, "
                 "or repeat that run's settings to continue it"
             )
-        self.seconds, self._images, self._network = seconds, images, network
+        self.seconds, self._images, self.network = seconds, images, network
         for stage, result in stages.items():
             names, known = self._files.get(stage, ()), written.get(stage, {})
             self.lost = next((name for name in names if not _is_whole(self.folder / name, known.get(name))), None)
@@ -203,12 +204,12 @@ class Workspace:
                 f"the output folder {self.folder} holds a run on other {other} images; choose another with --output, "
                 "or give it those images to continue it"
             )
-        if other := others(self._network, network):
+        if other := others(self.network, network):
             raise ConfigError(
                 f"the output folder {self.folder} holds a run of a network with other {other}; choose another with "
                 "--output, or build that network to continue it"
             )
-        self._images, self._network = {**self._images, **images}, {**self._network, **network}
+        self._images, self.network = {**self._images, **images}, {**self.network, **network}
 
     def _keep_others_out(self) -> None:
         if sys.platform == "win32":  # two processes in one folder are not noticed there
@@ -236,7 +237,7 @@ class Workspace:
             "format": FORMAT,
             "settings": self.settings,
             "images": self._images,
-            "network": self._network,
+            "network": self.network,
             "seconds": self.seconds,
             "stages": self.stages,
             "files": {stage: files for stage, files in self._written.items() if files},

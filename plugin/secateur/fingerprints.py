@@ -114,8 +114,9 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch 
     def _told(self, value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value if isinstance(value, PLAIN) else type(value).__name__
-        name, named = self._names.get(address(value), ("", lambda: None))
-        return name if named() is not None else "", tuple(value.shape), value.dtype
+        name, named = self._names.get(address(value), ("", None))
+        alive = named is not None and named() is not None
+        return name if alive else "", tuple(value.shape), value.dtype
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

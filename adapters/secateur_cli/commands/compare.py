@@ -18,7 +18,7 @@ from secateur_cli.comparison.cells import cells_of
 from secateur_cli.comparison.files import described, write_files
 from secateur_cli.comparison.results import results
 from secateur_cli.comparison.schema import CompareRun
-from secateur_cli.comparison.setting import CLAIMS, JOURNAL, look, open_journal
+from secateur_cli.comparison.setting import CLAIMS, JOURNAL, identity, look, open_journal
 from secateur_cli.comparison.tables import notes, tables
 from secateur_cli.comparison.training import train_dense
 from secateur_cli.comparison.work import work
@@ -66,8 +66,9 @@ def _compare(
         raise ConfigError(f"the output folder {target} cannot be used: {error.strerror}") from error
     cells = cells_of(config)
     with Claims(target / CLAIMS, progress.waiting) as claims:
-        train_dense(setting, claims)
-        with open_journal(setting) as journal:
+        parts = identity(setting)
+        train_dense(setting, parts, claims)
+        with open_journal(setting, parts) as journal:
             if not show:
                 work(setting, journal, claims, cells)
             found = results(setting, journal.facts(), cells)

@@ -16,7 +16,9 @@ from secateur.channel_graph import channel_groups
 from secateur.channel_map import with_channel_maps
 from secateur.cost import cost_model
 from secateur.errors import ConfigError
+from secateur.fingerprints import weights_hash
 from secateur.journal import Journal, digest_of_batches
+from secateur.journal.identity import Identity
 from secateur.protocols import CostModel
 from secateur.records import ChannelGroups, ScoreTable
 from secateur.search.problem import state_problem
@@ -197,9 +199,13 @@ def check_folder(output: Path) -> None:
         raise ConfigError(f"the output folder {output} cannot be used: {error.strerror}") from error
 
 
-def open_journal(setting: Setting) -> Journal:
-    """Open the journal of the comparison. Raises JournalError where it is another's, saying what differs."""
-    return Journal.open(setting.output / JOURNAL, identity(setting))
+def open_journal(setting: Setting, parts: Identity) -> Journal:
+    """Open the journal of the comparison: of its identity, with the weights as they are now.
+
+    Raises:
+        JournalError: it is another's; says what differs.
+    """
+    return Journal.open(setting.output / JOURNAL, {**parts, "weights": weights_hash(setting.model)})
 
 
 def identity(setting: Setting) -> dict[str, Any]:

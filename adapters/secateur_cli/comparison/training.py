@@ -12,12 +12,12 @@ from torch import nn
 
 from secateur.errors import ConfigError
 from secateur.journal import Journal
-from secateur.journal.identity import differences, flat
+from secateur.journal.identity import Identity, differences, flat
 from secateur.modes import placed
 from secateur.training import fine_tune
 from secateur.weights import load_weights, read_safetensors, save_weights
 from secateur_cli.claims import Claims
-from secateur_cli.comparison.setting import DENSE_WEIGHTS, JOURNAL, Setting, identity
+from secateur_cli.comparison.setting import DENSE_WEIGHTS, JOURNAL, Setting
 from secateur_cli.inputs.data import Data
 from secateur_cli.stages.identity import computes, hold_to
 from secateur_cli.stages.job import going_on
@@ -27,19 +27,20 @@ TRAINED_BY = "trained_by"
 """The name, in the metadata of the dense network's file, of what its training was decided by."""
 
 
-def train_dense(setting: Setting, claims: Claims) -> None:
+def train_dense(setting: Setting, parts: Identity, claims: Claims) -> None:
     """Train the dense network where the configuration says so, unless its folder holds it; one process does.
 
-    The folder of another comparison is refused before, by all but the weights that may still be to be trained.
+    The folder of another comparison is refused before, by all `parts` of its identity but the weights, which may still
+    be to be trained.
     """
-    parts, settings = identity(setting), setting.config.train
+    settings = setting.config.train
     Journal.check(setting.output / JOURNAL, {key: of for key, of in parts.items() if key != "weights"})
     hold_to(setting.output, computes(setting.model, setting.data, seed=setting.config.seed))
     if settings is None:
         return
     path, checkpoint = setting.output / DENSE_WEIGHTS, setting.checkpoint("dense")
     deciding = {key: of for key, of in parts["settings"].items() if key in DECIDING}
-    trained_by = flat(parts | {"settings": deciding})
+    trained_by = flat({**parts, "settings": deciding})
     with claims.claim("dense", wait=True):
         if path.exists():
             _check_trained(path, trained_by)

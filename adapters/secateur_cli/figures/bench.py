@@ -9,7 +9,7 @@ import io
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +29,7 @@ from secateur_cli.progress import Progress
 from secateur_cli.settings.plan_schema import BudgetConfig, PlanConfig, Search
 from secateur_cli.settings.schema import FineTuneConfig, RunConfig, ScoreConfig
 from secateur_cli.stages.error_curves import begins_with_curves, error_curves
-from secateur_cli.stages.identity import computes, hold_to, identity_of, images_of
+from secateur_cli.stages.identity import hold_to, identity_of, images_of
 from secateur_cli.stages.job import Job
 from secateur_cli.stages.latency import search_to_latency
 from secateur_cli.stages.pipeline import remove_channels, train_pruned
@@ -200,11 +200,10 @@ def bench(order: Order, seed: int, *, check: Callable[[Data], object] = lambda _
             check(job.data)
             kept.mkdir(parents=True, exist_ok=True)
             with Claims(kept / "claims", order.progress.waiting) as claims:
-                network = computes(job.model, job.data, seed=seed)
-                _train(job, kept / "dense", network, claims)
+                _train(job, kept / "dense", claims)
                 identity = identity_of(job.model, job.groups, job.data, seed=seed, settings=config.deciding())
                 with Journal.open(kept / "journal.sqlite", identity) as journal:
-                    hold_to(kept, network)
+                    hold_to(kept, job.workspace.network)
                     keeper = Keeper(journal, claims, order.progress)
                     yield Bench(job, Path(scratch), keeper)
                     order.add(keeper.took())
@@ -212,13 +211,14 @@ def bench(order: Order, seed: int, *, check: Callable[[Data], object] = lambda _
             job.workspace.close()
 
 
-def _train(job: Job, folder: Path, network: Mapping[str, str], claims: Claims) -> None:
+def _train(job: Job, folder: Path, claims: Claims) -> None:
     """Train the dense network where the configuration says so, by one process, in a folder that keeps its epochs."""
     if job.config.train is None:
         return
     with claims.claim("dense network", wait=True):
         settings = {"seed": job.config.seed, **job.config.deciding()}
-        workspace = Workspace(folder, settings, files=FILES).open(images_of(job.data, seed=job.config.seed), network)
+        images = images_of(job.data, seed=job.config.seed)
+        workspace = Workspace(folder, settings, files=FILES).open(images, job.workspace.network)
         try:
             train_dense(replace(job, workspace=workspace))
         finally:

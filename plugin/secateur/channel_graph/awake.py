@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
-from secateur.channel_graph.outputs import TOLERANCE, outputs_or_none
+from secateur.channel_graph.outputs import TOLERANCE, called, outputs_or_none
 from secateur.modes import own_copies
 
 HEARD = 0.05
@@ -88,9 +88,8 @@ def _recalibrate(model: nn.Module, inputs: Any) -> None:
             module.reset_running_stats()
             module.momentum = None
             module.train()
-    given = _noisy(model, inputs)
     with torch.no_grad():
-        _ = model(*given) if isinstance(given, (tuple, list)) else model(given)
+        called(model, _noisy(model, inputs))
     model.eval()
 
 

@@ -62,8 +62,12 @@ def tensors_of(outputs: Any) -> list[Tensor]:
 def outputs_of(model: nn.Module, inputs: Any) -> list[Tensor]:
     """Return what a network gives in eval mode."""
     with evaluating(model), torch.no_grad(), without_tf32():
-        outputs = model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
-    return tensors_of(outputs)
+        return tensors_of(called(model, inputs))
+
+
+def called(model: nn.Module, inputs: Any) -> Any:
+    """Return what a network gives, in the mode that it is in, for its argument or a tuple or list of them."""
+    return model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
 
 
 def outputs_or_none(model: nn.Module, inputs: Any) -> list[Tensor] | None:
