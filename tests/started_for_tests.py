@@ -42,7 +42,7 @@ def forkserver() -> context.ForkServerContext:
 
 
 class Started:
-    """A script, or a module after `-m`, that runs in `folder`; what it prints and complains lies in two files."""
+    """A script, a module after `-m` or code after `-c`, that runs in `folder`; two files hold what it prints."""
 
     def __init__(self, *words: str | Path, folder: Path, output: Path) -> None:
         output.mkdir(parents=True, exist_ok=True)
@@ -68,14 +68,17 @@ class Started:
         if code is None:
             self.send(signal.SIGKILL)
             raise AssertionError(f"still running after {seconds:.0f} s: {self._printed.read_text(encoding='utf-8')}")
-        return code, *(path.read_text(encoding="utf-8") for path in (self._printed, self._complained))
+        return code, self._printed.read_text(encoding="utf-8"), self._complained.read_text(encoding="utf-8")
+
+
+def ended(*command: str | Path, folder: Path) -> tuple[int, str, str]:
+    """Run what `Started` takes on one thread; return its exit status, what it prints and what it complains about."""
+    return Started(*command, folder=folder, output=folder.with_name(f"{folder.name}-printed")).wait()
 
 
 def run(*command: str | Path, folder: Path) -> str:
-    """Run a script, or a module after `-m`, in an empty folder, on one thread, and return what it prints."""
-    code, printed, complained = Started(
-        *command, folder=folder, output=folder.with_name(f"{folder.name}-printed")
-    ).wait()
+    """Run what `Started` takes on one thread, and return what it prints."""
+    code, printed, complained = ended(*command, folder=folder)
     assert code == 0, printed + complained
     return printed
 
@@ -88,10 +91,12 @@ def _work(words: list[str], folder: str, environment: dict[str, str], printed: s
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    module = words[0] == "-m"
-    sys.argv[:] = words[1:] if module else words
-    sys.path.insert(0, folder if module else str(Path(words[0]).parent))
-    if module:
-        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    kind, script = (words[0], words[1]) if words[0] in ("-m", "-c") else ("", words[0])
+    sys.argv[:] = words[1:] if kind else words
+    sys.path.insert(0, folder if kind else str(Path(script).parent))
+    if kind == "-m":
+        runpy.run_module(script, run_name="__main__", alter_sys=True)
+    elif kind == "-c":
+        exec(script, {"__name__": "__main__"})
     else:
-        runpy.run_path(words[0], run_name="__main__")
+        runpy.run_path(script, run_name="__main__")

@@ -151,8 +151,8 @@ python_state = random.getstate()
 import secateur, secateur.criteria, secateur_nni, secateur_onnx
 assert torch.equal(state, torch.random.get_rng_state()) and python_state == random.getstate()
 assert threads == torch.get_num_threads() and grad == torch.is_grad_enabled()
-loaded = {name.split('.')[0] for name in sys.modules}
-print(sorted(loaded & {'nni', 'onnx', 'onnxruntime', 'matplotlib', 'torchvision', 'typer', 'sklearn'}))
+optional = {'nni', 'onnx', 'onnxruntime', 'onnxscript', 'matplotlib', 'numba', 'torchvision', 'typer', 'sklearn'}
+print(sorted(optional & {name.split('.')[0] for name in sys.modules}))
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +13,7 @@ from torch.nn import functional
 
 from secateur.fingerprints import operations_of
 from secateur.networks import digits_resnet
+from started_for_tests import run
 
 IMAGES = torch.rand(2, 3, 6, 6)
 
@@ -51,7 +51,7 @@ def test_every_code_has_a_hash_of_its_own_whatever_the_weights_are() -> None:
     assert len({*found[0].values()}) == len(CODES)
 
 
-def test_where_tensors_come_to_lie_decides_nothing() -> None:
+def test_where_tensors_come_to_lie_decides_nothing(tmp_path: Path) -> None:
     model = digits_resnet()
     expected = operations_of(model, torch.zeros(2, 1, 8, 8))
     held = []
@@ -62,8 +62,7 @@ def test_where_tensors_come_to_lie_decides_nothing() -> None:
         "import torch; from secateur.networks import digits_resnet; from secateur.fingerprints import operations_of; "
         "print(operations_of(digits_resnet(), torch.zeros(2, 1, 8, 8)))"
     )
-    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert other.stdout.strip() == expected
+    assert run("-c", code, folder=tmp_path).strip() == expected
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import subprocess
 import sys
 import tarfile
 from collections.abc import Callable, Iterator
@@ -237,11 +236,6 @@ def test_a_decomposition_is_asked_for_the_open_maps_alone(monkeypatch: pytest.Mo
     maps = torch.stack([torch.eye(8), torch.zeros(8, 8), near, torch.ones(8, 8)])[None]
     assert feature_map_ranks(maps).tolist() == [[8, 0, 7, 1]]
     assert asked == [1]
-
-
-def test_importing_the_criteria_does_not_import_numba() -> None:
-    code = "import sys, secateur.criteria; sys.exit('numba' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_the_maps_of_a_trained_network(shared: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from secateur.errors import JournalError
 from secateur.journal import Journal
 from secateur.protocols import Evaluate
+from started_for_tests import ended
 
 IDENTITY = {"seed": 0}
 
@@ -61,12 +61,12 @@ with Journal.open(sys.argv[1], {"seed": 0}) as journal:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows limits no file's size")
 def test_a_process_without_room_ends_in_a_line_and_the_next_goes_on(path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", LIMITED, str(path)], capture_output=True, text=True, check=False)
-    assert done.returncode == 3, done.stderr
-    assert "cannot be written" in done.stderr
-    assert done.stderr.count("\n") == 1
+    code, printed, complained = ended("-c", LIMITED, path, folder=path.parent)
+    assert code == 3, complained
+    assert "cannot be written" in complained
+    assert complained.count("\n") == 1
     with Journal.open(path, IDENTITY) as journal:
-        assert journal.evaluations == len(done.stdout.splitlines()) > 0
+        assert journal.evaluations == len(printed.splitlines()) > 0
         made = journal.remembering(worth)
         for number in range(journal.evaluations + 1):
             made({"group": tuple(range(number))})

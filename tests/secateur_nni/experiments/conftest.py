@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from experiments_for_tests import MARK, SEARCHING, WORTHS, processes_of
+from started_for_tests import forkserver
 
 
 @pytest.fixture(autouse=True)
 def _no_process_of_nni_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Whatever a test starts, managers, tuners, trials and their children, has the mark of the test."""
+    forkserver()  # if it is not there yet: it stays for other tests
     monkeypatch.setenv(MARK, str(tmp_path))
     yield
     deadline = time.monotonic() + 5

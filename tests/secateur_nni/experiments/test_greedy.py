@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import started_for_tests
 from experiments_for_tests import write_experiment
 from secateur import load_plan
 from secateur.errors import ProcessError
@@ -29,8 +28,7 @@ IN_PROCESS = "import searching; print(searching.search(lambda worth, identity=''
 
 def in_process(folder: Path) -> str:
     """Return the fingerprint of the plan that the same search finds within one process."""
-    done = subprocess.run([sys.executable, "-c", IN_PROCESS], cwd=folder, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+    return started_for_tests.run("-c", IN_PROCESS, folder=folder).strip()
 
 
 def run(folder: Path, path: Path) -> tuple[list[Trial], list[Any]]:
@@ -87,9 +85,9 @@ UNSAID = "the search failed (ValueError: no plan), which could not be written: I
 
 def test_search_that_cannot_write_why_it_failed_ends_its_process(user: Path) -> None:
     (user / "spoiling.py").write_text(SPOILING, encoding="utf-8")
-    done = subprocess.run([sys.executable, "-c", DISPATCHER], cwd=user, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert UNSAID in done.stdout
+    code, printed, _ = started_for_tests.ended("-c", DISPATCHER, folder=user)
+    assert code == 1
+    assert UNSAID in printed
 
 
 REFUSING = """
@@ -102,10 +100,10 @@ tuner._thread.join()
 
 def test_search_that_is_refused_says_so_in_its_files_and_log_alone(user: Path) -> None:
     """The standard error of NNI's dispatcher is that of the command that has started the experiment."""
-    done = subprocess.run([sys.executable, "-c", REFUSING], cwd=user, capture_output=True, text=True, check=True)
-    assert done.stderr == ""
-    assert "the search failed: ConfigError: 'nowhere:search'" in done.stdout
-    assert "Traceback" in done.stdout
+    code, printed, complained = started_for_tests.ended("-c", REFUSING, folder=user)
+    assert (code, complained) == (0, "")
+    assert "the search failed: ConfigError: 'nowhere:search'" in printed
+    assert "Traceback" in printed
     said = json.loads((user / "out" / "search.json").read_text(encoding="utf-8"))
     assert (said["state"], said["judged"]) == ("failed", 0)
 
