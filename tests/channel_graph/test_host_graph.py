@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from secateur import MacsCost, apply_plan, channel_groups, collect_scores, uniform_plan, verify_pruning
 from secateur.channel_graph import host_graph
-from secateur.channel_graph.groups import NO_LONGER_RUNS, Residual
+from secateur.channel_graph.groups import Residual
+from secateur.channel_graph.trials import NO_LONGER_RUNS
 
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 How = Literal["chunk", "split", "slices"]

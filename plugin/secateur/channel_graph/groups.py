@@ -11,8 +11,6 @@ import torch_pruning as tp
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from secateur.channel_graph.awake import awake
-from secateur.channel_graph.outputs import TOLERANCE
 from secateur.channel_graph.streams import masked_group, writers_of
 from secateur.channel_graph.surgery import layer_size, trouble_with
 from secateur.channel_graph.traced_groups import (
@@ -24,7 +22,8 @@ from secateur.channel_graph.traced_groups import (
     unmet,
 )
 from secateur.channel_graph.tracing import copy_of, differentiable, trace
-from secateur.channel_graph.verify import attends, check_leaves, check_repeats, difference, mixes_channels, runs
+from secateur.channel_graph.trials import Trials
+from secateur.channel_graph.verify import check_leaves
 from secateur.channel_map import ChannelMap
 from secateur.errors import ConfigError, NetworkError
 from secateur.modes import own_copies
@@ -33,7 +32,6 @@ from secateur.records import ChannelGroup, ChannelGroups, Member
 Residual = Literal["joint", "skip", "mask"]
 ASKED = "asked to be left as it is"
 UNMET = "the trace, which follows gradients, does not meet it: it is not called, or runs without gradients"
-NO_LONGER_RUNS = "the network does not run any more, or its outputs change their shape, once its channels are removed"
 
 
 @torch.inference_mode(False)
@@ -124,14 +122,15 @@ def channel_groups(
     order = [name for name, _ in model.named_modules()]
     found.sort(key=lambda group: order.index(group.name))
     if check:
-        tried = found
-        found, wrong = _keep_what_verifies(model, tried, inputs)
+        trials, tried = Trials(model, inputs), found
+        wrong = trials.wrong(tried)
+        found = [group for group in tried if group.name not in wrong]
         skipped |= wrong
         for record in tried:
             behind = groups_behind_splits(graph, traced, record) if record.name in skipped else ()
             allowed = (each for group, each in behind if not reason_to_skip(group, each))
             apart = (each for each in allowed if _makers([each]).isdisjoint(_makers(found)))
-            tied = next((each for each in apart if _keep_what_verifies(model, [each], inputs)[0]), None)
+            tied = next((each for each in apart if not trials.wrong([each])), None)
             if tied is not None:
                 found.append(tied)
                 skipped = {name: why for name, why in skipped.items() if name not in _makers([tied])}
@@ -209,44 +208,9 @@ def _masked_groups(
     return {name: ASKED if name in ignored else masked_group(graph, model, name) for name in layers}
 
 
-def _keep_what_verifies(
-    model: nn.Module, groups: Sequence[ChannelGroup], inputs: tuple[Any, ...]
-) -> tuple[list[ChannelGroup], dict[str, str]]:
-    """Return the groups whose removal equals masking, and for the others the reason to leave them alone."""
-    model = awake(model, inputs)
-    by_name = {group.name: group for group in groups}
-    trial = {group.name: _lopsided(group, idx) for idx, group in enumerate(groups)}
-    mixed = {name for name in trial if mixes_channels(model, by_name[name])}
-    blind = {name for name in mixed if attends(model, by_name[name])}
-    wrong: dict[str, str] = {}
-    for unmixed, names in ((False, trial.keys() - mixed), (True, mixed - blind)):
-        tried = {name: channels for name, channels in trial.items() if name in names}
-        if not tried or difference(model, by_name, tried, inputs, unmixed=unmixed) <= TOLERANCE:
-            continue
-        check_repeats(model, inputs)
-        for name, channels in tried.items():
-            found = difference(model, by_name, {name: channels}, inputs, unmixed=unmixed)
-            if found == float("inf"):
-                wrong[name] = NO_LONGER_RUNS
-            elif not found <= TOLERANCE:
-                wrong[name] = (
-                    f"removing its channels is not the same as masking them: the outputs differ by {found:.0e}"
-                )
-    left = {name: channels for name, channels in trial.items() if name in mixed and name not in wrong}
-    if left and not runs(model, by_name, left, inputs):
-        wrong |= {n: NO_LONGER_RUNS for n, channels in left.items() if not runs(model, by_name, {n: channels}, inputs)}
-    return [group for group in groups if group.name not in wrong], wrong
-
-
 def _makers(groups: Iterable[ChannelGroup]) -> set[str]:
     """Return the layers that make the channels of some groups."""
     return {member.layer for group in groups for member in group.producers}
-
-
-def _lopsided(group: ChannelGroup, idx: int) -> tuple[int, ...]:
-    """Return channels to keep that no shuffle or swap of halves maps onto themselves, nor onto the next group's."""
-    first = max(1, group.width // 3) + idx % max(1, group.width // 2)
-    return tuple(sorted({*range(first, group.width), *map(max, group.parts)}))
 
 
 def named_layers(model: nn.Module, names: Iterable[str]) -> frozenset[str]:
