@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from networks_for_tests import Depthwise, Grouped, TwoBranches
 from secateur.cost import record_layers
@@ -43,6 +44,35 @@ def test_the_network_is_left_as_it_was() -> None:
     assert all(not m._forward_hooks for m in model.modules())
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert torch.is_grad_enabled()
+
+
+class Token(nn.Module):
+    """A layer that reads a parameter, as attention reads the token of the class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token, self.head = nn.Parameter(torch.zeros(1, 3)), nn.Linear(3, 2)
+        self.frozen = nn.Parameter(torch.zeros(3), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.token.expand(len(x), 3)) + self.head(x + self.frozen)
+
+
+def test_a_layer_may_read_a_parameter() -> None:
+    """Torch's own count fails there; where it no longer does, `_without_gradients` can go."""
+    model, inputs = Token(), torch.zeros(2, 3)
+    asked = [parameter.requires_grad for parameter in model.parameters()]
+    assert record_layers(model, inputs)["head"].macs == 12
+    assert [parameter.requires_grad for parameter in model.parameters()] == asked
+    with pytest.raises(AssertionError, match="gradient function"), torch.no_grad(), FlopCounterMode(display=False):
+        model(inputs)
+
+
+def test_a_network_made_in_inference_mode_has_its_cost() -> None:
+    with torch.inference_mode():
+        model = nn.Linear(3, 2)
+    assert record_layers(model, torch.zeros(1, 3))[""].macs == 6
+    assert model.weight.requires_grad
 
 
 class Functional(nn.Module):

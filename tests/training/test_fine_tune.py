@@ -264,7 +264,7 @@ def test_the_digits_network_learns_the_digits() -> None:
     inputs, labels = inputs[order], torch.tensor(digits.target)[order]
     data = TensorDataset(inputs[:1200], labels[:1200])
     model = digits_resnet()
-    fine_tune(model, DataLoader(data, batch_size=64, shuffle=True), epochs=5, learning_rate=0.05)
+    fine_tune(model, DataLoader(data, batch_size=64, shuffle=True), epochs=3, learning_rate=0.05)
     assert accuracy(model, [(inputs[1200:], labels[1200:])]) > 0.97
 
 
