@@ -159,6 +159,29 @@ def test_halves_of_three_axes_are_found_too(gate: nn.Module) -> None:
     assert (group.width, group.producers[0].indices[1]) == (6, (1, 7))
 
 
+class GatedTokens(nn.Module):
+    """The gated layers of a vision transformer: a parameter of three axes says where each token is from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.where = nn.Parameter(torch.randn(1, 8, 6))
+        self.both, self.back, self.head = nn.Linear(6, 10), nn.Linear(5, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.flatten(2)[:, :, :6].mean(1, keepdim=True) + self.where
+        left, right = self.both(tokens).chunk(2, dim=-1)
+        return self.head(tokens + self.back(torch.sigmoid(left) * right))
+
+
+def test_gates_behind_a_parameter_of_three_axes_are_halves_too() -> None:
+    net = GatedTokens().eval()
+    group = channel_groups(net, IMAGES)["both"]
+    assert (group.width, group.producers[0].indices[1]) == (5, (1, 6))
+    graph = tp.DependencyGraph().build_dependency(net, IMAGES)
+    alone = graph.get_pruning_group(net.both, tp.prune_linear_out_channels, [*range(10)])
+    assert [len(idxs) for dep, idxs in alone.items if dep.target.module is net.back] == [10]  # of 5: wrong still
+
+
 def test_of_a_chunk_the_same_channel_of_each_part_goes() -> None:
     groups = channel_groups(CrossStage("chunk"), IMAGES)
     indices = {member.layer: member.indices[2] for member in groups["both.0"].producers}

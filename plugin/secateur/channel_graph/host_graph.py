@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import Any
 
 import torch_pruning as tp
@@ -24,8 +24,9 @@ class HostGraph(tp.DependencyGraph):
     """Torch-Pruning's dependency graph of a network, with four mends.
 
     - A part of a split is a slice of its own. Torch-Pruning has one node for all parts and takes them in the order in
-      which they are used, so that a part used twice is taken for two (C2f blocks: IndexError); a gated linear unit it
-      takes for an operation on single elements.
+      which they are used, so that a part used twice is taken for two (C2f blocks: IndexError), and takes each part for
+      the whole where a parameter of three axes lies before it (the gates of vision transformers: both halves lose the
+      channels of one); a gated linear unit it takes for an operation on single elements.
     - What is sliced or concatenated has the size that it has in the trace, also where it is an image or a buffer.
       Torch-Pruning passes over these, takes a slice for the whole, guesses other sizes from the layers before, and
       fails at sums of numbers and None where it cannot (CSP and dual-path networks: TypeError). Where maps grow by
@@ -169,11 +170,15 @@ class _PartByPart(TorchFunctionMode):
         return self._apart(args[0], made) if args and name in SPLITS else made
 
     def _apart(self, whole: Tensor, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        if whole.dim() < 2 or any(part.shape[2:] != whole.shape[2:] or len(part) != len(whole) for part in parts):
+        if whole.dim() < 2:
             return parts
-        sizes = [part.shape[1] for part in parts]
-        if whole.dim() != 3:  # of three axes Torch-Pruning takes the last for the channels, where it knows of slices
-            parts = tuple(whole[:, first:last] for first, last in pairwise(accumulate(sizes, initial=0)))
+        last = whole.dim() == 3 and _axis(parts[0].grad_fn) == -1  # of which Torch-Pruning thinks as channels, or none
+        axis = 2 if last else 1
+        sizes = [part.shape[axis] for part in parts]
+        if sum(sizes) != whole.shape[axis]:
+            return parts
+        if last or whole.dim() != 3:  # of three axes it takes the last for the channels, where it knows of slices
+            parts = tuple(map(partial(whole.narrow, axis), accumulate(sizes[:-1], initial=0), sizes))
         if len({*sizes}) == 1:
             self.equal |= {part.grad_fn: len(parts) for part in parts if part.grad_fn is not None}
         return parts
@@ -184,11 +189,16 @@ def _as_result(tensor: Tensor) -> Tensor:
     return tensor if tensor.requires_grad or not tensor.is_floating_point() else tensor.detach().requires_grad_() * 1
 
 
+def _axis(step: Any) -> int | None:
+    """Return the axis along which a step of the trace works, below 0 where it is counted from the end; None if none."""
+    axis: int | None = getattr(step, "_saved_dim", None)
+    return axis if axis is None or axis < 2**63 else axis - 2**64
+
+
 def _sizes(node: Any) -> list[int] | None:
     """Return the sizes of what is concatenated at a node; None where a part is a weight of the network's."""
     parts = node.grad_fn.next_functions
     if len(parts) != len(node.inputs):
         return None
-    axis = node.grad_fn._saved_dim
-    axis -= 2**64 if axis >= 2**63 else 0  # what is counted from the end
+    axis = _axis(node.grad_fn)
     return [made._input_metadata[place].shape[axis] for made, place in parts]
