@@ -124,6 +124,31 @@ def test_squeeze_and_excitation_is_skipped_by_default_and_an_error_by_name() -> 
         collect_scores(model, [data], Strict(), layers=["features.1.block.1.fc1"])
 
 
+class Windowed(nn.Module):
+    """A layer that sees each quarter of a map by itself, as attention in windows does, between two that see it all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.inside, self.last = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        quarters = self.first(x).unflatten(3, (2, -1)).unflatten(2, (2, -1)).permute(0, 2, 4, 1, 3, 5)
+        inside = self.inside(quarters.flatten(0, 2)).unflatten(0, quarters.shape[:3])
+        return self.last(inside.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3))
+
+
+def test_maps_of_which_labels_do_not_tell_are_skipped_by_default() -> None:
+    data, labels = images(6), torch.tensor([0, 1, 0, 1, 0, 1])
+    network = Windowed()
+    table = collect_scores(network, [(data, labels)], "di")
+    assert set(table) == {"first", "last"}
+    assert table.settings["skipped"] == {
+        "inside": "it makes 24 feature maps for 6 labels: the network takes inputs apart"
+    }
+    assert torch.equal(table["first"], collect_scores(network, [(data, labels)], "di", layers=["first"])["first"])
+    assert set(collect_scores(network, [data], "variance")) == {"first", "inside", "last"}
+
+
 def test_large_values_whose_sum_overflows_are_not_taken_for_infinite() -> None:
     conv = nn.Conv2d(1, 1, 1, bias=False)
     nn.init.constant_(conv.weight, 1e38)

@@ -60,7 +60,11 @@ def test_bad_feature_maps_name_the_layer() -> None:
 def test_labels_of_inputs_that_the_network_takes_apart_do_not_fit() -> None:
     apart = nn.Sequential(nn.Flatten(0, 1), nn.Conv2d(3, 4, 3))
     clips, labels = torch.randn(2, 5, 3, 8, 8), torch.tensor([0, 1])
-    with pytest.raises(DataError, match=r"layer '1' has 10 images for 2 labels.*a criterion that reads no labels"):
+    with pytest.raises(DataError, match=r"layer '1': it makes 10 feature maps for 2 labels.*that reads no labels"):
+        collect_scores(apart, [(clips, labels)], "di", layers=["1"])
+    with pytest.raises(
+        NetworkError, match=r"no layer can be scored by 'di': '1': it makes 10 feature maps for 2 labels"
+    ):
         collect_scores(apart, [(clips, labels)], "di")
     assert len(collect_scores(apart, [(clips, labels)], "variance")["1"]) == 4
 

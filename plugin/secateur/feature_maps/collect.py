@@ -47,8 +47,9 @@ def collect_scores(
         tap: which tensor is the feature map of a layer, see `secateur.feature_maps.tap.tapped`.
         layers: names of convolutions and linear layers. None: all convolutions that run, and the linear layers too if
             the criterion accepts vectors; then layers that never run (auxiliary classifiers),
-            and those whose maps have a side of one pixel and are refused by the criterion (squeeze and excitation),
-            are left out and listed with the reason in the table's settings under "skipped".
+            those whose maps have a side of one pixel and are refused by the criterion (squeeze and excitation), and
+            those that make several maps of an input, of which labels do not tell (attention in windows), are left out
+            and listed with the reason in the table's settings under "skipped".
         samples: how many images to read; None for the criterion's own number. Fewer are read if there are no more.
         across: a process group of torch.distributed: each process gives the batches of its own share, of any size or
             none, reads at most its equal part of `samples`, and all get the same scores, those of one process that

@@ -50,10 +50,11 @@ class Streams:
         if maps.shape[1] != width:
             raise DataError(f"the feature map of layer {layer!r} had {width} channels and now has {maps.shape[1]}")
         if self.labels is not None and len(self.labels) != len(maps):
-            raise DataError(
-                f"the feature map of layer {layer!r} has {len(maps)} images for {len(self.labels)} labels, as where "
-                "the network takes each input apart; score by a criterion that reads no labels"
-            )
+            apart = f"it makes {len(maps)} feature maps for {len(self.labels)} labels: the network takes inputs apart"
+            if not self._may_skip:
+                raise DataError(f"layer {layer!r}: {apart}; score it by a criterion that reads no labels")
+            self._skip(layer, apart)
+            return
         if not bool(torch.isfinite(maps.sum())) and not bool(torch.isfinite(maps).all()):  # a finite sum proves it
             raise DataError(f"the feature map of layer {layer!r} holds NaN or infinite values")
         try:
@@ -62,8 +63,11 @@ class Streams:
         except DataError as error:
             if not (self._may_skip and min(maps.shape[2:]) == 1):
                 raise DataError(f"layer {layer!r}: {error}") from error
-            self._skipped[layer] = str(error)
-            self._states.pop(layer, None)  # of larger maps of the same layer
+            self._skip(layer, str(error))
+
+    def _skip(self, layer: str, reason: str) -> None:
+        self._skipped[layer] = reason
+        self._states.pop(layer, None)  # of other maps of the same layer
 
     def join(self, across: Across, *, what: str) -> None:
         """Add up the states that all processes have for each layer, by rank; `what` is being found, for errors."""
