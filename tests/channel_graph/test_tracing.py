@@ -115,6 +115,22 @@ def test_only_the_layer_at_which_torch_pruning_fails_is_left_out() -> None:
     assert groups.skipped["project"].startswith("Torch-Pruning cannot follow its channels (IndexError: ")
 
 
+class GroupDeviation(nn.Module):
+    """Divides by the deviation of each quarter of the channels, laid out again over its maps (EvoNorm)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        quarters = x.unflatten(1, (4, -1))
+        deviation = (quarters.var((2, 3, 4), keepdim=True) + 1).sqrt().expand(quarters.shape)
+        return x / deviation.reshape(x.shape)
+
+
+def test_channels_that_are_lost_where_axes_are_expanded_are_left_alone() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), GroupDeviation(), nn.Conv2d(8, 6, 1), nn.ReLU(), nn.Conv2d(6, 2, 1)).eval()
+    groups = channel_groups(net, torch.randn(2, 3, 8, 8))
+    assert list(groups) == ["2"]
+    assert "where five axes are expanded it forgets which channels it came from" in groups.skipped["0"]
+
+
 def test_what_torch_pruning_follows_in_circles_is_left_out_at_once() -> None:
     """Without a bound the indices of a Swin transformer multiply until memory or patience ends."""
     transformer = pytest.importorskip("torchvision.models.swin_transformer").SwinTransformer

@@ -126,7 +126,7 @@ def _looked_through_once(*, mapped: bool) -> Iterator[None]:
 
 
 class _Watched(list[Any]):
-    """How indices of one layer become those of the next; each use is told, and more than `most` indices are refused."""
+    """How indices of one layer become those of the next; each use is told, and what makes no sense is refused."""
 
     def __init__(self, mappings: list[Any], most: int, visit: Callable[[], None]) -> None:
         super().__init__(mappings)
@@ -141,6 +141,8 @@ class _Watched(list[Any]):
             found = mapping(indices)
             if len(found) > self._most:
                 raise IndexError(f"it makes {len(found)} indices of {len(indices)}, more than any layer has")
+            if found and found[0].root_idx is None:  # it takes each expansion of five axes for keys that heads share
+                raise IndexError("where five axes are expanded it forgets which channels it came from")
             return found
 
         return mapped
