@@ -32,7 +32,8 @@ class HostGraph(tp.DependencyGraph):
       fails at sums of numbers and None where it cannot (CSP and dual-path networks: TypeError). Where maps grow by
       concatenation from block to block (ReXNet), each block then doubles its time.
     - A group comes by `MOST_VISITS` times as many dependencies as there are at the most, each with no more indices than
-      a layer has. In attention Torch-Pruning goes in circles, with other indices each time (BoTNet, Swin transformers).
+      a layer has, and none of which the channel is lost. In attention Torch-Pruning goes in circles, with other indices
+      each time (BoTNet, Swin transformers), and each expansion of five axes it takes for the keys that heads share.
     - A group knows what it holds, and the graph is looked through once for how indices pass concatenations, not for
       each group: both take Torch-Pruning most of its time where much is shuffled or concatenated (ShuffleNet,
       DenseNet). So layers must keep their sizes after `build_dependency`.
@@ -141,7 +142,7 @@ class _Watched(list[Any]):
             found = mapping(indices)
             if len(found) > self._most:
                 raise IndexError(f"it makes {len(found)} indices of {len(indices)}, more than any layer has")
-            if found and found[0].root_idx is None:  # it takes each expansion of five axes for keys that heads share
+            if found and found[0].root_idx is None:
                 raise IndexError("where five axes are expanded it forgets which channels it came from")
             return found
 
