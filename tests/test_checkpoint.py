@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +22,6 @@ from secateur.checkpoint import load_plan, load_pruned, load_weights, save_prune
 from secateur.errors import CheckpointError
 from secateur.networks import digits_resnet
 from secateur.records import ChannelGroup, Member, PruningPlan
-from started_for_tests import run
 
 INPUTS = torch.linspace(0, 1, 2 * 64).reshape(2, 1, 8, 8)
 
@@ -101,7 +102,7 @@ def test_a_fresh_process_needs_only_the_factory(tmp_path: Path) -> None:
         "model = load_pruned(digits_resnet, sys.argv[1])\n"
         "torch.save(model(torch.load(sys.argv[1] + '/inputs.pt')).detach(), sys.argv[1] + '/outputs.pt')\n"
     )
-    run("-c", code, tmp_path, folder=tmp_path)
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=120)
     assert torch.equal(torch.load(tmp_path / "outputs.pt"), pruned(INPUTS).detach())
 
 

@@ -94,6 +94,31 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
 
 
 @contextmanager
+def asking_for_gradients(model: nn.Module, asks: bool) -> Iterator[None]:
+    """Within the block every parameter asks for gradients, or none does; after it, those that did before.
+
+    Those that are no numbers with a point never do. Those made in inference mode, which outside of it could not be
+    told to ask again, stay as they are.
+
+    Example:
+        >>> net = nn.Linear(2, 1)
+        >>> with asking_for_gradients(net, False):
+        ...     net.weight.requires_grad
+        False
+        >>> net.weight.requires_grad
+        True
+    """
+    before = [(p, p.requires_grad) for p in model.parameters() if not p.is_inference()]
+    try:
+        for parameter, _ in before:
+            parameter.requires_grad_(asks and parameter.is_floating_point())
+        yield
+    finally:
+        for parameter, asked in before:
+            parameter.requires_grad_(asked)
+
+
+@contextmanager
 def reading(network: nn.Module, inputs: Tensor, *, ran_on: torch.Size | None = None) -> Iterator[None]:
     """Within the block `network` runs on `inputs`; an error that comes of inputs which it cannot take tells so.
 

@@ -59,7 +59,7 @@ class Token(nn.Module):
 
 
 def test_a_layer_may_read_a_parameter() -> None:
-    """Torch's own count fails there; where it no longer does, `_without_gradients` can go."""
+    """Torch's own count fails there; where it no longer does, `record_layers` need not ask for no gradients."""
     model, inputs = Token(), torch.zeros(2, 3)
     asked = [parameter.requires_grad for parameter in model.parameters()]
     assert record_layers(model, inputs)["head"].macs == 12

@@ -152,7 +152,7 @@ def test_the_greedy_search_ends_in_the_plan_of_the_literal_one() -> None:
     cost = MacsCost(network, example, groups)
 
     def plan(evaluate: Evaluate) -> PruningPlan:
-        return greedy_plan(groups, scores, cost, "75%", evaluate, delta=0.05, round_to=1)
+        return greedy_plan(groups, scores, cost, "60%", evaluate, delta=0.05, round_to=1)
 
     literal, raced = plan(MaskedAccuracy(network, groups, batches)), plan(CandidateWorth(network, groups, batches))
     assert dict(raced.kept) == dict(literal.kept)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,6 @@ from secateur.checkpoint import load_pruned
 from secateur.networks import digits_resnet
 from secateur_cli.stages import pipeline, planning, recovery
 from secateur_onnx import comparison, read_metadata
-from started_for_tests import run
 
 KEYS = {
     "accuracy", "config", "cost", "created", "data", "fine_tuning", "format", "machine", "network", "onnx", "plan",
@@ -59,12 +60,13 @@ def test_the_network_comes_back_in_a_fresh_process_and_is_the_onnx_file(
     save_file({"inputs": inputs}, tmp_path / "inputs.safetensors")
     code = (
         "import sys, torch, secateur; from safetensors.torch import load_file, save_file; "
-        "sys.path.append(sys.argv[2]); "
         "from secateur_user_networks import Small; net = secateur.load_pruned(Small, sys.argv[1]); "
         "outputs = net(load_file('inputs.safetensors')['inputs']).detach(); "
         "save_file({'outputs': outputs, 'width': torch.tensor(net.second.out_channels)}, 'outputs.safetensors')"
     )
-    run("-c", code, output, user.folder, folder=tmp_path)
+    subprocess.run(
+        [sys.executable, "-c", code, str(output)], cwd=tmp_path, check=True, env={"PYTHONPATH": str(user.folder)}
+    )
     found = load_file(tmp_path / "outputs.safetensors")
     kept = {group["name"]: group["kept"] for group in report["plan"]["groups"]}
     assert int(found["width"]) == kept["second"] < 16

@@ -175,12 +175,12 @@ class _PartByPart(TorchFunctionMode):
     def _apart(self, whole: Tensor, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if whole.dim() < 2:
             return parts
-        last = whole.dim() == 3 and _axis(parts[0].grad_fn) == -1  # of which Torch-Pruning thinks as channels, or none
+        last = whole.dim() == 3 and _axis(parts[0].grad_fn) == -1  # counted so, it is that of the channels for the host
         axis = 2 if last else 1
         sizes = [part.shape[axis] for part in parts]
         if sum(sizes) != whole.shape[axis]:
             return parts
-        if last or whole.dim() != 3:  # of three axes it takes the last for the channels, where it knows of slices
+        if last or whole.dim() != 3:  # of three axes the host takes the last for the channels, where it knows of slices
             parts = tuple(map(partial(whole.narrow, axis), accumulate(sizes[:-1], initial=0), sizes))
         if len({*sizes}) == 1:
             self.equal |= {part.grad_fn: len(parts) for part in parts if part.grad_fn is not None}

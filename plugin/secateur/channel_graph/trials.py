@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import nn
 from secateur.channel_graph.awake import awake
 from secateur.channel_graph.outputs import TOLERANCE
 from secateur.channel_graph.verify import attends, check_repeats, difference, mixes_channels, runs
+from secateur.protocols import Kept
 from secateur.records import ChannelGroup
 
 NO_LONGER_RUNS = "the network does not run any more, or its outputs change their shape, once its channels are removed"
@@ -44,28 +45,28 @@ class Trials:
         mixed = [name for name in kept if mixes_channels(self._model, by_name[name])]
         clear = [name for name in mixed if not attends(self._model, by_name[name])]
 
-        def apart(names: Collection[str], *, unmixed: bool) -> float:
-            tried = {name: kept[name] for name in names}
+        def apart(tried: Kept, *, unmixed: bool = False) -> float:
             return difference(self._model, by_name, tried, self._inputs, unmixed=unmixed)
 
-        def stops(names: Collection[str]) -> float:
-            tried = {name: kept[name] for name in names}
+        def stops(tried: Kept) -> float:
             return 0.0 if runs(self._model, by_name, tried, self._inputs) else math.inf
 
-        found = self._each([name for name in kept if name not in mixed], partial(apart, unmixed=False))
-        found |= self._each(clear, partial(apart, unmixed=True))
-        found |= self._each([name for name in mixed if name not in found], stops)
+        found = self._each({name: kept[name] for name in kept if name not in mixed}, apart)
+        found |= self._each({name: kept[name] for name in clear}, partial(apart, unmixed=True))
+        found |= self._each({name: kept[name] for name in mixed if name not in found}, stops)
         return {group.name: _said(found[group.name]) for group in groups if group.name in found}
 
-    def _each(self, names: Collection[str], difference_of: Callable[[Collection[str]], float]) -> dict[str, float]:
+    def _each(self, kept: Kept, difference_of: Callable[[Kept], float]) -> dict[str, float]:
         """Return the differences that are too large, of each group alone; none where all together make none."""
-        together = difference_of(names) if names else 0.0
+        together = difference_of(kept) if kept else 0.0
         if together <= TOLERANCE:
             return {}
         if not self._repeats:
             check_repeats(self._model, self._inputs)
             self._repeats = True
-        alone = {name: difference_of([name]) for name in names} if len(names) > 1 else dict.fromkeys(names, together)
+        if len(kept) == 1:
+            return dict.fromkeys(kept, together)
+        alone = {name: difference_of({name: channels}) for name, channels in kept.items()}
         return {name: found for name, found in alone.items() if not found <= TOLERANCE}
 
 

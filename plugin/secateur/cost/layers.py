@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from secateur.errors import NetworkError, SecateurWarning
-from secateur.modes import evaluating, own_copies
+from secateur.modes import asking_for_gradients, evaluating, own_copies
 
 Kind = Literal["convolution", "transposed", "linear"]
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -164,8 +164,8 @@ def _watched_pass(
     try:
         for name in watched:
             handles.append(model.get_submodule(name).register_forward_hook(count(name), with_kwargs=True))
-        counter = FlopCounterMode(display=False)
-        with torch.no_grad(), evaluating(model), _without_gradients(model), _attention_in_parts(), counter:
+        counter = FlopCounterMode(display=False)  # it fails at a module that is given a view of what asks for gradients
+        with torch.no_grad(), evaluating(model), asking_for_gradients(model, False), _attention_in_parts(), counter:
             model(*args, **kwargs)
     except Exception as error:
         shapes = ", ".join(str(tuple(x.shape)) for x in tensors)
@@ -175,19 +175,6 @@ def _watched_pass(
             handle.remove()
     N = len(tensors[0])
     return {name: count / N for name, count in places.items()}, counter.get_total_flops() / 2 / N
-
-
-@contextmanager
-def _without_gradients(model: nn.Module) -> Iterator[None]:
-    """In the block, no parameter asks for gradients: torch's count fails at a module that is given a view of one."""
-    asking = [p for p in model.parameters() if p.requires_grad and not p.is_inference()]  # which could not ask again
-    for parameter in asking:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in asking:
-            parameter.requires_grad_(True)
 
 
 @contextmanager

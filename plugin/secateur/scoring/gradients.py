@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,7 +16,15 @@ from secateur.distributed import Across, Share, jointly, part_of, sum_of
 from secateur.errors import DataError, NetworkError
 from secateur.feature_maps.tap import producers
 from secateur.fingerprints import structure_of
-from secateur.modes import check_changeable, device_of, evaluating, own_copy, reading, unwrapped
+from secateur.modes import (
+    asking_for_gradients,
+    check_changeable,
+    device_of,
+    evaluating,
+    own_copy,
+    reading,
+    unwrapped,
+)
 from secateur.protocols import GradientCriterion
 from secateur.records import ScoreTable
 from secateur.scoring.weights import as_rows, named, weight_of
@@ -128,7 +135,13 @@ def _sums(
     share, count = Share(), 0
     part = part_of(samples, across, batch_size=rule.batch_size)
     own = rebatch(batches, rule.batch_size, samples=part) if part else ()
-    with evaluating(network), without_tf32(), _differentiable(network):
+    with (
+        evaluating(network),
+        without_tf32(),
+        asking_for_gradients(network, True),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+    ):
         for inputs, labels in own:
             marks = None if labels is None else labels.to(device, copy=True)
             for name, weight, gradient in _gradients(network, wanted, own_copy(network, inputs), marks, loss):
@@ -136,20 +149,6 @@ def _sums(
                 sums[name] = sums[name] + scores if name in sums else scores
             share, count = share.with_batch(inputs), count + 1
     return share, count, {name: values.cpu() for name, values in sums.items()}
-
-
-@contextmanager
-def _differentiable(network: nn.Module) -> Iterator[None]:
-    """Within the block every parameter takes part in gradients; after it, those that did before."""
-    before = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
-    try:
-        for parameter, _ in before:
-            parameter.requires_grad_(parameter.is_floating_point())
-        with torch.inference_mode(False), torch.enable_grad():
-            yield
-    finally:
-        for parameter, required in before:
-            parameter.requires_grad_(required)
 
 
 def _gradients(

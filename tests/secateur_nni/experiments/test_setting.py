@@ -17,7 +17,6 @@ from secateur_nni import locks
 from secateur_nni.experiments import manager
 from secateur_nni.experiments.manager import free_port, last_words, refuse_busy, running
 from secateur_nni.experiments.setting import greedy_arguments, load_experiment
-from started_for_tests import run
 
 WELL = """
 trialCommand: python trial.py
@@ -241,7 +240,7 @@ print(result.exit_code, result.output)
 """
 
 
-def test_without_nni_the_command_says_what_to_install(tmp_path: Path) -> None:
-    printed = run("-c", WITHOUT_NNI, folder=tmp_path)
-    assert printed.startswith("2 error: NNI 3.0 cannot be imported")
-    assert 'pip install "secateur[nni]"' in printed
+def test_without_nni_the_command_says_what_to_install() -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT_NNI], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("2 error: NNI 3.0 cannot be imported")
+    assert 'pip install "secateur[nni]"' in done.stdout
